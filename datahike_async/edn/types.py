@@ -1,0 +1,139 @@
+"""Keyword, Symbol, Char and Tagged: the EDN values that Python has no type for."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+from weakref import WeakValueDictionary
+
+__all__ = ["Char", "Keyword", "Symbol", "Tagged", "kw", "sym"]
+
+
+class _Name:
+    """An interned, possibly namespaced name: two equal names are the same object.
+
+    Identity equality keeps sets and dicts of names as fast as sets of ints.
+    """
+
+    __slots__ = ("__weakref__", "name", "namespace", "text")
+    _interned: ClassVar[WeakValueDictionary[str, Any]]
+
+    text: Final[str]  # type: ignore[misc]
+    namespace: Final[str | None]  # type: ignore[misc]
+    name: Final[str]  # type: ignore[misc]
+
+    def __setattr__(self, key: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __copy__(self) -> _Name:
+        return self
+
+    def __deepcopy__(self, memo: object) -> _Name:
+        return self
+
+    def __lt__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return (self.namespace or "", self.name) < (other.namespace or "", other.name)  # type: ignore[attr-defined]
+
+
+def _intern(cls: type[_Name], text: str) -> Any:
+    found = cls._interned.get(text)
+    if found is not None:
+        return found
+    made = object.__new__(cls)
+    namespace, slash, name = text.partition("/")
+    if not slash or not namespace or not name:
+        namespace, name = "", text
+    object.__setattr__(made, "text", text)
+    object.__setattr__(made, "namespace", namespace or None)
+    object.__setattr__(made, "name", name)
+    # setdefault: two threads that intern one name at once must end up with one object.
+    return cls._interned.setdefault(text, made)
+
+
+class Keyword(_Name):
+    """An EDN keyword such as ``:person/name``; ``text`` is it without the leading colon.
+
+    ``Keyword(":a/b")`` and ``Keyword("a/b")`` are the same object.
+    """
+
+    __slots__ = ()
+    _interned: ClassVar[WeakValueDictionary[str, Any]] = WeakValueDictionary()
+
+    def __new__(cls, text: str | Keyword) -> Keyword:
+        if isinstance(text, Keyword):
+            return text
+        if text[:1] == ":":
+            text = text[1:]
+        if not text:
+            raise ValueError("a keyword needs a name")
+        return _intern(cls, text)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return ":" + self.text
+
+    def __reduce__(self) -> Any:
+        return Keyword, (self.text,)
+
+
+class Symbol(_Name):
+    """An EDN symbol such as ``?e``, ``$`` or ``my.ns/f``."""
+
+    __slots__ = ()
+    _interned: ClassVar[WeakValueDictionary[str, Any]] = WeakValueDictionary()
+
+    def __new__(cls, text: str | Symbol) -> Symbol:
+        if isinstance(text, Symbol):
+            return text
+        if not text:
+            raise ValueError("a symbol needs a name")
+        return _intern(cls, text)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> Any:
+        return Symbol, (self.text,)
+
+
+class Char(str):
+    """An EDN character such as ``\\a``: a string of length one that is not an EDN string."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Char:
+        if len(text) != 1:
+            raise ValueError("a character is one code point")
+        return super().__new__(cls, text)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Char and str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((Char, str(self)))
+
+
+class Tagged:
+    """A tagged element ``#tag value`` for which no reader is registered."""
+
+    __slots__ = ("tag", "value")
+
+    def __init__(self, tag: str, value: Any) -> None:
+        self.tag = tag
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tagged) and self.tag == other.tag and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash((Tagged, self.tag, self.value))
+
+    def __repr__(self) -> str:
+        return f"#{self.tag} {self.value!r}"
+
+
+kw = Keyword
+sym = Symbol

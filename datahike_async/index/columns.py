@@ -1,0 +1,350 @@
+"""Columns: the typed arrays that every index leaf, relation and result is made of.
+
+A :class:`Column` holds canonical values of one kind; :class:`Rows` is a run of datoms as columns.
+Nothing here knows trees, transactions or queries. Columns are immutable: arrays are never written
+to after a Column holds them, so slices share memory freely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from datahike_async.values.order import sort_key
+
+__all__ = [
+    "BOOL",
+    "CODED",
+    "EMPTY_I64",
+    "FLOAT",
+    "INSTANT",
+    "INT",
+    "OBJECT",
+    "Column",
+    "Dictionary",
+    "I64",
+    "Rows",
+    "from_micros",
+    "micros",
+]
+
+I64: TypeAlias = npt.NDArray[np.int64]
+
+INT: Final = 1  # int64: long, ref, entity and transaction ids
+FLOAT: Final = 2  # float64: double and float
+BOOL: Final = 3  # bool_
+INSTANT: Final = 4  # int64 microseconds since 1970-01-01T00:00Z
+CODED: Final = 5  # int32 codes into a Dictionary: str, Keyword, Symbol, UUID, bytes
+OBJECT: Final = 6  # object array of canonical values: everything else, and mixtures
+
+EMPTY_I64: Final[I64] = np.empty(0, np.int64)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def micros(instant: datetime) -> int:
+    """Return microseconds since the epoch of an aware datetime, exactly."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def from_micros(value: int) -> datetime:
+    """Return the UTC datetime ``value`` microseconds after the epoch."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def object_array(values: Sequence[Any]) -> npt.NDArray[np.object_]:
+    """Return a one-dimensional object array; sequences stay elements."""
+    out = np.empty(len(values), np.object_)
+    # Assigning a list of equal-length tuples would make NumPy look inside them.
+    if any(isinstance(v, (tuple, list)) for v in values):
+        for i, v in enumerate(values):
+            out[i] = v
+    else:
+        out[:] = values
+    return out
+
+
+class Dictionary:
+    """Distinct values that codes point into; shared by every column cut from one run."""
+
+    __slots__ = ("_array", "_index", "_ranks", "values")
+
+    def __init__(self, values: list[Any], index: dict[Any, int] | None = None) -> None:
+        self.values = values
+        self._index = index
+        self._array: npt.NDArray[np.object_] | None = None
+        self._ranks: npt.NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def index(self) -> dict[Any, int]:
+        """Code of each value."""
+        if self._index is None:
+            self._index = {v: i for i, v in enumerate(self.values)}
+        return self._index
+
+    @property
+    def array(self) -> npt.NDArray[np.object_]:
+        """The values as an object array."""
+        if self._array is None:
+            self._array = object_array(self.values)
+        return self._array
+
+    @property
+    def ranks(self) -> npt.NDArray[np.int32]:
+        """Position of each value in the total order."""
+        if self._ranks is None:
+            order = sorted(range(len(self.values)), key=lambda i: sort_key(self.values[i]))
+            ranks = np.empty(len(order), np.int32)
+            ranks[order] = np.arange(len(order), dtype=np.int32)
+            self._ranks = ranks
+        return self._ranks
+
+    @classmethod
+    def encode(cls, values: Iterable[Any]) -> tuple[Dictionary, npt.NDArray[np.int32]]:
+        """Return the dictionary of ``values`` and the code of each."""
+        index: dict[Any, int] = {}
+        add = index.setdefault
+        codes = np.fromiter((add(v, len(index)) for v in values), np.int32)
+        return cls(list(index), index), codes
+
+
+# CODED may hold only values that equal nothing but themselves across types (see typed_key).
+_CODABLE: Final = frozenset({"str", "Keyword", "Symbol", "UUID", "bytes"})
+_KIND_OF: Final[dict[str, int]] = {
+    "int": INT,
+    "float": FLOAT,
+    "bool": BOOL,
+    "datetime": INSTANT,
+    **dict.fromkeys(_CODABLE, CODED),
+}
+_INT64 = (-(2**63), 2**63 - 1)
+
+
+class Column:
+    """Canonical values of one kind. ``dictionary`` is set for CODED alone."""
+
+    __slots__ = ("data", "dictionary", "kind")
+
+    def __init__(self, kind: int, data: npt.NDArray[Any], dictionary: Dictionary | None = None):
+        self.kind = kind
+        self.data = data
+        self.dictionary = dictionary
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"Column({self.kind}, {self.tolist()!r})"
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate bytes held, a dictionary's values counted at 64 bytes each."""
+        size = self.data.nbytes
+        if self.dictionary is not None:
+            size += 64 * len(self.dictionary)
+        elif self.kind == OBJECT:
+            size += 48 * len(self.data)
+        return size
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> Column:
+        """Build a column from canonical values; one type gives a typed column."""
+        types = set(map(type, values))
+        if len(types) == 1:
+            return cls._typed(_KIND_OF.get(types.pop().__name__, OBJECT), values)
+        if types and all(t.__name__ in _CODABLE for t in types):
+            return cls._typed(CODED, values)
+        return cls(OBJECT, object_array(values))
+
+    @classmethod
+    def _typed(cls, kind: int, values: Sequence[Any]) -> Column:
+        if kind == INT:
+            try:
+                return cls(INT, np.array(values, np.int64))
+            except OverflowError:
+                return cls(OBJECT, object_array(values))
+        if kind == FLOAT:
+            return cls(FLOAT, np.array(values, np.float64))
+        if kind == BOOL:
+            return cls(BOOL, np.array(values, np.bool_))
+        if kind == INSTANT:
+            return cls(INSTANT, np.fromiter(map(micros, values), np.int64, len(values)))
+        if kind == CODED:
+            dictionary, codes = Dictionary.encode(values)
+            return cls(CODED, codes, dictionary)
+        return cls(OBJECT, object_array(values))
+
+    def value(self, i: int) -> Any:
+        """Return the value at ``i`` as a Python object."""
+        x = self.data[i]
+        if self.kind == CODED:
+            assert self.dictionary is not None
+            return self.dictionary.values[x]
+        if self.kind == OBJECT:
+            return x
+        return from_micros(int(x)) if self.kind == INSTANT else x.item()
+
+    def tolist(self) -> list[Any]:
+        """Return all values as Python objects."""
+        if self.kind == CODED:
+            assert self.dictionary is not None
+            return self.dictionary.array[self.data].tolist()
+        if self.kind == INSTANT:
+            return [from_micros(x) for x in self.data.tolist()]
+        return self.data.tolist()
+
+    def take(self, positions: npt.NDArray[Any]) -> Column:
+        """Return the values at ``positions`` (an index array or a boolean mask)."""
+        return Column(self.kind, self.data[positions], self.dictionary)
+
+    def slice(self, start: int, stop: int) -> Column:
+        """Return ``[start, stop)`` without copying."""
+        return Column(self.kind, self.data[start:stop], self.dictionary)
+
+    def objects(self) -> Column:
+        """Return the same values as an OBJECT column."""
+        if self.kind == OBJECT:
+            return self
+        return Column(OBJECT, object_array(self.tolist()))
+
+    def ranks(self) -> npt.NDArray[Any]:
+        """Return an array that sorts as the values do in the total order (NaN last)."""
+        if self.kind == CODED:
+            assert self.dictionary is not None
+            return self.dictionary.ranks[self.data]
+        if self.kind != OBJECT:
+            return self.data
+        keys = [sort_key(v) for v in self.data]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        ranks = np.empty(len(keys), np.int64)
+        rank, previous = -1, None
+        for i in order:
+            if previous is None or keys[i] != previous:
+                rank, previous = rank + 1, keys[i]
+            ranks[i] = rank
+        return ranks
+
+    @staticmethod
+    def concat(columns: Sequence[Column]) -> Column:
+        """Join columns; different kinds give OBJECT, different dictionaries are unified."""
+        if len(columns) == 1:
+            return columns[0]
+        if not columns:
+            return Column(OBJECT, np.empty(0, np.object_))
+        kinds = {c.kind for c in columns}
+        if len(kinds) > 1:
+            return Column(OBJECT, np.concatenate([c.objects().data for c in columns]))
+        kind = columns[0].kind
+        if kind != CODED:
+            return Column(kind, np.concatenate([c.data for c in columns]))
+        first = columns[0].dictionary
+        if all(c.dictionary is first for c in columns):
+            return Column(CODED, np.concatenate([c.data for c in columns]), first)
+        # The largest dictionary keeps its codes: the others are usually a few new values.
+        largest = max((c.dictionary for c in columns if c.dictionary is not None), key=len)
+        index = dict(largest.index)
+        add = index.setdefault
+        maps = {id(largest): np.arange(len(largest), dtype=np.int32)}
+        parts = []
+        for c in columns:
+            d = c.dictionary
+            assert d is not None
+            remap = maps.get(id(d))
+            if remap is None:
+                remap = np.fromiter((add(v, len(index)) for v in d.values), np.int32, len(d))
+                maps[id(d)] = remap
+            parts.append(remap[c.data])
+        return Column(CODED, np.concatenate(parts), Dictionary(list(index), index))
+
+
+class Rows:
+    """A run of datoms as columns, all of one length and in the order of their index.
+
+    ``e``, ``t`` int64; ``a`` int32 attribute ids (constant in runs of AEVT and AVET); ``v`` a
+    Column. ``until`` is None for current datoms; in temporal indexes it is the transaction that
+    retracted the datom, so a row says: asserted by ``t``, true until ``until``. ``added`` is set
+    only in rows of a history view: False marks a retraction by ``t``.
+    """
+
+    __slots__ = ("a", "added", "e", "t", "until", "v")
+
+    def __init__(
+        self,
+        e: I64,
+        a: npt.NDArray[np.int32],
+        v: Column,
+        t: I64,
+        until: I64 | None = None,
+        added: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.e = e
+        self.a = a
+        self.v = v
+        self.t = t
+        self.until = until
+        self.added = added
+
+    def __len__(self) -> int:
+        return len(self.e)
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate bytes held."""
+        return (
+            self.e.nbytes
+            + self.t.nbytes
+            + self.v.nbytes
+            + (0 if self.until is None else self.until.nbytes)
+        )
+
+    def take(self, positions: npt.NDArray[Any]) -> Rows:
+        """Return the rows at ``positions`` (an index array or a boolean mask)."""
+        return Rows(
+            self.e[positions],
+            self.a[positions],
+            self.v.take(positions),
+            self.t[positions],
+            None if self.until is None else self.until[positions],
+            None if self.added is None else self.added[positions],
+        )
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Return ``[start, stop)`` without copying."""
+        return Rows(
+            self.e[start:stop],
+            self.a[start:stop],
+            self.v.slice(start, stop),
+            self.t[start:stop],
+            None if self.until is None else self.until[start:stop],
+            None if self.added is None else self.added[start:stop],
+        )
+
+    @staticmethod
+    def concat(runs: Sequence[Rows]) -> Rows:
+        """Join runs in the order given."""
+        if len(runs) == 1:
+            return runs[0]
+        if not runs:
+            return Rows(EMPTY_I64, np.empty(0, np.int32), Column.concat([]), EMPTY_I64, None)
+        untils = [r.until for r in runs if r.until is not None]
+        added = None
+        if any(r.added is not None for r in runs):
+            added = np.concatenate(
+                [np.ones(len(r), np.bool_) if r.added is None else r.added for r in runs]
+            )
+        return Rows(
+            np.concatenate([r.e for r in runs]),
+            np.concatenate([r.a for r in runs]),
+            Column.concat([r.v for r in runs]),
+            np.concatenate([r.t for r in runs]),
+            np.concatenate(untils) if len(untils) == len(runs) else None,
+            added,
+        )

@@ -1,0 +1,233 @@
+"""The memtable: an append-only log of datoms that many snapshots read while one writer appends.
+
+Why it exists: a transaction of five datoms must cost microseconds, and every ``db_after`` must be a
+value. So transactions append here, and only now and then is the memtable merged into the
+copy-on-write trees. A snapshot is a pair (memtable, n): it sees what the first ``n`` operations
+say. Operations only append, and what they change in older rows (``dead``) is a number not below
+``n`` for every earlier snapshot, so readers need no lock, on whatever thread they are.
+
+One owner may append at the tip; anyone whose ``n`` is not the tip forks first (:meth:`fork`).
+
+Rows are of two kinds. *Own* rows were asserted here (``born`` is the operation that did it). *Base*
+rows repeat a datom of the trees that was retracted here; ``born`` is -1. ``dead`` is the operation
+that retracted the row, or ``ALIVE``; ``until`` is the transaction that did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from datahike_async.index.columns import Column, Rows
+
+__all__ = ["ALIVE", "Memtable", "ea_key"]
+
+ALIVE: Final = 2**62
+
+
+def ea_key(e: int, a: int) -> int:
+    """Return one int for an entity and an attribute id."""
+    return e << 32 | a
+
+
+class Memtable:
+    """An append-only MVCC log with hash indexes. See the module for who may call what."""
+
+    __slots__ = (
+        "a",
+        "born",
+        "by_a",
+        "by_av",
+        "by_e",
+        "by_ea",
+        "dead",
+        "e",
+        "key",
+        "ops",
+        "owner",
+        "t",
+        "until",
+        "v",
+    )
+
+    def __init__(self) -> None:
+        self.e: list[int] = []
+        self.a: list[int] = []
+        self.v: list[Any] = []
+        self.key: list[Any] = []
+        self.t: list[int] = []
+        self.born: list[int] = []
+        self.dead: list[int] = []
+        self.until: list[int] = []
+        # operation k: the row it asserted, or ~row of the row it retracted
+        self.ops: list[int] = []
+        self.by_ea: dict[int, list[int]] = {}
+        self.by_e: dict[int, list[int]] = {}
+        self.by_a: dict[int, list[int]] = {}
+        self.by_av: dict[int, dict[Any, list[int]]] = {}
+        # Only this object may append to the shared log; None: whoever stands at the tip.
+        self.owner: object | None = None
+
+    def __len__(self) -> int:
+        """Return the number of operations: the ``n`` of a snapshot at the tip."""
+        return len(self.ops)
+
+    # -- writing, at the tip ---------------------------------------------------------------
+
+    def assert_row(self, e: int, a: int, v: Any, key: Any, t: int, indexed: bool) -> int:
+        """Append the assertion of a datom that is not live, and return its row."""
+        row = len(self.e)
+        self.born.append(len(self.ops))
+        self.dead.append(ALIVE)
+        self.until.append(0)
+        self._add_row(row, e, a, v, key, t, indexed)
+        self.ops.append(row)
+        return row
+
+    def retract_row(self, row: int, tx: int) -> None:
+        """Append the retraction of a live row of this memtable."""
+        self.until[row] = tx
+        self.dead[row] = len(self.ops)
+        self.ops.append(~row)
+
+    def retract_base(self, e: int, a: int, v: Any, key: Any, t: int, tx: int, indexed: bool) -> int:
+        """Append the retraction of a datom that lives in the trees, and return its row."""
+        row = len(self.e)
+        self.born.append(-1)
+        self.dead.append(len(self.ops))
+        self.until.append(tx)
+        self._add_row(row, e, a, v, key, t, indexed)
+        self.ops.append(~row)
+        return row
+
+    def _add_row(self, row: int, e: int, a: int, v: Any, key: Any, t: int, indexed: bool) -> None:
+        self.e.append(e)
+        self.a.append(a)
+        self.v.append(v)
+        self.key.append(key)
+        self.t.append(t)
+        ea = e << 32 | a
+        rows = self.by_ea.get(ea)
+        if rows is None:
+            self.by_ea[ea] = [row]
+        else:
+            rows.append(row)
+        rows = self.by_e.get(e)
+        if rows is None:
+            self.by_e[e] = [row]
+        else:
+            rows.append(row)
+        rows = self.by_a.get(a)
+        if rows is None:
+            self.by_a[a] = [row]
+        else:
+            rows.append(row)
+        if indexed:
+            values = self.by_av.get(a)
+            if values is None:
+                values = self.by_av[a] = {}
+            rows = values.get(key)
+            if rows is None:
+                values[key] = [row]
+            else:
+                rows.append(row)
+
+    def undo_to(self, n: int) -> None:
+        """Take back every operation from ``n`` on, as if it had never been.
+
+        Only for operations that no snapshot has seen.
+        """
+        while len(self.ops) > n:
+            op = self.ops.pop()
+            if op >= 0:
+                self._pop_row(op)
+            elif self.born[~op] == -1:
+                self._pop_row(~op)
+            else:
+                self.dead[~op] = ALIVE
+                self.until[~op] = 0
+
+    def _pop_row(self, row: int) -> None:
+        assert row == len(self.e) - 1, "rows are undone in the reverse of their order"
+        e, a, key = self.e.pop(), self.a.pop(), self.key.pop()
+        self.v.pop()
+        self.t.pop()
+        self.born.pop()
+        self.dead.pop()
+        self.until.pop()
+        for index, k in ((self.by_ea, e << 32 | a), (self.by_e, e), (self.by_a, a)):
+            rows = index[k]
+            rows.pop()
+            if not rows:
+                del index[k]
+        values = self.by_av.get(a)
+        if values is not None:
+            rows_of_value = values.get(key)
+            if rows_of_value and rows_of_value[-1] == row:
+                rows_of_value.pop()
+                if not rows_of_value:
+                    del values[key]
+
+    def index_values(self, a: int) -> None:
+        """Enter the rows of an attribute that has just become indexed."""
+        values = self.by_av.setdefault(a, {})
+        for row in self.by_a.get(a, ()):
+            rows = values.setdefault(self.key[row], [])
+            if row not in rows:
+                rows.append(row)
+
+    def fork(self, n: int) -> Memtable:
+        """Return a memtable of the first ``n`` operations that shares nothing with this one."""
+        return self._replay(0, n, rebase=False)
+
+    def rest(self, n: int) -> Memtable:
+        """Return a memtable of the operations from ``n`` on, once the trees hold the others."""
+        return self._replay(n, len(self.ops), rebase=True)
+
+    def _replay(self, start: int, stop: int, *, rebase: bool) -> Memtable:
+        out = Memtable()
+        moved: dict[int, int] = {}
+        for op in self.ops[start:stop]:
+            row = op if op >= 0 else ~op
+            e, a, v, key, t = self.e[row], self.a[row], self.v[row], self.key[row], self.t[row]
+            indexed = a in self.by_av
+            if op >= 0:
+                moved[row] = out.assert_row(e, a, v, key, t, indexed)
+            elif row in moved:
+                out.retract_row(moved[row], self.until[row])
+            else:
+                assert rebase or self.born[row] == -1
+                out.retract_base(e, a, v, key, t, self.until[row], indexed)
+        return out
+
+    # -- reading, at (n, m): n operations, m rows -------------------------------------------
+    # Rows from m on are looked at by nobody but the writer: it may be taking them back.
+
+    def live(self, rows: list[int], n: int, m: int) -> list[int]:
+        """Return those of ``rows`` that are own rows and live at ``n``."""
+        born, dead = self.born, self.dead
+        return [r for r in rows if r < m and born[r] >= 0 and dead[r] >= n]
+
+    def removed(self, rows: list[int], m: int) -> list[int]:
+        """Return those of ``rows`` that say: this datom of the trees is retracted."""
+        born = self.born
+        return [r for r in rows if r < m and born[r] == -1]
+
+    def ended(self, rows: list[int], n: int, m: int) -> list[int]:
+        """Return those of ``rows`` that were retracted before ``n``: intervals of history."""
+        dead = self.dead
+        return [r for r in rows if r < m and dead[r] < n]
+
+    def rows(self, positions: Sequence[int], *, intervals: bool = False) -> Rows:
+        """Return rows as columns, in the order given; with ``intervals`` they have ``until``."""
+        count = len(positions)
+        e, a, v, t, until = self.e, self.a, self.v, self.t, self.until
+        return Rows(
+            np.fromiter((e[r] for r in positions), np.int64, count),
+            np.fromiter((a[r] for r in positions), np.int32, count),
+            Column.of([v[r] for r in positions]),
+            np.fromiter((t[r] for r in positions), np.int64, count),
+            np.fromiter((until[r] for r in positions), np.int64, count) if intervals else None,
+        )

@@ -1,0 +1,113 @@
+"""The protocol of a covering index: what persistent-set, hitchhiker-tree and a user's index do.
+
+An index is an immutable sorted sequence of datoms. Bounds are prefixes in the order of the index,
+of attribute ids and canonical values: ``(e,)``, ``(e, a)``, ``(e, a, v)`` in EAVT; ``(a,)``,
+``(a, e)``, ``(a, e, v)`` in AEVT; ``(a,)``, ``(a, v)``, ``(a, v, e)`` in AVET. A bound takes in
+every datom that begins with it; the empty tuple is no bound. All methods are synchronous and raise
+``NodeMiss`` where a node is not resident; they may be called again after a fetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any, Protocol, TypeAlias
+
+from datahike_async.index.columns import Rows
+from datahike_async.index.source import Address, NodeSink, NodeSource
+
+__all__ = ["Bound", "Index", "IndexFactory", "Order"]
+
+Bound: TypeAlias = tuple[Any, ...]
+
+
+class Order(Enum):
+    """The three sort orders."""
+
+    EAVT = "eavt"
+    AEVT = "aevt"
+    AVET = "avet"
+
+
+class Index(Protocol):
+    """An immutable sorted index of current datoms, or (``temporal``) of retracted ones."""
+
+    @property
+    def order(self) -> Order:
+        """The sort order."""
+        ...
+
+    @property
+    def temporal(self) -> bool:
+        """Whether rows carry ``until``; they then sort by t within equal (e, a, v)."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of datoms, without reading nodes."""
+        ...
+
+    def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
+        """Return the datoms between two bounds as runs, ascending.
+
+        In AEVT and AVET every run has one attribute. A miss names all missing nodes of a level.
+        """
+        ...
+
+    def chunks(
+        self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
+    ) -> Iterator[Rows]:
+        """Iterate leaf by leaf; with ``reverse``, leaves and their rows come descending."""
+        ...
+
+    def count_slice(self, lower: Bound = (), upper: Bound = ()) -> int:
+        """Count the datoms between two bounds, reading only the nodes at its edges."""
+        ...
+
+    def lookup_many(self, keys: Sequence[Bound]) -> list[Rows | None]:
+        """Return the rows under each of many bounds; a miss names the nodes of all of them."""
+        ...
+
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows]) -> Index:
+        """Return a new index without ``removes`` and with ``adds``, sharing untouched nodes.
+
+        Both are sorted runs in this index's order, one attribute a run in AEVT and AVET. A removed
+        row is found by (e, a, v), in temporal indexes by (e, a, v, t); one that is not there is
+        ignored. An added row whose (e, a, v) is there (and not removed) replaces it.
+        """
+        ...
+
+    def flush(self, sink: NodeSink) -> tuple[Index, Mapping[str, Any]]:
+        """Write unwritten nodes, children first; return the clean index and its root record."""
+        ...
+
+    def addresses(self) -> Iterator[Address]:
+        """Iterate over the addresses of all stored nodes (for garbage collection)."""
+        ...
+
+
+class IndexFactory(Protocol):
+    """Makes and restores indexes of one kind; what the index registry holds under a name."""
+
+    def check_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return ``config`` completed with defaults; raise ConfigError on a bad key or value."""
+        ...
+
+    def empty(self, order: Order, temporal: bool, config: Mapping[str, Any]) -> Index:
+        """Return an index without datoms."""
+        ...
+
+    def build(
+        self, order: Order, temporal: bool, config: Mapping[str, Any], runs: Sequence[Rows]
+    ) -> Index:
+        """Return an index of sorted runs, built bottom up."""
+        ...
+
+    def restore(
+        self, order: Order, temporal: bool, root: Mapping[str, Any], source: NodeSource
+    ) -> Index:
+        """Return the index whose root record ``flush`` returned, reading nothing yet."""
+        ...
+
+    def decode(self, data: bytes) -> Any:
+        """Decode one stored node; raise CorruptData where it is none."""
+        ...

@@ -1,0 +1,169 @@
+"""What a backend author implements: a small async protocol over named blobs.
+
+A backend moves bytes; it knows nothing of serializers, checksums, keys or hooks. Those come for
+free from :class:`datahike_async.konserve.store.Store`, which turns every key into a ``name`` of
+lower-case hex digits (at most 64) and every value into bytes.
+
+The contract, which ``datahike_async.konserve.testing`` checks:
+
+* A write is durable when its coroutine returns, unless ``capabilities.durable`` is False.
+* A reader sees the whole old or the whole new bytes of a name, never a mixture.
+* ``expected`` makes a write conditional and atomic: ``ABSENT`` means the name must not exist, a
+  revision means it must still have that revision; else ``RevisionMismatch`` and nothing is written.
+* ``write_many`` keeps order: an item is durable before a later one becomes visible. With
+  ``capabilities.atomic_multi`` all become visible at once or none does.
+* A failure whose effect is not known raises ``OutcomeUnknown``; every other error means that
+  nothing was written (of ``write_many`` without ``atomic_multi``: a prefix may have been).
+* Cancelling a write either prevents it or lets it finish; it never leaves half of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+__all__ = [
+    "ABSENT",
+    "Absent",
+    "Blob",
+    "BlobStore",
+    "Capabilities",
+    "ConditionalDomain",
+    "Expected",
+    "Journal",
+    "JournalBlobStore",
+    "Revision",
+    "Write",
+]
+
+Revision: TypeAlias = str
+"""An opaque token that changes whenever the bytes (or the journal) of a name change."""
+
+
+class Absent(Enum):
+    """Type of the ``ABSENT`` sentinel."""
+
+    ABSENT = "absent"
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = Absent.ABSENT
+Expected: TypeAlias = "Revision | Absent | None"
+"""None: unconditional. ABSENT: must not exist. A revision: must not have changed since."""
+
+
+class ConditionalDomain(Enum):
+    """How far a backend's compare-and-set is honoured."""
+
+    NONE = "none"
+    PROCESS = "process"
+    MACHINE = "machine"
+    GLOBAL = "global"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend promises; the layers above choose their layout by it."""
+
+    durable: bool = True
+    """Bytes survive the process (memory: False)."""
+    conditional: ConditionalDomain = ConditionalDomain.NONE
+    atomic_multi: bool = False
+    """``write_many`` is all or nothing, conditions included: one key a node, head in the same call."""
+    ranged_reads: bool = True
+    """``read`` with a range fetches only that range."""
+    journal: bool = False
+    """Implements :class:`JournalBlobStore`."""
+    cheap_small_keys: bool = False
+    """Many small keys cost little (memory, LMDB); False: pack them (files, object stores)."""
+    max_value_bytes: int | None = None
+
+
+class Blob(NamedTuple):
+    """Bytes as stored and the revision they have. Of a ranged read, ``data`` is the range."""
+
+    data: bytes
+    revision: Revision
+
+
+class Write(NamedTuple):
+    """One item of ``write_many``."""
+
+    name: str
+    data: bytes
+    expected: Expected = None
+
+
+class Journal(NamedTuple):
+    """A name's bytes, the records appended since they were written, and the present revision."""
+
+    data: bytes
+    records: Sequence[bytes]
+    revision: Revision
+
+
+@runtime_checkable
+class BlobStore(Protocol):
+    """An open store of named blobs."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store promises."""
+        ...
+
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
+        """Return the bytes ``[start, end)`` of ``name``, or None where there is none."""
+        ...
+
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Replace ``name`` by ``data`` and return its new revision."""
+        ...
+
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Remove ``name`` and say whether it was there."""
+        ...
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
+        """Return those of ``names`` that exist, fetched concurrently or in one hop."""
+        ...
+
+    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+        """Write in order (see the module's contract) and return the new revisions."""
+        ...
+
+    async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
+        """Remove ``names`` and say of each whether it was there."""
+        ...
+
+    def names(self) -> AsyncIterator[Sequence[str]]:
+        """Iterate over pages of the names that are there."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the store holds; further calls raise ``StoreClosed``."""
+        ...
+
+
+@runtime_checkable
+class JournalBlobStore(BlobStore, Protocol):
+    """A store that can compare-and-set a name by appending to it: one small durable write.
+
+    A name's value is then its bytes and the records appended since ``write`` last replaced them.
+    ``write`` starts an empty journal; ``read`` returns the bytes alone, with the revision of the
+    whole.
+    """
+
+    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        """Append ``record`` if the revision is still ``expected``; durable on return.
+
+        Raises RevisionMismatch where another writer appended or replaced the bytes since.
+        """
+        ...
+
+    async def read_journal(self, name: str) -> Journal | None:
+        """Return bytes, records and revision, or None where there is no such name."""
+        ...

@@ -1,0 +1,102 @@
+"""Errors of the key-value layer. Their root is separate: nothing behind the wall knows Datahike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "CorruptValue",
+    "FencingUnsupported",
+    "KonserveError",
+    "NotAnAppendLog",
+    "OutcomeUnknown",
+    "RevisionMismatch",
+    "StoreClosed",
+    "StoreConfigError",
+    "StoreExists",
+    "StoreFull",
+    "StoreIOError",
+    "StoreNotFound",
+    "UnknownBackend",
+    "UnsupportedEncoding",
+    "UnsupportedOperation",
+]
+
+
+class KonserveError(Exception):
+    """Root of the key-value layer's errors.
+
+    ``retryable`` says whether the same call may succeed later; ``data`` holds details by name.
+    """
+
+    retryable: bool = False
+
+    def __init__(self, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.data = data
+
+
+class StoreConfigError(KonserveError):
+    """A store configuration has an unknown key or a bad value."""
+
+
+class UnknownBackend(StoreConfigError):
+    """No backend is registered under this name; the message names the package to install."""
+
+
+class StoreExists(KonserveError):
+    """``create_store`` was called for a store that is already there."""
+
+
+class StoreNotFound(KonserveError):
+    """``connect_store`` was called for a store that is not there."""
+
+
+class StoreClosed(KonserveError):
+    """The store was released, or closed itself after an I/O error it cannot judge."""
+
+
+class RevisionMismatch(KonserveError):
+    """The key's revision is not the expected one; nothing was written.
+
+    ``expected`` and ``found`` are revisions (``found`` is None where the backend does not say).
+    """
+
+    def __init__(self, message: str, *, expected: object = None, found: object = None) -> None:
+        super().__init__(message, expected=expected, found=found)
+        self.expected = expected
+        self.found = found
+
+
+class OutcomeUnknown(KonserveError):
+    """A write may or may not have become durable; read the key again before acting."""
+
+
+class StoreFull(KonserveError):
+    """No space (ENOSPC, EDQUOT). Nothing was published; the store stays usable."""
+
+    retryable = True
+
+
+class StoreIOError(KonserveError):
+    """The medium failed (EIO or the like)."""
+
+
+class CorruptValue(KonserveError):
+    """Stored bytes do not match their checksum or are no envelope of ours."""
+
+
+class UnsupportedEncoding(KonserveError):
+    """A value names a format version, serializer or compressor that is not known here."""
+
+
+class UnsupportedOperation(KonserveError):
+    """The backend does not declare the capability that this call needs."""
+
+
+class NotAnAppendLog(KonserveError):
+    """``append`` or ``log`` was called on a key that holds another kind of value."""
+
+
+class FencingUnsupported(KonserveError):
+    """The store accepts conditional writes but ignores the condition."""

@@ -1,0 +1,184 @@
+"""Draft: the running state of one transaction, written straight into the memtable's tip.
+
+A draft reads like a snapshot that sees every operation so far. ``commit`` makes it a Snapshot;
+``abort`` takes its operations back, so that a failed transaction leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datahike_async.index.columns import Rows
+from datahike_async.index.memtable import ALIVE, Memtable
+from datahike_async.index.protocol import Order
+from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.snapshot.trees import Trees, rows_by_attr
+from datahike_async.values.schema import Attr, Schema
+from datahike_async.values.types import typed_key
+
+__all__ = ["Draft"]
+
+
+class Draft(Snapshot):
+    """A snapshot in the making. ``tx`` is the id of the transaction that writes it.
+
+    Ids and the schema may be set as the transaction goes. Reads see what was written so far.
+    """
+
+    __slots__ = ("base", "mark", "shared", "tx")
+
+    def __init__(self, base: Snapshot, tx: int, owner: object | None = None) -> None:
+        mem = base.mem
+        if len(mem) != base.n or mem.owner is not owner:
+            mem = mem.fork(base.n)
+            mem.owner = owner
+        super().__init__(base.schema, base.trees, mem, ALIVE, ALIVE, base.max_eid, base.max_tx)
+        self.base = base
+        self.mark = len(mem)
+        self.tx = tx
+        # A database value of the unfinished state was handed out: its rows may not be taken back.
+        self.shared = False
+
+    def attr(self, a: int) -> Rows:
+        """Return all current datoms of an attribute; never cached, since it changes."""
+        base = self.trees.attr(a)
+        rows = self.mem.by_a.get(a)
+        return base if rows is None else self._overlay(base, rows, Order.AEVT)
+
+    def count_attr(self, a: int) -> int:
+        """Count the current datoms of an attribute."""
+        self._attrs.clear()
+        return super().count_attr(a)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def find(self, e: int, a: int, v: Any) -> tuple[int, Any, int] | None:
+        """Return the (row, value, t) of a current datom, or None."""
+        key = typed_key(v)
+        for fact in self.facts(e, a):
+            if typed_key(fact[1]) == key:
+                return fact
+        return None
+
+    def add(self, e: int, attr: Attr, v: Any, t: int | None = None) -> bool:
+        """Assert a canonical value; a value of cardinality one replaces the one before.
+
+        Returns False where the datom is there already (it keeps its transaction). Uniqueness is
+        the caller's to check.
+        """
+        key = typed_key(v)
+        a = attr.id
+        facts = self.facts(e, a)
+        if facts:
+            for fact in facts:
+                if typed_key(fact[1]) == key:
+                    return False
+            if not attr.many:
+                self._retract(e, attr, facts[0])
+        self.mem.assert_row(e, a, v, key, self.tx if t is None else t, attr.indexed)
+        return True
+
+    def add_new(self, e: int, attr: Attr, v: Any) -> None:
+        """Assert a datom of which the caller knows that (e, a) has no value, or not this one."""
+        self.mem.assert_row(e, attr.id, v, typed_key(v), self.tx, attr.indexed)
+
+    def retract(self, e: int, attr: Attr, v: Any) -> bool:
+        """Retract a datom; returns False where it is not there."""
+        fact = self.find(e, attr.id, v)
+        if fact is None:
+            return False
+        self._retract(e, attr, fact)
+        return True
+
+    def _retract(self, e: int, attr: Attr, fact: tuple[int, Any, int]) -> None:
+        row, v, t = fact
+        if row >= 0:
+            self.mem.retract_row(row, self.tx)
+        else:
+            self.mem.retract_base(e, attr.id, v, typed_key(v), t, self.tx, attr.indexed)
+
+    def retract_all(self, e: int, attr: Attr) -> int:
+        """Retract every value of (e, a) and return how many there were."""
+        facts = self.facts(e, attr.id)
+        for fact in facts:
+            self._retract(e, attr, fact)
+        return len(facts)
+
+    def set_schema(self, schema: Schema) -> None:
+        """Take over a changed schema; attributes that became indexed are entered in AVET."""
+        old = self.schema
+        self.schema = schema
+        for before, after in zip(old.attrs, schema.attrs, strict=False):
+            if after.indexed and not before.indexed:
+                self.trees = self.trees.backfill(after.id)
+                self.mem.index_values(after.id)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def frozen(self) -> Snapshot:
+        """Return the state so far as a value (for a transaction function)."""
+        self.shared = True
+        return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        mem = self.mem
+        return Snapshot(
+            self.schema, self.trees, mem, len(mem), len(mem.e), self.max_eid, self.max_tx
+        )
+
+    def commit(self) -> Snapshot:
+        """Return the finished state."""
+        return self._snapshot()
+
+    def abort(self) -> Snapshot:
+        """Take everything back and return the state to go on from (equal to the base)."""
+        if not self.shared:
+            self.mem.undo_to(self.mark)
+            return self.base
+        mem: Memtable = self.mem.fork(self.mark)
+        mem.owner = self.mem.owner
+        base = self.base
+        return Snapshot(
+            base.schema, base.trees, mem, len(mem), len(mem.e), base.max_eid, base.max_tx
+        )
+
+    def operations(self) -> list[tuple[int, int, Any, int, bool]]:
+        """Return what was done, in order, as (e, attribute id, value, t, added)."""
+        return operations(self.mem, self.mark, len(self.mem))
+
+    def assert_bulk(self, e: Sequence[int], a: Sequence[int], v: Sequence[Any]) -> Trees:
+        """Return trees with many new facts merged in; the memtable is absorbed on the way.
+
+        The caller knows that none of them is there and that none replaces another. Nothing of the
+        draft changes: give the trees to ``commit_bulk``.
+        """
+        mem = self.mem
+        trees = self.trees
+        if len(mem):
+            trees = trees.absorb(mem, len(mem), len(mem.e), self.schema, self.max_eid, self.max_tx)
+        return trees.merge(
+            rows_by_attr(e, a, v, self.tx), {}, {}, self.schema, self.max_eid, self.tx
+        )
+
+    def commit_bulk(self, trees: Trees) -> Snapshot:
+        """Return the finished state over the trees that :meth:`assert_bulk` made."""
+        mem = Memtable()
+        mem.owner = self.mem.owner
+        return Snapshot(self.schema, trees, mem, 0, 0, self.max_eid, self.max_tx)
+
+
+def operations(mem: Memtable, start: int, stop: int) -> list[tuple[int, int, Any, int, bool]]:
+    """Return operations ``start`` to ``stop`` of a memtable as (e, attribute id, value, t, added).
+
+    A retraction carries the transaction that made it.
+    """
+    out = []
+    e, a, v, t, until = mem.e, mem.a, mem.v, mem.t, mem.until
+    for op in mem.ops[start:stop]:
+        if op >= 0:
+            out.append((e[op], a[op], v[op], t[op], True))
+        else:
+            r = ~op
+            out.append((e[r], a[r], v[r], until[r], False))
+    return out

@@ -1,0 +1,281 @@
+"""Snapshot: one immutable state of a database, read by attribute id and canonical value.
+
+A snapshot is trees plus the first ``n`` operations of a memtable. Reading takes no lock and never
+waits; where a tree node is not resident, ``NodeMiss`` says which (see ``index.source``). Knows
+nothing of transactions, queries or storage.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from datahike_async.errors import DatahikeError
+from datahike_async.index.columns import EMPTY_I64, I64, Rows
+from datahike_async.index.memtable import Memtable
+from datahike_async.index.protocol import Bound, Order
+from datahike_async.snapshot.overlay import merged, position_of, sorted_rows, without
+from datahike_async.snapshot.trees import Trees
+from datahike_async.values.order import sort_key
+from datahike_async.values.schema import Attr, Schema
+from datahike_async.values.types import typed_key
+
+__all__ = ["EMAX", "TX0", "Snapshot"]
+
+TX0: Final = 0x20000000
+EMAX: Final = 0x7FFFFFFF
+
+
+class Snapshot:
+    """One state of a database. ``max_eid`` and ``max_tx`` are the highest ids in use."""
+
+    __slots__ = ("__weakref__", "_attrs", "m", "max_eid", "max_tx", "mem", "n", "schema", "trees")
+
+    def __init__(
+        self,
+        schema: Schema,
+        trees: Trees,
+        mem: Memtable,
+        n: int,
+        m: int,
+        max_eid: int,
+        max_tx: int,
+    ) -> None:
+        self.schema = schema
+        self.trees = trees
+        self.mem = mem
+        self.n = n
+        self.m = m
+        self.max_eid = max_eid
+        self.max_tx = max_tx
+        self._attrs: dict[int, Rows] = {}
+
+    @property
+    def keep_history(self) -> bool:
+        """Whether retracted datoms are kept."""
+        return self.trees.keep_history
+
+    # -- the row path: one entity, one value -------------------------------------------------
+
+    def facts(self, e: int, a: int) -> list[tuple[int, Any, int]]:
+        """Return the current (row, value, t) of (e, a); row is -1 where it lies in the trees."""
+        mem = self.mem
+        rows = mem.by_ea.get(e << 32 | a)
+        if rows is None:
+            return self._tree_facts(e, a) if self.trees.may_have(e) else []
+        n, m, born, dead = self.n, self.m, mem.born, mem.dead
+        own = [(r, mem.v[r], mem.t[r]) for r in rows if r < m and born[r] >= 0 and dead[r] >= n]
+        if not self.trees.may_have(e):
+            return own
+        base = self._tree_facts(e, a)
+        if base:
+            gone = {mem.key[r] for r in rows if r < m and born[r] == -1}
+            if gone:
+                base = [fact for fact in base if typed_key(fact[1]) not in gone]
+        return base + own if base else own
+
+    def _tree_facts(self, e: int, a: int) -> list[tuple[int, Any, int]]:
+        out = []
+        for rows in self.trees.current[Order.EAVT].slice((e, a), (e, a)):
+            out += [(-1, v, t) for v, t in zip(rows.v.tolist(), rows.t.tolist(), strict=True)]
+        return out
+
+    def values(self, e: int, a: int) -> list[Any]:
+        """Return the current values of (e, a) in order."""
+        facts = self.facts(e, a)
+        if len(facts) < 2:
+            return [facts[0][1]] if facts else []
+        return sorted((fact[1] for fact in facts), key=sort_key)
+
+    def lookup(self, a: int, v: Any) -> list[int]:
+        """Return the entities that now have value ``v`` of attribute ``a``, ascending."""
+        if not self.schema.attrs[a].indexed:
+            rows = self.attr(a)
+            return rows.e[position_of(rows, v)].tolist()  # type: ignore[no-any-return]
+        mem = self.mem
+        found: list[int] = []
+        for run in self.trees.current[Order.AVET].slice((a, v), (a, v)):
+            found += run.e.tolist()
+        values = mem.by_av.get(a)
+        rows_of = None if values is None else values.get(typed_key(v))
+        if rows_of is None:
+            return found
+        n, m = self.n, self.m
+        if found:
+            gone = {mem.e[r] for r in mem.removed(rows_of, m)}
+            found = [e for e in found if e not in gone]
+        own = [mem.e[r] for r in mem.live(rows_of, n, m)]
+        return sorted(found + own) if found else sorted(own)
+
+    # -- the column path -----------------------------------------------------------------------
+
+    def attr(self, a: int) -> Rows:
+        """Return all current datoms of an attribute in AEVT order, cached."""
+        found = self._attrs.get(a)
+        if found is not None:
+            return found
+        base = self.trees.attr(a)
+        rows = self.mem.by_a.get(a)
+        found = base if rows is None else self._overlay(base, rows, Order.AEVT)
+        self._attrs[a] = found
+        return found
+
+    def _overlay(self, base: Rows, rows: list[int], order: Order) -> Rows:
+        mem = self.mem
+        gone = mem.removed(rows, self.m)
+        if gone:
+            base = without(base, [(mem.e[r], mem.a[r], mem.key[r]) for r in gone])
+        own = mem.live(rows, self.n, self.m)
+        return merged(base, mem.rows(own), order) if own else base
+
+    def attr_range(self, a: int, lower: Any = None, upper: Any = None) -> Rows:
+        """Return datoms of an indexed attribute with lower <= v <= upper, in AVET order."""
+        lo: Bound = (a,) if lower is None else (a, lower)
+        hi: Bound = (a,) if upper is None else (a, upper)
+        base = Rows.concat(self.trees.current[Order.AVET].slice(lo, hi))
+        rows = self._rows_between(self.mem.by_a.get(a), lower, upper)
+        return self._overlay(base, rows, Order.AVET) if rows else base
+
+    def _rows_between(self, rows: list[int] | None, lower: Any, upper: Any) -> list[int]:
+        if not rows or (lower is None and upper is None):
+            return rows or []
+        lo = None if lower is None else sort_key(lower)
+        hi = None if upper is None else sort_key(upper)
+        out = []
+        for r in rows:
+            key = sort_key(self.mem.v[r])
+            if (lo is None or key >= lo) and (hi is None or key <= hi):
+                out.append(r)
+        return out
+
+    def entity(self, e: int) -> Rows:
+        """Return all current datoms of an entity in EAVT order."""
+        base = Rows.concat(
+            self.trees.current[Order.EAVT].slice((e,), (e,)) if self.trees.may_have(e) else []
+        )
+        rows = self.mem.by_e.get(e)
+        return base if rows is None else self._overlay(base, rows, Order.EAVT)
+
+    def slice(self, order: Order, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
+        """Return the current datoms between two bounds as runs, in order.
+
+        In AEVT and AVET every run has one attribute.
+        """
+        base = self.trees.current[order].slice(lower, upper)
+        return self._overlay_runs(base, order, self._in_bounds(order, lower, upper))
+
+    def _overlay_runs(self, base: list[Rows], order: Order, rows: list[int]) -> list[Rows]:
+        if not rows:
+            return base
+        if order is Order.EAVT:
+            return [self._overlay(Rows.concat(base), rows, order)]
+        by_a: dict[int, tuple[list[Rows], list[int]]] = {}
+        for run in base:
+            by_a.setdefault(int(run.a[0]), ([], []))[0].append(run)
+        for r in rows:
+            by_a.setdefault(self.mem.a[r], ([], []))[1].append(r)
+        out = []
+        for a in sorted(by_a):
+            runs, own = by_a[a]
+            run = Rows.concat(runs)
+            if own:
+                run = self._overlay(run, own, order)
+            if len(run):
+                out.append(run)
+        return out
+
+    def _in_bounds(self, order: Order, lower: Bound, upper: Bound) -> list[int]:
+        mem, m = self.mem, self.m
+        if order is Order.EAVT and lower and upper and lower[0] == upper[0]:
+            rows: Any = mem.by_e.get(lower[0], [])
+        elif order is not Order.EAVT and lower and upper and lower[0] == upper[0]:
+            rows = mem.by_a.get(lower[0], [])
+        else:
+            rows = range(min(m, len(mem.e)))
+        attrs = self.schema.attrs
+        lo, hi = _bound_key(order, lower), _bound_key(order, upper)
+        out = []
+        for r in rows:
+            if r >= m or (order is Order.AVET and not attrs[mem.a[r]].indexed):
+                continue
+            if lo or hi:
+                key = _row_key(order, mem.e[r], mem.a[r], mem.v[r])
+                if (lo and key[: len(lo)] < lo) or (hi and key[: len(hi)] > hi):
+                    continue
+            out.append(r)
+        return out
+
+    def intervals(self, order: Order, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
+        """Return the retracted datoms between two bounds, with ``until``, as runs.
+
+        Raises DatahikeError where the database keeps no history.
+        """
+        if self.trees.temporal is None:
+            raise DatahikeError(
+                "This database keeps no history (:keep-history? false), so only its present state "
+                "can be read; create it with :keep-history? true to look back.",
+                error=":temporal/history-required",
+            )
+        runs = list(self.trees.temporal[order].slice(lower, upper))
+        mem, attrs = self.mem, self.schema.attrs
+        rows = mem.ended(self._in_bounds(order, lower, upper), self.n, self.m)
+        rows = [r for r in rows if not attrs[mem.a[r]].no_history]
+        if rows:
+            runs.append(mem.rows(rows, intervals=True))
+        if order is Order.EAVT or len(runs) < 2:
+            return [sorted_rows(Rows.concat(runs), order)] if len(runs) > 1 else runs
+        whole = sorted_rows(Rows.concat(runs), order)
+        cuts = (np.flatnonzero(np.diff(whole.a)) + 1).tolist()
+        edges = [0, *cuts, len(whole)]
+        return [whole.slice(i, j) for i, j in zip(edges, edges[1:], strict=False)]
+
+    # -- counting ------------------------------------------------------------------------------
+
+    def count(self) -> int:
+        """Return the number of current datoms."""
+        mem = self.mem
+        rows = list(range(min(self.m, len(mem.e))))
+        own = len(mem.live(rows, self.n, self.m))
+        return len(self.trees) + own - len(mem.removed(rows, self.m))
+
+    def count_slice(self, order: Order, lower: Bound = (), upper: Bound = ()) -> int:
+        """Count current datoms between two bounds without reading what lies between."""
+        rows = self._in_bounds(order, lower, upper)
+        mem = self.mem
+        own = len(mem.live(rows, self.n, self.m)) - len(mem.removed(rows, self.m))
+        return self.trees.current[order].count_slice(lower, upper) + own
+
+    def count_attr(self, a: int) -> int:
+        """Count the current datoms of an attribute."""
+        cached = self._attrs.get(a)
+        if cached is not None:
+            return len(cached)
+        rows = self.mem.by_a.get(a, [])
+        own = len(self.mem.live(rows, self.n, self.m)) - len(self.mem.removed(rows, self.m))
+        return self.trees.current[Order.AEVT].count_slice((a,), (a,)) + own
+
+    def attr_ids(self) -> list[int]:
+        """Return the ids of the attributes that have current datoms."""
+        return [a.id for a in self.schema.attrs if self.count_attr(a.id)]
+
+    def entities_with(self, a: int) -> I64:
+        """Return the entities that have attribute ``a``, ascending."""
+        rows = self.attr(a)
+        return np.unique(rows.e) if len(rows) else EMPTY_I64
+
+    def attribute(self, key: Any) -> Attr | None:
+        """Return the attribute of a Keyword or ``":name"``, or None."""
+        return self.schema.by_key.get(key)
+
+
+def _bound_key(order: Order, bound: Bound) -> tuple[Any, ...]:
+    at = 2 if order is not Order.AVET else 1
+    return tuple(sort_key(x) if i == at else x for i, x in enumerate(bound))
+
+
+def _row_key(order: Order, e: int, a: int, v: Any) -> tuple[Any, ...]:
+    key = sort_key(v)
+    if order is Order.EAVT:
+        return (e, a, key)
+    return (a, e, key) if order is Order.AEVT else (a, key, e)

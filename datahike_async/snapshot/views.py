@@ -1,0 +1,289 @@
+"""Views: a snapshot as it is, as it was, what is new since, or with its whole history.
+
+A view is what queries, pull and datom access read. The plain view adds nothing to the snapshot;
+a :class:`PastView` combines three settings that stack: live at ``as_of`` (inclusive), asserted
+after ``since`` (exclusive), and ``history`` (every assertion and retraction).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+
+from datahike_async.edn.types import Keyword
+from datahike_async.errors import QueryError
+from datahike_async.index.columns import EMPTY_I64, I64, Rows
+from datahike_async.index.protocol import Bound, Order
+from datahike_async.snapshot.overlay import position_of, sorted_rows
+from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.values.order import sort_key
+from datahike_async.values.schema import IDENT, TX_INSTANT, Schema
+
+__all__ = ["PastView", "TimePoint", "View"]
+
+TimePoint = int | datetime
+_FOREVER: Final = 2**62
+
+
+class View:
+    """The plain view: the snapshot as it is."""
+
+    __slots__ = (
+        "__weakref__",
+        "attr",
+        "attr_ids",
+        "attr_range",
+        "count_attr",
+        "count_slice",
+        "entity",
+        "slice",
+        "snapshot",
+        "values",
+    )
+
+    history = False
+    past = False
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        # Bound once: the hot paths go to the snapshot without another call.
+        self.attr = snapshot.attr
+        self.values = snapshot.values
+        self.entity = snapshot.entity
+        self.attr_range = snapshot.attr_range
+        self.slice = snapshot.slice
+        self.count_attr = snapshot.count_attr
+        self.count_slice = snapshot.count_slice
+        self.attr_ids = snapshot.attr_ids
+
+    @property
+    def schema(self) -> Schema:
+        """The schema of the snapshot (also of views of the past)."""
+        return self.snapshot.schema
+
+    @property
+    def max_tx(self) -> int:
+        """The newest transaction of the snapshot."""
+        return self.snapshot.max_tx
+
+    def lookup(self, a: int, v: Any) -> list[int]:
+        """Return the entities with value ``v`` of attribute ``a``, ascending."""
+        return self.snapshot.lookup(a, v)
+
+    def rows_of(self, e: int, a: int) -> Rows:
+        """Return the datoms of (e, a)."""
+        return Rows.concat(self.slice(Order.EAVT, (e, a), (e, a)))
+
+    def as_of(self, point: TimePoint) -> PastView:
+        """Return the view of what was live at ``point``, a transaction or an instant."""
+        return PastView(self.snapshot, as_of=(point,))
+
+    def since(self, point: TimePoint) -> PastView:
+        """Return the view of what was asserted after ``point`` and is live."""
+        return PastView(self.snapshot, since=(point,))
+
+    def with_history(self) -> PastView:
+        """Return the view of every assertion and retraction."""
+        return PastView(self.snapshot, history=True)
+
+    # -- entity identifiers --------------------------------------------------------------------
+
+    def entid(self, ref: Any) -> int | None:
+        """Return the entity id that ``ref`` names: an id, an ident, or a lookup ref.
+
+        None where nothing is found. Raises QueryError ``:lookup-ref/syntax``,
+        ``:lookup-ref/unique`` or ``:entity-id/syntax`` where it is none of these.
+        """
+        if type(ref) is int:
+            return ref
+        if isinstance(ref, Keyword):
+            return self._ident(ref)
+        if isinstance(ref, str) and ref.startswith(":"):
+            return self._ident(Keyword(ref))
+        if isinstance(ref, (list, tuple)):
+            return self._lookup_ref(ref)
+        if isinstance(ref, np.integer):
+            return int(ref)
+        raise QueryError(
+            f"{ref!r} names no entity; expected an entity id, an ident such as :color/red, or a "
+            "lookup ref such as [:person/email value].",
+            error=":entity-id/syntax",
+            entity_id=ref,
+        )
+
+    def entid_strict(self, ref: Any) -> int:
+        """Return the entity id that ``ref`` names; raise ``:entity-id/missing`` for none."""
+        found = self.entid(ref)
+        if found is None:
+            raise QueryError(
+                f"Nothing found for entity id {ref!r}.", error=":entity-id/missing", entity_id=ref
+            )
+        return found
+
+    def _ident(self, ident: Keyword) -> int | None:
+        found = self.schema.idents.get(ident)
+        if found is None or not self.past:
+            return found
+        return found if self.values(found, self.schema.by_key[IDENT].id) else None
+
+    def _lookup_ref(self, ref: Sequence[Any]) -> int | None:
+        if len(ref) != 2:
+            raise QueryError(
+                f"Lookup ref {ref!r} should have two elements: a unique attribute and a value.",
+                error=":lookup-ref/syntax",
+                entity_id=ref,
+            )
+        key, value = ref
+        attr = self.schema.by_key.get(key) if isinstance(key, (str, Keyword)) else None
+        if attr is None or attr.unique is None:
+            raise QueryError(
+                f"Lookup ref {ref!r} needs an attribute that is marked :db/unique; {key!r} "
+                + ("is not." if attr is not None else "is not in the schema."),
+                error=":lookup-ref/unique",
+                entity_id=ref,
+            )
+        if value is None:
+            return None
+        if attr.is_ref and type(value) is not int:
+            value = self.entid(value)
+            if value is None:
+                return None
+        found = self.lookup(attr.id, attr.coerce(value, attr.ident))
+        return found[0] if found else None
+
+
+class PastView(View):
+    """A view of the past. Points in time stack: the earliest ``as_of``, the latest ``since``."""
+
+    __slots__ = ("_as_of", "_bounds", "_columns", "_since", "history")
+
+    past = True
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        history: bool = False,
+        as_of: tuple[TimePoint, ...] = (),
+        since: tuple[TimePoint, ...] = (),
+    ) -> None:
+        self.snapshot = snapshot
+        self.history = history  # type: ignore[misc]
+        self._as_of = as_of
+        self._since = since
+        self._bounds: tuple[int, int] | None = None
+        self._columns: dict[int, Rows] = {}
+        self.attr = self._attr
+        self.values = self._values
+        self.entity = self._entity
+        self.attr_range = self._attr_range
+        self.slice = self._slice
+        self.count_attr = self._count_attr
+        self.count_slice = self._count_slice
+        self.attr_ids = self._attr_ids
+
+    def as_of(self, point: TimePoint) -> PastView:
+        """Return this view cut off after ``point``."""
+        return self._with(as_of=(*self._as_of, point))
+
+    def since(self, point: TimePoint) -> PastView:
+        """Return this view without what was asserted up to ``point``."""
+        return self._with(since=(*self._since, point))
+
+    def with_history(self) -> PastView:
+        """Return this view with every assertion and retraction in its window."""
+        return self._with(history=True)
+
+    def _with(self, **changed: Any) -> PastView:
+        settings = {"history": self.history, "as_of": self._as_of, "since": self._since}
+        return PastView(self.snapshot, **{**settings, **changed})
+
+    def bounds(self) -> tuple[int, int]:
+        """Return (lo, hi): a transaction t is seen when lo < t <= hi."""
+        if self._bounds is None:
+            hi = min((self._tx_at(p) for p in self._as_of), default=_FOREVER)
+            lo = max((self._tx_at(p) for p in self._since), default=-1)
+            self._bounds = (lo, hi)
+        return self._bounds
+
+    def _tx_at(self, point: TimePoint) -> int:
+        """Return the newest transaction at or before ``point``."""
+        if not isinstance(point, datetime):
+            return point
+        rows = self.snapshot.attr_range(self.schema.by_key[TX_INSTANT].id, None, point)
+        return int(rows.e.max()) if len(rows) else 0
+
+    def _select(self, order: Order, lower: Bound, upper: Bound) -> Rows:
+        lo, hi = self.bounds()
+        snapshot = self.snapshot
+        present = Rows.concat(snapshot.slice(order, lower, upper))
+        parts = [_window(present, lo, hi)]
+        if self.history or hi != _FOREVER:
+            for run in snapshot.intervals(order, lower, upper):
+                assert run.until is not None
+                asserted = Rows(run.e, run.a, run.v, run.t)
+                if self.history:
+                    ended = Rows(run.e, run.a, run.v, run.until, added=np.zeros(len(run), np.bool_))
+                    parts += [_window(asserted, lo, hi), _window(ended, lo, hi)]
+                else:
+                    live = (run.t <= hi) & (run.until > hi) & (run.t > lo)
+                    parts.append(asserted.take(live))
+        parts = [p for p in parts if len(p)]
+        out = Rows.concat(parts)
+        if len(parts) > 1:
+            out = sorted_rows(out, order)
+        if self.history and out.added is None:
+            out = Rows(out.e, out.a, out.v, out.t, added=np.ones(len(out), np.bool_))
+        return out
+
+    def _slice(self, order: Order, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
+        whole = self._select(order, lower, upper)
+        if not len(whole) or order is Order.EAVT:
+            return [whole] if len(whole) else []
+        edges = [0, *(np.flatnonzero(np.diff(whole.a)) + 1).tolist(), len(whole)]
+        return [whole.slice(i, j) for i, j in zip(edges, edges[1:], strict=False)]
+
+    def _attr(self, a: int) -> Rows:
+        found = self._columns.get(a)
+        if found is None:
+            found = self._columns[a] = self._select(Order.AEVT, (a,), (a,))
+        return found
+
+    def _attr_range(self, a: int, lower: Any = None, upper: Any = None) -> Rows:
+        lo: Bound = (a,) if lower is None else (a, lower)
+        hi: Bound = (a,) if upper is None else (a, upper)
+        return self._select(Order.AVET, lo, hi)
+
+    def _values(self, e: int, a: int) -> list[Any]:
+        return sorted(self._select(Order.EAVT, (e, a), (e, a)).v.tolist(), key=sort_key)
+
+    def _entity(self, e: int) -> Rows:
+        return self._select(Order.EAVT, (e,), (e,))
+
+    def lookup(self, a: int, v: Any) -> list[int]:
+        """Return the entities with value ``v`` of attribute ``a``, ascending."""
+        if self.schema.attrs[a].indexed:
+            rows = self._select(Order.AVET, (a, v), (a, v))
+            entities: I64 = rows.e
+        else:
+            rows = self._attr(a)
+            entities = rows.e[position_of(rows, v)] if len(rows) else EMPTY_I64
+        return np.unique(entities).tolist()  # type: ignore[no-any-return]
+
+    def _count_attr(self, a: int) -> int:
+        return len(self._attr(a))
+
+    def _count_slice(self, order: Order, lower: Bound = (), upper: Bound = ()) -> int:
+        return len(self._select(order, lower, upper))
+
+    def _attr_ids(self) -> list[int]:
+        return [a.id for a in self.schema.attrs if len(self._attr(a.id))]
+
+
+def _window(rows: Rows, lo: int, hi: int) -> Rows:
+    if not len(rows) or (lo < 0 and hi == _FOREVER):
+        return rows
+    return rows.take((rows.t > lo) & (rows.t <= hi))
