@@ -232,6 +232,15 @@ class Column:
             ranks[i] = rank
         return ranks
 
+    def compact(self) -> Column:
+        """Return the same values over a dictionary that holds no others."""
+        if self.dictionary is None or len(self.dictionary) <= 4 * len(self.data) + 64:
+            return self
+        used, codes = np.unique(self.data, return_inverse=True)
+        values = self.dictionary.values
+        small = Dictionary([values[c] for c in used.tolist()])
+        return Column(CODED, codes.astype(np.int32), small)
+
     @staticmethod
     def concat(columns: Sequence[Column]) -> Column:
         """Join columns; different kinds give OBJECT, different dictionaries are unified."""
@@ -248,6 +257,7 @@ class Column:
         first = columns[0].dictionary
         if all(c.dictionary is first for c in columns):
             return Column(CODED, np.concatenate([c.data for c in columns]), first)
+        columns = [c.compact() for c in columns]
         # The largest dictionary keeps its codes: the others are usually a few new values.
         largest = max((c.dictionary for c in columns if c.dictionary is not None), key=len)
         index = dict(largest.index)

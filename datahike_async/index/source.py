@@ -43,7 +43,12 @@ class NodeSource(Protocol):
 
 
 class NodeSink(Protocol):
-    """Where a flush writes nodes, children before parents."""
+    """Where a flush writes nodes, children before parents. ``source`` will find them again."""
+
+    @property
+    def source(self) -> NodeSource:
+        """The source that the flushed index reads from."""
+        ...
 
     def put(self, data: bytes, node: Any) -> Address:
         """Take an encoded node, keep ``node`` for the cache, and return its address."""

@@ -7,15 +7,17 @@ nothing of transactions, queries or storage.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 
+from datahike_async.edn.types import Keyword
 from datahike_async.errors import DatahikeError
-from datahike_async.index.columns import EMPTY_I64, I64, Rows
+from datahike_async.index.columns import EMPTY_I64, I64, Column, Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import Bound, Order
-from datahike_async.snapshot.overlay import merged, position_of, sorted_rows, without
+from datahike_async.index.runs import merged, position_of, sorted_rows, without
 from datahike_async.snapshot.trees import Trees
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import Attr, Schema
@@ -263,6 +265,39 @@ class Snapshot:
         """Return the entities that have attribute ``a``, ascending."""
         rows = self.attr(a)
         return np.unique(rows.e) if len(rows) else EMPTY_I64
+
+    def build(self, datoms: Iterable[Any]) -> Snapshot:
+        """Return a state with ``datoms`` merged in: (e, attribute, value[, tx]) of any order.
+
+        For an empty state: what is here already is not looked at. Of several values of one
+        (e, a) of cardinality one the last counts.
+        """
+        schema = self.schema
+        facts: dict[Any, tuple[int, int, Any, int]] = {}
+        for datom in datoms:
+            e, key, v, *rest = datom
+            attr = schema.by_key.get(key)
+            if attr is None:
+                schema, attr = schema.with_attr(Keyword(key))
+            v = attr.coerce(v, attr.ident)
+            identity = (e, attr.id, typed_key(v)) if attr.many else (e, attr.id)
+            facts[identity] = (e, attr.id, v, rest[0] if rest and rest[0] else TX0)
+        by_a: dict[int, list[tuple[int, int, Any, int]]] = {}
+        for fact in facts.values():
+            by_a.setdefault(fact[1], []).append(fact)
+        runs = {
+            a: Rows(
+                np.array([f[0] for f in group], np.int64),
+                np.full(len(group), a, np.int32),
+                Column.of([f[2] for f in group]),
+                np.array([f[3] for f in group], np.int64),
+            )
+            for a, group in by_a.items()
+        }
+        max_eid = max((f[0] for f in facts.values() if f[0] < TX0), default=self.max_eid)
+        max_tx = max((f[3] for f in facts.values()), default=self.max_tx)
+        trees = self.trees.merge(runs, {}, {}, schema, max_eid, max_tx)
+        return Snapshot(schema, trees, Memtable(), 0, 0, max_eid, max_tx)
 
     def attribute(self, key: Any) -> Attr | None:
         """Return the attribute of a Keyword or ``":name"``, or None."""

@@ -17,7 +17,7 @@ from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError
 from datahike_async.index.columns import EMPTY_I64, I64, Rows
 from datahike_async.index.protocol import Bound, Order
-from datahike_async.snapshot.overlay import position_of, sorted_rows
+from datahike_async.index.runs import position_of, sorted_rows
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import IDENT, TX_INSTANT, Schema
@@ -68,6 +68,11 @@ class View:
     def max_tx(self) -> int:
         """The newest transaction of the snapshot."""
         return self.snapshot.max_tx
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What tells this view from another of the same snapshot."""
+        return ()
 
     def lookup(self, a: int, v: Any) -> list[int]:
         """Return the entities with value ``v`` of attribute ``a``, ascending."""
@@ -184,6 +189,11 @@ class PastView(View):
         self.count_attr = self._count_attr
         self.count_slice = self._count_slice
         self.attr_ids = self._attr_ids
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What tells this view from another of the same snapshot."""
+        return (self.history, self._as_of, self._since)
 
     def as_of(self, point: TimePoint) -> PastView:
         """Return this view cut off after ``point``."""

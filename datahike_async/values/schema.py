@@ -265,10 +265,31 @@ class Schema:
                 attrs[found.id] = made
         return Schema(self.flexibility, attrs, entities, idents)
 
+    def with_map(self, attributes: Mapping[Any, Mapping[Any, Any]]) -> Schema:
+        """Return the schema with attributes that no entity defines (database values without store)."""
+        schema = self
+        for i, (key, given) in enumerate(attributes.items(), 1):
+            ident = Keyword(key)
+            props: dict[Keyword, Any] = {IDENT: ident}
+            for name, value in given.items():
+                prop = schema.by_key.get(name)
+                if prop is None or prop.ident not in SCHEMA_PROPERTIES:
+                    raise _bad(ident, name, value, "properties such as :db/valueType")
+                props[prop.ident] = prop.coerce(value, prop.ident)
+            if props.keys() == {IDENT}:
+                schema, _ = schema.with_attr(ident)
+                continue
+            idents = schema.idents
+            schema = schema.with_entity(-i, props)
+            # The negative id only keys the definition: such an attribute is no entity.
+            schema = Schema(schema.flexibility, schema.attrs, schema.entities, idents)
+        return schema
+
     def public(self) -> dict[Keyword, dict[Keyword, Any]]:
         """Return ident → attribute map, the user's attributes only."""
         return {
-            props[IDENT]: {Keyword("db/id"): eid, **props} for eid, props in self.entities.items()
+            props[IDENT]: {Keyword("db/id"): eid, **props} if eid > 0 else dict(props)
+            for eid, props in self.entities.items()
         }
 
     def reverse(self) -> dict[Keyword, frozenset[Keyword]]:

@@ -1,6 +1,6 @@
-"""Putting memtable rows over tree rows: what is gone is masked out, what is new is merged in.
+"""Runs of rows: sorting them, masking rows out, merging new ones in.
 
-Works on :class:`Rows` alone and knows neither trees nor views.
+Works on :class:`Rows` alone; a run of AEVT or AVET has one attribute.
 """
 
 from __future__ import annotations

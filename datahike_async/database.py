@@ -1,0 +1,281 @@
+"""Database: the immutable value users hold, query and pass around.
+
+Making one or a view of one is synchronous and free; whatever may have to read storage is a
+coroutine. A Database never changes: keep it as long as you like, on any task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from datahike_async.edn.types import Keyword
+from datahike_async.env import SYSTEM, Env
+from datahike_async.errors import DatahikeError, TransactionError
+from datahike_async.index.columns import Rows
+from datahike_async.index.memtable import Memtable
+from datahike_async.index.registry import index_factory
+from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.query import api as query_api
+from datahike_async.query import pull_execute
+from datahike_async.snapshot import datoms as datom_access
+from datahike_async.snapshot.datoms import Datoms
+from datahike_async.snapshot.snapshot import TX0, Snapshot
+from datahike_async.snapshot.trees import Trees
+from datahike_async.snapshot.views import View
+from datahike_async.tx.apply import apply
+from datahike_async.values.datom import Datom
+from datahike_async.values.report import TxReport
+from datahike_async.values.schema import Schema
+
+__all__ = ["Database", "db_with", "empty_db", "init_db", "with_"]
+
+T = TypeVar("T")
+
+
+async def _run(call: Callable[..., T], *args: Any) -> T:
+    try:
+        return call(*args)
+    except NodeMiss as miss:
+        return await resolve(miss, call, *args)
+
+
+class Database:
+    """One immutable state of a database, or a view of its past.
+
+    ``max_tx`` is its newest transaction, ``commit_id`` the commit it was read at (None for a value
+    without a store), ``config`` the configuration it was opened with.
+    """
+
+    __slots__ = ("__datahike_view__", "__weakref__", "_env", "commit_id", "config")
+
+    def __init__(
+        self,
+        view: View,
+        *,
+        config: Any = None,
+        commit_id: UUID | None = None,
+        env: Env = SYSTEM,
+    ) -> None:
+        self.__datahike_view__ = view
+        self.config = config
+        self.commit_id = commit_id
+        self._env = env
+
+    @property
+    def view(self) -> View:
+        """What the query engine reads."""
+        return self.__datahike_view__
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state below the view."""
+        return self.__datahike_view__.snapshot
+
+    @property
+    def max_tx(self) -> int:
+        """The newest transaction of this state."""
+        return self.snapshot.max_tx
+
+    @property
+    def max_eid(self) -> int:
+        """The highest entity id in use."""
+        return self.snapshot.max_eid
+
+    @property
+    def schema(self) -> dict[Keyword, dict[Keyword, Any]]:
+        """The user's attributes: ident → what the schema says of it."""
+        return self.snapshot.schema.public()
+
+    @property
+    def reverse_schema(self) -> dict[Keyword, frozenset[Keyword]]:
+        """Property → idents, for example ``:db/unique`` → all unique attributes."""
+        return self.snapshot.schema.reverse()
+
+    def __repr__(self) -> str:
+        view = self.view
+        kind = "Database" if not view.past else "Database view"
+        return f"<{kind} max-tx {self.max_tx}, max-eid {self.max_eid}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Database):
+            return NotImplemented
+        return self.snapshot is other.snapshot and self.view.settings == other.view.settings
+
+    def __hash__(self) -> int:
+        return hash((id(self.snapshot), self.view.settings))
+
+    def _with_view(self, view: View) -> Database:
+        return Database(view, config=self.config, commit_id=self.commit_id, env=self._env)
+
+    def _require_history(self, what: str) -> None:
+        if not self.snapshot.keep_history:
+            raise DatahikeError(
+                f"{what} is only allowed on databases that keep their history; this one was "
+                "created with :keep-history? false.",
+                error=":temporal/history-required",
+            )
+
+    # -- views: synchronous, they read nothing -------------------------------------------------
+
+    def as_of(self, point: int | datetime) -> Database:
+        """Return the database as it was at ``point``, inclusive: a transaction id or an instant.
+
+        Raises DatahikeError without history, and where a number is no transaction id.
+        """
+        self._require_history("as_of")
+        return self._with_view(self.view.as_of(_time_point(point)))
+
+    def since(self, point: int | datetime) -> Database:
+        """Return what was asserted after ``point``, exclusive, and is still true."""
+        self._require_history("since")
+        return self._with_view(self.view.since(_time_point(point)))
+
+    def history(self) -> Database:
+        """Return every assertion and retraction; the fifth component of a datom tells which."""
+        self._require_history("history")
+        return self._with_view(self.view.with_history())
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def q(self, query: Any, *inputs: Any, **options: Any) -> Any:
+        """Run ``query`` with this database as its first input; see :func:`datahike_async.q`."""
+        return await query_api.q(query, self, *inputs, **options)
+
+    async def pull(self, pattern: Any, eid: Any) -> Any:
+        """Return the attributes of one entity that ``pattern`` names, as a dict, or None.
+
+        ``eid`` is an entity id, an ident or a lookup ref. Raises QueryError ``:parser/pull``.
+        """
+        return await pull_execute.pull(self.view, pattern, eid)
+
+    async def pull_many(self, pattern: Any, eids: Iterable[Any]) -> list[Any]:
+        """Return one pull result an entity, in the order of ``eids``."""
+        return await pull_execute.pull_many(self.view, pattern, list(eids))
+
+    async def datoms(self, index: str | Keyword, *components: Any) -> Datoms:
+        """Return the datoms of ``index`` (``"eavt"``, ``"aevt"``, ``"avet"``) under components.
+
+        Components are given in the order of the index; entity ids may be lookup refs or idents.
+        AVET holds only attributes that are indexed, unique or refs.
+        """
+        return await _run(datom_access.find_datoms, self.view, index, components)
+
+    async def seek_datoms(self, index: str | Keyword, *components: Any) -> Datoms:
+        """Return the datoms from ``components`` on, to the end of the index."""
+        runs: list[Rows] = await _run(datom_access.seek, self.view, index, components)
+        return Datoms(self.snapshot.schema, runs)
+
+    async def rseek_datoms(self, index: str | Keyword, *components: Any) -> Datoms:
+        """Return the datoms from ``components`` down to the beginning of the index, descending."""
+        runs = await _run(lambda: datom_access.seek(self.view, index, components, reverse=True))
+        return Datoms(self.snapshot.schema, runs)
+
+    async def index_range(self, attrid: Any, start: Any = None, end: Any = None) -> Datoms:
+        """Return the datoms of an indexed attribute with start <= v <= end, ordered by value.
+
+        None leaves a side open. Raises QueryError where the attribute is not indexed.
+        """
+        return await _run(datom_access.index_range, self.view, attrid, start, end)
+
+    async def entid(self, ref: Any) -> int | None:
+        """Return the entity id of an id, ident or lookup ref, or None where there is none."""
+        return await _run(self.view.entid, ref)
+
+    async def count(self) -> int:
+        """Return the number of datoms in this database or view."""
+        if not self.view.past:
+            return self.snapshot.count()
+        runs = await _run(self.view.slice, datom_access.order_of("eavt"))
+        return sum(map(len, runs))
+
+    # -- speculation ---------------------------------------------------------------------------
+
+    async def with_(self, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None) -> TxReport:
+        """Apply a transaction to this value without storing it, and return its report.
+
+        Raises TransactionError; this database is unchanged whatever happens.
+        """
+        if self.view.past:
+            raise TransactionError(
+                "A view of the past cannot be modified; use the database it was made from.",
+                error=":transaction/filtered",
+            )
+        applied = await apply(
+            self.snapshot, tx_data, tx_meta=tx_meta, env=self._env, wrap=self._wrap
+        )
+        return applied.report(self, self._wrap(applied.after))
+
+    async def db_with(self, tx_data: Any) -> Database:
+        """Apply a transaction to this value without storing it, and return the new value."""
+        report = await self.with_(tx_data)
+        return report.db_after  # type: ignore[no-any-return]
+
+    def _wrap(self, snapshot: Snapshot) -> Database:
+        return Database(View(snapshot), config=self.config, env=self._env)
+
+
+def _time_point(point: int | datetime) -> int | datetime:
+    if isinstance(point, datetime):
+        if point.tzinfo is None:
+            raise DatahikeError(
+                f"{point!r} has no time zone; give an aware datetime, for example with "
+                "tzinfo=datetime.UTC."
+            )
+        return point
+    if type(point) is not int or point < TX0:
+        raise DatahikeError(
+            f"Invalid transaction ID {point!r}. It must be a transaction id (at least {TX0}) or "
+            "an aware datetime.",
+            error=":temporal/invalid-time-point",
+        )
+    return point
+
+
+async def with_(db: Database, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None) -> TxReport:
+    """Apply a transaction to a database value without storing it; see :meth:`Database.with_`."""
+    return await db.with_(tx_data, tx_meta)
+
+
+async def db_with(db: Database, tx_data: Any) -> Database:
+    """Return ``db`` with a transaction applied, storing nothing."""
+    return await db.db_with(tx_data)
+
+
+def empty_db(
+    schema: Mapping[Any, Mapping[Any, Any]] | None = None,
+    *,
+    keep_history: bool = False,
+    schema_flexibility: str = "read",
+    index: str = ":datahike.index/persistent-set",
+    index_config: Mapping[str, Any] | None = None,
+    env: Env = SYSTEM,
+) -> Database:
+    """Return a database value without a store, for tests and scratch work.
+
+    ``schema`` maps an attribute to its properties, ``{":person/aka": {":db/cardinality":
+    ":db.cardinality/many"}}``; it takes no entity ids. Entity ids start at 1. Raises
+    TransactionError ``:schema/validation`` on a bad schema.
+    """
+    trees = Trees.empty(
+        index_factory(index), index_config or {}, keep_history=keep_history, max_eid=0, max_tx=TX0
+    )
+    known = Schema.empty(schema_flexibility.removeprefix(":")).with_map(schema or {})
+    return Database(View(Snapshot(known, trees, Memtable(), 0, 0, 0, TX0)), env=env)
+
+
+def init_db(
+    datoms: Iterable[Datom | Sequence[Any]],
+    schema: Mapping[Any, Mapping[Any, Any]] | None = None,
+    **options: Any,
+) -> Database:
+    """Return a database value that holds ``datoms``, built in one go.
+
+    A datom is a Datom or ``(e, attribute, value[, tx])``; a pair (e, a) of cardinality one that
+    comes twice keeps its last value. Options are those of :func:`empty_db`.
+    """
+    db = empty_db(schema, **options)
+    snapshot = db.snapshot
+    return Database(View(snapshot.build(datoms)), env=db._env)

@@ -1,0 +1,150 @@
+"""Python data to EDN text: the inverse of the reader."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+from uuid import UUID
+
+from datahike_async.edn.types import Char, Keyword, Symbol, Tagged
+
+__all__ = ["write"]
+
+_ESCAPES: Final = {
+    ord('"'): '\\"',
+    ord("\\"): "\\\\",
+    ord("\n"): "\\n",
+    ord("\t"): "\\t",
+    ord("\r"): "\\r",
+    ord("\b"): "\\b",
+    ord("\f"): "\\f",
+    **{i: f"\\u{i:04x}" for i in range(0xD800, 0xE000)},
+}
+_CHARS: Final = {
+    "\n": "newline",
+    " ": "space",
+    "\t": "tab",
+    "\r": "return",
+    "\b": "backspace",
+    "\f": "formfeed",
+}
+_WIDTH: Final = 88
+
+
+def write(value: Any, *, pretty: bool = False) -> str:
+    """Return ``value`` as EDN text, over several lines where ``pretty`` and too long for one.
+
+    Lists are written as vectors, tuples as lists, bytes as ``#datahike/bytes``. Raises TypeError
+    for what EDN has no form for, and ValueError for a datetime without a time zone.
+    """
+    return _pretty(value, 0) if pretty else _flat(value)
+
+
+def _flat(value: Any) -> str:
+    kind = type(value)
+    if kind is str:
+        return '"' + value.translate(_ESCAPES) + '"'
+    if kind is Keyword:
+        return ":" + value.text
+    if kind is Symbol:
+        return value.text  # type: ignore[no-any-return]
+    if value is None:
+        return "nil"
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is int:
+        return str(value)
+    if kind is float:
+        return _float(value)
+    if kind is list:
+        return "[" + " ".join(map(_flat, value)) + "]"
+    if kind is tuple:
+        return "(" + " ".join(map(_flat, value)) + ")"
+    return _other(value)
+
+
+def _float(value: float) -> str:
+    if math.isfinite(value):
+        return repr(value)
+    return "##NaN" if math.isnan(value) else "##Inf" if value > 0 else "##-Inf"
+
+
+def _other(value: Any) -> str:
+    if isinstance(value, Char):
+        return _char(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_flat(k)} {_flat(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, AbstractSet):
+        return "#{" + " ".join(map(_flat, value)) + "}"
+    if isinstance(value, datetime):
+        return f'#inst "{_inst(value)}"'
+    if isinstance(value, UUID):
+        return f'#uuid "{value}"'
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise ValueError(f"EDN has no form for {value!r}")
+        return f"{value}M"
+    if isinstance(value, Fraction):
+        return f"{value.numerator}/{value.denominator}"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f'#datahike/bytes "{base64.b64encode(bytes(value)).decode()}"'
+    if isinstance(value, Tagged):
+        return f"#{value.tag} {_flat(value.value)}"
+    if isinstance(value, str):
+        return _flat(str(value))
+    if isinstance(value, bool | int):
+        return str(int(value))
+    if isinstance(value, float):
+        return _float(float(value))
+    if isinstance(value, Sequence):
+        return "[" + " ".join(map(_flat, value)) + "]"
+    if hasattr(value, "item"):
+        return _flat(value.item())
+    raise TypeError(f"{value!r} of type {type(value).__name__} has no EDN form")
+
+
+def _char(value: Char) -> str:
+    text = str(value)
+    if text in _CHARS:
+        return "\\" + _CHARS[text]
+    if not text.isprintable() and ord(text) < 0x10000:
+        return f"\\u{ord(text):04x}"
+    return "\\" + text
+
+
+def _inst(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise ValueError(
+            f"{value!r} has no time zone; give it one, for example with tzinfo=datetime.UTC"
+        )
+    text = value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    # Milliseconds are what other EDN readers print; finer digits only where there are some.
+    return (text[:-3] if text.endswith("000") else text) + "Z"
+
+
+def _pretty(value: Any, indent: int) -> str:
+    flat = _flat(value)
+    if indent + len(flat) <= _WIDTH:
+        return flat
+    if isinstance(value, Mapping):
+        lines = []
+        for k, v in value.items():
+            key = _flat(k)
+            lines.append(f"{key} {_pretty(v, indent + len(key) + 2)}")
+        return "{" + ("\n" + " " * (indent + 1)).join(lines) + "}"
+    opening, closing = ("[", "]")
+    if isinstance(value, AbstractSet):
+        opening, closing = "#{", "}"
+    elif type(value) is tuple:
+        opening, closing = "(", ")"
+    elif not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        return flat
+    inner = indent + len(opening)
+    parts = [_pretty(v, inner) for v in value]
+    return opening + ("\n" + " " * inner).join(parts) + closing

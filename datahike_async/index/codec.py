@@ -1,0 +1,306 @@
+"""Bytes of index nodes and of single values.
+
+A node is one format byte, one flag byte (1: zstd), and a msgpack array of column buffers in the
+smallest integer width that holds them. Values keep their type exactly. Decoding trusts nothing:
+whatever is not a node raises CorruptData.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+from typing import Any, Final
+from uuid import UUID
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from datahike_async.edn.types import Char, Keyword, Symbol
+from datahike_async.errors import CorruptData, UnsupportedFormat
+from datahike_async.index.columns import (
+    BOOL,
+    CODED,
+    FLOAT,
+    INSTANT,
+    INT,
+    OBJECT,
+    Column,
+    Dictionary,
+    Rows,
+    from_micros,
+    micros,
+    object_array,
+)
+from datahike_async.values.types import DoubleArray, FloatArray
+
+__all__ = ["decode_rows", "encode_rows", "pack", "pack_values", "unpack", "unpack_values"]
+
+_FORMAT: Final = 1
+_ZSTD: Final = 1
+_LIMIT: Final = 256 * 1024 * 1024
+
+
+# -- single values -----------------------------------------------------------------------------
+
+_KEYWORD, _SYMBOL, _UUID, _INSTANT, _DECIMAL, _BIGINT = 1, 2, 3, 4, 5, 6
+_CHAR, _RATIO, _FLOATS, _DOUBLES, _TUPLE, _SET = 7, 8, 9, 10, 11, 12
+
+
+def _default(value: Any) -> Any:
+    kind = type(value)
+    ext = msgpack.ExtType
+    if kind is Keyword:
+        return ext(_KEYWORD, value.text.encode())
+    if kind is tuple:
+        return ext(_TUPLE, pack(list(value)))
+    if kind is datetime:
+        return ext(_INSTANT, micros(value).to_bytes(8, "big", signed=True))
+    if kind is UUID:
+        return ext(_UUID, value.bytes)
+    if kind is Symbol:
+        return ext(_SYMBOL, value.text.encode())
+    if kind is int:
+        return ext(_BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    if kind is Decimal:
+        return ext(_DECIMAL, str(value).encode())
+    if kind is Char:
+        return ext(_CHAR, str(value).encode())
+    if kind is Fraction:
+        return ext(_RATIO, str(value).encode())
+    if kind is FloatArray:
+        return ext(_FLOATS, np.array(tuple(value), "<f4").tobytes())
+    if kind is DoubleArray:
+        return ext(_DOUBLES, np.array(tuple(value), "<f8").tobytes())
+    if kind is frozenset or kind is set:
+        return ext(_SET, pack(list(value)))
+    raise TypeError(f"{value!r} of type {kind.__name__} cannot be stored")
+
+
+def _ext(code: int, data: bytes) -> Any:
+    if code == _KEYWORD:
+        return Keyword(data.decode())
+    if code == _TUPLE:
+        return tuple(unpack(data))
+    if code == _INSTANT:
+        return from_micros(int.from_bytes(data, "big", signed=True))
+    if code == _UUID:
+        return UUID(bytes=data)
+    if code == _SYMBOL:
+        return Symbol(data.decode())
+    if code == _BIGINT:
+        return int.from_bytes(data, "big", signed=True)
+    if code == _DECIMAL:
+        return Decimal(data.decode())
+    if code == _CHAR:
+        return Char(data.decode())
+    if code == _RATIO:
+        return Fraction(data.decode())
+    if code == _FLOATS:
+        return FloatArray(np.frombuffer(data, "<f4").tolist())
+    if code == _DOUBLES:
+        return DoubleArray(np.frombuffer(data, "<f8").tolist())
+    if code == _SET:
+        return frozenset(unpack(data))
+    raise ValueError(f"unknown value type {code}")
+
+
+def pack(value: Any) -> bytes:
+    """Encode one value, or lists and dicts of values, keeping every type."""
+    return msgpack.packb(value, default=_default, strict_types=True, use_bin_type=True)  # type: ignore[no-any-return]
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """Decode what :func:`pack` made. Raises CorruptData on anything else."""
+    try:
+        return msgpack.unpackb(data, ext_hook=_ext, raw=False, strict_map_key=False)
+    except CorruptData:
+        raise
+    except Exception as error:
+        raise CorruptData(f"Stored bytes are no value of ours: {error}") from error
+
+
+def pack_values(values: Sequence[Any]) -> bytes:
+    """Encode a list of canonical values."""
+    return pack(list(values))
+
+
+def unpack_values(data: bytes) -> list[Any]:
+    """Decode a list of canonical values."""
+    return unpack(data)  # type: ignore[no-any-return]
+
+
+# -- columns -----------------------------------------------------------------------------------
+
+_WIDTHS: Final = ("<u1", "<u2", "<u4", "<i8")
+
+
+def _ints(values: npt.NDArray[Any], *, rising: bool = False) -> list[Any]:
+    """Encode int64s as [mode, base, width, bytes]: differences where they rise, else offsets."""
+    if not len(values):
+        return [0, 0, 0, b""]
+    values = values.astype(np.int64, copy=False)
+    low, high = int(values.min()), int(values.max())
+    if rising:
+        steps = np.diff(values)
+        if not len(steps) or int(steps.min()) >= 0:
+            width = _width(int(steps.max()) if len(steps) else 0)
+            return [1, low, width, steps.astype(_WIDTHS[width]).tobytes()]
+    if high - low >= 2**32:
+        return [2, 0, 3, values.astype("<i8").tobytes()]
+    if high == low:
+        return [3, low, 0, b""]
+    width = _width(high - low)
+    return [0, low, width, (values - low).astype(_WIDTHS[width]).tobytes()]
+
+
+def _width(top: int) -> int:
+    return 0 if top < 2**8 else 1 if top < 2**16 else 2 if top < 2**32 else 3
+
+
+def _read_ints(data: Any, count: int) -> npt.NDArray[np.int64]:
+    mode, base, width, raw = data
+    if mode == 3:
+        return np.full(count, base, np.int64)
+    values = np.frombuffer(raw, _WIDTHS[width]).astype(np.int64)
+    if mode == 1:
+        out = np.empty(len(values) + 1, np.int64)
+        out[0] = base
+        np.cumsum(values, out=out[1:])
+        out[1:] += base
+        values = out
+    elif mode == 0:
+        values += base
+    elif mode != 2:
+        raise ValueError("unknown integer mode")
+    if len(values) != count:
+        raise ValueError(f"{len(values)} integers where {count} belong")
+    return values
+
+
+def _column(column: Column) -> list[Any]:
+    kind, data = column.kind, column.data
+    if kind in (INT, INSTANT):
+        return [kind, _ints(data)]
+    if kind == FLOAT:
+        return [kind, data.astype("<f8").tobytes()]
+    if kind == BOOL:
+        return [kind, np.packbits(data).tobytes()]
+    if kind == CODED:
+        assert column.dictionary is not None
+        used, codes = np.unique(data, return_inverse=True)
+        values = column.dictionary.values
+        return [kind, [values[c] for c in used.tolist()], _ints(codes)]
+    # A mixture: the kind of each value, then a typed column a kind.
+    values = data.tolist()
+    types: dict[type, int] = {}
+    ranks = np.fromiter((types.setdefault(type(v), len(types)) for v in values), np.int64)
+    if len(types) < 2:
+        return [OBJECT, values]
+    parts = []
+    for rank in range(len(types)):
+        part = Column.of([values[i] for i in np.flatnonzero(ranks == rank).tolist()])
+        parts.append(_column(part))
+    return [7, _ints(ranks), parts]
+
+
+def _read_column(data: Any, count: int) -> Column:
+    kind = data[0]
+    if kind in (INT, INSTANT):
+        return Column(kind, _read_ints(data[1], count))
+    if kind == FLOAT:
+        out: npt.NDArray[Any] = np.frombuffer(data[1], "<f8").astype(np.float64)
+        column = Column(FLOAT, out)
+    elif kind == BOOL:
+        bits = np.unpackbits(np.frombuffer(data[1], np.uint8), count=count)
+        column = Column(BOOL, bits.astype(np.bool_))
+    elif kind == CODED:
+        codes = _read_ints(data[2], count)
+        if count and not 0 <= int(codes.min()) <= int(codes.max()) < len(data[1]):
+            raise ValueError("a code points outside its dictionary")
+        column = Column(CODED, codes.astype(np.int32), Dictionary(list(data[1])))
+    elif kind == OBJECT:
+        column = Column(OBJECT, object_array(list(data[1])))
+    elif kind == 7:
+        ranks = _read_ints(data[1], count)
+        whole = np.empty(count, np.object_)
+        seen = 0
+        for rank, part in enumerate(data[2]):
+            positions = np.flatnonzero(ranks == rank)
+            values = _read_column(part, len(positions))
+            whole[positions] = values.objects().data
+            seen += len(positions)
+        if seen != count:
+            raise ValueError("a mixed column misses values")
+        column = Column(OBJECT, whole)
+    else:
+        raise ValueError(f"unknown column kind {kind!r}")
+    if len(column) != count:
+        raise ValueError(f"{len(column)} values where {count} belong")
+    return column
+
+
+# -- nodes -------------------------------------------------------------------------------------
+
+
+def encode_rows(rows: Rows) -> list[Any]:
+    """Return the columns of a leaf as plain data."""
+    return [
+        len(rows),
+        _ints(rows.e, rising=True),
+        _ints(rows.a, rising=True),
+        _column(rows.v),
+        _ints(rows.t),
+        None if rows.until is None else _ints(rows.until),
+    ]
+
+
+def decode_rows(data: Any) -> Rows:
+    """Return the rows of :func:`encode_rows`; errors are the caller's to translate."""
+    count, e, a, v, t, until = data
+    return Rows(
+        _read_ints(e, count),
+        _read_ints(a, count).astype(np.int32),
+        _read_column(v, count),
+        _read_ints(t, count),
+        None if until is None else _read_ints(until, count),
+    )
+
+
+@cache
+def _zstd() -> Any:
+    import zstandard
+
+    return zstandard
+
+
+def seal(node: list[Any]) -> bytes:
+    """Encode the plain data of a node, compressed where that helps."""
+    raw = pack(node)
+    squeezed: bytes = _zstd().ZstdCompressor(level=1, write_checksum=False).compress(raw)
+    if len(squeezed) < len(raw):
+        return bytes((_FORMAT, _ZSTD)) + squeezed
+    return bytes((_FORMAT, 0)) + raw
+
+
+def unseal(data: bytes) -> Any:
+    """Decode the plain data of a node. Raises CorruptData or UnsupportedFormat."""
+    if len(data) < 3 or data[0] == 0 or data[1] > 1:
+        raise CorruptData("Stored bytes are no index node.")
+    if data[0] > _FORMAT:
+        raise UnsupportedFormat(
+            f"An index node has format {data[0]}; this version reads up to {_FORMAT}. Upgrade "
+            "datahike-async to read this database.",
+            error=":db-was-written-with-newer-pss-version",
+        )
+    raw = data[2:]
+    if data[1] == _ZSTD:
+        zstd = _zstd()
+        try:
+            raw = zstd.ZstdDecompressor().decompress(raw, max_output_size=_LIMIT)
+        except zstd.ZstdError as error:
+            raise CorruptData(f"An index node cannot be decompressed: {error}") from error
+    return unpack(raw)

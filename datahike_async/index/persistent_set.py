@@ -1,0 +1,351 @@
+"""persistent-set: the default index, a copy-on-write B+-tree with columnar leaves.
+
+All leaves lie at one depth. A change copies the nodes from the touched leaves to the root and
+shares all others, so every older tree stays what it was. Children are held by node (not yet
+stored), by address (stored, resident only while the source's cache has them), or both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from datahike_async.errors import ConfigError
+from datahike_async.index.columns import Rows
+from datahike_async.index.merge import merge_into
+from datahike_async.index.node import (
+    Branch,
+    Leaf,
+    Node,
+    decode,
+    encode,
+    locate,
+    take_rows,
+    top,
+)
+from datahike_async.index.protocol import Bound, Order
+from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
+
+__all__ = ["PersistentSet", "PersistentSetFactory"]
+
+_DEFAULT_LEAF: Final = 512
+_BRANCH: Final = 256
+
+
+class PersistentSet:
+    """One sorted index. ``root`` is None when it is empty."""
+
+    __slots__ = ("_address", "_count", "_leaf", "_root", "_source", "order", "temporal")
+
+    def __init__(
+        self,
+        order: Order,
+        temporal: bool,
+        leaf: int,
+        root: Node | None,
+        count: int,
+        address: Address | None = None,
+        source: NodeSource | None = None,
+    ) -> None:
+        self.order = order
+        self.temporal = temporal
+        self._leaf = leaf
+        self._root = root
+        self._count = count
+        self._address = address
+        self._source = source
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"<PersistentSet {self.order.value} of {self._count}>"
+
+    # -- nodes ---------------------------------------------------------------------------------
+
+    def _top_node(self) -> Node | None:
+        if self._root is not None or self._address is None:
+            return self._root
+        assert self._source is not None
+        node: Node | None = self._source.get(self._address)
+        if node is None:
+            raise NodeMiss(self._source, [self._address])
+        self._root = node
+        return node
+
+    def _child(self, branch: Branch, slot: int, missing: list[Address]) -> Node | None:
+        node = branch.nodes[slot]
+        if node is None:
+            address = branch.addresses[slot]
+            assert address is not None
+            assert self._source is not None
+            node = self._source.get(address)
+            if node is None:
+                missing.append(address)
+        return node
+
+    def _leaves(self, lower: Bound, upper: Bound) -> list[Leaf]:
+        """Return the leaves that may hold keys between the bounds. Misses level by level."""
+        node = self._top_node()
+        if node is None:
+            return []
+        low, high = top(lower, self.order), top(upper, self.order)
+        level: list[Node] = [node]
+        while isinstance(level[0], Branch):
+            below: list[Node] = []
+            missing: list[Address] = []
+            last = len(level) - 1
+            for i, branch in enumerate(level):
+                assert isinstance(branch, Branch)
+                start = branch.start(low) if i == 0 else 0
+                stop = branch.stop(high) if i == last else len(branch.keys)
+                for slot in range(start, stop):
+                    child = self._child(branch, slot, missing)
+                    if child is not None:
+                        below.append(child)
+            if missing:
+                assert self._source is not None
+                raise NodeMiss(self._source, missing)
+            if not below:
+                return []
+            level = below
+        return level  # type: ignore[return-value]
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
+        """Return the rows between two bounds as runs; see :class:`Index`."""
+        leaves = self._leaves(lower, upper)
+        out = []
+        last = len(leaves) - 1
+        for i, leaf in enumerate(leaves):
+            rows = leaf.rows
+            lo = locate(rows, lower, self.order)[0] if i == 0 and lower else 0
+            hi = locate(rows, upper, self.order)[1] if i == last and upper else len(rows)
+            if i == 0 and lo >= len(rows) and last > 0:
+                continue
+            # The bounds may both lie in a later leaf than the first one looked at.
+            if lo < hi:
+                out.append(take_rows(rows, lo, hi))
+        if self.order is Order.EAVT or len(out) < 2:
+            return out
+        return _by_attribute(out)
+
+    def chunks(
+        self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
+    ) -> Iterator[Rows]:
+        """Iterate over the rows between two bounds leaf by leaf; see :class:`Index`."""
+        low, high = top(lower, self.order), top(upper, self.order)
+
+        def walk(node: Node) -> Iterator[Rows]:
+            if isinstance(node, Leaf):
+                rows = node.rows
+                lo = locate(rows, lower, self.order)[0] if lower else 0
+                hi = locate(rows, upper, self.order)[1] if upper else len(rows)
+                if lo < hi:
+                    part = take_rows(rows, lo, hi)
+                    yield part.take(slice(None, None, -1)) if reverse else part  # type: ignore[arg-type]
+                return
+            slots = range(node.start(low), node.stop(high))
+            for slot in reversed(slots) if reverse else slots:
+                missing: list[Address] = []
+                child = self._child(node, slot, missing)
+                if child is None:
+                    assert self._source is not None
+                    raise NodeMiss(self._source, missing)
+                yield from walk(child)
+
+        root = self._top_node()
+        if root is not None:
+            yield from walk(root)
+
+    def count_slice(self, lower: Bound = (), upper: Bound = ()) -> int:
+        """Count the rows between two bounds, reading only nodes at its edges."""
+        root = self._top_node()
+        if root is None:
+            return 0
+        if not lower and not upper:
+            return self._count
+        missing: list[Address] = []
+        low, high = top(lower, self.order), top(upper, self.order)
+
+        def count(node: Node, left: bool, right: bool) -> int:
+            if isinstance(node, Leaf):
+                lo = locate(node.rows, lower, self.order)[0] if left else 0
+                hi = locate(node.rows, upper, self.order)[1] if right else len(node.rows)
+                return max(hi - lo, 0)
+            start = node.start(low) if left else 0
+            stop = node.stop(high) if right else len(node.keys)
+            if start >= stop:
+                return 0
+            total = sum(node.counts[start + 1 : stop - 1])
+            for slot in {start, stop - 1}:
+                edge_left, edge_right = left and slot == start, right and slot == stop - 1
+                if not edge_left and not edge_right:
+                    total += node.counts[slot]
+                    continue
+                child = self._child(node, slot, missing)
+                if child is not None:
+                    total += count(child, edge_left, edge_right)
+            return total
+
+        total = count(root, bool(lower), bool(upper))
+        if missing:
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        return total
+
+    def lookup_many(self, keys: Sequence[Bound]) -> list[Rows | None]:
+        """Return the rows under each of many bounds; see :class:`Index`."""
+        out: list[Rows | None] = []
+        missing: dict[Address, None] = {}
+        source = self._source
+        for key in keys:
+            try:
+                runs = self.slice(key, key)
+            except NodeMiss as miss:
+                missing.update(dict.fromkeys(miss.addresses))
+                source = miss.source
+            else:
+                out.append(Rows.concat(runs) if runs else None)
+        if missing:
+            assert source is not None
+            raise NodeMiss(source, list(missing))
+        return out
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows]) -> PersistentSet:
+        """Return a set without ``removes`` and with ``adds``; see :class:`Index`."""
+        adds = [run for run in adds if len(run)]
+        removes = [run for run in removes if len(run)]
+        if not adds and not removes:
+            return self
+        missing: list[Address] = []
+
+        def child(branch: Branch, slot: int) -> Node | None:
+            return self._child(branch, slot, missing)
+
+        root, count = merge_into(
+            self._top_node(), adds, removes, self.order, self.temporal, self._leaf, _BRANCH, child
+        )
+        if missing:
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        return PersistentSet(self.order, self.temporal, self._leaf, root, count, None, self._source)
+
+    # -- storing -------------------------------------------------------------------------------
+
+    def flush(self, sink: NodeSink) -> tuple[PersistentSet, Mapping[str, Any]]:
+        """Write unwritten nodes, children first; return the clean set and its root record."""
+        address = self._address
+        if address is None and self._root is not None:
+            address = self._store(self._root, sink)
+        record = {
+            "address": None if address is None else list(address),
+            "count": self._count,
+            "leaf": self._leaf,
+        }
+        root = None if address is None else sink.source.get(address)
+        clean = PersistentSet(
+            self.order, self.temporal, self._leaf, root, self._count, address, sink.source
+        )
+        return clean, record
+
+    def _store(self, node: Node, sink: NodeSink) -> Address:
+        if isinstance(node, Leaf):
+            return sink.put(encode(node), node)
+        addresses = list(node.addresses)
+        for slot, address in enumerate(addresses):
+            if address is None:
+                below = node.nodes[slot]
+                assert below is not None
+                addresses[slot] = self._store(below, sink)
+        # A new branch: older trees keep their nodes, this one lets go of its children.
+        clean = Branch(node.level, node.keys, node.counts, [None] * len(addresses), addresses)
+        return sink.put(encode(clean), clean)
+
+    def addresses(self) -> Iterator[Address]:
+        """Iterate over the addresses of all stored nodes."""
+        if self._address is not None:
+            yield self._address
+        root = self._top_node()
+        stack = [root] if root is not None else []
+        while stack:
+            node = stack.pop()
+            if not isinstance(node, Branch):
+                continue
+            missing: list[Address] = []
+            for slot, address in enumerate(node.addresses):
+                if address is not None:
+                    yield address
+                if node.level > 1 or node.nodes[slot] is not None:
+                    child = self._child(node, slot, missing)
+                    if child is not None:
+                        stack.append(child)
+            if missing:
+                assert self._source is not None
+                raise NodeMiss(self._source, missing)
+
+
+def _by_attribute(runs: list[Rows]) -> list[Rows]:
+    groups: list[list[Rows]] = []
+    for run in runs:
+        if groups and groups[-1][0].a[0] == run.a[0]:
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return [Rows.concat(group) for group in groups]
+
+
+class PersistentSetFactory:
+    """Makes and restores persistent sets. Config: ``branching-factor``, rows a leaf (512)."""
+
+    def check_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the config with defaults; raise ConfigError on a bad key or value."""
+        out: dict[str, Any] = {"branching-factor": _DEFAULT_LEAF, "diff-buf-size": 0}
+        for key, value in config.items():
+            name = str(getattr(key, "text", key)).removeprefix(":")
+            if name not in out:
+                raise ConfigError(
+                    f"persistent-set has no index-config key {key!r}; it knows "
+                    + ", ".join(":" + k for k in out)
+                )
+            if type(value) is not int or value < (8 if name == "branching-factor" else 0):
+                raise ConfigError(f":{name} should be an int of at least 8, not {value!r}")
+            if name == "diff-buf-size" and value:
+                raise ConfigError(
+                    "persistent-set keeps no diff buffers: changes wait in the memtable until they "
+                    "are flushed. Leave :diff-buf-size out, or 0."
+                )
+            out[name] = value
+        return out
+
+    def empty(self, order: Order, temporal: bool, config: Mapping[str, Any]) -> PersistentSet:
+        """Return a set without rows."""
+        return PersistentSet(order, temporal, config["branching-factor"], None, 0)
+
+    def build(
+        self, order: Order, temporal: bool, config: Mapping[str, Any], runs: Sequence[Rows]
+    ) -> PersistentSet:
+        """Return a set of sorted runs, built bottom up."""
+        return self.empty(order, temporal, config).merge(runs, [])
+
+    def restore(
+        self, order: Order, temporal: bool, root: Mapping[str, Any], source: NodeSource
+    ) -> PersistentSet:
+        """Return the set whose root record ``flush`` returned, reading nothing yet."""
+        address = root["address"]
+        return PersistentSet(
+            order,
+            temporal,
+            root["leaf"],
+            None,
+            root["count"],
+            None if address is None else Address(*address),
+            source,
+        )
+
+    def decode(self, data: bytes) -> Node:
+        """Decode one stored node; raise CorruptData where it is none."""
+        return decode(data)

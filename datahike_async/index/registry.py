@@ -1,0 +1,64 @@
+"""Indexes by name: the built-in one, entry points, and those registered by call."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from datahike_async.errors import ConfigError
+from datahike_async.index.persistent_set import PersistentSetFactory
+from datahike_async.index.protocol import IndexFactory
+
+__all__ = ["PERSISTENT_SET", "index_factory", "register_index"]
+
+PERSISTENT_SET: Final = "datahike.index/persistent-set"
+_HITCHHIKER: Final = "datahike.index/hitchhiker-tree"
+_GROUP: Final = "datahike_async.indexes"
+
+_registered: dict[str, IndexFactory] = {PERSISTENT_SET: PersistentSetFactory()}
+
+
+def _name(name: Any) -> str:
+    return str(getattr(name, "text", name)).removeprefix(":")
+
+
+def register_index(name: Any, factory: IndexFactory) -> None:
+    """Make ``factory`` the index that a config names with ``{":index": name}``."""
+    _registered[_name(name)] = factory
+
+
+@cache
+def _from_entry_points() -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=_GROUP)}
+
+
+def index_factory(name: Any = PERSISTENT_SET) -> IndexFactory:
+    """Return the index registered under ``name``.
+
+    Raises ConfigError ``:unknown-index-type``, or ``:missing-index-implementation`` for one that
+    is known but not installed.
+    """
+    text = _name(name)
+    found = _registered.get(text)
+    if found is not None:
+        return found
+    point = _from_entry_points().get(text)
+    if point is not None:
+        factory = point.load()
+        made: IndexFactory = factory() if isinstance(factory, type) else factory
+        _registered[text] = made
+        return made
+    if text == _HITCHHIKER:
+        raise ConfigError(
+            f"The index :{_HITCHHIKER} is not part of this version; use :{PERSISTENT_SET}.",
+            error=":missing-index-implementation",
+            index=text,
+        )
+    known = sorted({*_registered, *_from_entry_points()})
+    near = get_close_matches(text, known, 1)
+    hint = f"did you mean :{near[0]}?" if near else "known: " + ", ".join(":" + k for k in known)
+    raise ConfigError(
+        f"Unknown index type :{text}; {hint}", error=":unknown-index-type", index=text
+    )
