@@ -25,7 +25,7 @@ from datahike_async.snapshot.datoms import Datoms
 from datahike_async.snapshot.snapshot import TX0, Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.snapshot.views import View
-from datahike_async.tx.apply import apply
+from datahike_async.tx.apply import ABSORB_AT, absorbed, apply
 from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import Schema
@@ -206,7 +206,10 @@ class Database:
         applied = await apply(
             self.snapshot, tx_data, tx_meta=tx_meta, env=self._env, wrap=self._wrap
         )
-        return applied.report(self, self._wrap(applied.after))
+        after = applied.after
+        if after.n > ABSORB_AT:
+            after = await absorbed(after)
+        return applied.report(self, self._wrap(after))
 
     async def db_with(self, tx_data: Any) -> Database:
         """Apply a transaction to this value without storing it, and return the new value."""

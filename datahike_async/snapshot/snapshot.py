@@ -53,6 +53,13 @@ class Snapshot:
         self.max_tx = max_tx
         self._attrs: dict[int, Rows] = {}
 
+    @classmethod
+    def over(cls, base: Snapshot, trees: Trees) -> Snapshot:
+        """Return the state of ``base`` over ``trees``, which hold all of its memtable."""
+        mem = Memtable()
+        mem.owner = base.mem.owner
+        return Snapshot(base.schema, trees, mem, 0, 0, base.max_eid, base.max_tx)
+
     @property
     def keep_history(self) -> bool:
         """Whether retracted datoms are kept."""

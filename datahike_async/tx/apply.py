@@ -1,0 +1,249 @@
+"""The entrance: apply a transaction to a snapshot, or replay one from the log.
+
+``apply`` awaits in two cases only: a tree node is not resident, or a transaction function is a
+coroutine. Then, as after a late upsert, it takes everything back and runs the items again; so
+transaction functions must depend on their arguments alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from datahike_async.edn.types import Keyword
+from datahike_async.env import Env
+from datahike_async.errors import TransactionError
+from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.snapshot.draft import Draft, operations
+from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
+from datahike_async.tx.bulk import LEAST, Bulk, collect
+from datahike_async.tx.entities import Entities, Retry
+from datahike_async.tx.forms import normalize
+from datahike_async.tx.prefetch import prefetch
+from datahike_async.tx.transaction import Transaction, Wrap, schema_properties
+from datahike_async.values.datom import Datom
+from datahike_async.values.report import TxReport
+from datahike_async.values.schema import SCHEMA_PROPERTIES, TX_INSTANT, Schema
+
+__all__ = ["ABSORB_AT", "Applied", "absorbed", "apply", "replay"]
+
+ABSORB_AT: Final = 8192
+"""Memtable operations from which merging them into the trees pays for readers."""
+
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_PREFETCH_FROM: Final = 16
+
+Operation = tuple[int, int, Any, int, bool]
+
+
+class Applied:
+    """A transaction that succeeded, not yet stored.
+
+    ``before`` and ``after`` are snapshots. ``new_attrs`` are the attributes it interned, in the
+    order of their ids. ``bulk`` says that it changed the trees and left the memtable empty.
+    """
+
+    __slots__ = (
+        "_bulk",
+        "_mem",
+        "_span",
+        "after",
+        "before",
+        "instant",
+        "new_attrs",
+        "tempids",
+        "tx",
+        "tx_meta",
+    )
+
+    def __init__(
+        self,
+        before: Snapshot,
+        after: Snapshot,
+        tx: int,
+        instant: datetime,
+        tempids: dict[Any, int],
+        tx_meta: dict[Keyword, Any],
+        draft: Draft,
+        bulk: Bulk | None,
+    ) -> None:
+        self.before = before
+        self.after = after
+        self.tx = tx
+        self.instant = instant
+        self.tempids = tempids
+        self.tx_meta = tx_meta
+        self.new_attrs = [a.ident for a in after.schema.attrs[len(before.schema.attrs) :]]
+        self._mem = draft.mem
+        self._span = (draft.mark, len(draft.mem))
+        self._bulk = bulk
+
+    @property
+    def bulk(self) -> bool:
+        """Whether the trees were changed directly."""
+        return self._bulk is not None
+
+    def operations(self) -> list[Operation]:
+        """Return what was done, in order, as (e, attribute id, value, t, added)."""
+        done = operations(self._mem, *self._span)
+        if self._bulk is not None:
+            tx = self.tx
+            bulk = zip(self._bulk.e, self._bulk.a, self._bulk.v, strict=True)
+            done += [(e, a, v, tx, True) for e, a, v in bulk]
+        return done
+
+    def datoms(self) -> list[Datom]:
+        """Return what was done as datoms."""
+        attrs = self.after.schema.attrs
+        return [Datom(e, attrs[a].ident, v, t, op) for e, a, v, t, op in self.operations()]
+
+    def report(self, db_before: Any, db_after: Any) -> TxReport:
+        """Return the report around the database values of both states."""
+        return TxReport(db_before, db_after, self.tx, self.tempids, self.tx_meta, self.datoms)
+
+
+async def apply(
+    base: Snapshot,
+    tx_data: Any,
+    *,
+    tx_meta: Mapping[Any, Any] | None = None,
+    env: Env,
+    owner: object | None = None,
+    wrap: Wrap | None = None,
+    last_instant: datetime | None = None,
+) -> Applied:
+    """Apply a transaction to ``base``, storing nothing.
+
+    ``owner`` is the memtable's owner (None for values); ``wrap`` makes the database value that
+    transaction functions get; ``last_instant`` is that of the newest transaction where the caller
+    knows it. Raises TransactionError, and then ``base`` is as it was.
+    """
+    items, meta = normalize(tx_data, tx_meta)
+    tx = base.max_tx + 1
+    if tx >= EMAX:
+        raise TransactionError("The database has used all transaction ids.")
+    if last_instant is None:
+        last_instant = await _resident(_newest_instant, base)
+    instant = env.now()
+    if last_instant is not None and instant <= last_instant:
+        instant = last_instant + _MILLISECOND
+    if len(items) >= _PREFETCH_FROM and len(base.trees):
+        await _resident(prefetch, base, items)
+    upserted: dict[Any, int] = {}
+    kept: dict[Any, int] = {}
+    while True:
+        draft = Draft(base, tx, owner)
+        entities = Entities(draft, upserted, kept, base.max_eid)
+        run = Transaction(draft, entities, instant, wrap)
+        try:
+            reported = run.begin(meta)
+            bulk = None
+            if len(items) >= LEAST:
+                bulk = collect(draft, items)
+            if bulk is None:
+                await _items(run, items)
+                run.finish()
+            else:
+                draft.max_eid = bulk.max_eid
+                entities.tempids.update(bulk.tempids)
+                trees = draft.assert_bulk(bulk.e, bulk.a, bulk.v)
+        except NodeMiss as miss:
+            base = draft.abort()
+            with miss.source.pinned():
+                await miss.source.fetch(miss.addresses)
+                return await apply(
+                    base,
+                    items,
+                    tx_meta=meta,
+                    env=env,
+                    owner=owner,
+                    wrap=wrap,
+                    last_instant=last_instant,
+                )
+        except Retry as retry:
+            base = draft.abort()
+            kept = dict(entities.ids)
+            upserted = {**upserted, retry.tempid: retry.eid}
+            continue
+        except BaseException as error:
+            base = draft.abort()
+            if isinstance(error, TransactionError):
+                # Whoever holds `base` goes on from here: a handed-out draft cannot be undone.
+                error.base = base  # type: ignore[attr-defined]
+            raise
+        draft.max_tx = tx
+        after = draft.commit() if bulk is None else draft.commit_bulk(trees)
+        return Applied(base, after, tx, run.instant, entities.tempids, reported, draft, bulk)
+
+
+async def _items(run: Transaction, items: Sequence[Any]) -> None:
+    queue = deque(items)
+    while queue:
+        call = run.item(queue.popleft())
+        if call is not None:
+            queue.extendleft(reversed(await call))
+
+
+async def _resident(call: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return call(*args)
+    except NodeMiss as miss:
+        return await resolve(miss, call, *args)
+
+
+def _newest_instant(base: Snapshot) -> datetime | None:
+    if base.max_tx == TX0 or not base.keep_history:
+        return None
+    found = base.values(base.max_tx, base.schema.by_key[TX_INSTANT].id)
+    return found[0] if found else None
+
+
+async def absorbed(base: Snapshot) -> Snapshot:
+    """Return the same state with its memtable merged into the trees."""
+    trees = await _resident(
+        base.trees.absorb, base.mem, base.n, base.m, base.schema, base.max_eid, base.max_tx
+    )
+    return Snapshot.over(base, trees)
+
+
+def replay(
+    base: Snapshot,
+    operations: Sequence[Operation],
+    new_attrs: Sequence[Keyword],
+    tx: int,
+    max_eid: int,
+    owner: object | None = None,
+) -> Snapshot:
+    """Carry out logged operations, unchecked; the schema follows from them.
+
+    Raises NodeMiss where a tree node is needed; nothing is done then.
+    """
+    draft = Draft(base, tx, owner)
+    try:
+        schema = draft.schema
+        for ident in new_attrs:
+            schema, _ = schema.with_attr(ident)
+        draft.schema = schema
+        dirty: dict[int, None] = {}
+        for e, a, v, t, added in operations:
+            attr = draft.schema.attrs[a]
+            if added:
+                draft.add(e, attr, v, t)
+            else:
+                draft.retract(e, attr, v)
+            if attr.ident in SCHEMA_PROPERTIES:
+                dirty[e] = None
+        for e in dirty:
+            draft.set_schema(_with_definition(draft, e))
+    except BaseException:
+        draft.abort()
+        raise
+    draft.max_eid = max_eid
+    draft.max_tx = tx
+    return draft.commit()
+
+
+def _with_definition(draft: Draft, eid: int) -> Schema:
+    return draft.schema.with_entity(eid, schema_properties(draft, eid))

@@ -1,0 +1,92 @@
+"""What users hand to ``transact``: EDN text, a list of maps and vectors, or a map around one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+
+from datahike_async.edn.reader import read
+from datahike_async.edn.types import Char, Keyword
+from datahike_async.errors import TransactionError
+from datahike_async.values.datom import Datom
+from datahike_async.values.schema import Attr, Schema
+
+__all__ = ["keyword", "normalize", "require_attr", "syntax_error", "unknown_attribute"]
+
+_TX_DATA: Final = (Keyword("tx-data"), ":tx-data", "tx-data", "tx_data")
+_TX_META: Final = (Keyword("tx-meta"), ":tx-meta", "tx-meta", "tx_meta")
+
+
+def syntax_error(message: str, **data: Any) -> TransactionError:
+    """Return the error for transaction data that has the wrong form."""
+    return TransactionError(message, error=":transact/syntax", **data)
+
+
+def normalize(
+    tx_data: Any, tx_meta: Mapping[Any, Any] | None
+) -> tuple[list[Any], Mapping[Any, Any]]:
+    """Return the items and the tx-meta of whatever form was given."""
+    if isinstance(tx_data, str) and not isinstance(tx_data, Char):
+        tx_data = read(tx_data)
+    if isinstance(tx_data, Mapping):
+        found = [k for k in tx_data if k in _TX_DATA]
+        if not found:
+            raise syntax_error(
+                "Bad argument to transact: a map needs the key :tx-data; to transact one entity "
+                "map, put it into a list."
+            )
+        unknown = [k for k in tx_data if k not in _TX_DATA and k not in _TX_META]
+        if unknown:
+            raise syntax_error(f"Bad argument to transact: unknown key {unknown[0]!r}.")
+        meta = next((tx_data[k] for k in tx_data if k in _TX_META), None)
+        return normalize(tx_data[found[0]], tx_meta if meta is None else meta)
+    if isinstance(tx_data, (bytes, Keyword, Datom)) or not isinstance(tx_data, Iterable):
+        raise syntax_error(
+            f"Bad transaction data {tx_data!r}, expected a list of maps and vectors.",
+            tx_data=tx_data,
+        )
+    if tx_meta is not None and not isinstance(tx_meta, Mapping):
+        raise syntax_error(f"Bad :tx-meta {tx_meta!r}, expected a map.")
+    return list(tx_data), tx_meta or {}
+
+
+def keyword(value: Any) -> Keyword | None:
+    """Return ``value`` as a keyword where it is one or a string that begins with a colon."""
+    if isinstance(value, Keyword):
+        return value
+    if isinstance(value, str) and len(value) > 1 and value[0] == ":":
+        return Keyword(value)
+    return None
+
+
+def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") -> TransactionError:
+    """Return the error for an attribute that the schema does not have."""
+    known = [k for k in schema.by_key if isinstance(k, str)]
+    near = get_close_matches(str(key) if isinstance(key, str) else repr(key), known, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return TransactionError(
+        f"Bad {what} {key!r}, not defined in current schema.{hint}",
+        error=":transact/schema",
+        attribute=key,
+    )
+
+
+def require_attr(key: Any, schema: Schema) -> Attr | None:
+    """Return the attribute of ``key``, None where a schema-on-read database may intern it.
+
+    Raises TransactionError where ``key`` can be no attribute, or must be in the schema and is not.
+    """
+    try:
+        found = schema.by_key.get(key)
+    except TypeError:
+        found = None
+    if found is not None:
+        return found
+    name = keyword(key)
+    if name is None:
+        hint = f"; did you mean {':' + key!r}?" if isinstance(key, str) else ""
+        raise syntax_error(f"Bad entity attribute {key!r}, expected a keyword{hint}", attribute=key)
+    if schema.flexibility == "write" or name.namespace == "db":
+        raise unknown_attribute(key, schema)
+    return None

@@ -1,0 +1,48 @@
+"""Touching in one go what a large transaction will look up, so that one miss names it all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datahike_async.errors import TransactionError
+from datahike_async.index.protocol import Bound, Order
+from datahike_async.snapshot.snapshot import Snapshot
+
+__all__ = ["prefetch"]
+
+
+def prefetch(base: Snapshot, items: list[Any]) -> None:
+    """Look up the entities and unique values that ``items`` name. Raises NodeMiss for all."""
+    by_key = base.schema.by_key
+    entities: dict[Bound, None] = {}
+    values: dict[Bound, None] = {}
+
+    def named(ref: Any) -> None:
+        if type(ref) is int and base.trees.may_have(ref) and ref > 0:
+            entities[(ref,)] = None
+        elif isinstance(ref, (list, tuple)) and len(ref) == 2:
+            unique(ref[0], ref[1])
+
+    def unique(key: Any, value: Any) -> None:
+        attr = by_key.get(key) if isinstance(key, str) or hasattr(key, "text") else None
+        if attr is None or attr.unique is None or attr.is_ref:
+            return
+        try:
+            values[(attr.id, attr.coerce(value, attr.ident))] = None
+        except TransactionError:
+            return  # the ordinary path says what is wrong, where it comes to it
+
+    for item in items:
+        if isinstance(item, dict):
+            for key, value in item.items():
+                if getattr(key, "text", key) in ("db/id", ":db/id"):
+                    named(value)
+                elif not isinstance(value, (dict, list, tuple, set, frozenset)):
+                    unique(key, value)
+        elif isinstance(item, (list, tuple)) and len(item) > 1:
+            named(item[1])
+            if len(item) > 3 and not isinstance(item[3], (dict, list, tuple)):
+                unique(item[2], item[3])
+    for order, bounds in ((Order.EAVT, entities), (Order.AVET, values)):
+        if bounds:
+            base.trees.current[order].lookup_many(list(bounds))
