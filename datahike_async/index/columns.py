@@ -284,7 +284,7 @@ class Rows:
     only in rows of a history view: False marks a retraction by ``t``.
     """
 
-    __slots__ = ("a", "added", "e", "t", "until", "v")
+    __slots__ = ("a", "added", "dense", "e", "t", "until", "v")
 
     def __init__(
         self,
@@ -301,6 +301,8 @@ class Rows:
         self.t = t
         self.until = until
         self.added = added
+        # Position of each entity, where a reader has made such a table (see query.patterns).
+        self.dense: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.e)

@@ -1,1 +1,6 @@
-"""Room to be described by its owner."""
+"""What lies in the store and how it gets there: heads, log records, packs of index nodes.
+
+Enter: snapshots and trees to be written, stores of konserve to write them to. Only connection and
+transactor look in here; everything below them sees a ``NodeSource``. konserve's errors end here:
+``translate`` turns them into ours.
+"""

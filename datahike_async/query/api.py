@@ -1,0 +1,310 @@
+"""Queries from outside: parse (cached), bind the inputs, run, and shape the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+
+from datahike_async.edn.types import Symbol
+from datahike_async.errors import QueryError
+from datahike_async.index.columns import I64, Column
+from datahike_async.query.aggregates import aggregate
+from datahike_async.query.ast import (
+    Aggregate,
+    BindIgnore,
+    BindScalar,
+    Pull,
+    Query,
+    RuleBranch,
+    is_var,
+)
+from datahike_async.query.execute import Engine, State
+from datahike_async.query.functions import bind_values
+from datahike_async.query.parse import parse_query
+from datahike_async.query.pull_execute import pull_many
+from datahike_async.query.relation import Relation, distinct, group_codes
+from datahike_async.query.result import QueryResult, name_of
+from datahike_async.query.where import parse_rules
+from datahike_async.snapshot.views import View
+
+__all__ = ["q"]
+
+Pause = Callable[[], Awaitable[None]]
+
+_PLANS: Final = 512
+_ARGUMENTS: Final = ("query", "args", "limit", "offset", "order-by", "timeout")
+
+
+@lru_cache(_PLANS)
+def _parsed_text(text: str) -> Query:
+    return parse_query(text)
+
+
+@lru_cache(_PLANS)
+def _parsed_rules(text: str) -> Mapping[Symbol, tuple[RuleBranch, ...]]:
+    return parse_rules(text)
+
+
+def _parse(query: Any) -> Query:
+    return _parsed_text(query) if type(query) is str else parse_query(query)
+
+
+async def q(
+    query: Any,
+    *inputs: Any,
+    limit: int | None = None,
+    offset: int | None = None,
+    timeout: float | None = None,
+    pause: Pause | None = None,
+) -> Any:
+    """Run a Datalog query.
+
+    ``query`` is EDN text, a list or a map; ``inputs`` are what its ``:in`` names, in order. Or
+    ``query`` is an argument map ``{":query": …, ":args": […]}``. ``timeout`` is in milliseconds.
+    Returns a :class:`QueryResult` for a relation find (a list where it is ordered, grouped or has
+    ``:with``), a list for ``[?x ...]``, a tuple or None for ``[?a ?b]``, a value or None for
+    ``?x .``. Raises QueryError, and EdnError for text that is no EDN.
+    """
+    if isinstance(query, Mapping):
+        names = {str(getattr(k, "text", k)).removeprefix(":"): k for k in query}
+        if "query" in names:
+            unknown = [k for k in names if k not in _ARGUMENTS]
+            if unknown:
+                raise QueryError(f"Unknown key :{unknown[0]} in a query's argument map.")
+            get = {name: query[key] for name, key in names.items()}
+            inputs = (*(get.get("args") or ()), *inputs)
+            limit = get.get("limit", limit)
+            offset = get.get("offset", offset)
+            timeout = get.get("timeout", timeout)
+            query = get["query"]
+        elif "args" in names:
+            inputs = (*query[names["args"]], *inputs)
+            query = {k: v for k, v in query.items() if k != names["args"]}
+    parsed = _parse(query)
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise QueryError(
+            f":limit should be a non-negative int, not {limit!r}.", error=":parser/limit"
+        )
+    seconds = parsed.timeout if timeout is None else timeout / 1000
+    engine, state = _bind(parsed, inputs, _deadline(seconds, pause))
+    await engine.run(parsed.where, state)
+    return await _shaped(
+        parsed,
+        engine,
+        state,
+        parsed.limit if limit is None else limit,
+        parsed.offset if offset is None else max(offset, 0),
+    )
+
+
+def _deadline(seconds: float | None, pause: Pause | None) -> Pause | None:
+    """Return a pause that also stops the query when its time is over."""
+    if seconds is None:
+        return pause
+    end = time.monotonic() + seconds
+
+    async def check() -> None:
+        if time.monotonic() > end:
+            raise QueryError(
+                f"The query was stopped after its timeout of {seconds * 1000:g} ms.",
+                error=":query/canceled",
+            )
+        if pause is not None:
+            await pause()
+
+    return check
+
+
+# -- inputs ------------------------------------------------------------------------------------
+
+
+def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[Engine, State]:
+    if len(inputs) > len(parsed.ins):
+        raise QueryError(
+            f"The query takes {len(parsed.ins)} inputs (:in), {len(inputs)} were given.",
+            error=":query/binding",
+        )
+    sources: dict[Symbol, Any] = {}
+    views: dict[Symbol, View] = {}
+    functions: dict[Symbol, Any] = {}
+    consts: dict[Symbol, Any] = {}
+    relations: list[Relation] = []
+    rules: Mapping[Symbol, tuple[RuleBranch, ...]] = {}
+    for binding, value in zip(parsed.ins, inputs, strict=False):
+        if isinstance(binding, BindIgnore):
+            continue
+        if isinstance(binding, BindScalar):
+            name = binding.name
+            first = name.text[0]
+            if first == "$":
+                sources[name] = value
+                view = getattr(value, "__datahike_view__", None)
+                if view is not None:
+                    views[name] = view
+                elif hasattr(value, "transact"):
+                    raise QueryError(
+                        f"The input for {name!r} is a connection; pass its database value, "
+                        "conn.db().",
+                        error=":datahike/db-expected",
+                    )
+            elif first == "%":
+                rules = _parsed_rules(value) if type(value) is str else parse_rules(value)
+            elif is_var(name):
+                if value is None:
+                    raise QueryError(f"nil cannot be bound to {name!r}.", error=":query/binding")
+                consts[name] = value
+                if callable(value):
+                    functions[name] = value
+            else:
+                functions[name] = value
+            continue
+        found = bind_values(binding, [_iterable(value)], Relation({}, 1))
+        relations.append(distinct(found))
+    engine = Engine(sources, views, rules, functions, pause)
+    return engine, State(consts, relations)
+
+
+def _iterable(value: Any) -> Any:
+    """Let any iterable (a generator, a NumPy array) stand for a collection."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "__next__"):
+        return list(value)
+    return value
+
+
+# -- results -----------------------------------------------------------------------------------
+
+
+async def _shaped(
+    parsed: Query, engine: Engine, state: State, limit: int | None, offset: int
+) -> Any:
+    elements = parsed.find.elements
+    wanted: dict[Symbol, None] = {}
+    for element in elements:
+        if isinstance(element, Aggregate):
+            wanted.update(dict.fromkeys(a for a in element.args if is_var(a)))
+        elif isinstance(element, Pull):
+            wanted[element.variable] = None
+        else:
+            wanted[element] = None
+    wanted.update(dict.fromkeys(parsed.with_))
+    free = [v for v in wanted if not state.bound(v)]
+    if free and not state.empty:
+        raise QueryError(
+            f"Insufficient bindings: {', '.join(map(repr, free))} of :find has no value; fewer "
+            "inputs were given than :in names.",
+            error=":query/where",
+        )
+    relation = state.whole(list(wanted))
+    aggregates = any(isinstance(e, Aggregate) for e in elements)
+    if aggregates:
+        columns, count = _grouped(parsed, engine, relation)
+    else:
+        columns = [relation.columns[e.variable if isinstance(e, Pull) else e] for e in elements]
+        count = relation.count
+    if parsed.order_by:
+        keys = [_sort_key(columns[i], descending) for i, descending in parsed.order_by]
+        order = np.lexsort(keys[::-1])
+        columns = [c.take(order) for c in columns]
+    if offset or limit is not None:
+        stop = count if limit is None else min(offset + limit, count)
+        start = min(offset, stop)
+        columns = [c.slice(start, stop) for c in columns]
+        count = stop - start
+    pulls = [i for i, e in enumerate(elements) if isinstance(e, Pull)]
+    kind = parsed.find.kind
+    names = [name_of(e) for e in elements]
+    if not pulls and kind == "relation" and parsed.keys is None:
+        result = QueryResult(names, columns, count)
+        return list(result) if aggregates or parsed.with_ or parsed.order_by else result
+    if kind in ("scalar", "tuple"):
+        columns = [c.slice(0, 1) for c in columns]
+        count = min(count, 1)
+    lists: list[list[Any]] = [c.tolist() for c in columns]
+    for i in pulls:
+        lists[i] = await _pulled(elements[i], engine, state, lists[i])
+    if kind == "scalar":
+        return lists[0][0] if count else None
+    if kind == "collection":
+        return lists[0]
+    rows = list(zip(*lists, strict=True))
+    if kind == "tuple":
+        if parsed.keys is not None:
+            return dict(zip(parsed.keys, rows[0], strict=True)) if rows else None
+        return rows[0] if rows else None
+    if parsed.keys is not None:
+        return [dict(zip(parsed.keys, row, strict=True)) for row in rows]
+    return rows
+
+
+def _sort_key(column: Column, descending: bool) -> Any:
+    ranks = column.ranks()
+    if not descending:
+        return ranks
+    return -ranks.astype(np.float64) if ranks.dtype.kind == "f" else ~ranks.astype(np.int64)
+
+
+async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) -> list[Any]:
+    source = engine.source(element.source)
+    if not isinstance(source, View):
+        raise QueryError(
+            f"(pull {element.source} …) needs a database as its source.", error=":parser/find"
+        )
+    pattern = element.pattern
+    if isinstance(pattern, Symbol):
+        name = pattern
+        if name in engine.functions.given:
+            pattern = engine.functions.given[name]
+        elif name in state.consts:
+            pattern = state.consts[name]
+    found = await pull_many(source, pattern, eids)
+    return list(found)
+
+
+def _grouped(parsed: Query, engine: Engine, relation: Relation) -> tuple[list[Column], int]:
+    elements = parsed.find.elements
+    if not relation.count:
+        empty = Column.of([])
+        return [empty for _ in elements], 0
+    by = [
+        relation.columns[e.variable if isinstance(e, Pull) else e]
+        for e in elements
+        if not isinstance(e, Aggregate)
+    ]
+    codes, size = group_codes(by, relation.count)
+    groups, first, count = _dense(codes, size)
+    out: list[Column] = []
+    for element in elements:
+        if isinstance(element, Aggregate):
+            *args, variable = element.args
+            given = engine.functions.given
+            args = [given.get(a, a) if isinstance(a, Symbol) else a for a in args]
+            name = given.get(element.function, element.function)
+            if is_var(element.function) and name is element.function:
+                raise QueryError(
+                    f"The aggregate {element.function!r} is not bound by :in.",
+                    error=":query/where",
+                )
+            out.append(aggregate(name, args, relation.columns[variable], groups, count))
+        else:
+            source = relation.columns[element.variable if isinstance(element, Pull) else element]
+            out.append(source.take(first))
+    return out, count
+
+
+def _dense(codes: I64, size: int) -> tuple[I64, I64, int]:
+    """Return group numbers without gaps, a row of each group, and how many there are."""
+    if size <= 4 * len(codes) + 1024:
+        slot = np.full(size, -1, np.int64)
+        slot[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+        used = np.flatnonzero(slot >= 0)
+        renumber = np.empty(size, np.int64)
+        renumber[used] = np.arange(len(used))
+        return renumber[codes], slot[used], len(used)
+    _, first, groups = np.unique(codes, return_index=True, return_inverse=True)
+    return groups, first, len(first)

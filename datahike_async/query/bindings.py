@@ -1,0 +1,74 @@
+"""Binding forms, and the symbols that strings of a query given as data stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from datahike_async.edn.types import Symbol
+from datahike_async.errors import QueryError
+from datahike_async.query.ast import (
+    BLANK,
+    BindCollection,
+    BindIgnore,
+    Binding,
+    BindRelation,
+    BindScalar,
+    BindTuple,
+    is_var,
+)
+
+__all__ = ["DOTS", "binding_variables", "parse_binding", "symbols"]
+
+DOTS: Final = Symbol("...")
+
+
+def symbols(form: Any) -> Any:
+    """Turn the strings of a query given as Python data into the symbols they stand for."""
+    if type(form) is str:
+        if form[:1] in ("?", "$", "%") or form in ("_", "...", "."):
+            return Symbol(form)
+        return form
+    if type(form) is list:
+        return [symbols(x) for x in form]
+    if type(form) is tuple:
+        head = form[0] if form else None
+        rest = tuple(symbols(x) for x in form)
+        if type(head) is str and type(rest[0]) is str and rest[0][:1] != ":":
+            rest = (Symbol(rest[0]), *rest[1:])
+        return rest
+    if isinstance(form, Mapping):
+        return {k: symbols(v) for k, v in form.items()}
+    return form
+
+
+def parse_binding(form: Any, section: str = "binding") -> Binding:
+    """Parse ``?x``, ``_``, ``[?a ?b]``, ``[?x ...]`` or ``[[?a ?b]]``."""
+    if form is BLANK:
+        return BindIgnore()
+    if type(form) is Symbol:
+        if section != "in" and not is_var(form):
+            raise QueryError(
+                f"Cannot bind to {form!r}; expected a variable.",
+                error=f":parser/{section}",
+                form=form,
+            )
+        return BindScalar(form)
+    if isinstance(form, (list, tuple)) and form:
+        if len(form) == 2 and form[1] is DOTS:
+            return BindCollection(parse_binding(form[0], section))
+        if len(form) == 1 and isinstance(form[0], (list, tuple)):
+            return BindRelation(tuple(parse_binding(x, section) for x in form[0]))
+        return BindTuple(tuple(parse_binding(x, section) for x in form))
+    raise QueryError(f"Cannot parse binding {form!r}.", error=f":parser/{section}", form=form)
+
+
+def binding_variables(binding: Binding) -> list[Symbol]:
+    """Return the variables that a binding binds."""
+    if isinstance(binding, BindScalar):
+        return [binding.name]
+    if isinstance(binding, BindCollection):
+        return binding_variables(binding.item)
+    if isinstance(binding, (BindTuple, BindRelation)):
+        return [v for item in binding.items for v in binding_variables(item)]
+    return []

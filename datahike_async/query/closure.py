@@ -1,0 +1,213 @@
+"""Transitive closure: the one shape of recursion that most rules have, done on integers.
+
+``(r ?x ?y)`` holds where a base does, or where one step and then ``r`` leads there. With S the
+relation of steps and B that of the base, r is S*∘B (recursion on the right), B∘S* (on the left), or
+the closure of B itself (``(r ?x ?t) (r ?t ?y)``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datahike_async.edn.types import Symbol
+from datahike_async.index.columns import I64, Column
+from datahike_async.query.ast import Clause, Not, Or, Pattern, RuleBranch, RuleCall, is_var
+from datahike_async.query.relation import Relation, group_codes
+from datahike_async.query.where import variables_of
+
+if TYPE_CHECKING:
+    from datahike_async.query.execute import Engine
+
+__all__ = ["Linear", "closure", "linear_form"]
+
+_ARGS = (Symbol("?__arg0"), Symbol("?__arg1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A rule that is a transitive closure. ``step`` is None where the base is its own step."""
+
+    base: tuple[RuleBranch, ...]
+    step: tuple[Clause, ...] | None
+    ends: tuple[Symbol, Symbol]
+    right: bool
+
+
+def linear_form(branches: Sequence[RuleBranch], recursive: set[Symbol]) -> Linear | None:
+    """Return the closure that a rule is, or None where it is something else."""
+    name = branches[0].name
+    if len(branches[0].head) != 2 or any(b.required for b in branches):
+        return None
+    base = tuple(b for b in branches if not _calls_any(b.clauses, recursive))
+    rest = [b for b in branches if _calls_any(b.clauses, recursive)]
+    if not base or len(rest) != 1 or not all(_generates(b.clauses, b.head) for b in base):
+        return None
+    branch = rest[0]
+    x, y = branch.head
+    calls = [c for c in branch.clauses if isinstance(c, RuleCall) and c.name in recursive]
+    others = tuple(c for c in branch.clauses if c not in calls)
+    if x is y or any(c.name is not name or c.source.text != "$" for c in calls):
+        return None
+    if len(calls) == 2 and not others:
+        for one, two in (calls, calls[::-1]):
+            (a, t), (u, b) = one.args, two.args
+            if a is x and b is y and t is u and is_var(t) and t not in (x, y):
+                return Linear(base, None, (x, y), True)
+        return None
+    if len(calls) != 1 or _calls_any(others, recursive):
+        return None
+    a, b = calls[0].args
+    names = variables_of(others)
+    if b is y and is_var(a) and a not in (x, y) and y not in names and {x, a} <= names:
+        return Linear(base, others, (x, a), True) if _generates(others, (x, a)) else None
+    if a is x and is_var(b) and b not in (x, y) and x not in names and {b, y} <= names:
+        return Linear(base, others, (b, y), False) if _generates(others, (b, y)) else None
+    return None
+
+
+def _calls_any(clauses: Sequence[Clause], names: set[Symbol]) -> bool:
+    for clause in clauses:
+        if isinstance(clause, RuleCall):
+            if clause.name in names:
+                return True
+        elif isinstance(clause, Or):
+            if any(_calls_any(branch, names) for branch in clause.branches):
+                return True
+        elif isinstance(clause, Not) and _calls_any(clause.clauses, names):
+            return True
+    return False
+
+
+def _generates(clauses: Sequence[Clause], variables: Sequence[Symbol]) -> bool:
+    """Whether patterns alone bind all variables, so that nothing needs to flow in."""
+    bound: set[Any] = set()
+    for clause in clauses:
+        if isinstance(clause, Pattern):
+            bound.update(t for t in clause.terms if is_var(t))
+    return set(variables) <= bound and variables_of(clauses) <= bound
+
+
+async def closure(
+    engine: Engine, linear: Linear, source: Symbol, seed: Relation
+) -> Relation | None:
+    """Return the pairs of the closure, restricted to the arguments bound in ``seed``."""
+    base = [await _pairs(engine, b.clauses, b.head, source) for b in linear.base]
+    step = base
+    if linear.step is not None:
+        step = [await _pairs(engine, linear.step, linear.ends, source)]
+    bound = [seed.columns.get(p) for p in _ARGS]
+    columns = [c for pair in (*base, *step) for c in pair] + [c for c in bound if c is not None]
+    whole = Column.concat(columns)
+    codes, _ = group_codes([whole], len(whole))
+    # Dense numbers for the nodes, and where each is found among the values.
+    unique, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+    size = len(unique)
+    parts = iter(np.split(codes, np.cumsum([len(c) for c in columns])[:-1]))
+    base_pairs = _merged([(next(parts), next(parts)) for _ in base])
+    step_pairs = _merged([(next(parts), next(parts)) for _ in step])
+    ends = [None if c is None else next(parts) for c in bound]
+    left, right = ends
+    if left is not None:
+        x, y = _from(np.unique(left), base_pairs, step_pairs, linear.right, size)
+    elif right is not None:
+        back_base, back_step = base_pairs[::-1], step_pairs[::-1]
+        y, x = _from(np.unique(right), back_base, back_step, not linear.right, size)
+    else:
+        starts = np.unique(np.concatenate([base_pairs[0], step_pairs[0]]))
+        x, y = _from(starts, base_pairs, step_pairs, linear.right, size)
+    if left is not None and right is not None:
+        keep = np.isin(x * size + y, left * size + right)
+        x, y = x[keep], y[keep]
+    return Relation({_ARGS[0]: whole.take(first[x]), _ARGS[1]: whole.take(first[y])}, len(x))
+
+
+async def _pairs(
+    engine: Engine, clauses: Sequence[Clause], ends: Sequence[Symbol], source: Symbol
+) -> tuple[Column, Column]:
+    from datahike_async.query.execute import State
+    from datahike_async.query.rules import sourced
+
+    state = State({})
+    await engine.run([sourced(c, source) for c in clauses], state)
+    found = state.whole(list(dict.fromkeys(ends)))
+    return found.columns[ends[0]], found.columns[ends[1]]
+
+
+def _merged(pairs: Sequence[tuple[I64, I64]]) -> tuple[I64, I64]:
+    if len(pairs) == 1:
+        return pairs[0]
+    return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+
+
+class _Edges:
+    """Edges sorted by where they begin, to be followed for many nodes at once."""
+
+    def __init__(self, pairs: tuple[I64, I64], size: int) -> None:
+        order = np.argsort(pairs[0], kind="stable")
+        self.ends = pairs[1][order]
+        self.start = np.searchsorted(pairs[0][order], np.arange(size + 1))
+
+    def follow(self, origin: I64, node: I64) -> tuple[I64, I64]:
+        """Return the (origin, next node) pairs of all edges out of ``node``."""
+        start = self.start[node]
+        counts = self.start[node + 1] - start
+        total = int(counts.sum())
+        if not total:
+            return origin[:0], node[:0]
+        offsets = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(origin, counts), self.ends[np.repeat(start, counts) + offsets]
+
+
+def _from(
+    starts: I64, base: tuple[I64, I64], step: tuple[I64, I64], right: bool, size: int
+) -> tuple[I64, I64]:
+    """Return the pairs of the closure that begin at ``starts``, walking forward."""
+    base_edges, step_edges = _Edges(base, size), _Edges(step, size)
+    if right:
+        # S*∘B: walk the steps from every start, itself included, and take the base at the end.
+        x, y = _walk(starts, starts, step_edges, size)
+        return _distinct(*base_edges.follow(x, y), size)
+    x, y = _distinct(*base_edges.follow(starts, starts), size)
+    return _walk(x, y, step_edges, size)
+
+
+def _distinct(x: I64, y: I64, size: int) -> tuple[I64, I64]:
+    codes = np.unique(x * size + y)
+    return codes // size, codes % size
+
+
+def _walk(x: I64, y: I64, edges: _Edges, size: int) -> tuple[I64, I64]:
+    """Return the pairs (x, z) where z is y or is reached from it over edges."""
+    origins, ranks = np.unique(x, return_inverse=True)
+    if len(origins) * size <= 50_000_000:
+        return _walk_marked(origins, ranks, y, edges, size)
+    seen = np.unique(x * size + y)
+    delta = seen
+    while len(delta):
+        a, b = edges.follow(delta // size, delta % size)
+        found = np.unique(a * size + b)
+        delta = found[~np.isin(found, seen, assume_unique=True)]
+        seen = np.union1d(seen, delta)
+    return seen // size, seen % size
+
+
+def _walk_marked(
+    origins: I64, ranks: npt.NDArray[Any], y: I64, edges: _Edges, size: int
+) -> tuple[I64, I64]:
+    """Walk with a mark for every possible pair: no sorting of all that was seen."""
+    marked = np.zeros(len(origins) * size, np.bool_)
+    delta = np.unique(ranks * size + y)
+    marked[delta] = True
+    while len(delta):
+        a, b = edges.follow(delta // size, delta % size)
+        found = a * size + b
+        fresh = found[~marked[found]]
+        marked[fresh] = True
+        delta = np.unique(fresh)
+    pairs = np.flatnonzero(marked)
+    return origins[pairs // size], pairs % size

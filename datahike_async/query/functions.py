@@ -1,0 +1,319 @@
+"""Predicate and function clauses: arguments, the call, and what becomes of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.errors import QueryError
+from datahike_async.index.columns import Column
+from datahike_async.query.ast import (
+    BindCollection,
+    BindIgnore,
+    Binding,
+    BindRelation,
+    BindScalar,
+    Function,
+    Predicate,
+    is_var,
+)
+from datahike_async.query.bindings import binding_variables
+from datahike_async.query.calls import call_rows, compare_mask, named_function
+from datahike_async.query.patterns import read
+from datahike_async.query.relation import (
+    Relation,
+    constant_mask,
+    distinct,
+    equal_mask,
+)
+from datahike_async.snapshot.views import View
+
+if TYPE_CHECKING:
+    from datahike_async.query.execute import Engine, State
+
+__all__ = ["Functions", "bind_values"]
+
+_DATABASE: dict[str, str] = {"get-else": "4", "get-some": "3 or more", "missing?": "3"}
+
+
+class Functions:
+    """Calls of one engine. ``given`` are the functions and values that ``:in`` named."""
+
+    def __init__(self, engine: Engine, given: Mapping[Symbol, Any]) -> None:
+        self.engine = engine
+        self.given = given
+
+    async def predicate(self, clause: Predicate, state: State) -> None:
+        """Keep the rows for which the predicate holds."""
+        relation, args = self._arguments(clause, state)
+        name = getattr(clause.function, "text", None)
+        mask: Any = None
+        if len(args) == 2 and name is not None and name not in self.given:
+            mask = compare_mask(name, args[0], args[1], relation.count)
+        if mask is None:
+            values = await self._call(clause, relation, args, state, predicate=True)
+            mask = np.array(values, np.bool_)
+        if not relation.columns:
+            state.relations.append(Relation({}, 1 if mask.all() and len(mask) else 0))
+            return
+        state.relations.append(relation if mask.all() else relation.take(mask))
+
+    async def function(self, clause: Function, state: State) -> None:
+        """Bind the results of a function; variables that have a value already unify."""
+        relation, args = self._arguments(clause, state)
+        values = await self._call(clause, relation, args, state, predicate=False)
+        bound = [v for v in binding_variables(clause.binding) if state.bound(v)]
+        extended = bind_values(clause.binding, values, relation)
+        for variable in bound:
+            if variable in state.consts and variable in extended.columns:
+                keep = constant_mask(extended.columns[variable], state.consts[variable])
+                columns = {v: c for v, c in extended.columns.items() if v is not variable}
+                extended = _taken(Relation(columns, extended.count), keep)
+        state.add(extended)
+
+    # -- arguments -----------------------------------------------------------------------------
+
+    def _arguments(self, clause: Predicate | Function, state: State) -> tuple[Relation, list[Any]]:
+        terms = (clause.function, *clause.args)
+        columns = [t for t in terms if is_var(t) and t not in state.consts]
+        relation = state.take(columns)
+        args: list[Any] = []
+        for term in clause.args:
+            if is_var(term):
+                args.append(state.consts[term] if term in state.consts else relation.columns[term])
+            elif type(term) is Symbol and term.text[0] == "$":
+                args.append(self.engine.source(term))
+            elif type(term) is Symbol and term in self.given:
+                args.append(self.given[term])
+            else:
+                args.append(term)
+        return relation, args
+
+    async def _call(
+        self,
+        clause: Predicate | Function,
+        relation: Relation,
+        args: list[Any],
+        state: State,
+        *,
+        predicate: bool,
+    ) -> list[Any]:
+        function = clause.function
+        if is_var(function):
+            found = state.consts.get(function)
+            if found is None:
+                return await self._each_function(clause, relation, args, predicate=predicate)
+            return await self._rows(found, function, relation, args, predicate=predicate)
+        if not isinstance(function, Symbol):
+            raise QueryError(f"{function!r} is no function.", error=":query/where")
+        if function in self.given:
+            return await self._rows(
+                self.given[function], function, relation, args, predicate=predicate
+            )
+        if function.text in _DATABASE:
+            return await self._database(function.text, relation, args)
+        if function.text == "q":
+            return await self._query(relation, args)
+        found = named_function(function)
+        return await self._rows(found, function, relation, args, predicate=predicate)
+
+    async def _rows(
+        self, function: Any, name: Any, relation: Relation, args: list[Any], *, predicate: bool
+    ) -> list[Any]:
+        if isinstance(function, Symbol):
+            function = named_function(function)
+        if not callable(function):
+            raise QueryError(f"{name} is {function!r}, no function.", error=":query/where")
+        given = [self._given_source(arg) for arg in args]
+        return await call_rows(function, name, given, relation.count, predicate=predicate)
+
+    def _given_source(self, arg: Any) -> Any:
+        """Return the database value that the user gave, where the argument is its view."""
+        if isinstance(arg, View):
+            for name, view in self.engine.views.items():
+                if view is arg:
+                    return self.engine.sources[name]
+        return arg
+
+    async def _each_function(
+        self, clause: Predicate | Function, relation: Relation, args: list[Any], *, predicate: bool
+    ) -> list[Any]:
+        def call(function: Callable[..., Any], *rest: Any) -> Any:
+            return function(*rest)
+
+        column = relation.columns[clause.function]
+        return await call_rows(
+            call, clause.function, [column, *args], relation.count, predicate=predicate
+        )
+
+    # -- functions that read a database ----------------------------------------------------------
+
+    async def _database(self, name: str, relation: Relation, args: list[Any]) -> list[Any]:
+        view = args[0] if args else None
+        least = 4 if name == "get-else" else 3
+        if not isinstance(view, View) or len(args) < least:
+            raise QueryError(
+                f"({name} …) takes a source such as $, an entity and an attribute"
+                + (" and a default." if name == "get-else" else "."),
+                error=":query/where",
+            )
+        entities = args[1]
+        refs = entities.tolist() if isinstance(entities, Column) else [entities] * relation.count
+        if name == "get-some":
+            values: list[Any] = [None] * len(refs)
+            for key in args[2:]:
+                lookup = await self._first_values(view, key, refs)
+                for i, found in enumerate(lookup):
+                    if values[i] is None and found is not None:
+                        values[i] = (key if isinstance(key, Keyword) else Keyword(key), found[0])
+            return values
+        lookup = await self._first_values(view, args[2], refs)
+        if name == "missing?":
+            return [found is None for found in lookup]
+        default = args[3]
+        defaults = default.tolist() if isinstance(default, Column) else [default] * len(refs)
+        if any(d is None for d in defaults):
+            raise QueryError("(get-else …) does not take nil as default.", error=":query/where")
+        return [d if f is None else f[0] for f, d in zip(lookup, defaults, strict=True)]
+
+    async def _first_values(
+        self, view: View, key: Any, refs: Sequence[Any]
+    ) -> list[tuple[Any] | None]:
+        """Return for each entity the first value of an attribute in a tuple, or None."""
+        attr = view.schema.by_key.get(key) if isinstance(key, (str, Keyword)) else None
+        if attr is None:
+            return [None] * len(refs)
+        if len(refs) > 64:
+            rows = await read(view.attr, attr.id)
+            pairs = zip(reversed(rows.e.tolist()), reversed(rows.v.tolist()), strict=True)
+            table = dict(pairs)
+            return [(table[r],) if r in table else None for r in refs]
+        out: list[tuple[Any] | None] = []
+        for ref in refs:
+            eid = ref if type(ref) is int else await read(view.entid, ref)
+            values = [] if eid is None else await read(view.values, eid, attr.id)
+            out.append((values[0],) if values else None)
+        return out
+
+    async def _query(self, relation: Relation, args: list[Any]) -> list[Any]:
+        from datahike_async.query.api import q
+
+        columns = [
+            a.tolist() if isinstance(a, Column) else [self._given_source(a)] * relation.count
+            for a in args
+        ]
+        out = []
+        for row in zip(*columns, strict=True):
+            found = await q(*row)
+            out.append([list(x) for x in found] if hasattr(found, "columns") else found)
+        return out
+
+
+# -- bindings ----------------------------------------------------------------------------------
+
+
+def bind_values(binding: Binding, values: Sequence[Any], relation: Relation) -> Relation:
+    """Return ``relation`` with the variables of ``binding``, one value a row.
+
+    Rows whose value is None are dropped; collections repeat their row. A variable that the
+    relation has already must be equal. Raises QueryError ``:query/binding``.
+    """
+    if isinstance(binding, BindIgnore):
+        keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
+        return _taken(relation, keep)
+    if isinstance(binding, BindScalar):
+        keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
+        kept = relation if keep.all() else _taken(relation, keep)
+        column = Column.of([_plain(v) for v in values if v is not None])
+        return _bound(kept, binding.name, column)
+    if isinstance(binding, BindCollection):
+        items = [_items(v, "collection") for v in values]
+        flat = [x for group in items for x in group]
+        return distinct(bind_values(binding.item, flat, _repeated(relation, items)))
+    if isinstance(binding, BindRelation):
+        items = [_items(v, "collection") for v in values]
+        flat = [x for group in items for x in group]
+        return distinct(_tuple(binding.items, flat, _repeated(relation, items)))
+    return _tuple(binding.items, values, relation)
+
+
+def _taken(relation: Relation, keep: Any) -> Relation:
+    if not relation.columns:
+        return Relation({}, int(keep.sum()))
+    return relation.take(keep)
+
+
+def _tuple(items: Sequence[Binding], values: Sequence[Any], relation: Relation) -> Relation:
+    keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
+    if not keep.all():
+        relation = _taken(relation, keep)
+        values = [v for v in values if v is not None]
+    rows = [_items(v, "tuple") for v in values]
+    for row in rows:
+        if len(row) < len(items):
+            raise QueryError(
+                f"Not enough elements in {row!r} to bind a tuple of {len(items)}.",
+                error=":query/binding",
+            )
+    fresh: dict[Symbol, Column] = {}
+    keep = np.ones(len(rows), np.bool_)
+    nested: list[tuple[Binding, list[Any]]] = []
+    for i, item in enumerate(items):
+        part = [row[i] for row in rows]
+        if isinstance(item, BindScalar):
+            if any(x is None for x in part):
+                raise QueryError(f"nil cannot be bound to {item.name!r}.", error=":query/binding")
+            column = Column.of([_plain(x) for x in part])
+            known = relation.columns.get(item.name, fresh.get(item.name))
+            if known is None:
+                fresh[item.name] = column
+            else:
+                keep &= equal_mask(known, column)
+        elif not isinstance(item, BindIgnore):
+            nested.append((item, part))
+    if len(nested) > 1:
+        raise QueryError(
+            "A tuple binding can hold one nested binding; bind the others in clauses of their own.",
+            error=":query/binding",
+        )
+    relation = _taken(Relation({**relation.columns, **fresh}, len(rows)), keep)
+    for item, part in nested:
+        relation = bind_values(item, [x for x, k in zip(part, keep, strict=True) if k], relation)
+    return relation
+
+
+def _bound(relation: Relation, variable: Symbol, column: Column) -> Relation:
+    known = relation.columns.get(variable)
+    if known is not None:
+        return relation.take(equal_mask(known, column))
+    if not relation.columns:
+        return Relation({variable: column}, len(column))
+    return relation.with_column(variable, column)
+
+
+def _repeated(relation: Relation, items: Sequence[Sequence[Any]]) -> Relation:
+    counts = [len(group) for group in items]
+    if not relation.columns:
+        return Relation({}, sum(counts))
+    return relation.take(np.repeat(np.arange(len(counts)), counts))
+
+
+def _items(value: Any, what: str) -> Sequence[Any]:
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, Mapping):
+        return [list(pair) for pair in value.items()]
+    if isinstance(value, (set, frozenset)) or (
+        hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
+    ):
+        return list(value)
+    raise QueryError(f"Cannot bind value {value!r} to {what}.", error=":query/binding", value=value)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(_plain, value)) if type(value) in (list, tuple) else value

@@ -1,0 +1,279 @@
+"""Query text or data to a :class:`Query`; rules text or data to rule branches.
+
+Text is EDN. Data is the same shape in Python: lists for vectors, tuples for lists, and strings
+where only a symbol or keyword can stand (``"?e"``, ``"$"``, ``":person/name"``, ``"not"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from datahike_async.edn.reader import read
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.errors import QueryError
+from datahike_async.query.ast import (
+    DEFAULT_SOURCE,
+    Aggregate,
+    Binding,
+    BindScalar,
+    Find,
+    Pull,
+    Query,
+    is_var,
+)
+from datahike_async.query.bindings import DOTS, binding_variables, parse_binding, symbols
+from datahike_async.query.where import parse_clauses, variables_of
+
+__all__ = ["parse_query", "parse_query_data"]
+
+_SECTIONS: Final = (
+    "find",
+    "with",
+    "in",
+    "where",
+    "keys",
+    "strs",
+    "syms",
+    "order-by",
+    "limit",
+    "offset",
+    "timeout",
+    "args",
+)
+_DOT: Final = Symbol(".")
+_DEFAULT_IN: Final = (BindScalar(DEFAULT_SOURCE),)
+_RETURN_MAPS: Final = ("keys", "strs", "syms")
+
+
+def _error(section: str, message: str, form: Any = None) -> QueryError:
+    return QueryError(message, error=f":parser/{section}", form=form)
+
+
+def parse_query(query: Any) -> Query:
+    """Parse a query given as EDN text, list or map. Raises QueryError ``:parser/…``, EdnError."""
+    if isinstance(query, str):
+        query = read(query)
+        return parse_query_data(query)
+    return parse_query_data(symbols(query))
+
+
+def _section_name(key: Any) -> str | None:
+    if isinstance(key, Keyword):
+        return key.text
+    return key[1:] if isinstance(key, str) and key[:1] == ":" else None
+
+
+def parse_query_data(query: Any) -> Query:
+    """Parse a query whose symbols are symbols already."""
+    if isinstance(query, Mapping):
+        sections = {}
+        for key, value in query.items():
+            name = _section_name(key) or (key if isinstance(key, str) else None)
+            sections[name] = value
+    elif isinstance(query, (list, tuple)):
+        sections = _split(query)
+    else:
+        raise _error("query", f"A query is a vector, a map or text, not {query!r}.", query)
+    for name in sections:
+        if name == "having":
+            raise _error("having", "The :having section is not supported by this version.")
+        if name not in _SECTIONS:
+            raise _error("query", f"Unknown section :{name} in a query; known: {_known()}.")
+    if "find" not in sections:
+        raise _error("find", "A query needs a :find section.")
+    find = _find(sections["find"])
+    with_ = tuple(_variables(sections.get("with", ()), "with"))
+    ins = _ins(sections["in"]) if sections.get("in") is not None else _DEFAULT_IN
+    where = sections.get("where", ())
+    if not isinstance(where, (list, tuple)):
+        raise _error("where", f"Cannot parse :where {where!r}; expected clauses.", where)
+    clauses = parse_clauses(where)
+    return_names = [name for name in _RETURN_MAPS if name in sections]
+    keys = _return_map(sections, return_names, find)
+    out = Query(
+        find,
+        with_,
+        ins,
+        clauses,
+        keys,
+        _order_by(sections.get("order-by"), find),
+        _count(sections, "limit"),
+        max(_count(sections, "offset") or 0, 0),
+        _timeout(sections.get("timeout")),
+    )
+    _check(out)
+    return out
+
+
+def _known() -> str:
+    return ", ".join(":" + s for s in _SECTIONS)
+
+
+def _split(query: Sequence[Any]) -> dict[Any, Any]:
+    sections: dict[Any, Any] = {}
+    current: list[Any] | None = None
+    for item in query:
+        name = _section_name(item)
+        if name is not None:
+            if name in sections:
+                raise _error("query", f"The section :{name} occurs twice.")
+            current = sections[name] = []
+        elif current is None:
+            raise _error("query", f"A query begins with :find, not {item!r}.", query)
+        else:
+            current.append(item)
+    for name in ("limit", "offset", "timeout", "order-by"):
+        if name in sections and len(sections[name]) == 1:
+            sections[name] = sections[name][0]
+    return sections
+
+
+# -- find --------------------------------------------------------------------------------------
+
+
+def _find(form: Any) -> Find:
+    if not isinstance(form, (list, tuple)) or not form:
+        raise _error("find", f"Cannot parse :find {form!r}; expected variables.", form)
+    if len(form) == 2 and form[1] is _DOT:
+        return Find("scalar", (_element(form[0]),))
+    if len(form) == 1 and type(form[0]) is list:
+        inner = form[0]
+        if len(inner) == 2 and inner[1] is DOTS:
+            return Find("collection", (_element(inner[0]),))
+        if not inner:
+            raise _error("find", "An empty vector in :find.", form)
+        return Find("tuple", tuple(map(_element, inner)))
+    return Find("relation", tuple(map(_element, form)))
+
+
+def _element(form: Any) -> Any:
+    if is_var(form):
+        return form
+    if isinstance(form, (tuple, list)) and form:
+        head, *args = form
+        if head is Symbol("pull"):
+            source = DEFAULT_SOURCE
+            if args and type(args[0]) is Symbol and args[0].text[0] == "$":
+                source, *args = args
+            if len(args) != 2 or not is_var(args[0]):
+                raise _error("find", f"Cannot parse {form!r}; expected (pull ?e pattern).", form)
+            pattern = args[1]
+            return Pull(source, args[0], pattern)
+        if head is Symbol("aggregate") and args:
+            head, *args = args
+        if type(head) is Symbol and args:
+            if not is_var(args[-1]):
+                raise _error("find", f"The last argument of {form!r} should be a variable.", form)
+            return Aggregate(head, tuple(args))
+    raise _error("find", f"Cannot parse {form!r} in :find; expected a variable, aggregate or pull.")
+
+
+# -- in ----------------------------------------------------------------------------------------
+
+
+def _ins(form: Any) -> tuple[Binding, ...]:
+    if not isinstance(form, (list, tuple)):
+        raise _error("in", f"Cannot parse :in {form!r}; expected a vector of bindings.", form)
+    return tuple(parse_binding(item, "in") for item in form)
+
+
+# -- the other sections ------------------------------------------------------------------------
+
+
+def _variables(form: Any, section: str) -> list[Symbol]:
+    if not isinstance(form, (list, tuple)) or not all(map(is_var, form)):
+        raise _error(section, f"Cannot parse :{section} {form!r}; expected variables.", form)
+    return list(form)
+
+
+def _return_map(
+    sections: Mapping[Any, Any], names: list[str], find: Find
+) -> tuple[Any, ...] | None:
+    if not names:
+        return None
+    if len(names) > 1:
+        raise _error("return-maps", "Only one of :keys, :strs and :syms may be given.")
+    if find.kind in ("scalar", "collection"):
+        raise _error("return-maps", f":{names[0]} goes with tuples, not with a {find.kind} find.")
+    given = sections[names[0]]
+    if len(given) != len(find.elements):
+        raise _error(
+            "return-maps",
+            f":{names[0]} has {len(given)} names for {len(find.elements)} elements of :find.",
+        )
+    make: dict[str, Any] = {"keys": Keyword, "strs": str, "syms": Symbol}
+    texts = [
+        x.text if isinstance(x, (Keyword, Symbol)) else str(x).removeprefix(":") for x in given
+    ]
+    return tuple(make[names[0]](text) for text in texts)
+
+
+def _order_by(form: Any, find: Find) -> tuple[tuple[int, bool], ...]:
+    if form is None:
+        return ()
+    items = list(form) if isinstance(form, (list, tuple)) else [form]
+    out: list[tuple[int, bool]] = []
+    for item in items:
+        name = _section_name(item)
+        if name in ("asc", "desc"):
+            if not out:
+                raise _error("order-by", ":order-by cannot start with a direction.")
+            out[-1] = (out[-1][0], name == "desc")
+        elif type(item) is int:
+            if not 0 <= item < len(find.elements):
+                raise _error("order-by", f":order-by index {item} is out of bounds.")
+            out.append((item, False))
+        else:
+            item = Symbol(item) if type(item) is str else item
+            if item not in find.elements:
+                raise _error("order-by", f":order-by {item!r} is not in :find.")
+            out.append((find.elements.index(item), False))
+    return tuple(out)
+
+
+def _count(sections: Mapping[Any, Any], name: str) -> int | None:
+    value = sections.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or (name == "limit" and value < 0):
+        raise _error(name, f":{name} should be a non-negative int, not {value!r}.")
+    return value
+
+
+def _timeout(value: Any) -> float | None:
+    """Return seconds of a timeout given in milliseconds, as Datahike's are."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        raise _error("timeout", f":timeout should be a positive number of ms, not {value!r}.")
+    return value / 1000
+
+
+def _check(query: Query) -> None:
+    """Check that every variable of :find and :with occurs in :where or :in."""
+    known = variables_of(query.where)
+    for binding in query.ins:
+        known.update(binding_variables(binding))
+    wanted: list[Any] = list(query.with_)
+    for element in query.find.elements:
+        if isinstance(element, Aggregate):
+            wanted += [x for x in element.args if is_var(x)]
+        elif isinstance(element, Pull):
+            wanted.append(element.variable)
+        else:
+            wanted.append(element)
+    unknown = [v for v in wanted if v not in known]
+    if unknown:
+        names = ", ".join(map(repr, dict.fromkeys(unknown)))
+        raise _error(
+            "query", f"Query for unknown vars: {names}; they are in neither :where nor :in."
+        )
+    plain = [e for e in query.find.elements if is_var(e)]
+    shared = [v for v in query.with_ if v in plain]
+    if shared:
+        raise _error("query", f":find and :with should not share {shared[0]!r}.")
+    names = [b.name for b in query.ins if isinstance(b, BindScalar)]
+    for name in names:
+        if names.count(name) > 1:
+            raise _error("query", f":in names {name!r} twice.")

@@ -1,0 +1,403 @@
+"""Data patterns: from a view or a collection of tuples to a relation, joined with what is known.
+
+The hot path is an attribute of entities that are known already: both sides are columns, the
+attribute's is sorted by entity, and one lookup aligns them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.errors import QueryError, TransactionError
+from datahike_async.index.columns import BOOL, INT, I64, Column, Rows
+from datahike_async.index.protocol import Order
+from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.query.ast import BLANK, Pattern, is_var
+from datahike_async.query.relation import Relation, constant_mask, equal_mask
+from datahike_async.snapshot.views import View
+from datahike_async.values.schema import Attr
+
+if TYPE_CHECKING:
+    from datahike_async.query.execute import State
+
+__all__ = ["aligned", "estimate", "match_pattern", "read"]
+
+_FEW: Final = 48
+_NO_MATCH: Final = object()
+
+
+async def read(call: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of a view, fetching nodes that are missing."""
+    try:
+        return call(*args)
+    except NodeMiss as miss:
+        return await resolve(miss, call, *args)
+
+
+# -- estimates ---------------------------------------------------------------------------------
+
+
+def estimate(source: Any, clause: Pattern, state: State) -> float:
+    """Return about how many rows a pattern would leave; less is sooner."""
+    if not isinstance(source, View):
+        return float(len(source)) if hasattr(source, "__len__") else 1000.0
+    e, a, v = (_known(t, state) for t in clause.terms[:3])
+    if e is not None and e is not True:
+        return 1.0
+    attr = source.schema.by_key.get(a) if isinstance(a, (Keyword, str)) else None
+    if attr is None:
+        return 0.0 if a is not None and a is not True else 1e12
+    try:
+        total = float(source.count_attr(attr.id))
+    except NodeMiss:
+        total = 1e6
+    if v is not None and v is not True:
+        total = 1.0 if attr.unique else total / 50 if attr.indexed else total / 20
+    elif v is True:
+        total = min(total, 1e3 + total / 10)
+    if e is True:
+        column = state.column_of(clause.terms[0])
+        if column is not None:
+            total = min(total, float(len(column)))
+        return total / 2  # joined by entity: never more rows than are known, for single values
+    return total + (1e9 if state.relations and v is not True else 0)
+
+
+def _known(term: Any, state: State) -> Any:
+    """Return a constant's value, True for a bound variable, None for what is free."""
+    if term is BLANK:
+        return None
+    if is_var(term):
+        if term in state.consts:
+            return state.consts[term]
+        return True if state.column_of(term) is not None else None
+    return term
+
+
+# -- matching ----------------------------------------------------------------------------------
+
+
+async def match_pattern(source: Any, clause: Pattern, state: State) -> None:
+    """Match a pattern and join what is found into ``state``."""
+    if not isinstance(source, View):
+        state.add(_collection(source, clause, state))
+        return
+    view = source
+    terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
+    e, a, v, t, op = terms
+    if is_var(a) or a is BLANK:
+        await _any_attribute(view, clause, terms, state)
+        return
+    attr = view.schema.by_key.get(a) if isinstance(a, (Keyword, str)) else None
+    if attr is None and not isinstance(a, (Keyword, str)):
+        raise QueryError(
+            f"Bad format for attribute in pattern, must be a keyword: {a!r}.",
+            error=":search/pattern",
+        )
+    if not _is_free(e):
+        e = await read(_entity, view, e)
+    if attr is not None and not _is_free(v):
+        v = await read(_value, view, attr, v)
+    if attr is None or e is _NO_MATCH or v is _NO_MATCH:
+        state.add(_nothing(terms))
+        return
+    await _resolve_refs(view, attr, e, v, state)
+    e, v = (_temporary(x, state) for x in (e, v))
+    rows, sorted_by_e, matched = await _rows(view, attr, e, v, state)
+    if (
+        sorted_by_e
+        and is_var(e)
+        and t is BLANK
+        and op is BLANK
+        and e is not v
+        and not (is_var(v) and state.bound(v))
+        and state.column_of(e) is not None
+        and not attr.many
+        and not view.history
+    ):
+        _align(rows, e, v, attr, state)
+    else:
+        terms = [e, BLANK, BLANK if matched else v, t, op]
+        whole = is_var(t) and is_var(op)
+        facts = (not attr.many or matched or is_var(v)) and is_var(e)
+        state.add(_relation(rows, terms, distinct=facts and (whole or not view.history)))
+    _drop_temporaries(state)
+
+
+def _is_free(term: Any) -> bool:
+    return term is BLANK or is_var(term)
+
+
+def _nothing(terms: Sequence[Any]) -> Relation:
+    return Relation({t: Column.of([]) for t in terms if is_var(t)}, 0)
+
+
+def _entity(view: View, ref: Any) -> Any:
+    if type(ref) is int:
+        return ref
+    if isinstance(ref, (bool, float, type(None))):
+        raise QueryError(
+            f"Bad format for entity-id in pattern, must be a number, ident or lookup ref: {ref!r}.",
+            error=":search/pattern",
+        )
+    found = view.entid(ref)
+    return _NO_MATCH if found is None else found
+
+
+def _value(view: View, attr: Attr, value: Any) -> Any:
+    if value is None:
+        return _NO_MATCH
+    if attr.is_ref and type(value) is not int:
+        if isinstance(value, (Keyword, list, tuple)) or (
+            isinstance(value, str) and value[:1] == ":"
+        ):
+            found = view.entid(value)
+            return _NO_MATCH if found is None else found
+        return _NO_MATCH
+    try:
+        return attr.coerce(value, attr.ident)
+    except TransactionError:
+        return _NO_MATCH  # a value of another type is nowhere to be found
+
+
+async def _rows(view: View, attr: Attr, e: Any, v: Any, state: State) -> tuple[Rows, bool, bool]:
+    """Return rows that may match; whether they are all of the attribute; whether v is matched."""
+    a = attr.id
+    constant = not _is_free(v)
+    if not _is_free(e):
+        bound = (e, a, v) if constant else (e, a)
+        runs = await read(view.slice, Order.EAVT, bound, bound)
+        return Rows.concat(runs), False, constant
+    column = state.column_of(e) if is_var(e) else None
+    if column is not None and len(column) <= _FEW and column.kind == INT:
+        if await read(view.count_attr, a) > 16 * len(column):
+            bounds = [(x, a) for x in dict.fromkeys(column.data.tolist())]
+            return await _each(view, Order.EAVT, bounds), False, False
+    elif constant and attr.indexed:
+        return await read(view.attr_range, a, v, v), False, True
+    if constant and attr.indexed and column is None:
+        return await read(view.attr_range, a, v, v), False, True
+    if is_var(v) and attr.indexed and column is None:
+        known = state.column_of(v)
+        if known is not None and len(known) <= _FEW:
+            values = known.tolist()
+            bounds = [(a, _value(view, attr, x)) for x in values]
+            bounds = [b for b in bounds if b[1] is not _NO_MATCH]
+            return await _each(view, Order.AVET, bounds), False, False
+    rows = await read(view.attr, a)
+    if constant:
+        keep = constant_mask(rows.v, v)
+        if column is None:
+            return rows.take(keep), False, True
+        return rows, True, False
+    return rows, True, False
+
+
+async def _each(view: View, order: Order, bounds: Iterable[tuple[Any, ...]]) -> Rows:
+    runs: list[Rows] = []
+    for bound in bounds:
+        runs += await read(view.slice, order, bound, bound)
+    return Rows.concat(runs)
+
+
+def _relation(
+    rows: Rows, terms: Sequence[Any], *, names: Column | None = None, distinct: bool = False
+) -> Relation:
+    """Return the relation of the variables among ``terms``; constants among them filter.
+
+    ``names`` is the column of attributes where that is a variable. ``distinct`` says that no two
+    rows agree in what is named.
+    """
+    masks: list[Any] = []
+    columns: dict[Symbol, Column] = {}
+    made: tuple[Callable[[], Column | None], ...] = (
+        lambda: Column(INT, rows.e),
+        lambda: names,
+        lambda: rows.v,
+        lambda: Column(INT, rows.t),
+        lambda: Column(BOOL, np.ones(len(rows), np.bool_) if rows.added is None else rows.added),
+    )
+    for term, make in zip(terms, made, strict=True):
+        if term is BLANK:
+            continue
+        column = make()
+        if column is None:
+            continue
+        if not is_var(term):
+            masks.append(constant_mask(column, term))
+        elif term in columns:
+            masks.append(equal_mask(columns[term], column))
+        else:
+            columns[term] = column
+    relation = Relation(columns, len(rows))
+    if masks:
+        relation = relation.take(np.logical_and.reduce(masks))
+    if not columns:
+        return Relation({}, 1 if relation.count else 0)
+    return relation if distinct else relation.project_distinct()
+
+
+def _align(rows: Rows, e: Symbol, v: Any, attr: Attr, state: State) -> None:
+    relation = state.take([e])
+    known = relation.columns[e]
+    if known.kind != INT:
+        state.add(_nothing((e, v)))
+        state.relations.append(
+            Relation(relation.columns, relation.count).take(np.empty(0, np.int64))
+        )
+        return
+    positions = aligned(rows, known.data)
+    found = positions >= 0
+    if not _is_free(v):
+        found &= constant_mask(rows.v, v)[positions]
+    if found.all():
+        left = relation
+    else:
+        left = relation.take(found)
+        positions = positions[found]
+    if is_var(v):
+        left = left.with_column(v, rows.v.take(positions))
+    state.relations.append(left)
+
+
+def aligned(rows: Rows, entities: I64) -> I64:
+    """Return for every entity its position in ``rows``, whose entities are distinct, or -1."""
+    if not len(rows):
+        return np.full(len(entities), -1, np.int64)
+    low, high = int(rows.e[0]), int(rows.e[-1])
+    if high - low < 8 * len(rows) + 1024:
+        table = rows.dense
+        if table is None:
+            table = np.full(high - low + 1, -1, np.int32)
+            table[rows.e - low] = np.arange(len(rows), dtype=np.int32)
+            rows.dense = table
+        offset = entities - low
+        inside = (offset >= 0) & (offset <= high - low)
+        if inside.all():
+            return table[offset]  # type: ignore[no-any-return]
+        return np.where(inside, table[np.where(inside, offset, 0)], -1)
+    positions = rows.e.searchsorted(entities)
+    positions[positions == len(rows)] = 0
+    return np.where(rows.e[positions] == entities, positions, -1)
+
+
+# -- variables that hold references ------------------------------------------------------------
+
+_TEMPORARY: Final = "__entid"
+
+
+def _temporary_name(variable: Symbol) -> Symbol:
+    return Symbol(variable.text + _TEMPORARY)
+
+
+async def _resolve_refs(view: View, attr: Attr, e: Any, v: Any, state: State) -> None:
+    """Where a bound variable holds idents or lookup refs, add a column of their entity ids."""
+    for term in (e, v) if attr.is_ref else (e,):
+        if not is_var(term):
+            continue
+        column = state.column_of(term)
+        if column is None or column.kind == INT or not len(column):
+            continue
+        relation = state.take([term])
+        ids = [await read(_reference, view, x) for x in column.tolist()]
+        keep = np.array([i is not None for i in ids], np.bool_)
+        relation = relation.take(keep)
+        found = Column.of([i for i in ids if i is not None])
+        state.relations.append(relation.with_column(_temporary_name(term), found))
+
+
+def _reference(view: View, ref: Any) -> int | None:
+    if type(ref) is int:
+        return ref
+    if isinstance(ref, (Keyword, list, tuple)):
+        return view.entid(ref)
+    return None
+
+
+def _temporary(term: Any, state: State) -> Any:
+    if is_var(term):
+        name = _temporary_name(term)
+        if state.column_of(name) is not None:
+            return name
+    return term
+
+
+def _drop_temporaries(state: State) -> None:
+    for i, relation in enumerate(state.relations):
+        if any(v.text.endswith(_TEMPORARY) for v in relation.columns):
+            columns = {v: c for v, c in relation.columns.items() if not v.text.endswith(_TEMPORARY)}
+            state.relations[i] = Relation(columns, relation.count)
+
+
+# -- attribute variables -----------------------------------------------------------------------
+
+
+async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: State) -> None:
+    e, a, v, t, op = terms
+    attrs = view.schema.attrs
+    runs: list[Rows]
+    if not _is_free(e):
+        e = await read(_entity, view, e)
+        if e is _NO_MATCH:
+            state.add(_nothing(terms))
+            return
+        runs = [await read(view.entity, e)]
+    else:
+        column = state.column_of(e) if is_var(e) else None
+        if column is not None and len(column) <= _FEW and column.kind == INT:
+            runs = [await read(view.entity, x) for x in dict.fromkeys(column.data.tolist())]
+        else:
+            wanted = state.column_of(a) if is_var(a) else None
+            ids = await read(view.attr_ids)
+            if wanted is not None:
+                names = {attrs[i].ident: i for i in ids}
+                ids = [names[k] for k in dict.fromkeys(wanted.tolist()) if k in names]
+            runs = [await read(view.attr, i) for i in ids]
+    rows = Rows.concat([run for run in runs if len(run)])
+    if not len(rows):
+        state.add(_nothing(terms))
+        return
+    names = Column.of([attr.ident for attr in attrs]).take(rows.a)
+    if isinstance(v, list):
+        v = tuple(v)
+    state.add(_relation(rows, (e, a, v, t, op), names=names))
+
+
+# -- collections of tuples ---------------------------------------------------------------------
+
+
+def _collection(source: Any, clause: Pattern, state: State) -> Relation:
+    """Match a pattern against a plain collection of tuples."""
+    if isinstance(source, (str, bytes)) or not isinstance(source, Iterable):
+        raise QueryError(
+            f"The source {clause.source!r} is neither a database nor a collection of tuples: "
+            f"{source!r}.",
+            error=":query/where",
+        )
+    rows = [tuple(row) for row in source]
+    terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
+    width = max((i + 1 for i, t in enumerate(terms) if t is not BLANK), default=0)
+    rows = [row for row in rows if len(row) >= width]
+    columns: dict[Symbol, Column] = {}
+    mask = np.ones(len(rows), np.bool_)
+    for i, term in enumerate(terms[:width]):
+        if term is BLANK:
+            continue
+        column = Column.of([_plain(row[i]) for row in rows])
+        if not is_var(term):
+            mask &= constant_mask(column, _plain(term))
+        elif term in columns:
+            mask &= equal_mask(columns[term], column)
+        else:
+            columns[term] = column
+    if not columns:
+        return Relation({}, 1 if mask.any() else 0)
+    return Relation(columns, len(rows)).take(mask).project_distinct()
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if type(value) is list else value

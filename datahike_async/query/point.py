@@ -1,0 +1,205 @@
+"""Point queries: a few entities found by a unique value, read row by row without columns.
+
+``[?e :user/email ?mail] [?e :user/name ?n]`` touches a handful of datoms; setting up columns for
+them would cost several times the answer. A query of this shape is compiled to seeks once per
+schema. Whatever does not fit, or finds more than a few rows, is left to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.errors import TransactionError
+from datahike_async.query.ast import BLANK, BindScalar, Pattern, Query, is_var
+from datahike_async.snapshot.views import View
+from datahike_async.values.schema import Attr, Schema
+from datahike_async.values.types import typed_key
+
+__all__ = ["PointPlan", "point_plan"]
+
+_MOST: Final = 64
+_SCHEMAS: Final = 8
+_CONST, _SLOT, _NEW, _BLANK = range(4)
+_SIMPLE: Final = frozenset({int, str, Keyword, Symbol})
+
+# (lookup?, attribute, mode of the known end, its slot or constant, mode of the other, likewise)
+_Step = tuple[bool, Attr, int, Any, int, Any]
+
+
+class PointPlan:
+    """How to answer one query by seeks. ``inputs`` is the number of scalars after the database."""
+
+    __slots__ = ("_clauses", "_compiled", "_find", "_names", "inputs")
+
+    def __init__(self, names: Sequence[Symbol], clauses: Sequence[Any], find: Any) -> None:
+        self._names = tuple(names)
+        self._clauses = tuple(clauses)
+        self._find = tuple(find)
+        self.inputs = len(self._names)
+        self._compiled: dict[int, tuple[Schema, Any]] = {}
+
+    def run(self, view: View, inputs: Sequence[Any]) -> list[tuple[Any, ...]] | None:
+        """Return the distinct rows of ``:find``, or None where the engine has to do it.
+
+        Raises NodeMiss; it may be called again.
+        """
+        if view.past:
+            return None
+        schema = view.schema
+        found = self._compiled.get(id(schema))
+        if found is None:
+            found = self._compile(schema)
+        steps, out = found[1]
+        if steps is None:
+            return None
+        rows: list[tuple[Any, ...]] = [tuple(inputs)]
+        for step in steps:
+            more = _lookup(view, step, rows) if step[0] else _values(view, step, rows)
+            if more is None or len(more) > _MOST:
+                return None
+            rows = more
+            if not rows:
+                return []
+        if len(out) == 1:
+            i = out[0]
+            answers = [(row[i],) for row in rows]
+        else:
+            answers = [tuple([row[i] for i in out]) for row in rows]
+        if len(answers) > 1:
+            answers = list({typed_key(row): row for row in answers}.values())
+        return answers
+
+    def _compile(self, schema: Schema) -> tuple[Schema, Any]:
+        slots = {name: i for i, name in enumerate(self._names)}
+        made = (schema, self._steps(schema, slots))
+        while len(self._compiled) >= _SCHEMAS:
+            self._compiled.pop(next(iter(self._compiled)))
+        # The schema is kept with what was made for it, so that its id stays its own.
+        self._compiled[id(schema)] = made
+        return made
+
+    def _steps(self, schema: Schema, slots: dict[Symbol, int]) -> tuple[Any, Any]:
+        todo = list(self._clauses)
+        steps: list[_Step] = []
+        while todo:
+            best = None
+            for i, (e, a, v) in enumerate(todo):
+                attr = schema.by_key.get(a)
+                if attr is None:
+                    return None, None
+                if _known(e, slots):
+                    best = (i, False)
+                    break
+                if _known(v, slots) and attr.indexed and (attr.unique or steps) and best is None:
+                    best = (i, True)
+            if best is None:
+                return None, None
+            i, lookup = best
+            e, a, v = todo.pop(i)
+            attr = schema.by_key[a]
+            known, other = (v, e) if lookup else (e, v)
+            steps.append((lookup, attr, *_mode(known, slots), *_mode(other, slots)))
+            if is_var(other) and other not in slots:
+                slots[other] = len(slots)
+        return steps, tuple(slots[v] for v in self._find)
+
+
+def point_plan(query: Query) -> PointPlan | None:
+    """Return the plan of a query that may be answered by seeks, else None."""
+    names: list[Symbol] = []
+    if not query.ins or query.ins[0] != BindScalar(Symbol("$")):
+        return None
+    for binding in query.ins[1:]:
+        if not isinstance(binding, BindScalar) or not is_var(binding.name):
+            return None
+        names.append(binding.name)
+    if query.with_ or not query.where or not all(map(is_var, query.find.elements)):
+        return None
+    clauses = []
+    for clause in query.where:
+        if not isinstance(clause, Pattern) or clause.source.text != "$":
+            return None
+        e, a, v, *rest = clause.terms
+        if any(t is not BLANK for t in rest) or not isinstance(a, Keyword):
+            return None
+        # A variable in both places, or a constant that is no plain value: leave it to the engine.
+        if e is v and e is not BLANK:
+            return None
+        if not (is_var(e) or type(e) in (int, list) or isinstance(e, Keyword)):
+            return None
+        if isinstance(v, (list, tuple, dict, set, frozenset)):
+            return None
+        clauses.append((e, a, v))
+    return PointPlan(names, clauses, query.find.elements)
+
+
+def _known(term: Any, slots: dict[Symbol, int]) -> bool:
+    return term is not BLANK and (not is_var(term) or term in slots)
+
+
+def _mode(term: Any, slots: dict[Symbol, int]) -> tuple[int, Any]:
+    if term is BLANK:
+        return _BLANK, None
+    if not is_var(term):
+        return _CONST, term
+    return (_SLOT, slots[term]) if term in slots else (_NEW, None)
+
+
+def _lookup(view: View, step: _Step, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]] | None:
+    _, attr, mode, known, other_mode, _ = step
+    out = []
+    for row in rows:
+        value = row[known] if mode == _SLOT else known
+        if type(value) is not attr.exact:
+            if value is None:
+                continue
+            if attr.is_ref and type(value) is not int:
+                value = view.entid(value) if isinstance(value, (Keyword, list, tuple)) else None
+                if value is None:
+                    continue
+            else:
+                try:
+                    value = attr.coerce(value, attr.ident)
+                except TransactionError:
+                    continue  # a value of another type is nowhere to be found
+        found = view.lookup(attr.id, value)
+        if len(found) > _MOST:
+            return None
+        if other_mode == _NEW:
+            out += [(*row, e) for e in found]
+        elif found:
+            out.append(row)
+    return out
+
+
+def _values(view: View, step: _Step, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]] | None:
+    _, attr, mode, known, other_mode, other = step
+    a = attr.id
+    out: list[tuple[Any, ...]] = []
+    for row in rows:
+        e = row[known] if mode == _SLOT else known
+        if type(e) is not int:
+            if not isinstance(e, (Keyword, list, tuple)):
+                return None
+            e = view.entid(e)
+            if e is None:
+                continue
+        values = view.values(e, a)
+        if not values:
+            continue
+        if other_mode == _NEW:
+            out += [(*row, v) for v in values]
+        elif other_mode == _BLANK:
+            out.append(row)
+        else:
+            wanted = row[other] if other_mode == _SLOT else other
+            if type(wanted) is not attr.exact:
+                return None
+            if type(wanted) in _SIMPLE:
+                if wanted in values:
+                    out.append(row)
+            elif typed_key(wanted) in map(typed_key, values):
+                out.append(row)
+    return out

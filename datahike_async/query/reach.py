@@ -1,0 +1,196 @@
+"""Transitive closure of a set of edges: the recursion that is worth knowing by heart.
+
+Works on arrays of node keys alone; the engine hands it the edges of a rule that it recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from datahike_async.index.columns import EMPTY_I64, I64
+
+__all__ = ["reachable"]
+
+# Up to here squaring a matrix of floats beats everything else.
+_MATRIX: Final = 192
+# Graphs deeper than this are condensed to components first: joining level by level costs a
+# level at a time, and a long chain has as many levels as nodes.
+_LEVELS: Final = 24
+_BITMAP: Final = 1 << 24
+
+
+def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[tuple[I64, I64]]:
+    """Yield the pairs (from, to) joined by one or more edges, each pair once, in batches.
+
+    ``source`` and ``target`` are the ends of the edges, any int64; with ``starts`` only pairs that
+    begin in one of them are wanted. Between batches the caller may pause.
+    """
+    if not len(source):
+        return
+    nodes, ends = np.unique(np.concatenate([source, target]), return_inverse=True)
+    n = len(nodes)
+    keys = np.unique(ends[: len(source)] * n + ends[len(source) :])
+    s, t = keys // n, keys % n
+    wanted: npt.NDArray[np.bool_] | None = None
+    if starts is not None:
+        wanted = np.isin(nodes, starts)
+        if not wanted.any():
+            return
+    if n <= _MATRIX:
+        a, b = _by_matrix(s, t, n)
+        if wanted is not None:
+            keep = wanted[a]
+            a, b = a[keep], b[keep]
+        yield nodes[a], nodes[b]
+        return
+    found = _by_levels(s, t, n, wanted)
+    if found is not None:
+        yield nodes[found // n], nodes[found % n]
+        return
+    for a, b in _by_components(s, t, n, wanted):
+        yield nodes[a], nodes[b]
+
+
+def _by_matrix(s: I64, t: I64, n: int) -> tuple[I64, I64]:
+    reach = np.zeros((n, n), np.float32)
+    reach[s, t] = 1
+    pairs = len(s)
+    while True:
+        reach = np.minimum(reach + reach @ reach, 1, dtype=np.float32)
+        now = int(np.count_nonzero(reach))
+        if now == pairs:
+            a, b = np.nonzero(reach)
+            return a, b
+        pairs = now
+
+
+def _by_levels(s: I64, t: I64, n: int, wanted: npt.NDArray[np.bool_] | None) -> I64 | None:
+    """Join level by level; None where the graph is deep or nothing small enough to remember."""
+    first = np.searchsorted(s, np.arange(n + 1))
+    delta = s * n + t
+    if wanted is not None:
+        delta = delta[wanted[s]]
+    if n * n <= _BITMAP:
+        seen = np.zeros(n * n, np.bool_)
+        seen[delta] = True
+        parts = [delta]
+        for _ in range(_LEVELS):
+            delta = np.unique(_step(delta, first, t, n))
+            delta = delta[~seen[delta]]
+            if not len(delta):
+                return np.concatenate(parts)
+            seen[delta] = True
+            parts.append(delta)
+        return None
+    known = np.sort(delta)
+    for _ in range(_LEVELS):
+        delta = np.unique(_step(delta, first, t, n))
+        at = np.minimum(np.searchsorted(known, delta), len(known) - 1)
+        delta = delta[known[at] != delta]
+        if not len(delta):
+            return known
+        known = np.sort(np.concatenate([known, delta]), kind="stable")
+    return None
+
+
+def _step(delta: I64, first: I64, t: I64, n: int) -> I64:
+    """Return the pairs that one more edge reaches."""
+    origin, at = delta // n, delta % n
+    start = first[at]
+    counts = first[at + 1] - start
+    total = int(counts.sum())
+    if not total:
+        return EMPTY_I64
+    offsets = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.asarray(np.repeat(origin, counts) * n + t[np.repeat(start, counts) + offsets])
+
+
+def _by_components(
+    s: I64, t: I64, n: int, wanted: npt.NDArray[np.bool_] | None
+) -> Iterator[tuple[I64, I64]]:
+    """Condense cycles, then pass sets of nodes (as the bits of an int) from the leaves up."""
+    first = np.searchsorted(s, np.arange(n + 1)).tolist()
+    targets = t.tolist()
+    component, members = _components(first, targets, n)
+    reach = [0] * len(members)
+    size = (n + 7) // 8
+    batch: list[tuple[int, int]] = []
+    # Tarjan numbers a component after all that it leads to.
+    for c, nodes in enumerate(members):
+        bits = 0
+        cyclic = len(nodes) > 1
+        for v in nodes:
+            for w in targets[first[v] : first[v + 1]]:
+                d = component[w]
+                if d == c:
+                    cyclic = True
+                else:
+                    bits |= reach[d] | 1 << w
+        if cyclic:
+            for v in nodes:
+                bits |= 1 << v
+        # Others look at the members too: a link to one of a component leads to all of it.
+        reach[c] = bits
+        if not bits:
+            continue
+        batch += [(v, bits) for v in nodes if wanted is None or wanted[v]]
+        if len(batch) * size > 1 << 20:
+            yield _decode(batch, size)
+            batch = []
+    if batch:
+        yield _decode(batch, size)
+
+
+def _decode(batch: list[tuple[int, int]], size: int) -> tuple[I64, I64]:
+    data = np.frombuffer(b"".join(bits.to_bytes(size, "little") for _, bits in batch), np.uint8)
+    used = np.flatnonzero(data)
+    hits = np.flatnonzero(np.unpackbits(data[used], bitorder="little"))
+    byte = used[hits >> 3]
+    origin = np.array([v for v, _ in batch], np.int64)
+    return origin[byte // size], (byte % size) * 8 + (hits & 7)
+
+
+def _components(first: list[int], targets: list[int], n: int) -> tuple[list[int], list[list[int]]]:
+    """Return the component of each node, and the members of each, after Tarjan, no recursion."""
+    number = [0] * n
+    low = [0] * n
+    component = [-1] * n
+    members: list[list[int]] = []
+    stack: list[int] = []
+    count = 0
+    for root in range(n):
+        if number[root]:
+            continue
+        work = [(root, first[root])]
+        count += 1
+        number[root] = low[root] = count
+        stack.append(root)
+        while work:
+            v, at = work.pop()
+            if at < first[v + 1]:
+                work.append((v, at + 1))
+                w = targets[at]
+                if not number[w]:
+                    count += 1
+                    number[w] = low[w] = count
+                    stack.append(w)
+                    work.append((w, first[w]))
+                elif component[w] < 0 and number[w] < low[v]:
+                    low[v] = number[w]
+                continue
+            if low[v] == number[v]:
+                group = []
+                while True:
+                    w = stack.pop()
+                    component[w] = len(members)
+                    group.append(w)
+                    if w == v:
+                        break
+                members.append(group)
+            if work and low[v] < low[work[-1][0]]:
+                low[work[-1][0]] = low[v]
+    return component, members

@@ -1,0 +1,226 @@
+"""The clauses of ``:where`` and of rule bodies, from data to records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from datahike_async.edn.reader import read
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.errors import QueryError
+from datahike_async.query.ast import (
+    BLANK,
+    DEFAULT_SOURCE,
+    Clause,
+    Function,
+    Not,
+    Or,
+    Pattern,
+    Predicate,
+    RuleBranch,
+    RuleCall,
+    is_var,
+)
+from datahike_async.query.bindings import binding_variables, parse_binding, symbols
+
+__all__ = ["parse_clauses", "parse_rules", "variables_of"]
+
+_NOT: Final = Symbol("not")
+_NOT_JOIN: Final = Symbol("not-join")
+_OR: Final = Symbol("or")
+_OR_JOIN: Final = Symbol("or-join")
+_AND: Final = Symbol("and")
+_FORMS: Final = frozenset({_NOT, _NOT_JOIN, _OR, _OR_JOIN, _AND})
+_FORM_NAMES: Final = frozenset(form.text for form in _FORMS)
+
+
+def _error(message: str, form: Any, section: str = "where") -> QueryError:
+    return QueryError(message, error=f":parser/{section}", form=form)
+
+
+def _is_source(term: Any) -> bool:
+    return type(term) is Symbol and term.text[0] == "$"
+
+
+def parse_clauses(forms: Iterable[Any], source: Symbol = DEFAULT_SOURCE) -> tuple[Clause, ...]:
+    """Parse the clauses of a conjunction. Raises QueryError ``:parser/where``."""
+    return tuple(_clause(form, source) for form in forms)
+
+
+def _clause(form: Any, source: Symbol) -> Clause:
+    if isinstance(form, Mapping) or not isinstance(form, (list, tuple)) or not form:
+        raise _error(f"Cannot parse clause {form!r}; expected a vector or a list.", form)
+    head = form[0]
+    if isinstance(head, (tuple, list)) and head and _callable(head):
+        return _call(form)
+    items = list(form)
+    own = source
+    if _is_source(head) and len(items) > 1:
+        own = head
+        items = items[1:]
+        head = items[0]
+    if type(form) is tuple or _names_form(head):
+        head = Symbol(head) if type(head) is str and head[:1] != ":" else head
+        if type(head) is Symbol and not is_var(head) and head is not BLANK:
+            if head in _FORMS:
+                return _form(head, items[1:], own, form)
+            args = tuple(items[1:])
+            if not args:
+                raise _error(f"The rule call {form!r} needs at least one argument.", form)
+            return RuleCall(own, head, args)
+        if type(form) is tuple and not is_var(head):
+            raise _error(f"Cannot parse clause {form!r}.", form)
+    if len(items) > 5:
+        raise _error(f"The pattern {form!r} has more than five components.", form)
+    terms = list(items) + [BLANK] * (5 - len(items))
+    if type(terms[1]) is str and terms[1][:1] == ":":
+        terms[1] = Keyword(terms[1])
+    return Pattern(own, tuple(terms))
+
+
+def _names_form(head: Any) -> bool:
+    """Whether a vector begins like ``["not", …]``, which data may use for a list."""
+    return (type(head) is Symbol and head in _FORMS) or (type(head) is str and head in _FORM_NAMES)
+
+
+def _callable(head: Any) -> bool:
+    # A lookup ref in the entity position is a vector that begins with a keyword.
+    first = head[0]
+    if isinstance(first, Keyword) or (type(first) is str and first[:1] == ":"):
+        return False
+    return type(head) is tuple or type(first) is Symbol
+
+
+def _call(form: Any) -> Predicate | Function:
+    call = form[0]
+    function, *args = call
+    function = Symbol(function) if type(function) is str else function
+    for arg in args:
+        if type(arg) is tuple and arg and type(arg[0]) is Symbol:
+            raise QueryError(
+                f"Nested expression {arg!r} in {call!r}: bind it to a variable in a clause of its "
+                "own first.",
+                error=":query/where",
+                form=form,
+            )
+    if len(form) == 1:
+        return Predicate(function, tuple(args))
+    if len(form) == 2:
+        return Function(function, tuple(args), parse_binding(form[1]))
+    raise _error(f"Cannot parse {form!r}; expected [(f args…)] or [(f args…) binding].", form)
+
+
+def _form(head: Symbol, items: list[Any], source: Symbol, form: Any) -> Clause:
+    if head is _NOT:
+        if not items:
+            raise _error(f"{form!r} needs at least one clause.", form)
+        return Not(None, parse_clauses(items, source))
+    if head is _NOT_JOIN:
+        required, variables = _head(items[0] if items else None, form)
+        if len(items) < 2:
+            raise _error(f"{form!r} needs at least one clause.", form)
+        return Not(required + variables, parse_clauses(items[1:], source))
+    if head is _AND:
+        return Or((), None, (parse_clauses(items, source),))
+    required, variables = (), None
+    if head is _OR_JOIN:
+        required, variables = _head(items[0] if items else None, form)
+        items = items[1:]
+    if not items:
+        raise _error(f"{form!r} needs at least one branch.", form)
+    branches = []
+    for item in items:
+        clause = _clause(item, source)
+        if isinstance(clause, Or) and len(clause.branches) == 1 and clause.variables is None:
+            branches.append(clause.branches[0])
+        else:
+            branches.append((clause,))
+    return Or(required, variables, tuple(branches))
+
+
+def _head(form: Any, whole: Any) -> tuple[tuple[Symbol, ...], tuple[Symbol, ...]]:
+    """Parse ``[[?required…] ?free…]``."""
+    if not isinstance(form, (list, tuple)) or not form:
+        raise _error(f"{whole!r} needs a vector of variables.", whole, "rule-vars")
+    required: Sequence[Any] = ()
+    items = list(form)
+    if isinstance(items[0], (list, tuple)):
+        required, items = items[0], items[1:]
+    names = [*required, *items]
+    if not names or not all(map(is_var, names)):
+        raise _error(f"{form!r} should hold variables only.", whole, "rule-vars")
+    if len(set(names)) != len(names):
+        raise _error(f"Variables in {form!r} should be distinct.", whole, "rule-vars")
+    return tuple(required), tuple(items)
+
+
+# -- rules -------------------------------------------------------------------------------------
+
+
+def parse_rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
+    """Parse rules given as EDN text or data: name → branches. Raises QueryError ``:parser/rule``."""
+    if isinstance(rules, str):
+        rules = read(rules)
+    else:
+        rules = symbols(rules)
+    if not isinstance(rules, (list, tuple)):
+        raise _error(f"Rules are a vector of vectors, not {rules!r}.", rules, "rule")
+    grouped: dict[Symbol, list[RuleBranch]] = {}
+    for rule in rules:
+        if not isinstance(rule, (list, tuple)) or len(rule) < 2:
+            raise _error(f"A rule is [(name ?x …) clauses…], not {rule!r}.", rule, "rule")
+        head = rule[0]
+        if not isinstance(head, (list, tuple)) or not head:
+            raise _error(f"The head of a rule is (name ?x …), not {head!r}.", rule, "rule")
+        name = Symbol(head[0]) if type(head[0]) is str else head[0]
+        if type(name) is not Symbol or is_var(name):
+            raise _error(f"{head[0]!r} is no name of a rule.", rule, "rule")
+        required: Sequence[Any] = ()
+        items = list(head[1:])
+        if items and isinstance(items[0], (list, tuple)):
+            required, items = items[0], items[1:]
+        names = [*required, *items]
+        if not names or not all(map(is_var, names)):
+            raise _error(f"The head {head!r} should hold variables only.", rule, "rule-vars")
+        clauses = parse_clauses(rule[1:])
+        branch = RuleBranch(name, tuple(required), tuple(items), clauses)
+        others = grouped.setdefault(name, [])
+        if others and len(others[0].head) != len(branch.head):
+            raise _error(f"The branches of rule {name!r} differ in arity.", rule, "rule")
+        body = variables_of(clauses)
+        free = [v for v in branch.variables if v not in body]
+        if free:
+            raise _error(
+                f"The head variable {free[0]!r} of rule {name!r} is not in its body.", rule, "rule"
+            )
+        others.append(branch)
+    return {name: tuple(branches) for name, branches in grouped.items()}
+
+
+# -- variables ---------------------------------------------------------------------------------
+
+
+def variables_of(clauses: Iterable[Clause]) -> set[Symbol]:
+    """Return the variables that occur in ``clauses``, those of not-join and or-join heads only."""
+    out: set[Symbol] = set()
+    for clause in clauses:
+        if isinstance(clause, Pattern):
+            out.update(t for t in clause.terms if is_var(t))
+        elif isinstance(clause, Predicate):
+            out.update(t for t in (clause.function, *clause.args) if is_var(t))
+        elif isinstance(clause, Function):
+            out.update(t for t in (clause.function, *clause.args) if is_var(t))
+            out.update(binding_variables(clause.binding))
+        elif isinstance(clause, RuleCall):
+            out.update(t for t in clause.args if is_var(t))
+        elif isinstance(clause, Not):
+            if clause.variables is None:
+                out |= variables_of(clause.clauses)
+            else:
+                out.update(clause.variables)
+        elif clause.variables is None:
+            for branch in clause.branches:
+                out |= variables_of(branch)
+        else:
+            out.update(clause.required + clause.variables)
+    return out
