@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
+from uuid import UUID
 
 import numpy as np
 
-from datahike_async.edn.types import Symbol
+from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError
 from datahike_async.index.columns import I64, Column
+from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.aggregates import aggregate
 from datahike_async.query.ast import (
     Aggregate,
@@ -25,6 +28,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.execute import Engine, State
 from datahike_async.query.functions import bind_values
 from datahike_async.query.parse import parse_query
+from datahike_async.query.point import PointPlan, point_plan
 from datahike_async.query.pull_execute import pull_many
 from datahike_async.query.relation import Relation, distinct, group_codes
 from datahike_async.query.result import QueryResult, name_of
@@ -39,9 +43,31 @@ _PLANS: Final = 512
 _ARGUMENTS: Final = ("query", "args", "limit", "offset", "order-by", "timeout")
 
 
+class _Prepared:
+    """A parsed query and what follows from it alone; kept for the next call."""
+
+    __slots__ = ("names", "point", "query", "wanted")
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        elements = query.find.elements
+        self.names = tuple(map(name_of, elements))
+        wanted: dict[Symbol, None] = {}
+        for element in elements:
+            if isinstance(element, Aggregate):
+                wanted.update(dict.fromkeys(a for a in element.args if is_var(a)))
+            else:
+                wanted[element.variable if isinstance(element, Pull) else element] = None
+        wanted.update(dict.fromkeys(query.with_))
+        self.wanted = tuple(wanted)
+        plain = not (query.order_by or query.offset or query.limit is not None)
+        plain = plain and query.keys is None and query.timeout is None
+        self.point: PointPlan | None = point_plan(query) if plain else None
+
+
 @lru_cache(_PLANS)
-def _parsed_text(text: str) -> Query:
-    return parse_query(text)
+def _prepared_text(text: str) -> _Prepared:
+    return _Prepared(parse_query(text))
 
 
 @lru_cache(_PLANS)
@@ -49,8 +75,38 @@ def _parsed_rules(text: str) -> Mapping[Symbol, tuple[RuleBranch, ...]]:
     return parse_rules(text)
 
 
-def _parse(query: Any) -> Query:
-    return _parsed_text(query) if type(query) is str else parse_query(query)
+_prepared_data: dict[Any, _Prepared] = {}
+_LEAVES: Final = frozenset({int, float, bool, bytes, UUID, datetime, type(None)})
+
+
+def _frozen(form: Any) -> Any:
+    """Return a key that is equal for equal query data only; raise TypeError for what has none."""
+    kind = type(form)
+    if kind is str or kind is Keyword or kind is Symbol:
+        return form
+    if kind is list or kind is tuple:
+        return (kind, *map(_frozen, form))
+    if kind is dict:
+        return (dict, *((_frozen(k), _frozen(v)) for k, v in form.items()))
+    if kind in _LEAVES:
+        return (kind, form)
+    raise TypeError(kind.__name__)
+
+
+def _prepare(query: Any) -> _Prepared:
+    if type(query) is str:
+        return _prepared_text(query)
+    try:
+        key = _frozen(query)
+    except TypeError:
+        return _Prepared(parse_query(query))
+    found = _prepared_data.get(key)
+    if found is None:
+        found = _Prepared(parse_query(query))
+        if len(_prepared_data) >= _PLANS:
+            _prepared_data.clear()
+        _prepared_data[key] = found
+    return found
 
 
 async def q(
@@ -84,16 +140,33 @@ async def q(
         elif "args" in names:
             inputs = (*query[names["args"]], *inputs)
             query = {k: v for k, v in query.items() if k != names["args"]}
-    parsed = _parse(query)
+    prepared = _prepare(query)
+    point = prepared.point
+    if (
+        point is not None
+        and len(inputs) == point.inputs + 1
+        and limit is None
+        and offset is None
+        and timeout is None
+    ):
+        view = getattr(inputs[0], "__datahike_view__", None)
+        if view is not None:
+            try:
+                rows = point.run(view, inputs[1:])
+            except NodeMiss as miss:
+                rows = await resolve(miss, point.run, view, inputs[1:])
+            if rows is not None:
+                return _shaped_rows(prepared, rows)
+    parsed = prepared.query
     if limit is not None and (type(limit) is not int or limit < 0):
         raise QueryError(
             f":limit should be a non-negative int, not {limit!r}.", error=":parser/limit"
         )
     seconds = parsed.timeout if timeout is None else timeout / 1000
     engine, state = _bind(parsed, inputs, _deadline(seconds, pause))
-    await engine.run(parsed.where, state)
+    state = await engine.run(parsed.where, state, prepared.wanted)
     return await _shaped(
-        parsed,
+        prepared,
         engine,
         state,
         parsed.limit if limit is None else limit,
@@ -180,19 +253,23 @@ def _iterable(value: Any) -> Any:
 # -- results -----------------------------------------------------------------------------------
 
 
+def _shaped_rows(prepared: _Prepared, rows: list[tuple[Any, ...]]) -> Any:
+    kind = prepared.query.find.kind
+    if kind == "relation":
+        return QueryResult.of_rows(prepared.names, rows)
+    if kind == "collection":
+        return [row[0] for row in rows]
+    if not rows:
+        return None
+    return rows[0][0] if kind == "scalar" else rows[0]
+
+
 async def _shaped(
-    parsed: Query, engine: Engine, state: State, limit: int | None, offset: int
+    prepared: _Prepared, engine: Engine, state: State, limit: int | None, offset: int
 ) -> Any:
+    parsed = prepared.query
     elements = parsed.find.elements
-    wanted: dict[Symbol, None] = {}
-    for element in elements:
-        if isinstance(element, Aggregate):
-            wanted.update(dict.fromkeys(a for a in element.args if is_var(a)))
-        elif isinstance(element, Pull):
-            wanted[element.variable] = None
-        else:
-            wanted[element] = None
-    wanted.update(dict.fromkeys(parsed.with_))
+    wanted = prepared.wanted
     free = [v for v in wanted if not state.bound(v)]
     if free and not state.empty:
         raise QueryError(
@@ -218,9 +295,8 @@ async def _shaped(
         count = stop - start
     pulls = [i for i, e in enumerate(elements) if isinstance(e, Pull)]
     kind = parsed.find.kind
-    names = [name_of(e) for e in elements]
     if not pulls and kind == "relation" and parsed.keys is None:
-        result = QueryResult(names, columns, count)
+        result = QueryResult(prepared.names, columns, count)
         return list(result) if aggregates or parsed.with_ or parsed.order_by else result
     if kind in ("scalar", "tuple"):
         columns = [c.slice(0, 1) for c in columns]

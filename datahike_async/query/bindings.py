@@ -21,12 +21,13 @@ from datahike_async.query.ast import (
 __all__ = ["DOTS", "binding_variables", "parse_binding", "symbols"]
 
 DOTS: Final = Symbol("...")
+_MARKS: Final = ("_", "...", ".")
 
 
 def symbols(form: Any) -> Any:
     """Turn the strings of a query given as Python data into the symbols they stand for."""
     if type(form) is str:
-        if form[:1] in ("?", "$", "%") or form in ("_", "...", "."):
+        if (form[:1] == "?" and len(form) > 1) or form[:1] in ("$", "%") or form in _MARKS:
             return Symbol(form)
         return form
     if type(form) is list:

@@ -133,7 +133,7 @@ async def _pairs(
     from datahike_async.query.rules import sourced
 
     state = State({})
-    await engine.run([sourced(c, source) for c in clauses], state)
+    await engine.run([sourced(c, source) for c in clauses], state, ends)
     found = state.whole(list(dict.fromkeys(ends)))
     return found.columns[ends[0]], found.columns[ends[1]]
 

@@ -9,7 +9,8 @@ asynchronous functions, and the pauses that the caller asked for.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Set as Collection
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.functions import Functions
 from datahike_async.query.patterns import estimate, match_pattern
-from datahike_async.query.relation import Relation, join, semi, union, unit
+from datahike_async.query.relation import Relation, column_of, join, semi, union, unit
 from datahike_async.query.rules import Rules
 from datahike_async.query.where import variables_of
 from datahike_async.snapshot.views import View
@@ -37,6 +38,9 @@ from datahike_async.snapshot.views import View
 __all__ = ["Engine", "State"]
 
 Pause = Callable[[], Awaitable[None]]
+
+# Fewer rows than this are cheaper to carry along than to make distinct.
+_WORTH: Final = 256
 
 
 class State:
@@ -81,6 +85,12 @@ class State:
         elif not relation.count:
             self.relations.append(relation)
 
+    def keep(self, variables: Collection[Symbol]) -> None:
+        """Forget the columns of other variables, where there are enough rows to be worth it."""
+        for i, relation in enumerate(self.relations):
+            if relation.count > _WORTH and not variables >= relation.columns.keys():
+                self.relations[i] = relation.project(variables)
+
     @property
     def empty(self) -> bool:
         """Whether no row can come of it any more."""
@@ -97,7 +107,7 @@ class State:
             out = join(out, relation.project(columns))
         for variable in variables:
             if variable in self.consts:
-                constant = Column.of([self.consts[variable]])
+                constant = column_of([self.consts[variable]])
                 out = out.with_column(variable, constant.take(np.zeros(out.count, np.int64)))
         return out
 
@@ -130,13 +140,21 @@ class Engine:
             f"The source {name!r} is used in :where and not given in :in.", error=":query/where"
         )
 
-    async def run(self, clauses: Sequence[Clause], state: State) -> State:
-        """Carry out ``clauses`` on ``state`` and return it."""
+    async def run(
+        self, clauses: Sequence[Clause], state: State, wanted: Sequence[Symbol] | None = None
+    ) -> State:
+        """Carry out ``clauses`` on ``state`` and return it.
+
+        Of variables that are neither ``wanted`` nor in a clause to come the values may be dropped.
+        """
         todo = list(clauses)
         while todo:
             if state.empty:
                 return state
-            clause = todo.pop(self._next(todo, state)) if len(todo) > 1 else todo.pop()
+            at = self._next(todo, state) if len(todo) > 1 else 0
+            if wanted is not None and _multiplies(todo[at], state):
+                state.keep({*wanted, *variables_of(todo)})
+            clause = todo.pop(at)
             await self._one(clause, state, todo)
             if self.pause is not None:
                 await self.pause()
@@ -219,7 +237,7 @@ class Engine:
         columns = [v for v in shared if v not in state.consts]
         outer = state.take(columns)
         inner = State(self._visible(clause.variables, state), [outer.project(columns)])
-        await self.run(clause.clauses, inner)
+        await self.run(clause.clauses, inner, columns)
         found = inner.whole(columns)
         left = semi(outer, found, keep=False) if columns else outer
         if not columns and found.count:
@@ -248,7 +266,7 @@ class Engine:
         parts = []
         for branch in clause.branches:
             inner = State(consts, [known] if bound else [])
-            await self.run(branch, inner)
+            await self.run(branch, inner, columns)
             if inner.empty:
                 continue
             missing = [v for v in columns if not inner.bound(v)]
@@ -266,6 +284,16 @@ class Engine:
             state.relations.append(seed)
             return
         state.relations.append(join(seed, found))
+
+
+def _multiplies(clause: Clause, state: State) -> bool:
+    """Whether a clause may find several rows for one that is known."""
+    if not state.relations or isinstance(clause, (Predicate, Not)):
+        return False
+    if isinstance(clause, Pattern):
+        entity = clause.terms[0]
+        return not is_var(entity) or state.column_of(entity) is None
+    return True
 
 
 def _none(relation: Relation) -> Any:

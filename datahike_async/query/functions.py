@@ -25,6 +25,7 @@ from datahike_async.query.calls import call_rows, compare_mask, named_function
 from datahike_async.query.patterns import read
 from datahike_async.query.relation import (
     Relation,
+    column_of,
     constant_mask,
     distinct,
     equal_mask,
@@ -227,7 +228,7 @@ def bind_values(binding: Binding, values: Sequence[Any], relation: Relation) -> 
     if isinstance(binding, BindScalar):
         keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
         kept = relation if keep.all() else _taken(relation, keep)
-        column = Column.of([_plain(v) for v in values if v is not None])
+        column = column_of([v for v in values if v is not None])
         return _bound(kept, binding.name, column)
     if isinstance(binding, BindCollection):
         items = [_items(v, "collection") for v in values]
@@ -266,7 +267,7 @@ def _tuple(items: Sequence[Binding], values: Sequence[Any], relation: Relation) 
         if isinstance(item, BindScalar):
             if any(x is None for x in part):
                 raise QueryError(f"nil cannot be bound to {item.name!r}.", error=":query/binding")
-            column = Column.of([_plain(x) for x in part])
+            column = column_of(part)
             known = relation.columns.get(item.name, fresh.get(item.name))
             if known is None:
                 fresh[item.name] = column

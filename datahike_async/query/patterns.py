@@ -13,11 +13,11 @@ import numpy as np
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, TransactionError
-from datahike_async.index.columns import BOOL, INT, I64, Column, Rows
+from datahike_async.index.columns import BOOL, I64, INT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.ast import BLANK, Pattern, is_var
-from datahike_async.query.relation import Relation, constant_mask, equal_mask
+from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 
@@ -387,7 +387,7 @@ def _collection(source: Any, clause: Pattern, state: State) -> Relation:
     for i, term in enumerate(terms[:width]):
         if term is BLANK:
             continue
-        column = Column.of([_plain(row[i]) for row in rows])
+        column = column_of([row[i] for row in rows])
         if not is_var(term):
             mask &= constant_mask(column, _plain(term))
         elif term in columns:

@@ -47,7 +47,10 @@ class PointPlan:
         """
         if view.past:
             return None
-        schema = view.schema
+        for value in inputs:
+            if value is None:
+                return None
+        schema = view.snapshot.schema
         found = self._compiled.get(id(schema))
         if found is None:
             found = self._compile(schema)

@@ -7,16 +7,40 @@ deduplication never merge ``1``, ``True`` and ``1.0``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.edn.types import Symbol
-from datahike_async.index.columns import BOOL, CODED, FLOAT, INSTANT, INT, I64, Column
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.index.columns import (
+    BOOL,
+    CODED,
+    FLOAT,
+    I64,
+    INSTANT,
+    INT,
+    OBJECT,
+    Column,
+    object_array,
+)
 from datahike_async.values.types import typed_key
 
-__all__ = ["Relation", "codes", "distinct", "group_codes", "join", "shared_codes", "unit"]
+__all__ = [
+    "Relation",
+    "codes",
+    "column_of",
+    "distinct",
+    "group_codes",
+    "join",
+    "shared_codes",
+    "unit",
+]
+
+
+_SCALARS = frozenset({int, str, float, bool, Keyword, Symbol, datetime, UUID, bytes})
 
 
 class Relation:
@@ -55,6 +79,26 @@ class Relation:
     def with_column(self, variable: Symbol, column: Column) -> Relation:
         """Return the relation with one more column."""
         return Relation({**self.columns, variable: column}, self.count)
+
+
+def column_of(values: Sequence[Any]) -> Column:
+    """Return a column of any values: NumPy scalars become Python's, lists tuples."""
+    try:
+        return Column.of([_canonical(v) for v in values])
+    except (TypeError, OverflowError):
+        # Nothing that an index holds, such as a datetime without a zone: equal by type and value.
+        return Column(OBJECT, object_array([_canonical(v) for v in values]))
+
+
+def _canonical(value: Any) -> Any:
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is list or kind is tuple:
+        return tuple(map(_canonical, value))
+    if kind is set:
+        return frozenset(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def unit() -> Relation:
@@ -311,10 +355,12 @@ def constant_mask(column: Column, value: Any) -> npt.NDArray[np.bool_]:
             return np.zeros(len(data), np.bool_)
         return np.asarray(data == code)
     if kind == INT:
-        if type(value) is int:
+        if type(value) is int and -(2**63) <= value < 2**63:
             return np.asarray(data == value)
         return np.zeros(len(data), np.bool_)
-    single = Column.of([value])
+    single = column_of([value])
+    if kind in (FLOAT, BOOL, INSTANT) and kind == single.kind and value == value:
+        return np.asarray(data == single.data[0])
     keys = shared_codes(column, single)
     if keys is None:
         return np.zeros(len(data), np.bool_)

@@ -9,8 +9,8 @@ clauses. A plain transitive closure, the most frequent case, is recognised and w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,7 +20,14 @@ from datahike_async.errors import QueryError
 from datahike_async.index.columns import Column
 from datahike_async.query.ast import BLANK, Clause, Not, Or, RuleBranch, RuleCall, is_var
 from datahike_async.query.closure import Linear, closure, linear_form
-from datahike_async.query.relation import Relation, distinct, equal_mask, semi, union
+from datahike_async.query.relation import (
+    Relation,
+    column_of,
+    distinct,
+    equal_mask,
+    semi,
+    union,
+)
 
 if TYPE_CHECKING:
     from datahike_async.query.execute import Engine, State
@@ -117,7 +124,7 @@ class Rules:
                     columns[position(i)] = known.columns[arg]
                 continue
             value = state.consts.get(arg, arg) if is_var(arg) else arg
-            constant = Column.of([tuple(value) if type(value) is list else value])
+            constant = column_of([value])
             columns[position(i)] = constant.take(np.zeros(known.count, np.int64))
         return Relation(columns, known.count), outer
 
@@ -160,7 +167,9 @@ class Rules:
         try:
             self._ask(key, seed, branches[0])
             await self._solve()
-            return self._tables[key].answers
+            # The table also answers the demands that the recursion made.
+            answers = self._tables[key].answers
+            return semi(answers, seed, keep=True) if seed.columns else answers
         finally:
             self._tables = None
 
@@ -221,7 +230,7 @@ class Rules:
             start = distinct(start.take(mask))
         state = State({}, [start] if columns else [])
         clauses = [sourced(c, source) for c in branch.clauses]
-        await self.engine.run(clauses, state)
+        await self.engine.run(clauses, state, branch.head)
         head = list(dict.fromkeys(branch.head))
         found = state.whole([v for v in head if state.bound(v)]) if not state.empty else None
         if found is None or not found.count:
