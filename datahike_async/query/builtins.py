@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
+from itertools import pairwise
 from typing import Any, Final
 from uuid import UUID
 
@@ -51,7 +52,7 @@ def comparable(a: Any, b: Any) -> bool:
 
 def _ordered(name: str, holds: Callable[[int], bool]) -> Callable[..., bool]:
     def check(*args: Any) -> bool:
-        for a, b in zip(args, args[1:], strict=False):
+        for a, b in pairwise(args):
             if not comparable(a, b) or _nan(a) or _nan(b):
                 return False
             # Numbers compare by value alone: 1 and 1.0 tie, though they are not equal.

@@ -1,257 +1,428 @@
 """Pull: nested maps of an entity's attributes, for one entity or for thousands at once.
 
-Many entities are read attribute by attribute in columns, a few by their own rows. Which datoms are
-read is decided level by level, so that every level costs one wave of reads.
+A pull goes down level by level, reading every attribute of all entities of a level at once (in
+columns where they are many), and then comes back up assembling maps. So a level costs one wave of
+reads, and depth costs no stack. Knows views and patterns, nothing of queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from datahike_async.edn.types import Keyword
-from datahike_async.index.columns import Rows
+from datahike_async.errors import QueryError
+from datahike_async.index.columns import INT, Rows
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.patterns import aligned
-from datahike_async.query.pull_parse import AttrSpec, Spec, parse_pattern
+from datahike_async.query.pull_map import EntityMap, copied
+from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, parse_pattern, xform_of
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
+from datahike_async.values.types import typed_key
 
-__all__ = ["EntityMap", "pull", "pull_many"]
+__all__ = ["MAX_MAPS", "EntityMap", "pull", "pull_many"]
 
-_DB_ID: Final = Keyword("db/id")
-_COLUMNS_FROM: Final = 24
+# Entities entered by recursion, and maps copied because two parents share them, in one pull.
+MAX_MAPS: Final = 200_000
+_MAX_COPIES: Final = 2_000_000
+_COLUMNS_FROM: Final = 32
+_CHUNK: Final = 1024
 
+_EVERYTHING: Final = Spec((), wildcard=True, db_id=True)
+_NO_ENTITIES: Final[frozenset[int]] = frozenset()
 
-class EntityMap(dict[Any, Any]):
-    """A dict whose keyword keys may also be given as strings: ``ada[":person/name"]``."""
+# How the values of an attribute turn into what the map shows.
+_VALUES, _IDS, _NESTED, _ENTERED = range(4)
 
-    __slots__ = ()
-
-    def __missing__(self, key: Any) -> Any:
-        if isinstance(key, str) and key[:1] == ":":
-            return dict.__getitem__(self, Keyword(key))
-        raise KeyError(key)
-
-    def __contains__(self, key: object) -> bool:
-        if dict.__contains__(self, key):
-            return True
-        return isinstance(key, str) and key[:1] == ":" and dict.__contains__(self, Keyword(key))
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        """Return the value under ``key``, a keyword or its text, or ``default``."""
-        return self[key] if key in self else default
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, dict):
-            return NotImplemented
-        if any(isinstance(k, str) and k[:1] == ":" for k in other):
-            other = {
-                Keyword(k) if isinstance(k, str) and k[:1] == ":" else k: v
-                for k, v in other.items()
-            }
-        return dict.__eq__(self, other)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = None  # type: ignore[assignment]
+# An entity in a group: its id, or in a recursion (id, entities entered on the way, depths).
+_Job = int | tuple[int, frozenset[int], tuple[tuple[int, int], ...]]
 
 
 async def pull(view: View, pattern: Any, eid: Any) -> EntityMap | None:
     """Return what ``pattern`` names of one entity, or None where it has nothing of it.
 
-    ``eid`` is an id, an ident or a lookup ref. Raises QueryError ``:parser/pull``.
+    ``eid`` is an id, an ident or a lookup ref. Raises QueryError ``:parser/pull`` for a bad
+    pattern and ``:pull/too-large`` where a recursion meets more than ``MAX_MAPS`` entities.
     """
-    return (await pull_many(view, pattern, [eid]))[0]
-
-
-async def pull_many(view: View, pattern: Any, eids: Sequence[Any]) -> list[EntityMap | None]:
-    """Return one result an entity, in order; see :func:`pull`."""
     spec = parse_pattern(pattern)
+    refs = (eid,)
     try:
-        return _Pull(view).entities(spec, eids)
+        return _pulled(view, spec, refs)[0]
     except NodeMiss as miss:
-        return await resolve(miss, lambda: _Pull(view).entities(spec, eids))
+        return (await resolve(miss, _pulled, view, spec, refs))[0]
+
+
+async def pull_many(
+    view: View,
+    pattern: Any,
+    eids: Iterable[Any],
+    *,
+    pause: Callable[[], Awaitable[None]] | None = None,
+) -> list[EntityMap | None]:
+    """Return one result an entity, in the order of ``eids``; see :func:`pull`.
+
+    ``pause`` is awaited after every thousand or so.
+    """
+    spec = parse_pattern(pattern)
+    refs = eids if isinstance(eids, (list, tuple)) else list(eids)
+    out: list[EntityMap | None] = []
+    for start in range(0, len(refs), _CHUNK):
+        part = refs[start : start + _CHUNK]
+        try:
+            out += _pulled(view, spec, part)
+        except NodeMiss as miss:
+            out += await resolve(miss, _pulled, view, spec, part)
+        if pause is not None and start + _CHUNK < len(refs):
+            await pause()
+    return out
+
+
+def _pulled(view: View, spec: Spec, refs: Sequence[Any]) -> list[EntityMap | None]:
+    ids = [r if type(r) is int else view.entid(r) for r in refs]
+    maps = _Pull(view).run(spec, ids)
+    if len(ids) == 1:
+        return [maps.get(ids[0])]
+    seen: set[int | None] = set()
+    out = []
+    for i in ids:
+        found = maps.get(i)
+        # An entity that was asked for twice gives two maps, not one map twice.
+        out.append(copied(found)[0] if found is not None and i in seen else found)
+        seen.add(i)
+    return out
+
+
+class _Group:
+    """The entities of one level that are pulled with one pattern."""
+
+    __slots__ = ("maps", "plain", "shown", "spec", "steps")
+
+    def __init__(self, spec: Spec, jobs: Iterable[_Job], *, plain: bool) -> None:
+        self.spec = spec
+        self.maps: dict[Any, Any] = dict.fromkeys(jobs)  # job -> EntityMap, None where empty
+        self.plain = plain
+        # (spec, many?, how, job or entity -> values, group of the nested maps)
+        self.steps: list[tuple[AttrSpec, bool, int, dict[Any, Any], _Group | None]] = []
+        self.shown: set[Any] = set()
 
 
 class _Pull:
-    """One pull. Synchronous; starts anew after a miss."""
+    """One pull. Synchronous; begins anew after a miss."""
 
     def __init__(self, view: View) -> None:
         self.view = view
         self.schema = view.schema
+        self.groups: list[_Group] = []
+        self.entered = 0
+        self.copies = 0
 
-    def entities(self, spec: Spec, refs: Sequence[Any]) -> list[EntityMap | None]:
-        ids = [r if type(r) is int else self.view.entid(r) for r in refs]
-        known = list(dict.fromkeys(i for i in ids if i is not None))
-        found = self.level(spec, known, {}, None)
-        return [None if i is None else found.get(i) for i in ids]
+    def run(self, spec: Spec, ids: Sequence[int | None]) -> dict[Any, EntityMap | None]:
+        """Return entity → map, or None where there is nothing of ``spec``."""
+        root = _Group(spec, (i for i in ids if i is not None), plain=True)
+        level = [root]
+        while level:
+            below: dict[Any, _Group] = {}
+            for group in level:
+                self.read(group, below)
+            self.groups += level
+            level = list(below.values())
+        for group in reversed(self.groups):
+            self.assemble(group)
+        return root.maps
 
-    def level(
-        self,
-        spec: Spec,
-        ids: list[int],
-        seen: dict[AttrSpec, set[int]],
-        depth: dict[AttrSpec, int] | None,
-    ) -> dict[int, EntityMap]:
-        """Return entity → map for those of ``ids`` that have anything of ``spec``."""
-        out: dict[int, EntityMap] = {i: EntityMap() for i in ids}
-        specs = self.attributes(spec, ids)
-        for attr_spec in specs:
-            attr = self.schema.by_key.get(attr_spec.name)
-            values = self.values(attr, attr_spec, ids) if attr is not None else {}
-            if values and attr is not None and attr.is_ref:
-                values = self.nested(spec, attr_spec, attr, values, seen, depth or {})
-            self.place(out, attr_spec, attr, values)
-        if spec.db_id:
-            self.add_ids(out, spec)
-        return {i: found for i, found in out.items() if found}
+    # -- down: what each level reads -------------------------------------------------------------
 
-    def attributes(self, spec: Spec, ids: list[int]) -> list[AttrSpec]:
-        """Return the attributes to read: those named, and with a wildcard all there are."""
-        if not spec.wildcard:
-            return list(spec.attrs)
-        named = {s.name for s in spec.attrs if not s.reverse}
+    def read(self, group: _Group, below: dict[Any, _Group]) -> None:
+        """Read the attributes of a group and enter the groups below it."""
+        spec = group.spec
+        jobs = group.maps
+        ids: list[int] = (
+            list(jobs) if group.plain else list(dict.fromkeys(job[0] for job in jobs))
+        )
+        if not ids:
+            return
+        by_key = self.schema.by_key
+        if spec.wildcard:
+            self.read_all(group, ids, below)
+        for attr_spec in spec.attrs:
+            if spec.wildcard and not attr_spec.reverse:
+                continue
+            attr = by_key.get(attr_spec.name)
+            values = {} if attr is None else self.values(attr, attr_spec.reverse, ids)
+            self.step(group, attr_spec, attr, values, below)
+
+    def read_all(self, group: _Group, ids: list[int], below: dict[Any, _Group]) -> None:
+        """Read every attribute that the entities have; the pattern's specs say how to show them."""
         attrs = self.schema.attrs
-        present: dict[int, None] = {}
-        for i in ids:
-            present.update(dict.fromkeys(self.view.entity(i).a.tolist()))
-        every = [
-            AttrSpec(attrs[a].ident, False, attrs[a].ident)
-            for a in present
-            if attrs[a].ident not in named
-        ]
-        return [*every, *spec.attrs]
+        found: dict[int, dict[int, list[Any]]] = {}
+        if len(ids) < _COLUMNS_FROM:
+            for i in ids:
+                rows = self.view.entity(i)
+                for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True):
+                    found.setdefault(a, {}).setdefault(i, []).append(v)
+            if self.view.history:
+                found = {
+                    a: {i: _distinct(vs) for i, vs in by_e.items()} for a, by_e in found.items()
+                }
+        else:
+            for a in self.view.attr_ids():
+                values = self.values(attrs[a], False, ids)
+                if values:
+                    found[a] = values
+        given = {s.name: s for s in group.spec.attrs if not s.reverse}
+        for a, values in found.items():
+            attr = attrs[a]
+            spec = given.get(attr.ident)
+            if spec is None:
+                spec = AttrSpec(attr.ident, False, attr.ident)
+            self.step(group, spec, attr, values, below)
 
-    def values(self, attr: Attr, spec: AttrSpec, ids: list[int]) -> dict[int, list[Any]]:
-        """Return entity → values of one attribute, limited."""
-        limit = spec.limit
-        if spec.reverse:
-            if not attr.is_ref:
-                return {}
-            return {
-                i: found if limit is None else found[:limit]
-                for i in ids
-                if (found := self.view.lookup(attr.id, i))
-            }
-        if len(ids) >= _COLUMNS_FROM and self.view.count_attr(attr.id) < 64 * len(ids):
-            return self.in_columns(self.view.attr(attr.id), attr, ids, limit)
-        return {
-            i: found if limit is None else found[:limit]
-            for i in ids
-            if (found := self.view.values(i, attr.id))
-        }
+    def values(self, attr: Attr, reverse: bool, ids: list[int]) -> dict[int, list[Any]]:
+        """Return entity → values of one attribute, or the entities that refer to it."""
+        view, a = self.view, attr.id
+        if reverse and not attr.is_ref:
+            return {}
+        if len(ids) >= _COLUMNS_FROM and view.count_attr(a) < 64 * len(ids):
+            return self.in_columns(view.attr(a), attr, reverse, ids)
+        if reverse:
+            lookup = view.lookup
+            return {i: found for i in ids if (found := lookup(a, i))}
+        read = view.values
+        if view.history:
+            return {i: _distinct(found) for i in ids if (found := read(i, a))}
+        return {i: found for i in ids if (found := read(i, a))}
 
     def in_columns(
-        self, rows: Rows, attr: Attr, ids: list[int], limit: int | None
+        self, rows: Rows, attr: Attr, reverse: bool, ids: list[int]
     ) -> dict[int, list[Any]]:
         if not len(rows):
             return {}
         wanted = np.array(ids, np.int64)
-        if not attr.many and not self.view.history:
+        history = self.view.history
+        if not reverse and not attr.many and not history:
             positions = aligned(rows, wanted)
-            found = positions >= 0
-            values = rows.v.take(positions[found]).tolist()
-            return {i: [v] for i, v in zip(wanted[found].tolist(), values, strict=True)}
-        start = rows.e.searchsorted(wanted, "left").tolist()
-        stop = rows.e.searchsorted(wanted, "right").tolist()
+            has = positions >= 0
+            taken = rows.v.take(positions[has]).tolist()
+            return {i: [v] for i, v in zip(wanted[has].tolist(), taken, strict=True)}
+        keys, shown = rows.e, rows.v
+        if reverse:
+            if rows.v.kind != INT:
+                return {i: found for i in ids if (found := self.view.lookup(attr.id, i))}
+            order = np.argsort(rows.v.data, kind="stable")
+            keys, shown = rows.v.data[order], type(rows.v)(INT, rows.e[order])
+        start = keys.searchsorted(wanted, "left").tolist()
+        stop = keys.searchsorted(wanted, "right").tolist()
         out = {}
         for i, lo, hi in zip(ids, start, stop, strict=True):
             if lo < hi:
-                end = hi if limit is None else min(hi, lo + limit)
-                out[i] = rows.v.slice(lo, end).tolist()
+                values = shown.slice(lo, hi).tolist()
+                out[i] = _distinct(values) if history else values
         return out
 
-    # -- references ----------------------------------------------------------------------------
-
-    def nested(
+    def step(
         self,
-        spec: Spec,
-        attr_spec: AttrSpec,
-        attr: Attr,
-        values: dict[int, list[Any]],
-        seen: dict[AttrSpec, set[int]],
-        depth: dict[AttrSpec, int],
-    ) -> dict[int, list[Any]]:
-        """Replace the entity ids among ``values`` by maps."""
-        targets = list(dict.fromkeys(t for group in values.values() for t in group))
-        maps: dict[int, Any]
-        if attr_spec.recursion is not None:
-            maps = self.recursive(spec, attr_spec, targets, seen, depth)
-        elif attr_spec.sub is not None:
-            maps = dict(self.level(attr_spec.sub, targets, {}, None))
-        elif attr.component and not attr_spec.reverse:
-            maps = self.components(targets, seen.get(_COMPONENT, set()))
-        else:
-            maps = {t: EntityMap({_DB_ID: t}) for t in targets}
-        return {i: [maps[t] for t in group if t in maps] for i, group in values.items()}
-
-    def recursive(
-        self,
-        spec: Spec,
-        attr_spec: AttrSpec,
-        targets: list[int],
-        seen: dict[AttrSpec, set[int]],
-        depth: dict[AttrSpec, int],
-    ) -> dict[int, Any]:
-        """Pull ``spec`` again for the targets; those entered before are named by their id."""
-        entered = seen.setdefault(attr_spec, set())
-        if attr_spec.recursion == -1:
-            fresh = [t for t in targets if t not in entered]
-            again = {t: EntityMap({_DB_ID: t}) for t in targets if t in entered}
-            entered.update(fresh)
-            found = self.level(spec, fresh, seen, depth) if fresh else {}
-            return {**found, **again}
-        left = depth.get(attr_spec, attr_spec.recursion or 0)
-        if left <= 0:
-            return {}
-        return dict(self.level(spec, targets, seen, {**depth, attr_spec: left - 1}))
-
-    def components(self, targets: list[int], entered: set[int]) -> dict[int, Any]:
-        """Pull everything of components; a cycle among them is cut at its ids."""
-        entered = entered or set()
-        fresh = [t for t in targets if t not in entered]
-        entered.update(fresh)
-        found = self.level(_EVERYTHING, fresh, {_COMPONENT: entered}, None) if fresh else {}
-        return {t: found.get(t, EntityMap({_DB_ID: t})) for t in targets}
-
-    # -- results -------------------------------------------------------------------------------
-
-    def place(
-        self,
-        out: dict[int, EntityMap],
+        group: _Group,
         spec: AttrSpec,
         attr: Attr | None,
         values: dict[int, list[Any]],
+        below: dict[Any, _Group],
     ) -> None:
-        """Enter the values of one attribute into the maps."""
-        many = attr is not None and (
-            (spec.reverse and not attr.component) or (not spec.reverse and attr.many)
-        )
-        key, xform = spec.key, spec.xform
-        for i, found in out.items():
-            group = values.get(i)
-            if group is None or (not group and not many):
-                if spec.has_default:
-                    found[key] = spec.default
-                continue
-            value = list(group) if many else group[0]
-            found[key] = value if xform is None else xform(value)
+        """Note how the values of one attribute are shown, and which entities that needs."""
+        many = attr is not None and (not attr.component if spec.reverse else attr.many)
+        if spec.limit is not None and many:
+            limit = spec.limit
+            values = {i: v if len(v) <= limit else v[:limit] for i, v in values.items()}
+        if not values or attr is None or not attr.is_ref:
+            group.steps.append((spec, many, _VALUES, values, None))
+        elif spec.recursion is not None:
+            self.enter(group, spec, many, values, below)
+        elif spec.sub is not None:
+            child = _child(below, spec.sub, plain=True)
+            for targets in values.values():
+                child.maps.update(dict.fromkeys(targets))
+            group.steps.append((spec, many, _NESTED, values, child))
+        elif attr.component and not spec.reverse:
+            self.enter_components(group, spec, many, values, below)
+        else:
+            group.steps.append((spec, many, _IDS, values, None))
 
-    def add_ids(self, out: dict[int, EntityMap], spec: Spec) -> None:
-        for i, found in out.items():
-            if found or self.exists(i):
-                rest = dict(found)
-                found.clear()
-                found[spec.db_id_key] = i
-                found.update(rest)
+    # -- recursion -------------------------------------------------------------------------------
+
+    def enter(
+        self,
+        group: _Group,
+        spec: AttrSpec,
+        many: bool,
+        values: dict[int, list[Any]],
+        below: dict[Any, _Group],
+    ) -> None:
+        """Pull the same pattern for the targets, but for those entered on the way to here."""
+        child = _child(below, group.spec, plain=False)
+        key, most = id(spec), spec.recursion
+        links: dict[Any, Any] = {}
+        for job in group.maps:
+            eid, seen, depths = (job, _NO_ENTITIES, ()) if group.plain else job
+            targets = values.get(eid)
+            if targets is None:
+                continue
+            if most is not None and most >= 0:
+                known = dict(depths)
+                depth = known.get(key, 0)
+                if depth == most:
+                    links[job] = None
+                    continue
+                depths = tuple(sorted({**known, key: depth + 1}.items()))
+            entered = [
+                (t, seen | {t}, depths) if t not in seen else EntityMap({DB_ID: t})
+                for t in targets
+            ]
+            links[job] = entered
+            child.maps.update(dict.fromkeys(j for j in entered if type(j) is tuple))
+            self.count(len(targets), spec)
+        group.steps.append((spec, many, _ENTERED, links, child))
+
+    def enter_components(
+        self,
+        group: _Group,
+        spec: AttrSpec,
+        many: bool,
+        values: dict[int, list[Any]],
+        below: dict[Any, _Group],
+    ) -> None:
+        """Pull everything of components, but for entities that they are part of."""
+        child = _child(below, _EVERYTHING, plain=False)
+        links: dict[Any, Any] = {}
+        for job in group.maps:
+            eid, seen, _ = (job, _NO_ENTITIES, ()) if group.plain else job
+            targets = values.get(eid)
+            if targets is None:
+                continue
+            within = seen | {eid}
+            entered = [
+                (t, within, ()) if t not in within else EntityMap({DB_ID: t}) for t in targets
+            ]
+            links[job] = entered
+            child.maps.update(dict.fromkeys(j for j in entered if type(j) is tuple))
+            self.count(len(targets), spec)
+        group.steps.append((spec, many, _ENTERED, links, child))
+
+    def count(self, more: int, spec: AttrSpec) -> None:
+        self.entered += more
+        if self.entered > MAX_MAPS:
+            raise _too_large(spec, f"goes over more than {MAX_MAPS} entities")
+
+    # -- up: maps --------------------------------------------------------------------------------
+
+    def assemble(self, group: _Group) -> None:
+        """Make the maps of a group whose nested groups are done."""
+        spec = group.spec
+        db_id = spec.db_id_key if spec.db_id else None
+        maps, plain = group.maps, group.plain
+        for job in maps:
+            maps[job] = EntityMap()
+            if db_id is not None:
+                maps[job][db_id] = job if plain else job[0]
+        for attr_spec, many, how, values, child in group.steps:
+            self.show(group, attr_spec, many, how, values, child)
+        if db_id is None:
+            for job, made in maps.items():
+                if not made:
+                    maps[job] = None
+            return
+        for job, made in maps.items():
+            eid = job if plain else job[0]
+            # Components are shown by their id even where they have nothing else.
+            if len(made) == 1 and spec is not _EVERYTHING and not self.exists(eid):
+                maps[job] = None
+
+    def show(
+        self,
+        group: _Group,
+        spec: AttrSpec,
+        many: bool,
+        how: int,
+        values: dict[Any, Any],
+        child: _Group | None,
+    ) -> None:
+        """Enter one attribute into the maps of a group."""
+        key, plain = spec.key, group.plain
+        xform = None if spec.xform is None else xform_of(spec.xform)
+        default = spec.has_default
+        for job, made in group.maps.items():
+            found = values.get(job if plain or how == _ENTERED else job[0])
+            if found is None:
+                if default and job not in values:
+                    made[key] = spec.default
+                continue
+            if how == _VALUES:
+                value = found[0] if not many else found if plain else list(found)
+            elif how == _IDS:
+                value = [EntityMap({DB_ID: t}) for t in (found if many else found[:1])]
+            else:
+                assert child is not None
+                value = [
+                    shown
+                    for t in found
+                    if (shown := t if type(t) is EntityMap else self.taken(child, t, spec))
+                    is not None
+                ]
+            if how != _VALUES and not many:
+                if not value:
+                    continue
+                value = value[0]
+            made[key] = value if xform is None else _transformed(xform, spec, value)
+
+    def taken(self, group: _Group, job: Any, spec: AttrSpec) -> EntityMap | None:
+        """Return a finished map; a second parent gets a copy of its own."""
+        found: EntityMap | None = group.maps[job]
+        if found is None:
+            return None
+        if job not in group.shown:
+            group.shown.add(job)
+            return found
+        out, count = copied(found)
+        self.copies += count
+        if self.copies > _MAX_COPIES:
+            raise _too_large(spec, f"repeats more than {_MAX_COPIES} maps")
+        return out
 
     def exists(self, eid: int) -> bool:
         return len(self.view.entity(eid)) > 0
 
 
-_COMPONENT: Final = AttrSpec(Keyword("db/isComponent"), False, None)
-_EVERYTHING: Final = Spec((), True, True)
+def _child(below: dict[Any, _Group], spec: Spec, *, plain: bool) -> _Group:
+    """Return the group of the next level for a pattern."""
+    key = (id(spec), plain)
+    found = below.get(key)
+    if found is None:
+        found = below[key] = _Group(spec, (), plain=plain)
+    return found
+
+
+def _transformed(xform: Callable[[Any], Any], spec: AttrSpec, value: Any) -> Any:
+    try:
+        return xform(value)
+    except QueryError:
+        raise
+    except Exception as error:
+        raise QueryError(
+            f"The :xform of {spec.key!r} failed on {value!r}: {type(error).__name__}: {error}",
+            error=":pull/xform",
+            attribute=spec.name,
+        ) from error
+
+
+def _too_large(spec: AttrSpec, what: str) -> QueryError:
+    return QueryError(
+        f"The pull of {spec.key!r} {what} along the paths of the graph; give the recursion a "
+        "depth, such as {:friend 3}, or a :limit, or ask for the reachable entities with a rule.",
+        error=":pull/too-large",
+        attribute=spec.name,
+    )
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    """Return the values of a history view once each: it has assertions and retractions."""
+    return list({typed_key(v): v for v in values}.values())

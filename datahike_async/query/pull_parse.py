@@ -1,4 +1,8 @@
-"""Pull patterns: from EDN text or data to specs. Parsed patterns are cached."""
+"""Pull patterns: from EDN text or data to specs. Parsed text is cached.
+
+Data has the shape of the text: lists for vectors, strings such as ``":person/name"`` for keywords,
+``"*"`` and ``"..."`` for the symbols, ``("limit", ":a", 10)`` for a list form.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,28 @@ from functools import lru_cache
 from typing import Any, Final
 
 from datahike_async.edn.reader import read
-from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import QueryError
 from datahike_async.functions import lookup_function
 from datahike_async.query.builtins import BUILTINS
+from datahike_async.query.calls import is_async
 
-__all__ = ["AttrSpec", "Spec", "parse_pattern"]
+__all__ = ["DB_ID", "DEFAULT_LIMIT", "AttrSpec", "Spec", "parse_pattern", "xform_of"]
 
+DB_ID: Final = Keyword("db/id")
 DEFAULT_LIMIT: Final = 1000
 _NOTHING: Final = object()
-_STAR: Final = frozenset({"*"})
+_OPTIONS: Final = ("as", "limit", "default", "xform")
+_DEEPEST: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AttrSpec:
     """One attribute of a pattern.
 
+    ``name`` is the attribute as the schema knows it, ``key`` what the result calls it.
     ``recursion`` is None, a depth, or -1 for without end; ``limit`` is None for no limit.
+    ``xform`` is a function, or the symbol of one that is looked up when it is called for.
     """
 
     name: Keyword
@@ -32,7 +41,7 @@ class AttrSpec:
     key: Any
     limit: int | None = DEFAULT_LIMIT
     default: Any = _NOTHING
-    xform: Callable[[Any], Any] | None = None
+    xform: Callable[[Any], Any] | Symbol | None = None
     sub: Spec | None = None
     recursion: int | None = None
 
@@ -42,14 +51,14 @@ class AttrSpec:
         return self.default is not _NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Spec:
     """A pattern: attributes, whether ``*`` is among them, whether ``:db/id`` is."""
 
     attrs: tuple[AttrSpec, ...]
     wildcard: bool
     db_id: bool
-    db_id_key: Any = Keyword("db/id")
+    db_id_key: Any = DB_ID
 
 
 def _error(message: str, form: Any) -> QueryError:
@@ -58,68 +67,96 @@ def _error(message: str, form: Any) -> QueryError:
 
 @lru_cache(512)
 def _parsed_text(text: str) -> Spec:
-    return _pattern(read(text))
+    return _pattern(read(text), 0)
 
 
 def parse_pattern(pattern: Any) -> Spec:
     """Parse a pull pattern. Raises QueryError ``:parser/pull``, and EdnError for bad text."""
-    if isinstance(pattern, Spec):
-        return pattern
     if type(pattern) is str:
         return _parsed_text(pattern)
-    return _pattern(pattern)
+    if type(pattern) is Spec:
+        return pattern
+    return _pattern(pattern, 0)
 
 
-def _pattern(form: Any) -> Spec:
+def _pattern(form: Any, depth: int) -> Spec:
+    if depth > _DEEPEST:
+        raise _error(f"A pull pattern is nested deeper than {_DEEPEST} levels.", None)
     if isinstance(form, (set, frozenset)):
         form = list(form)
     if not isinstance(form, (list, tuple)) or not form:
-        raise _error(f"A pull pattern is a vector that is not empty, not {form!r}.", form)
-    attrs: list[AttrSpec] = []
+        raise _error(
+            f"A pull pattern is a vector that is not empty, such as [:person/name] or [*], "
+            f"not {form!r}.",
+            form,
+        )
+    attrs: dict[Any, AttrSpec] = {}
     wildcard = db_id = False
-    db_id_key: Any = Keyword("db/id")
+    db_id_key: Any = DB_ID
     for item in form:
         if _is_star(item):
             wildcard = db_id = True
             continue
-        if isinstance(item, Mapping):
+        if type(item) is Keyword:
+            spec = _named(item)
+        elif isinstance(item, Mapping):
+            if not item:
+                raise _error("An empty map in a pull pattern names no attribute.", form)
             for key, sub in item.items():
-                attrs.append(_sub(_attribute(key), sub, item))
+                spec = _sub(_attribute(key), sub, item, depth)
+                attrs[spec.key, spec.name, spec.reverse] = spec
             continue
-        spec = _attribute(item)
-        if spec.name is Keyword("db/id"):
+        else:
+            spec = _attribute(item)
+        if spec.name is DB_ID:
             db_id, db_id_key = True, spec.key
         else:
-            attrs.append(spec)
-    return Spec(tuple(attrs), wildcard, db_id, db_id_key)
+            attrs[spec.key, spec.name, spec.reverse] = spec
+    return Spec(tuple(attrs.values()), wildcard, db_id, db_id_key)
 
 
 def _is_star(item: Any) -> bool:
-    if isinstance(item, (tuple, list)) and len(item) == 2 and item[0] is Symbol("quote"):
+    if isinstance(item, (tuple, list)) and len(item) == 2 and _word(item[0]) == "quote":
         item = item[1]
-    return (
-        getattr(item, "text", item) in _STAR if isinstance(item, (str, Symbol, Keyword)) else False
-    )
+    return _word(item) == "*" or (type(item) is Keyword and item.text == "*")
+
+
+def _word(form: Any) -> str | None:
+    """Return the text of a symbol, or of a string that stands for one."""
+    if type(form) is Symbol:
+        return form.text
+    return form if isinstance(form, str) and type(form) is not Char else None
+
+
+def _named(name: Keyword) -> AttrSpec:
+    if name.name[0] != "_" or len(name.name) == 1:
+        return AttrSpec(name, False, name)
+    text = name.name[1:]
+    return AttrSpec(Keyword(f"{name.namespace}/{text}" if name.namespace else text), True, name)
 
 
 def _attribute(form: Any) -> AttrSpec:
     """Parse an attribute name or an attribute with options."""
-    if isinstance(form, Keyword) or (isinstance(form, str) and form[:1] == ":" and len(form) > 1):
-        name = Keyword(form)
-        reverse = name.name[:1] == "_" and len(name.name) > 1
-        forward = name
-        if reverse:
-            text = name.name[1:]
-            forward = Keyword(f"{name.namespace}/{text}" if name.namespace else text)
-        return AttrSpec(forward, reverse, name)
+    if isinstance(form, Keyword):
+        return _named(form)
+    if isinstance(form, str) and form[:1] == ":" and len(form) > 1:
+        return _named(Keyword(form))
     if isinstance(form, (list, tuple)) and form:
-        head = getattr(form[0], "text", form[0]) if isinstance(form[0], (Symbol, str)) else None
-        if head in ("limit", "default") and not isinstance(form[0], Keyword):
+        head = _word(form[0])
+        if head in ("limit", "default"):
             if len(form) != 3:
-                raise _error(f"{form!r} should have an attribute and a value.", form)
+                raise _error(
+                    f"({head} …) takes an attribute and a value, as in ({head} :person/aka 10); "
+                    f"got {form!r}.",
+                    form,
+                )
             return _options(_attribute(form[1]), [Keyword(head), form[2]], form)
         return _options(_attribute(form[0]), list(form[1:]), form)
-    raise _error(f"Cannot parse {form!r} in a pull pattern; expected an attribute.", form)
+    raise _error(
+        f"Cannot parse {form!r} in a pull pattern; expected an attribute such as :person/name, *, "
+        "a map {:person/friend [:person/name]}, or an attribute with options.",
+        form,
+    )
 
 
 def _options(spec: AttrSpec, options: list[Any], form: Any) -> AttrSpec:
@@ -133,56 +170,83 @@ def _options(spec: AttrSpec, options: list[Any], form: Any) -> AttrSpec:
     }
     for key, value in zip(options[::2], options[1::2], strict=True):
         name = key.text if isinstance(key, Keyword) else str(key).removeprefix(":")
+        if name not in _OPTIONS:
+            raise _error(
+                f"Unknown option {key!r} in {form!r}; known: :as :limit :default :xform.", form
+            )
         if name == "as":
-            values["key"] = value
+            values["key"] = _key(value, form)
         elif name == "limit":
             if value is not None and (type(value) is not int or value < 1):
                 raise _error(f":limit in {form!r} should be a positive int or nil.", form)
             values["limit"] = value
-        elif name == "default":
-            values["default"] = value
         elif name == "xform":
             values["xform"] = _function(value, form)
         else:
-            raise _error(
-                f"Unknown option {key!r} in {form!r}; known: :as :limit :default :xform.", form
-            )
+            values[name] = value
     return AttrSpec(spec.name, spec.reverse, sub=spec.sub, recursion=spec.recursion, **values)
 
 
-def _function(value: Any, form: Any) -> Callable[[Any], Any]:
-    if callable(value) and not isinstance(value, Symbol):
-        return value  # type: ignore[no-any-return]
-    found = None
+def _key(value: Any, form: Any) -> Any:
+    if isinstance(value, str) and value[:1] == ":" and len(value) > 1:
+        return Keyword(value)
+    try:
+        hash(value)
+    except TypeError:
+        raise _error(f":as in {form!r} should be a keyword or a string.", form) from None
+    return value
+
+
+def _function(value: Any, form: Any) -> Callable[[Any], Any] | Symbol:
     if isinstance(value, (Symbol, str)):
-        text = getattr(value, "text", value)
-        found = lookup_function(text) or BUILTINS.get(text)
+        name = Symbol(value)
+        _find(name, form)
+        return name
+    if not callable(value):
+        raise _error(f":xform in {form!r} should be a function or the name of one.", form)
+    return value  # type: ignore[no-any-return]
+
+
+def _find(name: Symbol, form: Any) -> Callable[[Any], Any]:
+    found = lookup_function(name) or BUILTINS.get(name.text.removeprefix("clojure.core/"))
     if found is None:
-        raise _error(f"Unknown function {value!r} for :xform in {form!r}; register it first.", form)
+        raise _error(
+            f"Unknown function {name} for :xform in {form!r}; make it known with "
+            "register_function.",
+            form,
+        )
     return found
 
 
-def _sub(spec: AttrSpec, sub: Any, form: Any) -> AttrSpec:
+def xform_of(xform: Callable[[Any], Any] | Symbol) -> Callable[[Any], Any]:
+    """Return the function of an ``:xform``, as it is registered now."""
+    found = _find(xform, xform) if isinstance(xform, Symbol) else xform
+    if is_async(found):
+        raise _error(f":xform {xform!r} is a coroutine function; pull takes plain ones.", xform)
+    return found
+
+
+def _sub(spec: AttrSpec, sub: Any, form: Any, depth: int) -> AttrSpec:
     nested: Spec | None = None
     recursion: int | None = None
-    text = getattr(sub, "text", sub)
-    if text == "...":
+    if spec.name is DB_ID:
+        raise _error(f":db/id in {form!r} takes no pattern: it is no reference.", form)
+    if _word(sub) == "...":
         recursion = -1
     elif type(sub) is int:
         if sub < 1:
             raise _error(f"The depth of recursion in {form!r} should be at least 1.", form)
         recursion = sub
-    elif type(sub) is str:
-        nested = _pattern(read(sub))
+    elif isinstance(sub, str) and sub.lstrip()[:1] in ("[", "#"):
+        nested = _pattern(read(sub), depth + 1)
+    elif isinstance(sub, (list, tuple, set, frozenset)):
+        nested = _pattern(sub, depth + 1)
     else:
-        nested = _pattern(sub)
+        raise _error(
+            f"Cannot parse {sub!r} in {form!r}; an attribute in a map takes a pattern, a depth or "
+            "\"...\".",
+            form,
+        )
     return AttrSpec(
-        spec.name,
-        spec.reverse,
-        spec.key,
-        spec.limit,
-        spec.default,
-        spec.xform,
-        nested,
-        recursion,
+        spec.name, spec.reverse, spec.key, spec.limit, spec.default, spec.xform, nested, recursion
     )

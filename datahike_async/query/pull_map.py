@@ -1,0 +1,94 @@
+"""The maps that pull returns: dicts keyed by Keyword that also answer to ``":name"`` strings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datahike_async.edn.types import Keyword
+
+__all__ = ["EntityMap", "copied"]
+
+
+class EntityMap(dict[Any, Any]):
+    """A dict whose keyword keys may also be given as strings: ``ada[":person/name"]``.
+
+    It equals a plain dict with the same entries, whether that one is keyed by Keyword or by text.
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, key: Any) -> Any:
+        if isinstance(key, str) and key[:1] == ":" and len(key) > 1:
+            try:
+                return dict.__getitem__(self, Keyword(key))
+            except KeyError:
+                raise KeyError(key) from None
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        if dict.__contains__(self, key):
+            return True
+        return (
+            isinstance(key, str)
+            and key[:1] == ":"
+            and len(key) > 1
+            and dict.__contains__(self, Keyword(key))
+        )
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return the value under ``key``, a keyword or its text, or ``default``."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def copy(self) -> EntityMap:
+        """Return a shallow copy that is an EntityMap as well."""
+        return EntityMap(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, dict):
+            return NotImplemented
+        if not isinstance(other, EntityMap):
+            other = {_key(k): v for k, v in other.items()}
+        return dict.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    __hash__ = None
+
+
+def _key(key: Any) -> Any:
+    return Keyword(key) if type(key) is str and key[:1] == ":" and len(key) > 1 else key
+
+
+def copied(whole: EntityMap) -> tuple[EntityMap, int]:
+    """Return a deep copy of the maps and lists of a pull result, and how many maps it has.
+
+    Works without recursion: results of a recursive pull may be deeper than Python's stack.
+    """
+    out, count = EntityMap(), 0
+    stack: list[tuple[Any, Any]] = [(whole, out)]
+    while stack:
+        source, target = stack.pop()
+        if type(source) is EntityMap:
+            count += 1
+            for key, value in source.items():
+                target[key] = made = _shell(value)
+                if made is not value:
+                    stack.append((value, made))
+        else:
+            for value in source:
+                made = _shell(value)
+                target.append(made)
+                if made is not value:
+                    stack.append((value, made))
+    return out, count
+
+
+def _shell(value: Any) -> Any:
+    if type(value) is EntityMap:
+        return EntityMap()
+    return [] if type(value) is list else value

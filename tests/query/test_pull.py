@@ -1,0 +1,643 @@
+"""Pull: what each form of a pattern gives, on a small household of people and machines."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from datahike_async.database import Database, empty_db, init_db
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.errors import EdnError, QueryError
+from datahike_async.functions import register_function, unregister_function
+from datahike_async.query import pull_execute
+from datahike_async.query.pull_map import EntityMap
+
+pytestmark = pytest.mark.anyio
+
+REF = {":db/valueType": ":db.type/ref"}
+MANY = {":db/cardinality": ":db.cardinality/many"}
+SCHEMA: dict[str, dict[str, Any]] = {
+    ":nick": MANY,
+    ":email": {":db/unique": ":db.unique/identity"},
+    ":pupil": {**REF, **MANY},
+    ":knows": {**REF, **MANY},
+    ":rival": {**REF, **MANY},
+    ":boss": REF,
+    ":part": {**REF, **MANY, ":db/isComponent": True},
+    ":case": {**REF, ":db/isComponent": True},
+}
+PEOPLE: list[tuple[int, str, Any]] = [
+    (1, ":name", "Ada"),
+    (1, ":nick", "Lace"),
+    (1, ":nick", "Byron"),
+    (1, ":email", "ada@x"),
+    (2, ":name", "Ben"),
+    (3, ":name", "Cleo"),
+    (4, ":name", "Dina"),
+    (5, ":name", "Emil"),
+    (6, ":name", "Fay"),
+    (7, ":name", "Gus"),
+    (8, ":name", "Hal"),
+    (1, ":pupil", 2),
+    (1, ":pupil", 3),
+    (2, ":boss", 1),
+    (3, ":boss", 1),
+    (6, ":boss", 3),
+    (4, ":knows", 5),
+    (5, ":knows", 6),
+    (6, ":knows", 7),
+    (7, ":knows", 8),
+    (4, ":rival", 6),
+    (5, ":rival", 7),
+    (6, ":rival", 8),
+    (7, ":rival", 4),
+    # a machine of parts
+    (20, ":name", "Engine"),
+    (20, ":part", 21),
+    (20, ":part", 24),
+    (21, ":name", "Block"),
+    (21, ":part", 22),
+    (22, ":name", "Piston"),
+    (22, ":case", 23),
+    (23, ":name", "Ring"),
+    (24, ":name", "Belt"),
+]
+
+
+@pytest.fixture
+def db() -> Database:
+    return init_db(PEOPLE, SCHEMA)
+
+
+# -- attributes --------------------------------------------------------------------------------
+
+
+async def test_named_attributes_come_as_values_lists_and_ids(db: Database) -> None:
+    assert await db.pull("[:name :nick]", 1) == {":name": "Ada", ":nick": ["Byron", "Lace"]}
+    assert await db.pull("[:name :boss :db/id]", 6) == {
+        ":name": "Fay",
+        ":boss": {":db/id": 3},
+        ":db/id": 6,
+    }
+    assert await db.pull_many("[:name]", [1, 5, 7]) == [
+        {":name": "Ada"},
+        {":name": "Emil"},
+        {":name": "Gus"},
+    ]
+
+
+async def test_patterns_as_data_read_like_text(db: Database) -> None:
+    as_text = await db.pull('[:name {(limit :pupil 1) [:name]} [:x :default "-"]]', 1)
+    as_data = await db.pull(
+        [":name", {("limit", ":pupil", 1): [":name"]}, [":x", ":default", "-"]], 1
+    )
+    as_keywords = await db.pull(
+        [
+            Keyword("name"),
+            {(Symbol("limit"), Keyword("pupil"), 1): [Keyword("name")]},
+            [Keyword("x"), Keyword("default"), "-"],
+        ],
+        1,
+    )
+    assert as_text == as_data == as_keywords
+    assert as_text == {":name": "Ada", ":pupil": [{":name": "Ben"}], ":x": "-"}
+    assert await db.pull({":name"}, 1) == {":name": "Ada"}
+
+
+async def test_entities_are_named_by_id_ident_or_lookup_ref(db: Database) -> None:
+    assert await db.pull("[:name]", [":email", "ada@x"]) == {":name": "Ada"}
+    assert await db.pull("[:name]", (Keyword("email"), "ada@x")) == {":name": "Ada"}
+    assert await db.pull("[:name]", [":email", "nobody"]) is None
+    withident = await db.db_with([{":db/ident": ":hero/ada", ":name": "Hero"}])
+    assert await withident.pull("[:name]", ":hero/ada") == {":name": "Hero"}
+    with pytest.raises(QueryError) as caught:
+        await db.pull("[:name]", [":name", "Ada"])
+    assert caught.value.error == ":lookup-ref/unique"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["[:name]", "[*]", "[:db/id]", "[{:knows [:name]}]", "[:_boss]"]
+)
+async def test_an_entity_without_datoms_is_none(db: Database, pattern: str) -> None:
+    assert await db.pull(pattern, 999) is None
+    assert await db.pull_many(pattern, [999, 998]) == [None, None]
+
+
+async def test_nothing_of_the_pattern_is_none(db: Database) -> None:
+    assert await db.pull("[:unknown]", 1) is None
+    assert await db.pull("[:boss]", 1) is None
+
+
+async def test_stored_false_and_zero_are_values() -> None:
+    db = init_db([(1, ":flag", False), (1, ":n", 0), (1, ":text", "")])
+    assert await db.pull("[:flag :n :text]", 1) == {":flag": False, ":n": 0, ":text": ""}
+    assert await db.pull("[[:flag :default 9] [:n :default 9]]", 1) == {":flag": False, ":n": 0}
+
+
+async def test_reverse_attributes(db: Database) -> None:
+    assert await db.pull("[:name :_pupil]", 2) == {":name": "Ben", ":_pupil": [{":db/id": 1}]}
+    assert await db.pull("[{:_boss [:name]}]", 1) == {
+        ":_boss": [{":name": "Ben"}, {":name": "Cleo"}]
+    }
+    assert await db.pull("[{:_boss [:name]}]", 4) is None
+    # A part has one whole.
+    assert await db.pull("[:name :_part]", 21) == {":name": "Block", ":_part": {":db/id": 20}}
+    assert await db.pull("[{:_part [:name]}]", 24) == {":_part": {":name": "Engine"}}
+    # Only refs can be followed back.
+    assert await db.pull("[:_name]", 1) is None
+
+
+async def test_reverse_keeps_the_namespace() -> None:
+    db = init_db([(1, ":a/to", 2), (2, ":a/n", 5)], {":a/to": REF})
+    assert await db.pull("[:a/_to]", 2) == {":a/_to": [{":db/id": 1}]}
+
+
+# -- options -----------------------------------------------------------------------------------
+
+
+async def test_limit_counts_datoms_and_is_1000_unless_said(db: Database) -> None:
+    db = await db.db_with([[":db/add", 8, ":nick", f"n{i:04}"] for i in range(1200)])
+    for pattern, count in [
+        ("[:nick]", 1000),
+        ("[(limit :nick 5)]", 5),
+        ("[[:nick :limit 5]]", 5),
+        ("[(limit :nick 1100)]", 1100),
+        ("[(limit :nick nil)]", 1200),
+        ("[*]", 1000),
+        ("[* [:nick :limit nil]]", 1200),
+    ]:
+        found = await db.pull(pattern, 8)
+        assert len(found[":nick"]) == count, pattern
+        assert found[":nick"][0] == "n0000"
+    # Ben has the only :boss among the first two, and the limit is on what is looked at.
+    assert await db.pull("[{(limit :pupil 1) [:nothing]}]", 1) == {":pupil": []}
+    assert await db.pull("[{[:_boss :limit 1] [:name]}]", 1) == {":_boss": [{":name": "Ben"}]}
+
+
+async def test_default_stands_in_for_what_is_missing_only(db: Database) -> None:
+    assert await db.pull('[(default :boss "none")]', 1) == {":boss": "none"}
+    assert await db.pull('[[:x :as :y :default "none"]]', 1) == {":y": "none"}
+    assert await db.pull("[[:name :default 1]]", 1) == {":name": "Ada"}
+    assert await db.pull("[[:x :default nil]]", 1) == {":x": None}
+    assert await db.pull("[[:x :default false]]", 999) == {":x": False}
+    # Under a wildcard a default of a forward attribute does nothing.
+    assert await db.pull("[* [:x :default 1]]", 24) == {":db/id": 24, ":name": "Belt"}
+    assert await db.pull("[* [:_boss :default 1]]", 24) == {
+        ":db/id": 24,
+        ":name": "Belt",
+        ":_boss": 1,
+    }
+    # Missing is missing, whatever the sub-pattern says.
+    assert await db.pull("[{[:boss :default 0] [:name]}]", 1) == {":boss": 0}
+    assert await db.pull("[{[:boss :default 0] [:nothing]}]", 2) is None
+
+
+async def test_as_renames(db: Database) -> None:
+    found = await db.pull('[[:name :as "Name"] [:nick :as :alias] [:db/id :as :id]]', 1)
+    assert found == {"Name": "Ada", ":alias": ["Byron", "Lace"], ":id": 1}
+    assert found["Name"] == "Ada"
+    found = await db.pull([[":name", ":as", ":n"], {(":boss", ":as", ":lead"): [":name"]}], 2)
+    assert found == {":n": "Ben", ":lead": {":name": "Ada"}}
+    both = await db.pull("[:name [:name :as :again]]", 1)
+    assert both == {":name": "Ada", ":again": "Ada"}
+
+
+async def test_xform_runs_on_what_would_be_shown(db: Database) -> None:
+    register_function("test/shout", str.upper)
+    try:
+        assert await db.pull("[[:name :xform test/shout]]", 1) == {":name": "ADA"}
+    finally:
+        unregister_function("test/shout")
+    with pytest.raises(QueryError) as caught:
+        await db.pull("[[:name :xform test/shout]]", 1)
+    assert caught.value.error == ":parser/pull"
+    assert await db.pull([[":nick", ":xform", len]], 1) == {":nick": 2}
+    assert await db.pull("[[:nick :xform count]]", 1) == {":nick": 2}
+    assert await db.pull([{(":boss", ":xform", lambda m: m[":name"]): [":name"]}], 2) == {
+        ":boss": "Ada"
+    }
+
+
+async def test_xform_that_fails_says_on_what(db: Database) -> None:
+    with pytest.raises(QueryError, match="'Ada'") as caught:
+        await db.pull([[":name", ":xform", lambda v: v + 1]], 1)
+    assert caught.value.error == ":pull/xform"
+
+    async def slow(value: Any) -> Any:
+        return value
+
+    with pytest.raises(QueryError, match="coroutine"):
+        await db.pull([[":name", ":xform", slow]], 1)
+
+
+# -- nesting -----------------------------------------------------------------------------------
+
+
+async def test_sub_patterns(db: Database) -> None:
+    assert await db.pull("[:name {:boss [:name]}]", 6) == {
+        ":name": "Fay",
+        ":boss": {":name": "Cleo"},
+    }
+    assert await db.pull("[:name {:pupil [:name]}]", 1) == {
+        ":name": "Ada",
+        ":pupil": [{":name": "Ben"}, {":name": "Cleo"}],
+    }
+    assert await db.pull("[:name {:boss [:name]}]", 1) == {":name": "Ada"}
+    assert await db.pull("[:name {:pupil [:nothing]}]", 1) == {":name": "Ada", ":pupil": []}
+    assert await db.pull("[:name {:boss [:nothing]}]", 2) == {":name": "Ben"}
+    assert await db.pull("[{:boss [{:boss [{:_boss [:name]}]}]}]", 6) == {
+        ":boss": {":boss": {":_boss": [{":name": "Ben"}, {":name": "Cleo"}]}}
+    }
+    assert await db.pull("[{:boss [*]}]", 2) == {
+        ":boss": {
+            ":db/id": 1,
+            ":name": "Ada",
+            ":nick": ["Byron", "Lace"],
+            ":email": "ada@x",
+            ":pupil": [{":db/id": 2}, {":db/id": 3}],
+        }
+    }
+
+
+async def test_maps_with_two_parents_are_not_one_object(db: Database) -> None:
+    ben, cleo = await db.pull_many("[{:boss [:name {:pupil [:name]}]}]", [2, 3])
+    ben[":boss"][Keyword("name")] = "changed"
+    ben[":boss"][":pupil"].append("more")
+    assert cleo == {":boss": {":name": "Ada", ":pupil": [{":name": "Ben"}, {":name": "Cleo"}]}}
+    one, two = await db.pull_many("[:name]", [1, 1])
+    assert one == two
+    assert one is not two
+
+
+async def test_components_are_expanded(db: Database) -> None:
+    whole = {
+        ":name": "Engine",
+        ":part": [
+            {
+                ":db/id": 21,
+                ":name": "Block",
+                ":part": [
+                    {":db/id": 22, ":name": "Piston", ":case": {":db/id": 23, ":name": "Ring"}}
+                ],
+            },
+            {":db/id": 24, ":name": "Belt"},
+        ],
+    }
+    assert await db.pull("[:name :part]", 20) == whole
+    assert await db.pull("[*]", 20) == {":db/id": 20, **whole}
+    # A pattern, or a depth, takes the place of the expansion.
+    assert await db.pull("[{:part [:name]}]", 20) == {
+        ":part": [{":name": "Block"}, {":name": "Belt"}]
+    }
+    assert await db.pull("[:name {:part 1}]", 20) == {
+        ":name": "Engine",
+        ":part": [{":name": "Block"}, {":name": "Belt"}],
+    }
+
+
+async def test_a_loop_of_components_is_cut_at_ids(db: Database) -> None:
+    db = await db.db_with([[":db/add", 22, ":part", 20]])
+    found = await db.pull("[:name :part]", 20)
+    piston = found[":part"][0][":part"][0]
+    assert piston[":part"] == [{":db/id": 20}]
+
+
+async def test_a_component_without_datoms_is_its_id() -> None:
+    db = init_db([(1, ":part", 2)], {":part": SCHEMA[":part"]})
+    assert await db.pull("[:part]", 1) == {":part": [{":db/id": 2}]}
+
+
+async def test_wildcard_with_extras(db: Database) -> None:
+    assert await db.pull("[*]", 1) == {
+        ":db/id": 1,
+        ":name": "Ada",
+        ":nick": ["Byron", "Lace"],
+        ":email": "ada@x",
+        ":pupil": [{":db/id": 2}, {":db/id": 3}],
+    }
+    for star in ("*", Symbol("*"), Keyword("*"), ("quote", "*")):
+        assert await db.pull([star, ":_pupil"], 2) == {
+            ":db/id": 2,
+            ":name": "Ben",
+            ":boss": {":db/id": 1},
+            ":_pupil": [{":db/id": 1}],
+        }
+    assert await db.pull("[* {:boss [:name]} [:name :as :n]]", 2) == {
+        ":db/id": 2,
+        ":n": "Ben",
+        ":boss": {":name": "Ada"},
+    }
+
+
+# -- recursion ---------------------------------------------------------------------------------
+
+CHAIN = {
+    ":db/id": 4,
+    ":name": "Dina",
+    ":knows": [
+        {
+            ":db/id": 5,
+            ":name": "Emil",
+            ":knows": [
+                {
+                    ":db/id": 6,
+                    ":name": "Fay",
+                    ":knows": [
+                        {
+                            ":db/id": 7,
+                            ":name": "Gus",
+                            ":knows": [{":db/id": 8, ":name": "Hal"}],
+                        }
+                    ],
+                }
+            ],
+        }
+    ],
+}
+
+
+async def test_recursion_without_end(db: Database) -> None:
+    assert await db.pull("[:db/id :name {:knows ...}]", 4) == CHAIN
+    assert await db.pull([":db/id", ":name", {":knows": "..."}], 4) == CHAIN
+    assert await db.pull("[:name {:boss ...}]", 6) == {
+        ":name": "Fay",
+        ":boss": {":name": "Cleo", ":boss": {":name": "Ada"}},
+    }
+    assert await db.pull("[:name {:_boss ...}]", 1) == {
+        ":name": "Ada",
+        ":_boss": [{":name": "Ben"}, {":name": "Cleo", ":_boss": [{":name": "Fay"}]}],
+    }
+
+
+async def test_recursion_to_a_depth(db: Database) -> None:
+    assert await db.pull("[:name {:knows 1}]", 4) == {
+        ":name": "Dina",
+        ":knows": [{":name": "Emil"}],
+    }
+    assert await db.pull("[:name {:knows 2}]", 4) == {
+        ":name": "Dina",
+        ":knows": [{":name": "Emil", ":knows": [{":name": "Fay"}]}],
+    }
+
+
+async def test_depths_of_several_recursions_count_along_the_path(db: Database) -> None:
+    hal = {":name": "Hal"}
+    assert await db.pull("[:name {:knows 2 :rival 2}]", 4) == {
+        ":name": "Dina",
+        ":knows": [
+            {
+                ":name": "Emil",
+                ":knows": [{":name": "Fay", ":rival": [hal]}],
+                ":rival": [
+                    {
+                        ":name": "Gus",
+                        ":knows": [hal],
+                        ":rival": [{":name": "Dina", ":knows": [{":db/id": 5}]}],
+                    }
+                ],
+            }
+        ],
+        ":rival": [
+            {
+                ":name": "Fay",
+                ":knows": [
+                    {
+                        ":name": "Gus",
+                        ":knows": [hal],
+                        ":rival": [{":name": "Dina", ":knows": [{":name": "Emil"}]}],
+                    }
+                ],
+                ":rival": [hal],
+            }
+        ],
+    }
+
+
+async def test_a_cycle_is_cut_where_it_was_entered(db: Database) -> None:
+    db = await db.db_with([[":db/add", 8, ":knows", 4]])
+    found = await db.pull("[:db/id :name {:knows ...}]", 4)
+    for _ in range(5):
+        (found,) = found[":knows"]
+    # The root was not entered by recursion, so it comes once more.
+    assert found == {":db/id": 4, ":name": "Dina", ":knows": [{":db/id": 5}]}
+    own = init_db([(1, ":knows", 1), (1, ":name", "Solo")], SCHEMA)
+    assert await own.pull("[:name {:knows ...}]", 1) == {
+        ":name": "Solo",
+        ":knows": [{":name": "Solo", ":knows": [{":db/id": 1}]}],
+    }
+
+
+async def test_paths_are_cut_one_by_one() -> None:
+    # 4 is reached by two ways and shown on both.
+    edges = [(1, 2), (1, 3), (2, 4), (3, 4)]
+    db = init_db([(a, ":knows", b) for a, b in edges] + [(4, ":name", "end")], SCHEMA)
+    assert await db.pull("[:name {:knows ...}]", 1) == {
+        ":knows": [{":knows": [{":name": "end"}]}, {":knows": [{":name": "end"}]}]
+    }
+
+
+async def test_recursion_inside_a_wildcard_and_a_sub_pattern(db: Database) -> None:
+    assert await db.pull("[* {:boss ...}]", 6) == {
+        ":db/id": 6,
+        ":name": "Fay",
+        ":knows": [{":db/id": 7}],
+        ":rival": [{":db/id": 8}],
+        ":boss": {
+            ":db/id": 3,
+            ":name": "Cleo",
+            ":boss": {
+                ":db/id": 1,
+                ":name": "Ada",
+                ":nick": ["Byron", "Lace"],
+                ":email": "ada@x",
+                ":pupil": [{":db/id": 2}, {":db/id": 3}],
+            },
+        },
+    }
+    assert await db.pull("[{:_boss [:name {:_boss ...}]}]", 1) == {
+        ":_boss": [{":name": "Ben"}, {":name": "Cleo", ":_boss": [{":name": "Fay"}]}]
+    }
+    # Every sub-pattern starts its own recursion.
+    assert await db.pull("[:name {:knows 1 :rival [:name {:knows 1}]}]", 4) == {
+        ":name": "Dina",
+        ":knows": [{":name": "Emil", ":rival": [{":name": "Gus", ":knows": [{":name": "Hal"}]}]}],
+        ":rival": [{":name": "Fay", ":knows": [{":name": "Gus"}]}],
+    }
+
+
+async def test_depth_costs_no_stack() -> None:
+    deep = 5000
+    db = init_db([(i, ":knows", i + 1) for i in range(1, deep)] + [(deep, ":name", "end")], SCHEMA)
+    found = await db.pull("[:name {:knows ...}]", 1)
+    for _ in range(deep - 1):
+        (found,) = found[":knows"]
+    assert found == {":name": "end"}
+
+
+async def test_a_dense_graph_is_refused_not_walked_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pull_execute, "MAX_MAPS", 5000)
+    db = init_db([(a, ":knows", b) for a in range(1, 31) for b in range(1, 31)], SCHEMA)
+    with pytest.raises(QueryError, match="depth") as caught:
+        await db.pull("[{:knows ...}]", 1)
+    assert caught.value.error == ":pull/too-large"
+    assert len((await db.pull("[{:knows 1}]", 1))[":knows"]) == 0
+
+
+# -- many at once ------------------------------------------------------------------------------
+
+PATTERNS = [
+    "[:name]",
+    "[:db/id :name :nick]",
+    "[*]",
+    "[* :_boss]",
+    "[:name {:boss [:name :nick]}]",
+    "[:name {:_boss [:name]} :_knows :_part]",
+    "[:name {:knows ...}]",
+    "[:name {:knows 2 :rival 1}]",
+    '[[:boss :default "nobody"] [:nick :limit 1 :as :n]]',
+    "[:part :case]",
+    "[* {:boss ...}]",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+async def test_columns_and_rows_agree(db: Database, pattern: str) -> None:
+    ids = [*range(30), 1, 3, 999]
+    one_by_one = [await db.pull(pattern, i) for i in ids]
+    # Forty of each is over the threshold for columns.
+    assert await db.pull_many(pattern, ids * 40) == one_by_one * 40
+    nobody = [one_by_one[-1]] * 100
+    assert await db.pull_many(pattern, [*ids, *range(100, 200)]) == one_by_one + nobody
+
+
+async def test_pull_many_pauses_between_chunks(db: Database) -> None:
+    pauses = 0
+
+    async def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+
+    found = await pull_execute.pull_many(db.view, "[:name]", iter([1] * 3000), pause=pause)
+    assert len(found) == 3000
+    assert pauses == 2
+
+
+# -- views -------------------------------------------------------------------------------------
+
+
+async def test_pull_on_views_of_the_past() -> None:
+    db = empty_db(SCHEMA, keep_history=True)
+    first = await db.with_(
+        [{":db/id": 1, ":name": "Ada", ":boss": 2}, {":db/id": 2, ":name": "Bo"}]
+    )
+    then = first.tx_data[0].tx
+    second = await first.db_after.with_(
+        [[":db/add", 1, ":name", "Eve"], [":db/retract", 1, ":boss", 2]]
+    )
+    now = second.db_after
+    pattern = "[:name {:boss [:name]}]"
+    assert await now.pull(pattern, 1) == {":name": "Eve"}
+    assert await now.as_of(then).pull(pattern, 1) == {":name": "Ada", ":boss": {":name": "Bo"}}
+    assert await now.since(then).pull("[:name]", 1) == {":name": "Eve"}
+    assert await now.since(then).pull("[:name]", 2) is None
+    assert await now.as_of(then).pull("[:_boss]", 2) == {":_boss": [{":db/id": 1}]}
+    assert await now.as_of(datetime(1999, 1, 1, tzinfo=UTC)).pull("[*]", 1) is None
+    past = await now.history().pull("[{:boss [:name]}]", 1)
+    assert past == {":boss": {":name": "Bo"}}
+    many = await now.as_of(then).pull_many(pattern, [1, 2] * 40)
+    assert many == [{":name": "Ada", ":boss": {":name": "Bo"}}, {":name": "Bo"}] * 40
+
+
+# -- in queries --------------------------------------------------------------------------------
+
+
+async def test_pull_in_find(db: Database) -> None:
+    found = await db.q("[:find ?n (pull ?e [:nick]) :where [?e :nick] [?e :name ?n]]")
+    assert list(found) == [("Ada", {":nick": ["Byron", "Lace"]})]
+    found = await db.q("[:find [(pull ?e [:name]) ...] :where [?e :boss 1]]")
+    assert sorted(m[":name"] for m in found) == ["Ben", "Cleo"]
+    found = await db.q("[:find (pull ?e ?p) . :in $ ?e ?p]".replace("?p", "pattern"), 6, "[:name]")
+    assert found == {":name": "Fay"}
+
+
+# -- bad patterns ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "part"),
+    [
+        ([], r"\[\]"),
+        ("[]", r"\[\]"),
+        (":name", "Keyword|:name"),
+        (None, "None"),
+        ([1], "1"),
+        (["name"], "'name'"),
+        ([None], "None"),
+        ([{}], "empty map"),
+        ([{":a": 0}], "0"),
+        ([{":a": -1}], "-1"),
+        ([{":a": None}], "None"),
+        ([{":a": "x"}], "'x'"),
+        ([{":a": True}], "True"),
+        ([{"a": [":b"]}], "'a'"),
+        ([{":db/id": [":b"]}], ":db/id"),
+        ([[":a", ":limit"]], "pairs"),
+        ([[":a", ":limit", 0]], ":limit"),
+        ([[":a", ":limit", "x"]], ":limit"),
+        ([[":a", ":limt", 3]], ":limt"),
+        ([[":a", ":as", []]], ":as"),
+        ([[":a", ":xform", 3]], ":xform"),
+        ([[":a", ":xform", "no/such"]], "no/such"),
+        ([("limit", ":a")], "limit"),
+        ([("limit", ":a", 1, 2)], "limit"),
+        ([{":a": []}], r"\[\]"),
+        ("[(frobnicate :a 1)]", "frobnicate"),
+        ("[:a {:b [:c 7]}]", "7"),
+    ],
+)
+async def test_bad_patterns_name_the_part(db: Database, pattern: Any, part: str) -> None:
+    with pytest.raises(QueryError, match=part) as caught:
+        await db.pull(pattern, 1)
+    assert caught.value.error == ":parser/pull"
+
+
+async def test_bad_text_is_an_edn_error(db: Database) -> None:
+    with pytest.raises(EdnError):
+        await db.pull("[:name", 1)
+
+
+async def test_endless_nesting_is_refused(db: Database) -> None:
+    pattern: list[Any] = [":name"]
+    for _ in range(3000):
+        pattern = [{":boss": pattern}]
+    with pytest.raises(QueryError, match="nested"):
+        await db.pull(pattern, 1)
+
+
+# -- the maps ----------------------------------------------------------------------------------
+
+
+def test_entity_maps_answer_to_text_and_keyword() -> None:
+    ada = EntityMap({Keyword("person/name"): "Ada", "plain": 1})
+    assert ada[":person/name"] == ada[Keyword("person/name")] == "Ada"
+    assert ada["plain"] == 1
+    assert ":person/name" in ada
+    assert "person/name" not in ada
+    assert ":" not in ada
+    assert ada.get(":person/name") == "Ada"
+    assert ada.get(":person/age") is None
+    assert ada.get(":person/age", 3) == 3
+    with pytest.raises(KeyError, match=":person/age"):
+        ada[":person/age"]
+    with pytest.raises(KeyError):
+        ada[":"]
+    assert ada == {":person/name": "Ada", "plain": 1}
+    assert ada == {Keyword("person/name"): "Ada", "plain": 1}
+    assert ada == {":person/name": "Ada", "plain": 1}
+    assert ada != {":person/name": "Eve", "plain": 1}
+    assert ada != 3
+    assert type(ada.copy()) is EntityMap
