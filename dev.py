@@ -47,7 +47,7 @@ def set_up(groups: list[str]) -> None:
         print(f"Installing ({group}) …", flush=True)
         pip = [python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         if group == "core":
-            wanted = ["-e", str(ROOT)]
+            wanted = ["-e", f"{ROOT}[demo]"]
             for backend in BACKENDS:
                 wanted += ["-e", str(backend)]
             command = [*pip, *wanted]

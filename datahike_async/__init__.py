@@ -1,1 +1,130 @@
-"""datahike-async."""
+"""datahike-async: an immutable, embeddable Datalog database for async Python.
+
+Facts are never overwritten, every past state can be queried, queries are Datalog, and storage is
+any async key-value store. Everything runs on asyncio and on trio::
+
+    import datahike_async as d
+
+    await d.create_database(store={"backend": "file", "path": "people"})
+    async with d.connect(store={"backend": "file", "path": "people"}) as conn:
+        report = await conn.transact([{":person/name": "Ada", ":person/age": 36}])
+        rows = await d.q("[:find ?n :where [?e :person/name ?n]]", conn.db())
+"""
+
+from datahike_async._version import __version__
+from datahike_async.api import (
+    as_of,
+    datoms,
+    history,
+    index_range,
+    pull,
+    pull_many,
+    q,
+    reverse_schema,
+    rseek_datoms,
+    schema,
+    seek_datoms,
+    since,
+)
+from datahike_async.config import Config
+from datahike_async.connection import (
+    Connection,
+    connect,
+    create_database,
+    database_exists,
+    db,
+    delete_database,
+    listen,
+    release,
+    transact,
+    unlisten,
+)
+from datahike_async.database import Database, db_with, empty_db, init_db, with_
+from datahike_async.edn import Char, Keyword, Symbol, Tagged, kw, sym
+from datahike_async.errors import (
+    ConfigError,
+    ConnectionClosed,
+    CorruptData,
+    DatabaseExists,
+    DatabaseNotFound,
+    DatahikeError,
+    EdnError,
+    HeadConflict,
+    QueryError,
+    SnapshotExpired,
+    StorageError,
+    TransactionError,
+    TransactionOutcomeUnknown,
+    UnsupportedFormat,
+    WriterError,
+    WriterFenced,
+)
+from datahike_async.functions import register_function, unregister_function
+from datahike_async.index.registry import register_index
+from datahike_async.konserve import register_backend
+from datahike_async.query.result import QueryResult
+from datahike_async.snapshot.datoms import Datoms
+from datahike_async.values.datom import Datom
+from datahike_async.values.report import TxReport
+
+__all__ = [
+    "Char",
+    "Config",
+    "ConfigError",
+    "Connection",
+    "ConnectionClosed",
+    "CorruptData",
+    "Database",
+    "DatabaseExists",
+    "DatabaseNotFound",
+    "DatahikeError",
+    "Datom",
+    "Datoms",
+    "EdnError",
+    "HeadConflict",
+    "Keyword",
+    "QueryError",
+    "QueryResult",
+    "SnapshotExpired",
+    "StorageError",
+    "Symbol",
+    "Tagged",
+    "TransactionError",
+    "TransactionOutcomeUnknown",
+    "TxReport",
+    "UnsupportedFormat",
+    "WriterError",
+    "WriterFenced",
+    "__version__",
+    "as_of",
+    "connect",
+    "create_database",
+    "database_exists",
+    "datoms",
+    "db",
+    "db_with",
+    "delete_database",
+    "empty_db",
+    "history",
+    "index_range",
+    "init_db",
+    "kw",
+    "listen",
+    "pull",
+    "pull_many",
+    "q",
+    "register_backend",
+    "register_function",
+    "register_index",
+    "release",
+    "reverse_schema",
+    "rseek_datoms",
+    "schema",
+    "seek_datoms",
+    "since",
+    "sym",
+    "transact",
+    "unlisten",
+    "unregister_function",
+    "with_",
+]

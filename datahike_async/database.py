@@ -18,6 +18,7 @@ from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.pausing import pause
 from datahike_async.query import api as query_api
 from datahike_async.query import pull_execute
 from datahike_async.snapshot import datoms as datom_access
@@ -142,7 +143,7 @@ class Database:
 
     async def q(self, query: Any, *inputs: Any, **options: Any) -> Any:
         """Run ``query`` with this database as its first input; see :func:`datahike_async.q`."""
-        return await query_api.q(query, self, *inputs, **options)
+        return await query_api.q(query, self, *inputs, pause=pause, **options)
 
     async def pull(self, pattern: Any, eid: Any) -> Any:
         """Return the attributes of one entity that ``pattern`` names, as a dict, or None.

@@ -1,1 +1,1 @@
-"""Room to be described by its owner."""
+"""The backends that come with the library: memory and file. Others are distributions of their own."""

@@ -1,0 +1,203 @@
+"""The command line ``datahike-async``: demo, q, transact.
+
+Databases are named by ``--path DIR`` (a file database) or ``--config EDN``. EDN goes in; EDN, JSON
+or a table comes out. Exit codes: 0 done, 1 an error of the database, 2 bad arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import anyio
+
+import datahike_async as d
+from datahike_async.edn import read, write
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.query.parse import parse_query
+from datahike_async.query.result import QueryResult, name_of
+from datahike_async.tables import table
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="datahike-async", description="An immutable Datalog database, from the shell."
+    )
+    parser.add_argument("--version", action="version", version=f"datahike-async {d.__version__}")
+    parser.add_argument("--loop", choices=("asyncio", "trio"), default="asyncio")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="load this machine's Python packages and ask of them")
+    demo.add_argument("--path", type=Path, default=Path("demo-db"), help="default: ./demo-db")
+    demo.add_argument("--package", help="whose dependents to list; default: the most needed one")
+
+    q = commands.add_parser("q", help="run a query")
+    _add_database(q)
+    q.add_argument("query", help="EDN, or - for standard input")
+    q.add_argument("inputs", nargs="*", help="further inputs as EDN, in the order of :in")
+    q.add_argument("--as-of", help="a transaction id or an instant (RFC 3339)")
+    q.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
+    transact = commands.add_parser("transact", help="run a transaction")
+    _add_database(transact)
+    transact.add_argument("tx_data", help="EDN, or - for standard input")
+    transact.add_argument("--create", action="store_true", help="create the database if need be")
+    transact.add_argument("--format", choices=("edn", "json", "table"), default="table")
+    return parser
+
+
+def _add_database(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--path", help="the folder of a file database")
+    group.add_argument("--config", help="a configuration as EDN")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    command = {"demo": _demo, "q": _query, "transact": _transact}[arguments.command]
+    try:
+        return anyio.run(partial(command, arguments), backend=arguments.loop)
+    except d.DatahikeError as error:
+        keyword = f"{error.error} " if error.error else ""
+        print(f"datahike-async: {keyword}{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _config(arguments: argparse.Namespace) -> Any:
+    if arguments.path is not None:
+        return {"store": {"backend": "file", "path": arguments.path}}
+    return arguments.config
+
+
+async def _text(argument: str) -> str:
+    if argument != "-":
+        return argument
+    return await anyio.to_thread.run_sync(sys.stdin.read)
+
+
+async def _demo(arguments: argparse.Namespace) -> int:
+    try:
+        import packaging  # noqa: F401 - only the demo needs it; core does without
+    except ImportError:
+        print(
+            "datahike-async: the demo reads requirements with the package 'packaging': "
+            "pip install 'datahike-async[demo]'",
+            file=sys.stderr,
+        )
+        return 2
+    from datahike_async.demo.run import run
+
+    return await run(arguments.path, arguments.package)
+
+
+async def _query(arguments: argparse.Namespace) -> int:
+    text = await _text(arguments.query)
+    inputs = [read(x) for x in arguments.inputs]
+    async with d.connect(_config(arguments)) as conn:
+        db = conn.db()
+        if arguments.as_of is not None:
+            db = db.as_of(_time_point(arguments.as_of))
+        found = await db.q(text, *inputs)
+        if isinstance(found, QueryResult):
+            found = sorted(found, key=repr)
+    if arguments.format == "table":
+        names = [name_of(e) for e in parse_query(text).find.elements]
+        print(_as_table(names, found), end="")
+    else:
+        print(_formatted(found, arguments.format))
+    return 0
+
+
+def _time_point(text: str) -> int | datetime:
+    if text.isdigit():
+        return int(text)
+    found = read(f'#inst "{text}"')
+    assert isinstance(found, datetime)
+    return found
+
+
+async def _transact(arguments: argparse.Namespace) -> int:
+    text = await _text(arguments.tx_data)
+    config = _config(arguments)
+    if arguments.create and not await d.database_exists(config):
+        await d.create_database(config)
+    async with d.connect(config) as conn:
+        report = await conn.transact(text)
+    if arguments.format == "table":
+        rows = [
+            (x.e, repr(x.a), x.v, x.tx, "add" if x.added else "retract") for x in report.tx_data
+        ]
+        print(table(("e", "a", "v", "tx", "op"), rows), end="")
+        return 0
+    data = {
+        Keyword("tx"): report.tx,
+        Keyword("tempids"): dict(report.tempids),
+        Keyword("tx-data"): [list(x) for x in report.tx_data],
+    }
+    print(_formatted(data, arguments.format))
+    return 0
+
+
+def _as_table(names: Sequence[str], found: Any) -> str:
+    if not isinstance(found, (list, tuple, AbstractSet)):
+        return f"{found if isinstance(found, str) else write(found)}\n"
+    if isinstance(found, tuple):
+        return table(names, [found])
+    rows = list(found)
+    if rows and isinstance(rows[0], dict):
+        return table([str(k) for k in rows[0]], [list(r.values()) for r in rows])
+    if rows and not isinstance(rows[0], (tuple, list)):
+        rows = [(x,) for x in rows]
+    return table(names, rows)
+
+
+def _formatted(value: Any, form: str) -> str:
+    if form == "edn":
+        return write(_edn(value), pretty=True)
+    return json.dumps(_json(value), ensure_ascii=False, indent=2)
+
+
+def _edn(value: Any) -> Any:
+    """Return a result with its rows as vectors."""
+    if isinstance(value, tuple):
+        return [_edn(x) for x in value]
+    if isinstance(value, list):
+        return [_edn(x) for x in value]
+    if isinstance(value, dict):
+        return {k: _edn(v) for k, v in value.items()}
+    return value
+
+
+def _json(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(_json(k)).removeprefix(":"): _json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, AbstractSet)):
+        return [_json(x) for x in value]
+    if isinstance(value, (Keyword, Symbol)):
+        return repr(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    return write(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

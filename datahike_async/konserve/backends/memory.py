@@ -1,0 +1,152 @@
+"""The memory backend: blobs in a dict, kept by store id for the life of the process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+from datahike_async.konserve.blob import (
+    ABSENT,
+    Blob,
+    Capabilities,
+    ConditionalDomain,
+    Expected,
+    Revision,
+    Write,
+)
+from datahike_async.konserve.errors import (
+    RevisionMismatch,
+    StoreClosed,
+    StoreConfigError,
+    StoreExists,
+    StoreNotFound,
+)
+
+__all__ = ["MemoryBackend", "MemoryBlobStore"]
+
+_Data = dict[str, tuple[bytes, Revision]]
+_stores: dict[UUID, _Data] = {}
+_revisions = count(1)
+
+_CAPABILITIES = Capabilities(
+    durable=False,
+    conditional=ConditionalDomain.PROCESS,
+    atomic_multi=True,
+    cheap_small_keys=True,
+)
+
+
+class MemoryBlobStore:
+    """Blobs of one memory store. Every change happens between two awaits, so it is atomic."""
+
+    def __init__(self, data: _Data) -> None:
+        self._data: _Data | None = data
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store promises."""
+        return _CAPABILITIES
+
+    def _open(self) -> _Data:
+        if self._data is None:
+            raise StoreClosed("This store was released; connect to it again.")
+        return self._data
+
+    def _check(self, name: str, expected: Expected) -> None:
+        found = self._open().get(name)
+        if expected is None:
+            return
+        revision = None if found is None else found[1]
+        if revision != (None if expected is ABSENT else expected):
+            raise RevisionMismatch(
+                f"{name} has revision {revision}, not {expected}.",
+                expected=expected,
+                found=revision,
+            )
+
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
+        """Return bytes and revision, or None."""
+        found = self._open().get(name)
+        return None if found is None else Blob(found[0][start:end], found[1])
+
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Replace the bytes of a name."""
+        return (await self.write_many([Write(name, data, expected)]))[0]
+
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Remove a name."""
+        self._check(name, expected)
+        return self._open().pop(name, None) is not None
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
+        """Return those that exist."""
+        data = self._open()
+        return {n: Blob(*data[n]) for n in names if n in data}
+
+    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+        """Write all or nothing."""
+        data = self._open()
+        for write in writes:
+            self._check(write.name, write.expected)
+        revisions = []
+        for write in writes:
+            revision = str(next(_revisions))
+            data[write.name] = (bytes(write.data), revision)
+            revisions.append(revision)
+        return revisions
+
+    async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
+        """Remove names."""
+        data = self._open()
+        return [data.pop(name, None) is not None for name in names]
+
+    async def names(self) -> AsyncIterator[Sequence[str]]:
+        """Iterate over pages of names."""
+        yield list(self._open())
+
+    async def close(self) -> None:
+        """Let go of the data; it stays in the process under its id."""
+        self._data = None
+
+
+class MemoryBackend:
+    """Memory stores by id."""
+
+    keys: frozenset[str] = frozenset()
+    compressor = "none"
+
+    def _id(self, config: Mapping[str, Any]) -> UUID:
+        found = config.get("id")
+        if found is None:
+            raise StoreConfigError(
+                'A memory store needs an "id", a UUID, by which the process finds it again.',
+                error=":missing-id",
+            )
+        return found  # type: ignore[no-any-return]
+
+    async def create(self, config: Mapping[str, Any]) -> MemoryBlobStore:
+        """Make a store."""
+        id_ = self._id(config)
+        if id_ in _stores:
+            raise StoreExists(f"Memory store with ID {str(id_)!r} already exists.")
+        data = _stores[id_] = {}
+        return MemoryBlobStore(data)
+
+    async def connect(self, config: Mapping[str, Any]) -> MemoryBlobStore:
+        """Open a store."""
+        id_ = self._id(config)
+        if id_ not in _stores:
+            raise StoreNotFound(
+                f"Memory store with ID {str(id_)!r} does not exist in this process. Create it first."
+            )
+        return MemoryBlobStore(_stores[id_])
+
+    async def exists(self, config: Mapping[str, Any]) -> bool:
+        """Say whether there is a store."""
+        return self._id(config) in _stores
+
+    async def delete(self, config: Mapping[str, Any]) -> None:
+        """Forget a store."""
+        _stores.pop(self._id(config), None)

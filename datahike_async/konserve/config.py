@@ -1,0 +1,79 @@
+"""Store configurations: plain dicts with string keys, checked, and stripped of secrets for show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+from uuid import UUID
+
+from datahike_async.konserve.compressors import compressor_id
+from datahike_async.konserve.errors import StoreConfigError
+from datahike_async.konserve.registry import Backend, backend
+
+__all__ = ["checked", "public"]
+
+_COMMON: Final = frozenset({"backend", "id", "config", "compressor"})
+_SECRET: Final = re.compile(
+    r"secret|password|token|credential|access.?key|private|passphrase", re.I
+)
+HIDDEN: Final = "***"
+
+
+def _plain(key: Any) -> str:
+    return str(getattr(key, "text", key)).removeprefix(":").replace("_", "-")
+
+
+def checked(config: Mapping[Any, Any]) -> tuple[dict[str, Any], Backend]:
+    """Return a configuration with plain keys, and its backend.
+
+    Raises StoreConfigError naming the nearest key, the missing one, or the bad value;
+    UnknownBackend.
+    """
+    if not isinstance(config, Mapping):
+        raise StoreConfigError(f"A store configuration is a map, not {config!r}.")
+    plain = {_plain(k): v for k, v in config.items()}
+    if "backend" not in plain:
+        raise StoreConfigError('A store configuration needs a "backend", such as "file".')
+    made = backend(plain["backend"])
+    plain["backend"] = str(getattr(plain["backend"], "text", plain["backend"])).removeprefix(":")
+    known = _COMMON | made.keys
+    for key in plain:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}."
+            raise StoreConfigError(
+                f"Unknown key {key!r} in the configuration of a {plain['backend']} store; {hint}",
+                key=key,
+            )
+    plain["id"] = _id(plain.get("id"))
+    if plain["id"] is None:
+        del plain["id"]
+    if "compressor" in plain:
+        compressor_id(plain["compressor"])
+    return plain, made
+
+
+def _id(value: Any) -> UUID | None:
+    if value is None or isinstance(value, UUID):
+        return value
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise StoreConfigError(
+            f"The id of a store is a UUID, not {value!r}.", error=":invalid-id-type"
+        ) from None
+
+
+def public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with what looks like a credential replaced by ``***``."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        if _SECRET.search(key) and value is not None:
+            out[key] = HIDDEN
+        elif isinstance(value, Mapping):
+            out[key] = public({str(k): v for k, v in value.items()})
+        else:
+            out[key] = value
+    return out

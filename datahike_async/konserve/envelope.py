@@ -1,0 +1,105 @@
+"""The envelope of a stored value: what it is, how it was encoded, and a checksum over all of it.
+
+::
+
+    0   magic "KV"        2   version          3   kind (edn, binary, append-log)
+    4   serializer        5   compressor       6   two spare bytes
+    8   length of value   16  length of meta   20  CRC-32 of all else
+    24  value … meta
+
+The value comes first so that a range of a binary one is a range of the blob. The meta is kept
+uncompressed, so that listing keys decodes little.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Final, NamedTuple
+
+from datahike_async.konserve.errors import CorruptValue, UnsupportedEncoding
+
+__all__ = ["APPEND_LOG", "BINARY", "EDN", "HEADER", "Envelope", "read_header", "seal", "unseal"]
+
+EDN: Final = 0
+BINARY: Final = 1
+APPEND_LOG: Final = 2
+KINDS: Final = {EDN: "edn", BINARY: "binary", APPEND_LOG: "append-log"}
+
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct(">2sBBBBHQI")
+_CRC: Final = struct.Struct(">I")
+HEADER: Final = _HEAD.size + _CRC.size
+
+
+class Envelope(NamedTuple):
+    """The parts of a stored value, still serialized."""
+
+    kind: int
+    serializer: int
+    compressor: int
+    value: bytes
+    meta: bytes
+
+
+class Header(NamedTuple):
+    """The fields of an envelope's header."""
+
+    kind: int
+    serializer: int
+    compressor: int
+    value_length: int
+    meta_length: int
+    crc: int
+
+
+def seal(envelope: Envelope) -> bytes:
+    """Return the bytes of an envelope."""
+    value, meta = envelope.value, envelope.meta
+    head = _HEAD.pack(
+        b"KV",
+        _VERSION,
+        envelope.kind,
+        envelope.serializer,
+        envelope.compressor,
+        0,
+        len(value),
+        len(meta),
+    )
+    crc = zlib.crc32(meta, zlib.crc32(value, zlib.crc32(head)))
+    return b"".join((head, _CRC.pack(crc), value, meta))
+
+
+def read_header(data: bytes) -> Header:
+    """Return the header. Raises CorruptValue or UnsupportedEncoding."""
+    if len(data) < HEADER:
+        raise CorruptValue(f"A stored value has {len(data)} bytes, less than an envelope.")
+    magic, version, kind, serializer, compressor, _, value, meta = _HEAD.unpack_from(data)
+    if magic != b"KV" or version == 0:
+        raise CorruptValue("Stored bytes are no envelope of ours.")
+    if version > _VERSION:
+        raise UnsupportedEncoding(
+            f"A stored value has format {version}; this version reads up to {_VERSION}."
+        )
+    (crc,) = _CRC.unpack_from(data, _HEAD.size)
+    if kind not in KINDS:
+        raise CorruptValue(f"A stored value is of an unknown kind ({kind}).")
+    return Header(kind, serializer, compressor, value, meta, crc)
+
+
+def unseal(data: bytes) -> Envelope:
+    """Return the parts of an envelope, its checksum verified.
+
+    Raises CorruptValue or UnsupportedEncoding.
+    """
+    header = read_header(data)
+    stop = HEADER + header.value_length
+    if len(data) != stop + header.meta_length:
+        raise CorruptValue(
+            f"A stored value has {len(data)} bytes where {stop + header.meta_length} belong."
+        )
+    if zlib.crc32(memoryview(data)[HEADER:], zlib.crc32(data[: _HEAD.size])) != header.crc:
+        raise CorruptValue("The checksum of a stored value does not match its bytes.")
+    return Envelope(
+        header.kind, header.serializer, header.compressor, data[HEADER:stop], data[stop:]
+    )

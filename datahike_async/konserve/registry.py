@@ -1,0 +1,107 @@
+"""Backends by name: built-in, registered by call, or found through an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final, Protocol
+
+from datahike_async.konserve.blob import BlobStore
+from datahike_async.konserve.errors import UnknownBackend
+
+__all__ = ["Backend", "backend", "register_backend"]
+
+GROUP: Final = "datahike_async.backends"
+_BUILT_IN: Final = {
+    "memory": "datahike_async.konserve.backends.memory:MemoryBackend",
+    "file": "datahike_async.konserve.backends.file:FileBackend",
+}
+_KNOWN: Final = ("s3", "lmdb", "redis", "sql", "dynamodb", "gcs", "rocksdb")
+
+
+class Backend(Protocol):
+    """Opens stores of one kind; what a backend registers under its name.
+
+    ``config`` has plain string keys; ``keys`` are those it knows besides ``backend``, ``id`` and
+    ``config`` (the encoding). ``compressor`` is the default one for its values.
+    """
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of its configuration."""
+        ...
+
+    @property
+    def compressor(self) -> str:
+        """The default compressor, "zstd" or "none"."""
+        ...
+
+    async def create(self, config: Mapping[str, Any]) -> BlobStore:
+        """Make a store and open it; raise StoreExists where there is one."""
+        ...
+
+    async def connect(self, config: Mapping[str, Any]) -> BlobStore:
+        """Open a store; raise StoreNotFound where there is none."""
+        ...
+
+    async def exists(self, config: Mapping[str, Any]) -> bool:
+        """Say whether there is a store."""
+        ...
+
+    async def delete(self, config: Mapping[str, Any]) -> None:
+        """Remove a store with all it holds; one that is not there is ignored."""
+        ...
+
+
+_registered: dict[str, Backend] = {}
+
+
+def register_backend(name: str, implementation: Backend) -> None:
+    """Make a backend known under the name that configurations give as ``backend``."""
+    _registered[name.removeprefix(":")] = implementation
+
+
+@cache
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def backend(name: Any) -> Backend:
+    """Return the backend of a name. Raises UnknownBackend, which says what to install."""
+    text = str(getattr(name, "text", name)).removeprefix(":")
+    text = "memory" if text == "mem" else text
+    found = _registered.get(text)
+    if found is not None:
+        return found
+    if text in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[text].partition(":")
+        made: Any = getattr(import_module(module), attribute)()
+    elif text in _points():
+        made = _points()[text].load()
+        made = made() if isinstance(made, type) else made
+    else:
+        raise _unknown(text)
+    _registered[text] = made
+    return made  # type: ignore[no-any-return]
+
+
+def _unknown(text: str) -> UnknownBackend:
+    known = sorted({*_BUILT_IN, *_registered, *_points()})
+    near = get_close_matches(text, [*known, *_KNOWN], 1)
+    if text in _KNOWN:
+        hint = f"install it: pip install datahike-async-{text}"
+    elif near and near[0] in _KNOWN and near[0] not in known:
+        hint = f"did you mean {near[0]}? Install it: pip install datahike-async-{near[0]}"
+    elif near:
+        hint = f"did you mean {near[0]}?"
+    else:
+        hint = (
+            f"known here: {', '.join(known)}. A backend named {text} would come with the package "
+            f"datahike-async-{text}, or be made known with register_backend."
+        )
+    return UnknownBackend(
+        f"There is no backend {text!r}; {hint}", backend=text, error=":backend-does-not-exist"
+    )

@@ -1,0 +1,483 @@
+"""Store: konserve's key-value API over any backend's blobs; and opening, making, deleting stores.
+
+Every operation is a coroutine. Reads take no lock. What reads and writes one key (``update``,
+``append``) holds that key's lock in this process and, where the backend can compare-and-set, writes
+only over the revision it read, so that other processes are safe too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from datahike_async.konserve.blob import (
+    ABSENT,
+    BlobStore,
+    Capabilities,
+    ConditionalDomain,
+    Expected,
+    JournalBlobStore,
+    Revision,
+    Write,
+)
+from datahike_async.konserve.compressors import compress, compressor_id, decompress
+from datahike_async.konserve.config import checked, public
+from datahike_async.konserve.envelope import (
+    APPEND_LOG,
+    BINARY,
+    EDN,
+    HEADER,
+    KINDS,
+    Envelope,
+    seal,
+    unseal,
+)
+from datahike_async.konserve.errors import (
+    CorruptValue,
+    RevisionMismatch,
+    UnsupportedEncoding,
+    UnsupportedOperation,
+)
+from datahike_async.konserve.locks import KeyLocks
+from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
+
+__all__ = [
+    "Assoc",
+    "Store",
+    "connect_store",
+    "create_store",
+    "delete_store",
+    "release_store",
+    "store_exists",
+]
+
+Hook = Callable[[Mapping[str, Any]], Awaitable[None] | None]
+
+_RETRIES: Final = 64
+_PAGE: Final = 256
+_last_write = 0
+
+
+def _now_ms() -> int:
+    """Return milliseconds since the epoch, strictly rising within the process."""
+    global _last_write  # noqa: PLW0603 - one clock for all stores of the process
+    _last_write = max(time.time_ns() // 1_000_000, _last_write + 1)
+    return _last_write
+
+
+class Assoc(NamedTuple):
+    """One item of ``multi_assoc``."""
+
+    key: Any
+    value: Any
+    binary: bool = False
+    meta: Mapping[str, Any] | None = None
+    expected_revision: Expected = None
+
+
+class Store:
+    """An open key-value store. Get one from :func:`create_store` or :func:`connect_store`.
+
+    ``config`` is its configuration without secrets; ``capabilities`` what its backend promises.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        config: Mapping[str, Any] | None = None,
+        *,
+        compressor: str = "none",
+        serializer: Serializer | None = None,
+    ) -> None:
+        self.blobs = blobs
+        self.config = public(config or {})
+        self.capabilities: Capabilities = blobs.capabilities
+        self.serializer: Serializer = serializer or MessagePack()
+        self._serializers: dict[int, Serializer] = {1: MessagePack()}
+        self._serializers[self.serializer.id] = self.serializer
+        self._compressor = compressor_id(compressor)
+        self._locks = KeyLocks()
+        self._hooks: dict[Any, Hook] = {}
+        self._conditional = self.capabilities.conditional is not ConditionalDomain.NONE
+
+    def __repr__(self) -> str:
+        return f"<Store {self.config}>"
+
+    @property
+    def id(self) -> UUID | None:
+        """The id of the store, where its configuration has one."""
+        found = self.config.get("id")
+        return found if isinstance(found, UUID) else None
+
+    def assoc_serializers(self, serializers: Iterable[Serializer]) -> None:
+        """Make further serializers known for reading."""
+        for one in serializers:
+            self._serializers[one.id] = one
+
+    # -- encoding ------------------------------------------------------------------------------
+
+    def _sealed(self, key: Any, value: Any, kind: int, meta: Mapping[str, Any] | None) -> bytes:
+        described = {"key": key, "type": KINDS[kind], "last-write": _now_ms(), **(meta or {})}
+        if kind == BINARY:
+            if not isinstance(value, (bytes, bytearray, memoryview)):
+                raise TypeError(f"a binary value is bytes, not {type(value).__name__}")
+            data, used = bytes(value), 0
+        else:
+            data, used = compress(self.serializer.serialize(value), self._compressor)
+        packed = self._serializers[1].serialize(described)
+        return seal(Envelope(kind, self.serializer.id, used, data, packed))
+
+    def _opened(self, key: Any, data: bytes) -> Envelope:
+        try:
+            return unseal(data)
+        except CorruptValue as error:
+            raise CorruptValue(f"The value of {key!r}: {error}", key=key) from error
+
+    def _value(self, key: Any, envelope: Envelope) -> Any:
+        if envelope.kind == BINARY:
+            return envelope.value
+        serializer = self._serializers.get(envelope.serializer)
+        if serializer is None:
+            raise UnsupportedEncoding(
+                f"The value of {key!r} was written by serializer {envelope.serializer}, which is "
+                "not known here."
+            )
+        return serializer.deserialize(decompress(envelope.value, envelope.compressor))
+
+    def _meta(self, envelope: Envelope) -> dict[str, Any]:
+        return dict(self._serializers[1].deserialize(envelope.meta))
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def exists(self, key: Any) -> bool:
+        """Say whether ``key`` has a value."""
+        return await self.blobs.read(name_of_key(key), 0, HEADER) is not None
+
+    async def get(self, key: Any, default: Any = None, *, with_revision: bool = False) -> Any:
+        """Return the value of ``key``, or ``default``; ``(value, revision)`` with a revision.
+
+        Without the key the revision is ABSENT. Raises CorruptValue, UnsupportedEncoding.
+        """
+        blob = await self.blobs.read(name_of_key(key))
+        if blob is None:
+            return (default, ABSENT) if with_revision else default
+        value = self._value(key, self._opened(key, blob.data))
+        return (value, blob.revision) if with_revision else value
+
+    async def get_in(self, keys: Sequence[Any], default: Any = None) -> Any:
+        """Return the value at a path: the first key names it, the others lead into it."""
+        key, *path = keys
+        value = await self.get(key, _MISSING)
+        for step in path:
+            value = _step(value, step)
+        return default if value is _MISSING else value
+
+    async def get_meta(self, key: Any) -> dict[str, Any] | None:
+        """Return ``key``, ``type``, ``last-write`` and the user's own meta, or None."""
+        blob = await self.blobs.read(name_of_key(key))
+        return None if blob is None else self._meta(self._opened(key, blob.data))
+
+    async def multi_get(self, keys: Iterable[Any]) -> dict[Any, Any]:
+        """Return the values of those of ``keys`` that have one."""
+        names = {name_of_key(key): key for key in keys}
+        found = await self.blobs.read_many(list(names))
+        out = {}
+        for name, key in names.items():
+            if name in found:
+                out[key] = self._value(key, self._opened(key, found[name].data))
+        return out
+
+    async def keys(self) -> list[dict[str, Any]]:
+        """Return the meta of every key, binary ones included."""
+        out = []
+        async for names in self.blobs.names():
+            for start in range(0, len(names), _PAGE):
+                page = await self.blobs.read_many(names[start : start + _PAGE])
+                out += [self._meta(self._opened(n, blob.data)) for n, blob in page.items()]
+        return out
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def assoc(
+        self,
+        key: Any,
+        value: Any,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        expected_revision: Expected = None,
+    ) -> Revision:
+        """Make ``value`` the value of ``key`` and return its new revision.
+
+        With ``expected_revision`` only where the key still has that revision (ABSENT: none).
+        Raises RevisionMismatch where not, UnsupportedOperation where the backend cannot tell.
+        """
+        self._check_condition(expected_revision)
+        data = self._sealed(key, value, EDN, meta)
+        revision = await self.blobs.write(name_of_key(key), data, expected_revision)
+        if self._hooks:
+            await self._run_hooks("assoc", key=key, value=value, meta=meta)
+        return revision
+
+    async def bassoc(
+        self,
+        key: Any,
+        data: bytes,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        expected_revision: Expected = None,
+    ) -> Revision:
+        """Store raw bytes under ``key`` and return the new revision; as ``assoc`` otherwise."""
+        self._check_condition(expected_revision)
+        sealed = self._sealed(key, data, BINARY, meta)
+        revision = await self.blobs.write(name_of_key(key), sealed, expected_revision)
+        if self._hooks:
+            await self._run_hooks("bassoc", key=key, value=data, meta=meta)
+        return revision
+
+    async def bget(self, key: Any, start: int = 0, end: int | None = None) -> bytes | None:
+        """Return the bytes ``[start, end)`` of a binary value, or None.
+
+        A whole value is checked. A range is one ranged read, and its bytes are for the caller to
+        check. Raises CorruptValue; TypeError where the whole value is not binary.
+        """
+        name = name_of_key(key)
+        if start or end is not None:
+            if start < 0 or (end is not None and end < start):
+                raise ValueError(f"no range: [{start}, {end})")
+            if end is not None:
+                blob = await self.blobs.read(name, HEADER + start, HEADER + end)
+                return None if blob is None else blob.data
+        blob = await self.blobs.read(name)
+        if blob is None:
+            return None
+        envelope = self._opened(key, blob.data)
+        if envelope.kind != BINARY:
+            raise TypeError(f"the value of {key!r} is not binary; read it with get")
+        return envelope.value[start:end] if start or end is not None else envelope.value
+
+    async def assoc_in(
+        self, keys: Sequence[Any], value: Any, *, meta: Mapping[str, Any] | None = None
+    ) -> tuple[Any, Any]:
+        """Set the value at a path and return what was there and what is: ``(old, new)``.
+
+        For a path of one key the old value is not read, and None stands for it.
+        """
+        if len(keys) == 1:
+            await self.assoc(keys[0], value, meta=meta)
+            return None, value
+        return await self.update_in(keys, lambda _: value, meta=meta, op="assoc-in")
+
+    async def update(self, key: Any, f: Callable[[Any], Any]) -> tuple[Any, Any]:
+        """Replace the value of ``key`` by ``f`` of it and return ``(old, new)``.
+
+        ``f`` gets None for a missing key, and may run again where another writer was faster.
+        """
+        return await self.update_in([key], f)
+
+    async def update_in(
+        self,
+        keys: Sequence[Any],
+        f: Callable[[Any], Any],
+        *,
+        meta: Mapping[str, Any] | None = None,
+        op: str = "update-in",
+    ) -> tuple[Any, Any]:
+        """Replace the value at a path by ``f`` of it and return ``(old, new)`` of that place."""
+        key, *path = keys
+        name = name_of_key(key)
+        async with self._locks.holding(name):
+            for _ in range(_RETRIES):
+                whole, revision = await self.get(key, with_revision=True)
+                old = whole
+                for step in path:
+                    old = _step(old, step)
+                old = None if old is _MISSING else old
+                new = f(old)
+                data = self._sealed(key, _with(whole, path, new), EDN, meta)
+                try:
+                    await self.blobs.write(name, data, revision if self._conditional else None)
+                except RevisionMismatch:
+                    continue
+                if self._hooks:
+                    await self._run_hooks(op, key=key, key_vec=list(keys), value=new, old_value=old)
+                return old, new
+        raise RevisionMismatch(f"Other writers kept changing {key!r}; nothing was written.")
+
+    async def dissoc(self, key: Any, *, expected_revision: Expected = None) -> bool:
+        """Remove ``key`` and say whether it was there."""
+        self._check_condition(expected_revision)
+        existed = await self.blobs.delete(name_of_key(key), expected_revision)
+        if self._hooks:
+            await self._run_hooks("dissoc", key=key)
+        return existed
+
+    async def multi_assoc(
+        self, items: Mapping[Any, Any] | Iterable[Assoc | tuple[Any, Any]]
+    ) -> Sequence[Revision]:
+        """Write several keys in order and return their revisions.
+
+        An item is durable before a later one can be seen; with ``capabilities.atomic_multi`` all
+        are seen at once. ``items`` is a map, or a sequence of pairs and :class:`Assoc`. Raises
+        RevisionMismatch where a condition fails; items before it may have been written unless the
+        backend is atomic.
+        """
+        pairs = items.items() if isinstance(items, Mapping) else items
+        assocs = [x if isinstance(x, Assoc) else Assoc(*x) for x in pairs]
+        writes = []
+        for item in assocs:
+            self._check_condition(item.expected_revision)
+            kind = BINARY if item.binary else EDN
+            data = self._sealed(item.key, item.value, kind, item.meta)
+            writes.append(Write(name_of_key(item.key), data, item.expected_revision))
+        revisions = await self.blobs.write_many(writes)
+        if self._hooks:
+            await self._run_hooks("multi-assoc", kvs={x.key: x.value for x in assocs})
+        return revisions
+
+    async def multi_dissoc(self, keys: Iterable[Any]) -> dict[Any, bool]:
+        """Remove several keys and say of each whether it was there."""
+        wanted = list(keys)
+        existed = await self.blobs.delete_many([name_of_key(key) for key in wanted])
+        if self._hooks:
+            await self._run_hooks("multi-dissoc", keys=wanted)
+        return dict(zip(wanted, existed, strict=True))
+
+    def _check_condition(self, expected: Expected) -> None:
+        if expected is not None and not self._conditional:
+            raise UnsupportedOperation(
+                "This backend cannot compare-and-set, so expected_revision has no meaning here."
+            )
+
+    # -- append logs ---------------------------------------------------------------------------
+
+    async def append(self, key: Any, element: Any) -> UUID:
+        """Add ``element`` to the log under ``key``, starting one if need be; return its id.
+
+        Raises TypeError where ``key`` holds another kind of value.
+        """
+        from datahike_async.konserve.appendlog import append
+
+        return await append(self, key, element)
+
+    async def log(self, key: Any) -> list[Any]:
+        """Return the elements of the log under ``key``, oldest first."""
+        return await self.reduce_log(key, lambda found, x: [*found, x], [])
+
+    async def reduce_log(self, key: Any, f: Callable[[Any, Any], Any], init: Any) -> Any:
+        """Fold ``f(result, element)`` over the log under ``key``, oldest first."""
+        from datahike_async.konserve.appendlog import elements
+
+        for element in await elements(self, key):
+            init = f(init, element)
+        return init
+
+    # -- journals ------------------------------------------------------------------------------
+
+    async def journal_append(
+        self, key: Any, record: bytes, *, expected_revision: Revision
+    ) -> Revision:
+        """Append ``record`` to the journal of ``key`` and return the new revision: one small write.
+
+        The value of a key is then what ``assoc`` wrote and the records since. Raises
+        RevisionMismatch where the key is not at ``expected_revision``; UnsupportedOperation where
+        the backend has no journals.
+        """
+        return await self._journals().append(name_of_key(key), record, expected_revision)
+
+    async def journal(self, key: Any) -> tuple[Any, Sequence[bytes], Revision] | None:
+        """Return the value of ``key``, the records appended since, and the revision; or None."""
+        found = await self._journals().read_journal(name_of_key(key))
+        if found is None:
+            return None
+        return self._value(key, self._opened(key, found.data)), found.records, found.revision
+
+    def _journals(self) -> JournalBlobStore:
+        if not self.capabilities.journal:
+            raise UnsupportedOperation("This backend keeps no journals.")
+        return self.blobs  # type: ignore[return-value]
+
+    # -- hooks and the end ---------------------------------------------------------------------
+
+    def add_write_hook(self, id: Any, hook: Hook) -> None:
+        """Call ``hook`` with a map after every write that succeeded (``api-op``, ``key``, …)."""
+        self._hooks[id] = hook
+
+    def remove_write_hook(self, id: Any) -> None:
+        """Call the hook of ``id`` no more."""
+        self._hooks.pop(id, None)
+
+    async def _run_hooks(self, op: str, **event: Any) -> None:
+        described = {"api-op": op, **{k.replace("_", "-"): v for k, v in event.items()}}
+        for hook in list(self._hooks.values()):
+            result = hook(described)
+            if result is not None:
+                await result
+
+    async def release(self) -> None:
+        """Close the store; further calls raise StoreClosed."""
+        await self.blobs.close()
+
+
+_MISSING: Final = object()
+
+
+def _step(value: Any, key: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value.get(key, _MISSING)
+    if isinstance(value, (list, tuple)) and type(key) is int and 0 <= key < len(value):
+        return value[key]
+    return _MISSING
+
+
+def _with(whole: Any, path: Sequence[Any], value: Any) -> Any:
+    """Return ``whole`` with ``value`` at ``path``; maps are made where there is nothing."""
+    if not path:
+        return value
+    key, *rest = path
+    if isinstance(whole, list) and type(key) is int:
+        out = list(whole)
+        if not 0 <= key <= len(out):
+            raise IndexError(f"there is no place {key} in a list of {len(out)}")
+        out[key : key + 1] = [_with(out[key] if key < len(out) else None, rest, value)]
+        return out
+    if whole is not None and not isinstance(whole, Mapping):
+        raise TypeError(f"cannot set {key!r} within {whole!r}, which is no map")
+    return {**(whole or {}), key: _with((whole or {}).get(key), rest, value)}
+
+
+# -- stores ------------------------------------------------------------------------------------
+
+
+async def create_store(config: Mapping[Any, Any]) -> Store:
+    """Make a store and open it. Raises StoreExists, StoreConfigError, UnknownBackend."""
+    plain, made = checked(config)
+    return _store(await made.create(plain), plain, made)
+
+
+async def connect_store(config: Mapping[Any, Any]) -> Store:
+    """Open a store that exists. Raises StoreNotFound, StoreConfigError, UnknownBackend."""
+    plain, made = checked(config)
+    return _store(await made.connect(plain), plain, made)
+
+
+def _store(blobs: BlobStore, config: Mapping[str, Any], made: Any) -> Store:
+    return Store(blobs, config, compressor=config.get("compressor", made.compressor))
+
+
+async def store_exists(config: Mapping[Any, Any]) -> bool:
+    """Say whether there is a store at ``config``."""
+    plain, made = checked(config)
+    return await made.exists(plain)
+
+
+async def delete_store(config: Mapping[Any, Any]) -> None:
+    """Remove a store with all it holds; one that is not there is ignored."""
+    plain, made = checked(config)
+    await made.delete(plain)
+
+
+async def release_store(store: Store) -> None:
+    """Close a store."""
+    await store.release()
