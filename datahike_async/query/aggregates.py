@@ -5,19 +5,60 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
 from datahike_async.functions import lookup_function
-from datahike_async.index.columns import CODED, FLOAT, INSTANT, INT, I64, Column
-from datahike_async.query.relation import group_codes
+from datahike_async.index.columns import CODED, FLOAT, I64, INSTANT, INT, Column
+from datahike_async.query.relation import column_of, group_codes
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
-__all__ = ["aggregate"]
+__all__ = ["Groups", "aggregate"]
+
+_EXACT: Final = 2**53
+
+
+class Groups:
+    """Which rows belong together: a number in [0, count) for every row, none of them unused."""
+
+    __slots__ = ("_order", "count", "first", "numbers", "sizes")
+
+    def __init__(self, codes: I64, bound: int) -> None:
+        """Number the groups of ``codes``, which lie in [0, bound)."""
+        if bound <= 4 * len(codes) + 1024:
+            sizes = np.bincount(codes, minlength=bound)
+            used = np.flatnonzero(sizes)
+            number = np.empty(bound, np.int64)
+            number[used] = np.arange(len(used))
+            self.numbers: I64 = number[codes]
+            self.sizes: I64 = sizes[used]
+        else:
+            _, self.numbers, self.sizes = np.unique(codes, return_inverse=True, return_counts=True)
+        self.count = len(self.sizes)
+        # A row of each group: of the writes to one slot the last one stays.
+        self.first: I64 = np.empty(self.count, np.int64)
+        self.first[self.numbers[::-1]] = np.arange(len(codes) - 1, -1, -1)
+        self._order: I64 | None = None
+
+    @property
+    def order(self) -> I64:
+        """Positions of the rows, group by group."""
+        if self._order is None:
+            # Numbers of 16 bits are sorted by radix, several times faster.
+            numbers = self.numbers.astype(np.uint16) if self.count < 2**16 else self.numbers
+            self._order = np.argsort(numbers, kind="stable")
+        return self._order
+
+    @property
+    def starts(self) -> I64:
+        """Where each group begins in ``order``."""
+        return np.cumsum(self.sizes) - self.sizes
 
 
 def _number_check(name: str, values: Sequence[Any]) -> None:
@@ -90,22 +131,22 @@ _COUNTED: Final[dict[str, Callable[[int | None, list[Any]], Any]]] = {
 }
 
 
-def aggregate(name: Any, args: Sequence[Any], column: Column, groups: I64, count: int) -> Column:
-    """Return one value a group. ``groups`` numbers every row in [0, count), none of them empty.
+def aggregate(name: Any, args: Sequence[Any], column: Column, groups: Groups) -> Column:
+    """Return one value a group.
 
     ``args`` are the constants before the variable. Raises QueryError for an unknown aggregate.
     """
     text = name.text if isinstance(name, Symbol) else None
-    if text is not None and not args:
-        fast = _vectorised(text, column, groups, count)
+    if text is not None and not args and lookup_function(name) is None:
+        fast = _vectorised(text, column, groups)
         if fast is not None:
             return fast
     function = _function(name, args)
-    order = np.argsort(groups, kind="stable")
-    cuts = np.flatnonzero(np.diff(groups[order])) + 1
-    parts = np.split(order, cuts)
+    values = column.take(groups.order).tolist()
+    edges = [*groups.starts.tolist(), len(values)]
+    parts = [values[i:j] for i, j in pairwise(edges)]
     try:
-        return Column.of([_stored(function(column.take(part).tolist())) for part in parts])
+        return column_of([_stored(function(part)) for part in parts])
     except QueryError:
         raise
     except Exception as error:
@@ -139,35 +180,43 @@ def _function(name: Any, args: Sequence[Any]) -> Callable[[list[Any]], Any]:
     return lambda values: found(*args, values)
 
 
-def _vectorised(name: str, column: Column, groups: I64, count: int) -> Column | None:
+def _vectorised(name: str, column: Column, groups: Groups) -> Column | None:
     if name == "count":
-        return Column(INT, np.bincount(groups, minlength=count))
+        return Column(INT, groups.sizes)
     if name == "count-distinct":
-        both, _ = group_codes([Column(INT, groups), column], len(column))
+        both, _ = group_codes([Column(INT, groups.numbers), column], len(column))
         unique = np.unique(both, return_index=True)[1]
-        return Column(INT, np.bincount(groups[unique], minlength=count))
-    kind, data = column.kind, column.data
+        return Column(INT, np.bincount(groups.numbers[unique], minlength=groups.count))
+    kind = column.kind
     if kind in (INT, FLOAT) and name in ("sum", "avg"):
-        if kind == INT:
-            top = int(np.abs(data).max()) if len(data) else 0
-            if top * len(data) >= 2**62:
-                return None
-        order = np.argsort(groups, kind="stable")
-        starts = np.searchsorted(groups[order], np.arange(count))
-        sums = np.add.reduceat(data[order], starts)
-        if name == "sum":
-            return Column(kind, sums)
-        return Column(FLOAT, sums / np.bincount(groups, minlength=count))
+        sums = _sums(column, groups)
+        if sums is None or name == "sum":
+            return None if sums is None else Column(kind, sums)
+        if kind == INT and int(np.abs(sums).max()) >= _EXACT:
+            return None
+        return Column(FLOAT, sums / groups.sizes)
     if name in ("min", "max") and kind in (INT, INSTANT, CODED):
-        ranks = column.ranks()
-        order = np.argsort(groups, kind="stable")
-        starts = np.searchsorted(groups[order], np.arange(count))
         pick = np.minimum if name == "min" else np.maximum
-        best = pick.reduceat(ranks[order], starts)
+        best = pick.reduceat(column.ranks()[groups.order], groups.starts)
         if kind != CODED:
             return Column(kind, best)
         assert column.dictionary is not None
         codes = np.empty(len(column.dictionary), np.int32)
         codes[column.dictionary.ranks] = np.arange(len(codes), dtype=np.int32)
         return Column(CODED, codes[best], column.dictionary)
+    return None
+
+
+def _sums(column: Column, groups: Groups) -> npt.NDArray[Any] | None:
+    """Return the sum of each group, or None where 64 bits might not hold one."""
+    data = column.data
+    if column.kind == FLOAT:
+        return np.bincount(groups.numbers, weights=data, minlength=groups.count)
+    top = max(int(data.max()), -int(data.min())) * len(data)
+    if top < _EXACT:
+        # Exact in doubles, and without grouping the rows first.
+        sums = np.bincount(groups.numbers, weights=data, minlength=groups.count)
+        return sums.astype(np.int64)
+    if top < 2**63:
+        return np.asarray(np.add.reduceat(data[groups.order], groups.starts))
     return None

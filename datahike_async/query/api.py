@@ -13,9 +13,9 @@ import numpy as np
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError
-from datahike_async.index.columns import I64, Column
+from datahike_async.index.columns import Column
 from datahike_async.index.source import NodeMiss, resolve
-from datahike_async.query.aggregates import aggregate
+from datahike_async.query.aggregates import Groups, aggregate
 from datahike_async.query.ast import (
     Aggregate,
     BindIgnore,
@@ -280,7 +280,7 @@ async def _shaped(
     relation = state.whole(list(wanted))
     aggregates = any(isinstance(e, Aggregate) for e in elements)
     if aggregates:
-        columns, count = _grouped(parsed, engine, relation)
+        columns, count = _grouped(parsed, engine, state, relation)
     else:
         columns = [relation.columns[e.variable if isinstance(e, Pull) else e] for e in elements]
         count = relation.count
@@ -342,7 +342,9 @@ async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) 
     return list(found)
 
 
-def _grouped(parsed: Query, engine: Engine, relation: Relation) -> tuple[list[Column], int]:
+def _grouped(
+    parsed: Query, engine: Engine, state: State, relation: Relation
+) -> tuple[list[Column], int]:
     elements = parsed.find.elements
     if not relation.count:
         empty = Column.of([])
@@ -352,13 +354,12 @@ def _grouped(parsed: Query, engine: Engine, relation: Relation) -> tuple[list[Co
         for e in elements
         if not isinstance(e, Aggregate)
     ]
-    codes, size = group_codes(by, relation.count)
-    groups, first, count = _dense(codes, size)
+    groups = Groups(*group_codes(by, relation.count))
+    given = {**engine.functions.given, **state.consts}
     out: list[Column] = []
     for element in elements:
         if isinstance(element, Aggregate):
             *args, variable = element.args
-            given = engine.functions.given
             args = [given.get(a, a) if isinstance(a, Symbol) else a for a in args]
             name = given.get(element.function, element.function)
             if is_var(element.function) and name is element.function:
@@ -366,21 +367,8 @@ def _grouped(parsed: Query, engine: Engine, relation: Relation) -> tuple[list[Co
                     f"The aggregate {element.function!r} is not bound by :in.",
                     error=":query/where",
                 )
-            out.append(aggregate(name, args, relation.columns[variable], groups, count))
+            out.append(aggregate(name, args, relation.columns[variable], groups))
         else:
             source = relation.columns[element.variable if isinstance(element, Pull) else element]
-            out.append(source.take(first))
-    return out, count
-
-
-def _dense(codes: I64, size: int) -> tuple[I64, I64, int]:
-    """Return group numbers without gaps, a row of each group, and how many there are."""
-    if size <= 4 * len(codes) + 1024:
-        slot = np.full(size, -1, np.int64)
-        slot[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-        used = np.flatnonzero(slot >= 0)
-        renumber = np.empty(size, np.int64)
-        renumber[used] = np.arange(len(used))
-        return renumber[codes], slot[used], len(used)
-    _, first, groups = np.unique(codes, return_index=True, return_inverse=True)
-    return groups, first, len(first)
+            out.append(source.take(groups.first))
+    return out, groups.count
