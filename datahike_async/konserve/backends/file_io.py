@@ -1,0 +1,183 @@
+"""The blocking calls of the file backend: files relative to a folder handle, written to last.
+
+Every function either did all of it or raised. Errors of the system become konserve's here: no
+space left is ``StoreFull`` (the store stays usable), any other one ``StoreIOError``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from datahike_async.konserve.errors import StoreFull, StoreIOError
+
+__all__ = [
+    "fsync",
+    "locked",
+    "read_at",
+    "sync_folder",
+    "system_errors",
+    "temporary_file",
+    "unlink",
+    "write_all",
+]
+
+FILE_MODE: Final = 0o600
+FOLDER_MODE: Final = 0o700
+TEMPORARY: Final = ".new"
+
+# O_NOFOLLOW: a link that was slipped in must not lead out of the folder.
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+
+
+@contextmanager
+def system_errors(what: str) -> Iterator[None]:
+    """Translate an OSError that leaves the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(
+                f"No space is left for {what}: {error.strerror}. Nothing of it was stored; make "
+                "room and try again.",
+                errno=error.errno,
+            ) from error
+        raise StoreIOError(f"{what} failed: {error}", errno=error.errno) from error
+
+
+def open_file(name: str, folder: int) -> int | None:
+    """Open a file for reading; None where there is none."""
+    try:
+        return os.open(name, _READ, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+
+
+def open_for_append(name: str, folder: int) -> int | None:
+    """Open an existing file for reading and writing; None where there is none."""
+    flags = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+
+
+def create_file(name: str, folder: int) -> int:
+    """Create a file that must not exist and open it."""
+    return os.open(name, _CREATE, FILE_MODE, dir_fd=folder)
+
+
+def read_at(fd: int, start: int, count: int) -> bytes:
+    """Read up to ``count`` bytes from ``start``; fewer only at the end of the file."""
+    data = os.pread(fd, count, start)
+    if len(data) == count or not data:
+        return data
+    parts = [data]
+    got = len(data)
+    while got < count:
+        more = os.pread(fd, count - got, start + got)
+        if not more:
+            break
+        parts.append(more)
+        got += len(more)
+    return b"".join(parts)
+
+
+def write_all(fd: int, data: bytes | memoryview, at: int) -> None:
+    """Write until every byte is out; a short write is not an error, nor the end."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        if written <= 0:
+            raise OSError(errno.EIO, "a write made no progress")
+        at += written
+        view = view[written:]
+
+
+def fsync(fd: int) -> None:
+    """Make a file's bytes and length durable."""
+    os.fsync(fd)
+
+
+def fdatasync(fd: int) -> None:
+    """Make a file's bytes durable, and its length where that changed."""
+    os.fdatasync(fd)
+
+
+def sync_folder(folder: int) -> None:
+    """Make the names of a folder durable."""
+    os.fsync(folder)
+
+
+def temporary_file(folder: int, parts: list[bytes]) -> str:
+    """Write a new durable file under a name of its own and return the name.
+
+    A file whose sync failed is removed: it must never get a name that counts.
+    """
+    name = secrets.token_hex(12) + TEMPORARY
+    fd = create_file(name, folder)
+    try:
+        try:
+            at = 0
+            for part in parts:
+                write_all(fd, part, at)
+                at += len(part)
+            fsync(fd)
+        finally:
+            os.close(fd)
+    except BaseException:
+        unlink(name, folder)
+        raise
+    return name
+
+
+def rename(old: str, new: str, folder: int) -> None:
+    """Give a file another name, atomically, in place of what had it."""
+    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def unlink(name: str, folder: int) -> bool:
+    """Remove a name and say whether it was there."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def locked(fd: int) -> Iterator[None]:
+    """Hold the lock of an open lock file, against other processes and other stores of this one."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            break
+        except InterruptedError:
+            continue
+    try:
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and those above it, durable from the first new one down."""
+    path = os.path.abspath(path)
+    missing = []
+    at = path
+    while not os.path.isdir(at):
+        missing.append(at)
+        at = os.path.dirname(at)
+    for folder in reversed(missing):
+        os.mkdir(folder, FOLDER_MODE)
+        parent = os.open(os.path.dirname(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync_folder(parent)
+        finally:
+            os.close(parent)
