@@ -10,25 +10,21 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from datahike_async.errors import QueryError
-from datahike_async.index.columns import INT, Rows
 from datahike_async.index.source import NodeMiss, resolve
-from datahike_async.query.patterns import aligned
 from datahike_async.query.pull_map import EntityMap, copied
 from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, parse_pattern, xform_of
+from datahike_async.query.pull_read import ALL, COLUMNS_FROM, SMALL, Reader
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
-from datahike_async.values.types import typed_key
 
 __all__ = ["MAX_MAPS", "EntityMap", "pull", "pull_many"]
 
 # Entities entered by recursion, and maps copied because two parents share them, in one pull.
 MAX_MAPS: Final = 200_000
 _MAX_COPIES: Final = 2_000_000
-_COLUMNS_FROM: Final = 32
 _CHUNK: Final = 1024
+_NONE: Final[dict[int, list[Any]]] = {}
 
 _EVERYTHING: Final = Spec((), wildcard=True, db_id=True)
 _NO_ENTITIES: Final[frozenset[int]] = frozenset()
@@ -113,6 +109,7 @@ class _Pull:
 
     def __init__(self, view: View) -> None:
         self.view = view
+        self.reader = Reader(view)
         self.schema = view.schema
         self.groups: list[_Group] = []
         self.entered = 0
@@ -138,37 +135,40 @@ class _Pull:
         """Read the attributes of a group and enter the groups below it."""
         spec = group.spec
         jobs = group.maps
-        ids: list[int] = (
-            list(jobs) if group.plain else list(dict.fromkeys(job[0] for job in jobs))
-        )
+        ids: list[int] = list(jobs) if group.plain else list(dict.fromkeys(job[0] for job in jobs))
         if not ids:
             return
         by_key = self.schema.by_key
+        known: dict[int, dict[int, list[Any]]] | None = None
         if spec.wildcard:
             self.read_all(group, ids, below)
+        elif len(ids) < COLUMNS_FROM and len(spec.attrs) > 1:
+            known = self.reader.whole(ids, SMALL)
         for attr_spec in spec.attrs:
-            if spec.wildcard and not attr_spec.reverse:
+            if attr_spec.reverse:
+                attr = by_key.get(attr_spec.name)
+                values = {} if attr is None else self.reader.values(attr, True, ids)
+            elif spec.wildcard:
                 continue
-            attr = by_key.get(attr_spec.name)
-            values = {} if attr is None else self.values(attr, attr_spec.reverse, ids)
+            else:
+                attr = by_key.get(attr_spec.name)
+                if attr is None:
+                    values = {}
+                elif known is not None:
+                    values = known.get(attr.id, _NONE)
+                else:
+                    values = self.reader.values(attr, False, ids)
             self.step(group, attr_spec, attr, values, below)
 
     def read_all(self, group: _Group, ids: list[int], below: dict[Any, _Group]) -> None:
         """Read every attribute that the entities have; the pattern's specs say how to show them."""
         attrs = self.schema.attrs
         found: dict[int, dict[int, list[Any]]] = {}
-        if len(ids) < _COLUMNS_FROM:
-            for i in ids:
-                rows = self.view.entity(i)
-                for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True):
-                    found.setdefault(a, {}).setdefault(i, []).append(v)
-            if self.view.history:
-                found = {
-                    a: {i: _distinct(vs) for i, vs in by_e.items()} for a, by_e in found.items()
-                }
+        if len(ids) < COLUMNS_FROM:
+            found = self.reader.whole(ids, ALL) or {}
         else:
             for a in self.view.attr_ids():
-                values = self.values(attrs[a], False, ids)
+                values = self.reader.values(attrs[a], False, ids)
                 if values:
                     found[a] = values
         given = {s.name: s for s in group.spec.attrs if not s.reverse}
@@ -178,48 +178,6 @@ class _Pull:
             if spec is None:
                 spec = AttrSpec(attr.ident, False, attr.ident)
             self.step(group, spec, attr, values, below)
-
-    def values(self, attr: Attr, reverse: bool, ids: list[int]) -> dict[int, list[Any]]:
-        """Return entity → values of one attribute, or the entities that refer to it."""
-        view, a = self.view, attr.id
-        if reverse and not attr.is_ref:
-            return {}
-        if len(ids) >= _COLUMNS_FROM and view.count_attr(a) < 64 * len(ids):
-            return self.in_columns(view.attr(a), attr, reverse, ids)
-        if reverse:
-            lookup = view.lookup
-            return {i: found for i in ids if (found := lookup(a, i))}
-        read = view.values
-        if view.history:
-            return {i: _distinct(found) for i in ids if (found := read(i, a))}
-        return {i: found for i in ids if (found := read(i, a))}
-
-    def in_columns(
-        self, rows: Rows, attr: Attr, reverse: bool, ids: list[int]
-    ) -> dict[int, list[Any]]:
-        if not len(rows):
-            return {}
-        wanted = np.array(ids, np.int64)
-        history = self.view.history
-        if not reverse and not attr.many and not history:
-            positions = aligned(rows, wanted)
-            has = positions >= 0
-            taken = rows.v.take(positions[has]).tolist()
-            return {i: [v] for i, v in zip(wanted[has].tolist(), taken, strict=True)}
-        keys, shown = rows.e, rows.v
-        if reverse:
-            if rows.v.kind != INT:
-                return {i: found for i in ids if (found := self.view.lookup(attr.id, i))}
-            order = np.argsort(rows.v.data, kind="stable")
-            keys, shown = rows.v.data[order], type(rows.v)(INT, rows.e[order])
-        start = keys.searchsorted(wanted, "left").tolist()
-        stop = keys.searchsorted(wanted, "right").tolist()
-        out = {}
-        for i, lo, hi in zip(ids, start, stop, strict=True):
-            if lo < hi:
-                values = shown.slice(lo, hi).tolist()
-                out[i] = _distinct(values) if history else values
-        return out
 
     def step(
         self,
@@ -275,8 +233,7 @@ class _Pull:
                     continue
                 depths = tuple(sorted({**known, key: depth + 1}.items()))
             entered = [
-                (t, seen | {t}, depths) if t not in seen else EntityMap({DB_ID: t})
-                for t in targets
+                (t, seen | {t}, depths) if t not in seen else EntityMap({DB_ID: t}) for t in targets
             ]
             links[job] = entered
             child.maps.update(dict.fromkeys(j for j in entered if type(j) is tuple))
@@ -421,8 +378,3 @@ def _too_large(spec: AttrSpec, what: str) -> QueryError:
         error=":pull/too-large",
         attribute=spec.name,
     )
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    """Return the values of a history view once each: it has assertions and retractions."""
-    return list({typed_key(v): v for v in values}.values())

@@ -244,7 +244,7 @@ def _sub(spec: AttrSpec, sub: Any, form: Any, depth: int) -> AttrSpec:
     else:
         raise _error(
             f"Cannot parse {sub!r} in {form!r}; an attribute in a map takes a pattern, a depth or "
-            "\"...\".",
+            '"...".',
             form,
         )
     return AttrSpec(

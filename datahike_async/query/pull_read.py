@@ -1,0 +1,101 @@
+"""How pull reads: values of attributes, by row for a few entities and in columns for many."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from datahike_async.index.columns import INT, Rows
+from datahike_async.query.patterns import aligned
+from datahike_async.snapshot.views import View
+from datahike_async.values.schema import Attr
+from datahike_async.values.types import typed_key
+
+__all__ = ["ALL", "COLUMNS_FROM", "SMALL", "Reader"]
+
+# So many entities are read in columns.
+COLUMNS_FROM: Final = 32
+# An entity of more datoms is read by attribute.
+SMALL: Final = 256
+ALL: Final = 2**62
+
+
+class Reader:
+    """Reads the attributes of entities from one view. Raises NodeMiss."""
+
+    __slots__ = ("view",)
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def whole(self, ids: list[int], most: int) -> dict[int, dict[int, list[Any]]] | None:
+        """Return attribute → entity → values of whole entities, or None where that costs more."""
+        view = self.view
+        found: dict[int, dict[int, list[Any]]] = {}
+        # What the memtable holds is found faster by attribute; the rest comes in one slice.
+        fresh = () if view.past or most == ALL else view.snapshot.mem.by_e
+        for i in ids:
+            if i in fresh:
+                return None
+            rows = view.entity(i)
+            if len(rows) > most:
+                return None
+            for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True):
+                of_attr = found.get(a)
+                if of_attr is None:
+                    found[a] = {i: [v]}
+                elif i in of_attr:
+                    of_attr[i].append(v)
+                else:
+                    of_attr[i] = [v]
+        if view.history:
+            return {a: {i: _distinct(vs) for i, vs in by_e.items()} for a, by_e in found.items()}
+        return found
+
+    def values(self, attr: Attr, reverse: bool, ids: list[int]) -> dict[int, list[Any]]:
+        """Return entity → values of one attribute, or the entities that refer to it."""
+        view, a = self.view, attr.id
+        if reverse and not attr.is_ref:
+            return {}
+        if len(ids) >= COLUMNS_FROM and view.count_attr(a) < 64 * len(ids):
+            return self.in_columns(view.attr(a), attr, reverse, ids)
+        if reverse:
+            lookup = view.lookup
+            return {i: found for i in ids if (found := lookup(a, i))}
+        read = view.values
+        if view.history:
+            return {i: _distinct(found) for i in ids if (found := read(i, a))}
+        return {i: found for i in ids if (found := read(i, a))}
+
+    def in_columns(
+        self, rows: Rows, attr: Attr, reverse: bool, ids: list[int]
+    ) -> dict[int, list[Any]]:
+        if not len(rows):
+            return {}
+        wanted = np.array(ids, np.int64)
+        history = self.view.history
+        if not reverse and not attr.many and not history:
+            positions = aligned(rows, wanted)
+            has = positions >= 0
+            taken = rows.v.take(positions[has]).tolist()
+            return {i: [v] for i, v in zip(wanted[has].tolist(), taken, strict=True)}
+        keys, shown = rows.e, rows.v
+        if reverse:
+            if rows.v.kind != INT:
+                return {i: found for i in ids if (found := self.view.lookup(attr.id, i))}
+            order = np.argsort(rows.v.data, kind="stable")
+            keys, shown = rows.v.data[order], type(rows.v)(INT, rows.e[order])
+        start = keys.searchsorted(wanted, "left").tolist()
+        stop = keys.searchsorted(wanted, "right").tolist()
+        out = {}
+        for i, lo, hi in zip(ids, start, stop, strict=True):
+            if lo < hi:
+                values = shown.slice(lo, hi).tolist()
+                out[i] = _distinct(values) if history else values
+        return out
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    """Return the values of a history view once each: it has assertions and retractions."""
+    return list({typed_key(v): v for v in values}.values())
