@@ -55,11 +55,7 @@ class Draft(Snapshot):
 
     def find(self, e: int, a: int, v: Any) -> tuple[int, Any, int] | None:
         """Return the (row, value, t) of a current datom, or None."""
-        key = typed_key(v)
-        for fact in self.facts(e, a):
-            if typed_key(fact[1]) == key:
-                return fact
-        return None
+        return self.fact(e, a, v, typed_key(v))
 
     def add(self, e: int, attr: Attr, v: Any, t: int | None = None) -> bool:
         """Assert a canonical value; a value of cardinality one replaces the one before.
@@ -69,13 +65,14 @@ class Draft(Snapshot):
         """
         key = typed_key(v)
         a = attr.id
-        facts = self.facts(e, a)
-        if facts:
-            for fact in facts:
+        if attr.many:
+            if self.fact(e, a, v, key) is not None:
+                return False
+        else:
+            for fact in self.facts(e, a):
                 if typed_key(fact[1]) == key:
                     return False
-            if not attr.many:
-                self._retract(e, attr, facts[0])
+                self._retract(e, attr, fact)
         self.mem.assert_row(e, a, v, key, self.tx if t is None else t, attr.indexed)
         return True
 

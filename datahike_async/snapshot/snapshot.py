@@ -90,6 +90,31 @@ class Snapshot:
             out += [(-1, v, t) for v, t in zip(rows.v.tolist(), rows.t.tolist(), strict=True)]
         return out
 
+    def fact(self, e: int, a: int, v: Any, key: Any) -> tuple[int, Any, int] | None:
+        """Return the current (row, value, t) of one datom, or None; ``key`` is v's typed key."""
+        mem = self.mem
+        rows = mem.by_ea.get(e << 32 | a)
+        gone = False
+        if rows is not None:
+            values = mem.by_av.get(a)
+            if values is not None:
+                # Whichever is shorter: what the entity has, or who has the value.
+                others = values.get(key, ())
+                if len(others) < len(rows):
+                    rows = [r for r in others if mem.e[r] == e]
+            n, m, born, dead, keys = self.n, self.m, mem.born, mem.dead, mem.key
+            for r in rows:
+                if r < m and keys[r] == key:
+                    if born[r] < 0:
+                        gone = True
+                    elif dead[r] >= n:
+                        return (r, mem.v[r], mem.t[r])
+        if gone or not self.trees.may_have(e):
+            return None
+        for run in self.trees.current[Order.EAVT].slice((e, a, v), (e, a, v)):
+            return (-1, run.v.value(0), int(run.t[0]))
+        return None
+
     def values(self, e: int, a: int) -> list[Any]:
         """Return the current values of (e, a) in order."""
         facts = self.facts(e, a)

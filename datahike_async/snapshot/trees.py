@@ -125,7 +125,10 @@ class Trees:
         removes: dict[int, Rows] = {}
         ended: dict[int, Rows] = {}
         for a in sorted(mem.by_a):
-            rows = mem.by_a[a]
+            rows = mem.by_a.get(a)
+            if rows is None or a >= len(schema.attrs):
+                # The writer goes on meanwhile: attributes beyond these ``n`` come, or are undone.
+                continue
             live = mem.live(rows, n, m)
             gone = mem.removed(rows, m)
             if live:

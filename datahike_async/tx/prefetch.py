@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from datahike_async.errors import TransactionError
@@ -32,17 +33,31 @@ def prefetch(base: Snapshot, items: list[Any]) -> None:
         except TransactionError:
             return  # the ordinary path says what is wrong, where it comes to it
 
+    def entity_map(item: Mapping[Any, Any]) -> None:
+        for key, value in item.items():
+            if getattr(key, "text", key) in ("db/id", ":db/id"):
+                named(value)
+            elif isinstance(value, Mapping):
+                entity_map(value)
+            elif isinstance(value, (list, tuple)):
+                for one in value:
+                    if isinstance(one, Mapping):
+                        entity_map(one)
+                    else:
+                        named(one)
+            elif not isinstance(value, (set, frozenset)):
+                unique(key, value)
+
     for item in items:
-        if isinstance(item, dict):
-            for key, value in item.items():
-                if getattr(key, "text", key) in ("db/id", ":db/id"):
-                    named(value)
-                elif not isinstance(value, (dict, list, tuple, set, frozenset)):
-                    unique(key, value)
+        if isinstance(item, Mapping):
+            entity_map(item)
         elif isinstance(item, (list, tuple)) and len(item) > 1:
             named(item[1])
             if len(item) > 3 and not isinstance(item[3], (dict, list, tuple)):
                 unique(item[2], item[3])
-    for order, bounds in ((Order.EAVT, entities), (Order.AVET, values)):
-        if bounds:
-            base.trees.current[order].lookup_many(list(bounds))
+    if values:
+        for found in base.trees.current[Order.AVET].lookup_many(list(values)):
+            if found is not None:
+                entities.update(dict.fromkeys((e,) for e in found.e.tolist()))
+    if entities:
+        base.trees.current[Order.EAVT].lookup_many(list(entities))
