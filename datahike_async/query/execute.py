@@ -66,7 +66,8 @@ class State:
 
     def take(self, variables: Sequence[Symbol]) -> Relation:
         """Remove the relations that hold any of ``variables`` and return their product."""
-        wanted, others = [], []
+        wanted: list[Relation] = []
+        others: list[Relation] = []
         for relation in self.relations:
             (wanted if not relation.columns.keys().isdisjoint(variables) else others).append(
                 relation

@@ -89,7 +89,7 @@ def parse_query_data(query: Any) -> Query:
     if not isinstance(where, (list, tuple)):
         raise _error("where", f"Cannot parse :where {where!r}; expected clauses.", where)
     clauses = parse_clauses(where)
-    return_names = [name for name in _RETURN_MAPS if name in sections]
+    return_names = [str(name) for name in _RETURN_MAPS if name in sections]
     keys = _return_map(sections, return_names, find)
     out = Query(
         find,
@@ -265,9 +265,9 @@ def _check(query: Query) -> None:
             wanted.append(element)
     unknown = [v for v in wanted if v not in known]
     if unknown:
-        names = ", ".join(map(repr, dict.fromkeys(unknown)))
+        listed = ", ".join(map(repr, dict.fromkeys(unknown)))
         raise _error(
-            "query", f"Query for unknown vars: {names}; they are in neither :where nor :in."
+            "query", f"Query for unknown vars: {listed}; they are in neither :where nor :in."
         )
     plain = [e for e in query.find.elements if is_var(e)]
     shared = [v for v in query.with_ if v in plain]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, TransactionError
@@ -18,7 +19,7 @@ from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.ast import BLANK, Pattern, is_var
 from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
-from datahike_async.snapshot.views import View
+from datahike_async.snapshot.views import PastView, View
 from datahike_async.values.schema import Attr
 
 if TYPE_CHECKING:
@@ -173,28 +174,44 @@ async def _rows(view: View, attr: Attr, e: Any, v: Any, state: State) -> tuple[R
         runs = await read(view.slice, Order.EAVT, bound, bound)
         return Rows.concat(runs), False, constant
     column = state.column_of(e) if is_var(e) else None
-    if column is not None and len(column) <= _FEW and column.kind == INT:
-        if await read(view.count_attr, a) > 16 * len(column):
-            bounds = [(x, a) for x in dict.fromkeys(column.data.tolist())]
-            return await _each(view, Order.EAVT, bounds), False, False
-    elif constant and attr.indexed:
+    rows = _cached(view, a)
+    if column is None:
+        if constant and attr.indexed:
+            return await read(view.attr_range, a, v, v), False, True
+        if is_var(v) and attr.indexed:
+            known = state.column_of(v)
+            if known is not None and len(known) <= _FEW:
+                bounds = [(a, _value(view, attr, x)) for x in known.tolist()]
+                bounds = [b for b in bounds if b[1] is not _NO_MATCH]
+                return await _each(view, Order.AVET, bounds), False, False
+    elif constant and attr.unique:
         return await read(view.attr_range, a, v, v), False, True
-    if constant and attr.indexed and column is None:
-        return await read(view.attr_range, a, v, v), False, True
-    if is_var(v) and attr.indexed and column is None:
-        known = state.column_of(v)
-        if known is not None and len(known) <= _FEW:
-            values = known.tolist()
-            bounds = [(a, _value(view, attr, x)) for x in values]
-            bounds = [b for b in bounds if b[1] is not _NO_MATCH]
-            return await _each(view, Order.AVET, bounds), False, False
-    rows = await read(view.attr, a)
-    if constant:
-        keep = constant_mask(rows.v, v)
-        if column is None:
-            return rows.take(keep), False, True
-        return rows, True, False
+    elif (
+        rows is None
+        and len(column) <= _FEW
+        and column.kind == INT
+        and await read(view.count_attr, a) > 16 * len(column)
+    ):
+        bounds = [(x, a) for x in dict.fromkeys(column.data.tolist())]
+        return await _each(view, Order.EAVT, bounds), False, False
+    if rows is None:
+        try:
+            rows = view.attr(a)
+        except NodeMiss as miss:
+            if constant and attr.indexed:
+                # Less to fetch than all of the attribute.
+                return await read(view.attr_range, a, v, v), False, True
+            rows = await resolve(miss, view.attr, a)
+    if constant and column is None:
+        return rows.take(constant_mask(rows.v, v)), False, True
     return rows, True, False
+
+
+def _cached(view: View, a: int) -> Rows | None:
+    """Return all of an attribute if it has been put together already."""
+    if isinstance(view, PastView):
+        return view._columns.get(a)
+    return view.snapshot._attrs.get(a)
 
 
 async def _each(view: View, order: Order, bounds: Iterable[tuple[Any, ...]]) -> Rows:
@@ -250,10 +267,15 @@ def _align(rows: Rows, e: Symbol, v: Any, attr: Attr, state: State) -> None:
             Relation(relation.columns, relation.count).take(np.empty(0, np.int64))
         )
         return
+    if not len(rows):
+        state.relations.append(relation.take(np.empty(0, np.int64)))
+        state.add(_nothing((e, v)))
+        return
     positions = aligned(rows, known.data)
     found = positions >= 0
     if not _is_free(v):
-        found &= constant_mask(rows.v, v)[positions]
+        # Position -1 looks at the last row, which does no harm: it is not found.
+        found &= constant_mask(rows.v.take(positions), v)
     if found.all():
         left = relation
     else:
@@ -264,7 +286,7 @@ def _align(rows: Rows, e: Symbol, v: Any, attr: Attr, state: State) -> None:
     state.relations.append(left)
 
 
-def aligned(rows: Rows, entities: I64) -> I64:
+def aligned(rows: Rows, entities: I64) -> npt.NDArray[Any]:
     """Return for every entity its position in ``rows``, whose entities are distinct, or -1."""
     if not len(rows):
         return np.full(len(entities), -1, np.int64)
@@ -278,7 +300,7 @@ def aligned(rows: Rows, entities: I64) -> I64:
         offset = entities - low
         inside = (offset >= 0) & (offset <= high - low)
         if inside.all():
-            return table[offset]  # type: ignore[no-any-return]
+            return np.asarray(table[offset])
         return np.where(inside, table[np.where(inside, offset, 0)], -1)
     positions = rows.e.searchsorted(entities)
     positions[positions == len(rows)] = 0
@@ -354,8 +376,8 @@ async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: S
             wanted = state.column_of(a) if is_var(a) else None
             ids = await read(view.attr_ids)
             if wanted is not None:
-                names = {attrs[i].ident: i for i in ids}
-                ids = [names[k] for k in dict.fromkeys(wanted.tolist()) if k in names]
+                by_name = {attrs[i].ident: i for i in ids}
+                ids = [by_name[k] for k in dict.fromkeys(wanted.tolist()) if k in by_name]
             runs = [await read(view.attr, i) for i in ids]
     rows = Rows.concat([run for run in runs if len(run)])
     if not len(rows):

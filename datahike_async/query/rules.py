@@ -18,7 +18,18 @@ import numpy as np
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
 from datahike_async.index.columns import Column
-from datahike_async.query.ast import BLANK, Clause, Not, Or, RuleBranch, RuleCall, is_var
+from datahike_async.query.ast import (
+    BLANK,
+    DEFAULT_SOURCE,
+    Clause,
+    Function,
+    Not,
+    Or,
+    Predicate,
+    RuleBranch,
+    RuleCall,
+    is_var,
+)
 from datahike_async.query.closure import Linear, closure, linear_form
 from datahike_async.query.relation import (
     Relation,
@@ -197,9 +208,8 @@ class Rules:
             for key, table in list(self._tables.items()):
                 source, name, _ = key
                 branches = self.rules[name]
-                parts = [table.answers]
-                for branch in branches:
-                    parts.append(await self._branch(source, branch, table.demand))
+                found = [await self._branch(source, b, table.demand) for b in branches]
+                parts = [table.answers, *found]
                 answers = union(parts, _positions(branches[0]))
                 if answers.count > table.answers.count:
                     table.answers = answers
@@ -296,6 +306,7 @@ def sourced(clause: Clause, source: Symbol) -> Clause:
     if isinstance(clause, Or):
         branches = tuple(tuple(sourced(c, source) for c in b) for b in clause.branches)
         return replace(clause, branches=branches)
-    if hasattr(clause, "source") and clause.source.text == "$":
-        return replace(clause, source=source)  # type: ignore[type-var]
-    return clause
+    if isinstance(clause, (Predicate, Function)):
+        args = tuple(source if a is DEFAULT_SOURCE else a for a in clause.args)
+        return replace(clause, args=args)
+    return replace(clause, source=source) if clause.source is DEFAULT_SOURCE else clause

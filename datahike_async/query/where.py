@@ -116,13 +116,14 @@ def _form(head: Symbol, items: list[Any], source: Symbol, form: Any) -> Clause:
             raise _error(f"{form!r} needs at least one clause.", form)
         return Not(None, parse_clauses(items, source))
     if head is _NOT_JOIN:
-        required, variables = _head(items[0] if items else None, form)
+        first, others = _head(items[0] if items else None, form)
         if len(items) < 2:
             raise _error(f"{form!r} needs at least one clause.", form)
-        return Not(required + variables, parse_clauses(items[1:], source))
+        return Not(first + others, parse_clauses(items[1:], source))
     if head is _AND:
         return Or((), None, (parse_clauses(items, source),))
-    required, variables = (), None
+    required: tuple[Symbol, ...] = ()
+    variables: tuple[Symbol, ...] | None = None
     if head is _OR_JOIN:
         required, variables = _head(items[0] if items else None, form)
         items = items[1:]
@@ -158,7 +159,10 @@ def _head(form: Any, whole: Any) -> tuple[tuple[Symbol, ...], tuple[Symbol, ...]
 
 
 def parse_rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
-    """Parse rules given as EDN text or data: name → branches. Raises QueryError ``:parser/rule``."""
+    """Parse rules given as EDN text or data: name → branches.
+
+    Raises QueryError ``:parser/rule``.
+    """
     if isinstance(rules, str):
         rules = read(rules)
     else:
