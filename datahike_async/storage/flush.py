@@ -1,0 +1,94 @@
+"""Flush: merge a snapshot's memtable into the trees and make their new nodes durable.
+
+Nothing is published here: a flush that fails, or whose result nobody uses, leaves only blobs that
+no head names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import anyio.to_thread
+
+from datahike_async.index.source import Address, NodeMiss
+from datahike_async.konserve.store import Assoc, Store
+from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.snapshot.trees import Trees
+from datahike_async.storage.codec import encode_segment
+from datahike_async.storage.layout import Layout
+from datahike_async.storage.node_store import NodeStore
+from datahike_async.storage.pack import Sink, make_sink
+
+__all__ = ["Flushed", "flush"]
+
+
+class Flushed(NamedTuple):
+    """A flush whose nodes are durable. ``trees`` hold all of ``snapshot``.
+
+    ``record`` restores them; ``log`` is the address of the segment with the records that went in.
+    """
+
+    snapshot: Snapshot
+    trees: Trees
+    record: dict[str, Any]
+    log: list[Any] | None
+
+
+async def flush(
+    snapshot: Snapshot,
+    records: Sequence[bytes],
+    log: list[Any] | None,
+    *,
+    store: Store,
+    source: NodeStore,
+    layout: Layout,
+    id: UUID,
+) -> Flushed:
+    """Write what ``snapshot`` needs to be read from trees alone, and its records as a segment.
+
+    ``log`` is the address of the segment before. Computes in a worker thread; other tasks may go
+    on appending to the memtable. Raises konserve's errors, and CorruptData from reading nodes.
+    """
+    sink = make_sink(layout, source, id)
+
+    def absorb() -> Trees:
+        mem = snapshot.mem
+        trees = snapshot.trees
+        ids = (snapshot.max_eid, snapshot.max_tx)
+        if not snapshot.n and (trees.max_eid, trees.max_tx) == ids:
+            return trees
+        # Also without rows: a transaction may have used up an id and changed nothing.
+        return trees.absorb(mem, snapshot.n, snapshot.m, snapshot.schema, *ids)
+
+    def build(trees: Trees) -> Flushed:
+        clean, record = trees.flush(sink)
+        segment = log
+        if records:
+            segment = list(sink.put_part(encode_segment(log, records)))
+        sink.finish()
+        return Flushed(snapshot, clean, record, segment)
+
+    # Until they are durable, nodes live in the cache alone and must not fall out of it.
+    with source.pinned():
+        while True:
+            try:
+                trees = await anyio.to_thread.run_sync(absorb)
+                break
+            except NodeMiss as miss:
+                await miss.source.fetch(miss.addresses)
+        flushed = await anyio.to_thread.run_sync(build, trees)
+        await write(store, sink)
+        return flushed
+
+
+async def write(store: Store, sink: Sink) -> None:
+    """Make everything in a finished sink durable."""
+    if sink.writes:
+        await store.multi_assoc([Assoc(key, data, binary=True) for key, data in sink.writes])
+
+
+def address_of(stored: Sequence[Any]) -> Address:
+    """Return the address that a record holds as a list."""
+    return Address(*stored)

@@ -1,0 +1,211 @@
+"""NodeStore: the node source over a store. A hit is a dict lookup, a miss one wave of reads.
+
+Neighbouring ranges of a pack are read as one, all reads of a wave at once, and every node is
+checked against the CRC in its address before it is decoded.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, NamedTuple
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+
+from datahike_async.errors import CorruptData
+from datahike_async.index.source import Address
+from datahike_async.konserve.store import Store
+from datahike_async.storage.layout import Layout, layout_of
+from datahike_async.storage.node_cache import NodeCache
+from datahike_async.storage.translate import konserve_errors
+
+__all__ = ["NodeStore"]
+
+_GAP: Final = 16 * 1024
+"""Bytes between two nodes that are cheaper to read along than to skip."""
+_READ_BYTES: Final = 1024 * 1024
+_AT_ONCE: Final = 16
+_KEYS_AT_ONCE: Final = 256
+_DECODE_IN_THREAD: Final = 256 * 1024
+
+
+class _Read(NamedTuple):
+    blob: str
+    start: int
+    stop: int
+    addresses: list[Address]
+
+
+class NodeStore:
+    """Where trees get their nodes. ``decode`` is the index's; ``limit`` bounds the cache in bytes.
+
+    Belongs to the event loop it was made on; ``fetch`` may also be called from a worker thread
+    that the loop started.
+    """
+
+    def __init__(self, store: Store, decode: Callable[[bytes], Any], limit: int) -> None:
+        self.store = store
+        self.decode = decode
+        self.cache = NodeCache(limit)
+        self.get: Callable[[Address], Any | None] = self.cache.get
+        self._layout = layout_of(store.capabilities)
+        self._thread = threading.get_ident()
+        self._loading: dict[Address, anyio.Event] = {}
+
+    def pinned(self) -> AbstractContextManager[object]:
+        """Keep whatever is fetched inside the block resident until it is left."""
+        return self.cache.pinned()
+
+    async def fetch(self, addresses: Sequence[Address]) -> None:
+        """Load nodes; afterwards ``get`` finds them (under ``pinned``: until the block is left).
+
+        Raises CorruptData naming blob and offset where the bytes are not what was written.
+        """
+        if threading.get_ident() != self._thread:
+            anyio.from_thread.run(self._fetch, addresses)
+        else:
+            await self._fetch(addresses)
+
+    async def _fetch(self, addresses: Sequence[Address]) -> None:
+        wanted = dict.fromkeys(addresses)
+        while wanted:
+            mine: list[Address] = []
+            waiting: anyio.Event | None = None
+            for address in list(wanted):
+                node = self.get(address)
+                if node is not None:
+                    # Once more, so that the caller's pin has it too.
+                    self.cache.put(address, node)
+                    del wanted[address]
+                elif address in self._loading:
+                    waiting = self._loading[address]
+                else:
+                    mine.append(address)
+            if mine:
+                await self._load(mine)
+                for address in mine:
+                    del wanted[address]
+            elif waiting is not None:
+                # Someone else is at it; should they fail, it is our turn.
+                await waiting.wait()
+
+    async def _load(self, addresses: list[Address]) -> None:
+        done = anyio.Event()
+        for address in addresses:
+            self._loading[address] = done
+        try:
+            with konserve_errors():
+                await self._read_all(_plan(addresses))
+        finally:
+            for address in addresses:
+                del self._loading[address]
+            done.set()
+
+    async def _read_all(self, reads: list[_Read]) -> None:
+        if len(reads) == 1:
+            await self._read(reads[0])
+            return
+        if self._layout is Layout.NODES:
+            for start in range(0, len(reads), _KEYS_AT_ONCE):
+                part = reads[start : start + _KEYS_AT_ONCE]
+                found = await self.store.multi_get([read.blob for read in part])
+                for read in part:
+                    await self._take(read, found.get(read.blob))
+            return
+        failed: list[Exception] = []
+        todo = iter(reads)
+
+        async def worker() -> None:
+            for read in todo:
+                if failed:
+                    return
+                try:
+                    await self._read(read)
+                except Exception as error:
+                    # Kept bare: a task group would wrap it.
+                    failed.append(error)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(min(len(reads), _AT_ONCE)):
+                group.start_soon(worker)
+        if failed:
+            raise failed[0]
+
+    async def _read(self, read: _Read) -> None:
+        await self._take(read, await self.store.bget(read.blob, read.start, read.stop))
+
+    async def _take(self, read: _Read, data: bytes | None) -> None:
+        if data is None:
+            raise CorruptData(
+                f"{read.blob} is not in the store, though the database refers to it.",
+                error=":node-not-found",
+                blob=read.blob,
+            )
+        if len(data) > _DECODE_IN_THREAD:
+            nodes = await anyio.to_thread.run_sync(self._decoded, read, data)
+        else:
+            nodes = self._decoded(read, data)
+        for address, node in zip(read.addresses, nodes, strict=True):
+            self.cache.put(address, node)
+
+    def _decoded(self, read: _Read, data: bytes) -> list[Any]:
+        return [self._decode(a, checked(a, data, read.start)) for a in read.addresses]
+
+    def _decode(self, address: Address, data: bytes) -> Any:
+        try:
+            return self.decode(data)
+        except CorruptData as error:
+            raise _corrupt(address, str(error)) from error
+
+    async def read_range(self, address: Address) -> bytes:
+        """Return the checked bytes at an address that holds no node."""
+        with konserve_errors():
+            data = await self.store.bget(
+                address.blob, address.offset, address.offset + address.length
+            )
+        if data is None:
+            raise _corrupt(address, "it is not in the store")
+        return checked(address, data, address.offset)
+
+
+def checked(address: Address, data: bytes, start: int) -> bytes:
+    """Return the bytes of one node out of what was read from ``start`` on, if the CRC is right."""
+    at = address.offset - start
+    part = data[at : at + address.length]
+    if len(part) != address.length:
+        raise _corrupt(address, f"only {len(part)} of {address.length} bytes are there")
+    if zlib.crc32(part) != address.crc:
+        raise _corrupt(address, "the checksum is wrong")
+    return part
+
+
+def _corrupt(address: Address, why: str) -> CorruptData:
+    return CorruptData(
+        f"The node at {address.offset} of {address.blob} is damaged: {why}. Restore the blob from "
+        "a backup.",
+        blob=address.blob,
+        offset=address.offset,
+    )
+
+
+def _plan(addresses: Iterable[Address]) -> list[_Read]:
+    """Group addresses into reads: near ranges of one blob together."""
+    reads: list[_Read] = []
+    for address in sorted(addresses):
+        stop = address.offset + address.length
+        last = reads[-1] if reads else None
+        if (
+            last is not None
+            and last.blob == address.blob
+            and address.offset - last.stop <= _GAP
+            and stop - last.start <= _READ_BYTES
+        ):
+            last.addresses.append(address)
+            reads[-1] = last._replace(stop=max(stop, last.stop))
+        else:
+            reads.append(_Read(address.blob, address.offset, stop, [address]))
+    return reads

@@ -1,0 +1,120 @@
+"""Read a branch from its store: the head, what lies beside it, and the snapshot they amount to.
+
+Recovery is this and nothing else: restore the trees lazily, replay the records since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from datahike_async.errors import CorruptData, DatabaseNotFound
+from datahike_async.index.memtable import Memtable
+from datahike_async.index.protocol import IndexFactory
+from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.konserve.blob import Revision
+from datahike_async.konserve.store import Store
+from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.snapshot.trees import Trees
+from datahike_async.storage.codec import Record, decode_record
+from datahike_async.storage.head import Head, decode_head, recent_ids
+from datahike_async.storage.layout import head_key
+from datahike_async.storage.node_store import NodeStore
+from datahike_async.tx.apply import replay
+from datahike_async.values.schema import Schema
+
+__all__ = ["BranchState", "read_branch", "restore"]
+
+
+@dataclass(frozen=True, slots=True)
+class BranchState:
+    """A branch as it lies in the store, journal included.
+
+    ``generation``, ``commit`` and ``recent`` count the journal in; ``records`` are all records
+    that the trees do not hold, encoded and decoded, oldest first.
+    """
+
+    head: Head
+    revision: Revision
+    generation: int
+    commit: UUID
+    recent: tuple[UUID, ...]
+    encoded: tuple[bytes, ...]
+    records: tuple[Record, ...]
+
+
+async def read_branch(store: Store, branch: str, store_id: UUID | None) -> BranchState | None:
+    """Read a branch's head and journal, or return None where there is no such branch.
+
+    Raises konserve's errors; CorruptData, UnsupportedFormat and ConfigError as ``decode_head``.
+    """
+    key = head_key(branch)
+    journal: Sequence[bytes] = ()
+    if store.capabilities.journal:
+        found = await store.journal(key)
+        if found is None:
+            return None
+        data, journal, revision = found
+    else:
+        data, revision = await store.get(key, with_revision=True)
+        if data is None:
+            return None
+    head = decode_head(data, key, store_id)
+    records = [decode_record(r, f"The tail of {key}") for r in head.tail]
+    generation, commit, recent = head.generation, head.commit, head.recent
+    for encoded in journal:
+        record = decode_record(encoded, f"The journal of {key}")
+        if record.generation != generation + 1:
+            raise CorruptData(
+                f"The journal of {key} goes from generation {generation} to {record.generation}; "
+                "what lies between is missing.",
+                place=key,
+            )
+        generation, commit = record.generation, record.commit
+        recent = recent_ids(recent, commit)
+        records.append(record)
+    return BranchState(
+        head, revision, generation, commit, recent, (*head.tail, *journal), tuple(records)
+    )
+
+
+def missing_branch(branch: str) -> DatabaseNotFound:
+    """Return the error for a branch that is not there."""
+    return DatabaseNotFound(
+        f"Database does not exist: the store is there, but has no branch :{branch}. Create it "
+        "with create_database.",
+        error=":db-does-not-exist",
+        branch=branch,
+    )
+
+
+async def restore(
+    state: BranchState, factory: IndexFactory, source: NodeStore, owner: object | None
+) -> tuple[Snapshot, datetime | None]:
+    """Return the snapshot of a branch and the instant of its newest transaction."""
+    base = state.head.base
+    trees = Trees.restore(factory, base.config["index-config"], base.trees, source)
+    mem = Memtable()
+    mem.owner = owner
+    schema = Schema.from_data(base.schema)
+    snapshot = Snapshot(schema, trees, mem, 0, 0, trees.max_eid, trees.max_tx)
+    instant = base.instant
+    for record in state.records:
+        for entry in record.entries:
+            arguments: tuple[Any, ...] = (
+                snapshot,
+                entry.operations,
+                entry.new_attrs,
+                entry.tx,
+                entry.max_eid,
+                owner,
+            )
+            try:
+                snapshot = replay(*arguments)
+            except NodeMiss as miss:
+                snapshot = await resolve(miss, replay, *arguments)
+            instant = entry.instant
+    return snapshot, instant

@@ -1,0 +1,145 @@
+"""Branch: what the writer knows of its branch, and the three ways to publish something new.
+
+``snapshot`` is always what is durable. Publishing a group appends its record; publishing a flush
+replaces the trees under an unchanged state; publishing a bulk load does both at once. Decides
+nothing about whom to answer: that is the actor's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from datahike_async.env import Env
+from datahike_async.index.memtable import Memtable
+from datahike_async.index.protocol import IndexFactory
+from datahike_async.konserve.store import Store
+from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.storage.flush import Flushed, flush
+from datahike_async.storage.layout import layout_of
+from datahike_async.storage.node_store import NodeStore
+from datahike_async.storage.open import BranchState, restore
+from datahike_async.transactor.committer import Committer
+from datahike_async.tx.apply import Applied
+
+__all__ = ["Branch", "Prepared"]
+
+
+class Prepared(NamedTuple):
+    """A flush whose nodes are durable: ``records`` of the tail went in, up to ``instant``."""
+
+    flushed: Flushed
+    records: int
+    instant: datetime | None
+
+
+class Branch:
+    """The state of one branch. ``instant`` is that of its newest transaction."""
+
+    def __init__(
+        self, store: Store, source: NodeStore, factory: IndexFactory, committer: Committer, env: Env
+    ) -> None:
+        self.store = store
+        self.source = source
+        self.factory = factory
+        self.committer = committer
+        self.env = env
+        # Only snapshots of this owner may append to the memtable's tip.
+        self.owner = object()
+        self.layout = layout_of(store.capabilities)
+        self.instant: datetime | None = None
+        self.snapshot: Snapshot
+
+    async def adopt(self, state: BranchState) -> None:
+        """Take over what was read from the store."""
+        snapshot, instant = await restore(state, self.factory, self.source, self.owner)
+        self.committer.adopt(state)
+        self.snapshot, self.instant = snapshot, instant
+
+    async def catch_up(self) -> None:
+        """Take over what others published on top of our last publication, if anything."""
+        if self.committer.behind is not None:
+            await self.adopt(self.committer.behind)
+
+    # -- publishing: each raises what ``Committer`` raises ---------------------------------------
+
+    async def publish(self, entries: list[bytes], after: Snapshot) -> UUID:
+        """Commit encoded transactions, after which the state is ``after``."""
+        commit = await self.committer.publish(entries)
+        self.snapshot = after
+        return commit
+
+    async def publish_bulk(self, bulk: Applied, entries: list[bytes]) -> UUID:
+        """Commit transactions of which the last, ``bulk``, changed the trees."""
+        committer = self.committer
+        record = committer.bulk_record(entries)
+        after = bulk.after
+        flushed = await self._write(after, [*committer.tail, record])
+        base = replace(
+            committer.base,
+            schema=after.schema.to_data(),
+            trees=flushed.record,
+            instant=bulk.instant,
+            log=flushed.log,
+        ).with_encoding()
+        commit = await committer.publish_base(base, [], entries)
+        clean = self._over(flushed, after, Memtable())
+        # Reports must not keep alive what now lies in the store.
+        bulk.after = self.snapshot = clean
+        return commit
+
+    async def prepare_flush(self) -> Prepared:
+        """Write the nodes of the present state. Transactions may go on meanwhile."""
+        records, instant = list(self.committer.tail), self.instant
+        flushed = await self._write(self.snapshot, records)
+        return Prepared(flushed, len(records), instant)
+
+    def is_current(self, prepared: Prepared) -> bool:
+        """Whether the trees are still those that the flush began with.
+
+        A bulk load, a new index and another writer change them; then its nodes are of no use.
+        """
+        return prepared.flushed.snapshot.trees is self.snapshot.trees
+
+    async def publish_flush(self, prepared: Prepared) -> None:
+        """Put the flushed trees under the present state, if they are current."""
+        flushed, committer = prepared.flushed, self.committer
+        base = replace(
+            committer.base,
+            schema=flushed.snapshot.schema.to_data(),
+            trees=flushed.record,
+            instant=prepared.instant,
+            log=flushed.log,
+        ).with_encoding()
+        await committer.publish_base(base, committer.tail[prepared.records :])
+        now = self.snapshot
+        mem = now.mem
+        if len(mem) != now.n:
+            # What a failed publication left at the tip must not come along.
+            mem = mem.fork(now.n)
+        self.snapshot = self._over(flushed, now, mem.rest(flushed.snapshot.n))
+
+    def _over(self, flushed: Flushed, state: Snapshot, mem: Memtable) -> Snapshot:
+        mem.owner = self.owner
+        return Snapshot(
+            state.schema,
+            flushed.trees,
+            mem,
+            len(mem),
+            len(mem.e),
+            state.max_eid,
+            state.max_tx,
+        )
+
+    async def _write(self, snapshot: Snapshot, records: list[bytes]) -> Flushed:
+        return await flush(
+            snapshot,
+            records,
+            self.committer.base.log,
+            store=self.store,
+            source=self.source,
+            layout=self.layout,
+            id=self.env.new_uuid(),
+        )

@@ -1,0 +1,212 @@
+"""Committer: publish by compare-and-set, and find out how a publication went that nobody confirmed.
+
+The protocol, as a table of what a failed publication does next:
+
+    the head, read again, names our publication   → it was ours: Published
+    its revision is still the expected one        → send the identical request again
+    it moved on without us                        → Moved: reload, run the transactions again
+    it cannot be read, or remembers too little    → Unknown
+
+Nothing is applied here: the actor hands in encoded records and takes the outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+from uuid import UUID
+
+import anyio
+
+from datahike_async.env import Env
+from datahike_async.errors import StorageError
+from datahike_async.konserve.blob import Revision
+from datahike_async.konserve.errors import (
+    KonserveError,
+    OutcomeUnknown,
+    RevisionMismatch,
+    StoreClosed,
+    StoreIOError,
+)
+from datahike_async.konserve.store import Store
+from datahike_async.storage.codec import encode_record
+from datahike_async.storage.head import Base, Head, encode_head, recent_ids
+from datahike_async.storage.layout import head_key
+from datahike_async.storage.open import BranchState, read_branch
+from datahike_async.transactor.failures import unknown
+
+__all__ = ["Committer", "Moved"]
+
+SETTLE_SECONDS: Final = 30.0
+"""How long a publication of unknown outcome is asked after."""
+
+
+Send = Callable[[], Awaitable[Revision]]
+
+
+class Moved(Exception):
+    """Another writer replaced the head; ``state`` is what it is now."""
+
+    def __init__(self, state: BranchState) -> None:
+        super().__init__("the head has moved")
+        self.state = state
+
+
+class Committer:
+    """The head of one branch as this writer last published or read it."""
+
+    def __init__(self, store: Store, state: BranchState, env: Env, writer: UUID) -> None:
+        self.store = store
+        self.env = env
+        self.writer = writer
+        self.key = head_key(state.head.base.branch)
+        self.journal = store.capabilities.journal
+        self.settle_seconds = SETTLE_SECONDS
+        self.adopt(state)
+
+    def adopt(self, state: BranchState) -> None:
+        """Go on from a head that was read."""
+        self.base: Base = state.head.base
+        self.revision: Revision = state.revision
+        self.generation = state.generation
+        self.commit = state.commit
+        self.parents = state.head.parents
+        self.gc_epoch = state.head.gc_epoch
+        self.recent = state.recent
+        self.tail: list[bytes] = list(state.encoded)
+        self.tail_bytes = sum(map(len, self.tail))
+        # Others published on top of ours: the actor must reload before it applies anything.
+        self.behind: BranchState | None = None
+
+    async def publish(self, entries: Sequence[bytes]) -> UUID:
+        """Make encoded transactions durable, as one commit, and return its id.
+
+        Raises Moved; TransactionOutcomeUnknown; konserve's error where nothing was written.
+        """
+        commit = self.env.new_uuid()
+        generation = self.generation + 1
+        record = encode_record(generation, commit, entries)
+        if self.journal:
+            send = self._appender(record)
+        else:
+            recent = recent_ids(self.recent, commit)
+            send = self._sender(self.base, generation, commit, recent, [*self.tail, record])
+        await self._send(send, generation, commit)
+        self.commit = commit
+        self.tail.append(record)
+        self.tail_bytes += len(record)
+        return commit
+
+    async def publish_base(
+        self, base: Base, tail: list[bytes], entries: Sequence[bytes] = ()
+    ) -> UUID:
+        """Publish new trees: ``base`` names them, ``tail`` is what they do not hold.
+
+        With ``entries`` it commits transactions too, which the trees hold already (their record
+        must be in ``base.log``); the id given to them is ``self.next_commit``.
+        """
+        generation = self.generation + 1
+        id_ = self.next_commit if entries else self.env.new_uuid()
+        commit = id_ if entries else self.commit
+        send = self._sender(base, generation, commit, recent_ids(self.recent, id_), tail)
+        await self._send(send, generation, id_)
+        self.base = base
+        self.commit = commit
+        self.tail = tail
+        self.tail_bytes = sum(map(len, tail))
+        return commit
+
+    def bulk_record(self, entries: Sequence[bytes]) -> bytes:
+        """Return the record of transactions that ``publish_base`` is going to commit."""
+        self.next_commit = self.env.new_uuid()
+        return encode_record(self.generation + 1, self.next_commit, entries)
+
+    def _appender(self, record: bytes) -> Send:
+        store, key, revision = self.store, self.key, self.revision
+
+        async def send() -> Revision:
+            return await store.journal_append(key, record, expected_revision=revision)
+
+        return send
+
+    def _sender(
+        self,
+        base: Base,
+        generation: int,
+        commit: UUID,
+        recent: tuple[UUID, ...],
+        tail: Sequence[bytes],
+    ) -> Send:
+        data = encode_head(
+            Head(
+                base,
+                generation,
+                commit,
+                self.parents,
+                self.writer,
+                self.gc_epoch,
+                recent,
+                tuple(tail),
+            )
+        )
+        store, key, revision = self.store, self.key, self.revision
+
+        async def send() -> Revision:
+            return await store.assoc(key, data, expected_revision=revision)
+
+        return send
+
+    async def _send(self, send: Send, generation: int, id_: UUID) -> None:
+        try:
+            self.revision = await send()
+        except (RevisionMismatch, OutcomeUnknown) as error:
+            await self._settle(send, generation, id_, error)
+        self.generation = generation
+        self.recent = recent_ids(self.recent, id_)
+
+    async def _settle(
+        self,
+        send: Send,
+        generation: int,
+        id_: UUID,
+        error: KonserveError,
+    ) -> None:
+        pause = 0.005
+        with anyio.move_on_after(self.settle_seconds):
+            while True:
+                try:
+                    state = await read_branch(self.store, self.base.branch, self.base.store)
+                except (StoreClosed, StoreIOError) as failed:
+                    raise unknown(failed) from failed
+                except KonserveError as failed:
+                    error = failed
+                else:
+                    if state is None:
+                        raise _vanished(self.base.branch)
+                    if id_ in state.recent:
+                        self.revision = state.revision
+                        if state.generation != generation:
+                            self.behind = state
+                        return
+                    if state.revision != self.revision:
+                        if state.generation - len(state.recent) >= generation:
+                            raise unknown(error)
+                        raise Moved(state)
+                    try:
+                        self.revision = await send()
+                        return
+                    except (RevisionMismatch, OutcomeUnknown) as again:
+                        error = again
+                # Jitter: writers that collided must not collide again.
+                await anyio.sleep(pause * (0.5 + self.env.random()))
+                pause = min(pause * 2, 1.0)
+        raise unknown(error)
+
+
+def _vanished(branch: str) -> StorageError:
+    return StorageError(
+        f"The head of branch :{branch} vanished from the store; the database may have been "
+        "deleted.",
+        error=":branch-head-does-not-exist-in-store",
+        branch=branch,
+    )

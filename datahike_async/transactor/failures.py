@@ -1,0 +1,81 @@
+"""The errors that the writer answers with. Each caller gets one of its own: tracebacks grow."""
+
+from __future__ import annotations
+
+from datahike_async.errors import (
+    DatahikeError,
+    HeadConflict,
+    StorageError,
+    TransactionOutcomeUnknown,
+    WriterError,
+    WriterFenced,
+)
+from datahike_async.konserve.errors import KonserveError
+from datahike_async.storage.translate import translate
+
+__all__ = ["as_ours", "conflict", "fenced", "shut_down", "unfinished", "unknown"]
+
+_FATAL = ":fatal-commit-error"
+
+
+def as_ours(error: BaseException) -> DatahikeError:
+    """Return an error of ours for whatever ended the writer."""
+    if isinstance(error, DatahikeError):
+        return error
+    if isinstance(error, KonserveError):
+        return translate(error)
+    made = StorageError(f"The writer failed: {error!r}", error=_FATAL)
+    made.__cause__ = error
+    return made
+
+
+def shut_down(cause: DatahikeError | None) -> WriterError:
+    """Return the error for a transaction that comes after the writer closed itself."""
+    made = WriterError(
+        f"The writer is shut down: {cause} Nothing was written. Release all connections to this "
+        "database and connect again.",
+        error=":writer-shut-down",
+    )
+    made.__cause__ = cause
+    return made
+
+
+def unfinished(error: BaseException) -> TransactionOutcomeUnknown:
+    """Return the error for a commit in the middle of which the writer failed."""
+    made = TransactionOutcomeUnknown(
+        f"The writer failed while it published the commit: {error!r} Connect again and read before "
+        "you retry.",
+        error=_FATAL,
+    )
+    made.__cause__ = error
+    return made
+
+
+def unknown(error: BaseException) -> TransactionOutcomeUnknown:
+    """Return the error for a commit of which the store does not say whether it became durable."""
+    made = TransactionOutcomeUnknown(
+        "The store did not say whether the commit became durable, and its head could not be read "
+        f"in time: {error} Connect again and read before you retry.",
+        error=_FATAL,
+    )
+    made.__cause__ = error
+    return made
+
+
+def fenced(branch: str) -> WriterFenced:
+    """Return the error for an exclusive writer that is not alone."""
+    return WriterFenced(
+        f"Another writer took over branch :{branch}, and :writer-ownership is :exclusive here; "
+        "nothing was written. Connect again to go on from its state.",
+        error=_FATAL,
+        branch=branch,
+    )
+
+
+def conflict(branch: str) -> HeadConflict:
+    """Return the error for a group that lost every race for the head."""
+    return HeadConflict(
+        f"Other writers of branch :{branch} were faster each time; nothing was written. Retry.",
+        error=_FATAL,
+        branch=branch,
+    )

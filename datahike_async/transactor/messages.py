@@ -1,0 +1,44 @@
+"""Messages to the actor, and the reply each of them carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import anyio
+
+from datahike_async.tx.apply import Applied
+
+__all__ = ["Transact"]
+
+
+class Transact:
+    """A transaction to be run. ``done`` is set once ``applied`` or ``error`` is there.
+
+    ``commit`` is the id of the commit it became durable with, ``before`` that of the state it was
+    applied to (the same for all but the first transaction of a group).
+    """
+
+    __slots__ = ("applied", "before", "commit", "done", "error", "tx_data", "tx_meta")
+
+    def __init__(self, tx_data: Any, tx_meta: Mapping[Any, Any] | None) -> None:
+        self.tx_data = tx_data
+        self.tx_meta = tx_meta
+        self.done = anyio.Event()
+        self.applied: Applied | None = None
+        self.before: UUID | None = None
+        self.commit: UUID | None = None
+        self.error: BaseException | None = None
+
+    def succeed(self, applied: Applied, before: UUID, commit: UUID) -> None:
+        """Reply that the transaction is durable."""
+        self.applied = applied
+        self.before = before
+        self.commit = commit
+        self.done.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Reply that it is not."""
+        self.error = error
+        self.done.set()

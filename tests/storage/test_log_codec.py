@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datahike_async.config import Config
+from datahike_async.edn import Keyword
+from datahike_async.env import Env
+from datahike_async.errors import ConfigError, CorruptData, UnsupportedFormat
+from datahike_async.index.codec import pack, unpack
+from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.storage.codec import (
+    decode_record,
+    decode_segment,
+    encode_entry,
+    encode_record,
+    encode_segment,
+)
+from datahike_async.storage.create import empty_snapshot
+from datahike_async.storage.head import Base, Head, decode_head, encode_head
+from datahike_async.tx.apply import apply, replay
+
+pytestmark = pytest.mark.anyio
+
+COMMIT = UUID(int=7, version=4)
+CONFIG = Config.of(store={"backend": "memory", "id": UUID(int=1)}, schema_flexibility="read")
+
+
+def rows(snapshot: Snapshot) -> list[Any]:
+    from datahike_async.index.protocol import Order
+
+    out = []
+    for run in snapshot.slice(Order.EAVT):
+        out += [
+            (e, a, type(v), v, t)
+            for e, a, v, t in zip(
+                run.e.tolist(), run.a.tolist(), run.v.tolist(), run.t.tolist(), strict=True
+            )
+        ]
+    return out
+
+
+@pytest.mark.parametrize("many", [3, 700, 1500])
+async def test_a_record_replays_to_the_same_state(many: int) -> None:
+    base = empty_snapshot(CONFIG)
+    values: list[Any] = [1, 1.0, True, "x", Keyword("a/b"), 2**70, Decimal("1.10"), COMMIT]
+    values.append(datetime(2026, 1, 2, 3, 4, 5, 6000, tzinfo=UTC))
+    first = await apply(
+        base, [{":v": values[i % len(values)], ":n": i} for i in range(many)], env=Env.seeded(1)
+    )
+    second = await apply(
+        first.after,
+        [
+            [":db/retractEntity", 1],
+            [":db/add", 2, ":n", -1],
+            [":db/add", 3, ":late", "x", 536870913],
+        ],
+        env=Env.seeded(2),
+    )
+    encoded = encode_record(5, COMMIT, [encode_entry(first), encode_entry(second)])
+    record = decode_record(encoded, "here")
+    assert (record.generation, record.commit) == (5, COMMIT)
+    again = empty_snapshot(CONFIG)
+    for entry in record.entries:
+        again = replay(again, entry.operations, entry.new_attrs, entry.tx, entry.max_eid)
+    assert rows(again) == rows(second.after)
+    assert (again.max_tx, again.max_eid) == (second.after.max_tx, second.after.max_eid)
+    assert [a.ident for a in again.schema.attrs] == [a.ident for a in second.after.schema.attrs]
+    assert record.entries[1].instant == second.instant
+
+
+async def test_segments_chain() -> None:
+    applied = await apply(empty_snapshot(CONFIG), [{":n": 1}], env=Env.seeded(1))
+    records = [encode_record(g, COMMIT, [encode_entry(applied)]) for g in (2, 3)]
+    data = encode_segment(["pack/x", 1, 2, 3], records)
+    previous, decoded = decode_segment(data, "here")
+    assert previous == ["pack/x", 1, 2, 3]
+    assert [r.generation for r in decoded] == [2, 3]
+
+
+async def test_a_newer_record_is_refused() -> None:
+    with pytest.raises(UnsupportedFormat, match="Upgrade"):
+        decode_record(pack([99, 1, COMMIT.bytes, []]), "here")
+
+
+@given(st.binary(max_size=60))
+async def test_noise_is_no_record_and_no_head(noise: bytes) -> None:
+    with pytest.raises(CorruptData):
+        decode_record(noise, "here")
+    with pytest.raises(CorruptData):
+        decode_head(noise, "here", None)
+
+
+def head() -> Head:
+    base = Base(
+        store=UUID(int=1),
+        branch="db",
+        config={"keep-history": True},
+        schema={"flexibility": "read"},
+        trees={"roots": {}},
+        instant=datetime(2026, 1, 1, tzinfo=UTC),
+        log=["pack/x", 0, 5, 9],
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+    ).with_encoding()
+    return Head(base, 4, COMMIT, (), UUID(int=3), 0, (UUID(int=9), COMMIT), (b"one", b"two"))
+
+
+def test_a_head_comes_back() -> None:
+    back = decode_head(encode_head(head()), "head/db", UUID(int=1))
+    assert back == head()
+    assert encode_head(back) == encode_head(head())
+
+
+def test_the_head_of_another_store_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        decode_head(encode_head(head()), "head/db", UUID(int=2))
+    assert caught.value.error == ":store-identity-mismatch"
+
+
+def test_a_newer_head_is_refused_whatever_else_it_holds() -> None:
+    fields = unpack(encode_head(head()))
+    with pytest.raises(UnsupportedFormat) as caught:
+        decode_head(pack([fields[0], 2, "all different"]), "head/db", None)
+    assert caught.value.error == ":db-was-written-with-newer-datahike-version"
+
+
+@pytest.mark.parametrize("bad", [None, "text", pack([1]), pack({"a": 1})])
+def test_what_is_no_head_is_corrupt(bad: Any) -> None:
+    with pytest.raises(CorruptData, match="head/db"):
+        decode_head(bad, "head/db", None)

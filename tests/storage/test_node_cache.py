@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import threading
+
+from datahike_async.index.source import Address
+from datahike_async.storage.node_cache import NodeCache
+
+
+class Node:
+    def __init__(self, nbytes: int = 100) -> None:
+        self.nbytes = nbytes
+
+
+def at(i: int) -> Address:
+    return Address("pack/x", i, 1, 0)
+
+
+def test_what_was_put_is_found() -> None:
+    cache = NodeCache(1000)
+    node = Node()
+    cache.put(at(1), node)
+    assert cache.get(at(1)) is node
+    assert cache.get(at(2)) is None
+
+
+def test_the_bound_holds_and_what_is_used_stays() -> None:
+    cache = NodeCache(1000)
+    used = Node()
+    cache.put(at(0), used)
+    for i in range(1, 200):
+        cache.put(at(i), Node())
+        assert cache.get(at(0)) is used
+        assert len(cache) <= 10
+    assert cache.get(at(1)) is None
+
+
+def test_one_node_above_the_bound_is_kept_alone() -> None:
+    cache = NodeCache(10)
+    cache.put(at(1), Node(1000))
+    assert cache.get(at(1)) is not None
+
+
+def test_a_pin_keeps_what_is_put_while_it_is_open() -> None:
+    cache = NodeCache(1000)
+    with cache.pinned():
+        first = Node()
+        cache.put(at(0), first)
+        for i in range(1, 100):
+            cache.put(at(i), Node())
+        assert cache.get(at(0)) is first
+        with cache.pinned():
+            cache.put(at(500), Node())
+        assert cache.get(at(1)) is not None
+    for i in range(200, 300):
+        cache.put(at(i), Node())
+    assert cache.get(at(1)) is None
+
+
+def test_threads_may_read_and_put_at_once() -> None:
+    cache = NodeCache(5_000)
+    errors: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for i in range(5_000):
+                key = at((i * 7 + seed) % 97)
+                node = cache.get(key)
+                if node is None:
+                    with cache.pinned():
+                        cache.put(key, Node())
+                        assert cache.get(key) is not None
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(cache) <= 60
