@@ -1,35 +1,33 @@
 """The functions that query text can call: Clojure's names, on canonical Python values.
 
 Only what is in this table, or was registered by name, can be called. A result of None drops the
-row, as in Datahike; a comparison of values that have no common order is false.
+row, as in Datahike; a comparison of values that have no common order is false. Values of the wrong
+type raise TypeError: the engine makes that "no" in a predicate and an error in a function.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, DivisionByZero, InvalidOperation
+from fractions import Fraction
 from functools import reduce
 from itertools import pairwise
 from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.edn.types import Char, Keyword, Symbol
-from datahike_async.edn.writer import write
-from datahike_async.errors import QueryError
-from datahike_async.values.order import compare, sort_key
+from datahike_async.query.builtins_data import COLLECTIONS
+from datahike_async.query.builtins_text import TEXT
+from datahike_async.values.order import compare
 from datahike_async.values.types import typed_key
 
 __all__ = ["BUILTINS", "COMPARISONS", "comparable", "truthy"]
 
-MAX_RANGE: Final = 1_000_000
-MAX_PATTERN: Final = 1000
-MAX_TEXT: Final = 1_000_000
-
-_NUMBERS: Final = (int, float, Decimal)
+_NUMBERS: Final = frozenset({int, float, Decimal, Fraction})
+_ORDERED: Final = frozenset({str, datetime, Keyword, Symbol, UUID, bytes, tuple, list, bool, Char})
 
 
 def truthy(value: Any) -> bool:
@@ -37,26 +35,29 @@ def truthy(value: Any) -> bool:
     return value is not None and value is not False
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return type(value) in _NUMBERS
 
 
 def comparable(a: Any, b: Any) -> bool:
     """Whether two values have a common order: two numbers, or two of one type."""
-    if _number(a) and _number(b):
-        return True
-    return type(a) is type(b) and isinstance(
-        a, (str, datetime, Keyword, Symbol, UUID, bytes, tuple, bool)
-    )
+    kind = type(a)
+    if kind in _NUMBERS:
+        return type(b) in _NUMBERS
+    return type(b) is kind and kind in _ORDERED
+
+
+# -- comparisons -------------------------------------------------------------------------------
 
 
 def _ordered(name: str, holds: Callable[[int], bool]) -> Callable[..., bool]:
     def check(*args: Any) -> bool:
         for a, b in pairwise(args):
-            if not comparable(a, b) or _nan(a) or _nan(b):
+            # NaN stands in no order, not even with itself.
+            if not comparable(a, b) or a != a or b != b:
                 return False
             # Numbers compare by value alone: 1 and 1.0 tie, though they are not equal.
-            order = (a > b) - (a < b) if _number(a) else compare(a, b)
+            order = (a > b) - (a < b) if type(a) in _NUMBERS else compare(a, b)
             if not holds(order):
                 return False
         return True
@@ -65,83 +66,30 @@ def _ordered(name: str, holds: Callable[[int], bool]) -> Callable[..., bool]:
     return check
 
 
-def _nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
 def _equal(*args: Any) -> bool:
-    keys = [typed_key(a) for a in args]
-    return all(k == keys[0] for k in keys[1:])
+    first = typed_key(args[0])
+    return all(typed_key(a) == first for a in args[1:])
+
+
+def _different(*args: Any) -> bool:
+    return not _equal(*args)
 
 
 def _same_number(*args: Any) -> bool:
-    return all(_number(a) for a in args) and all(a == args[0] for a in args[1:])
+    _numbers("==", args)
+    return all(a == b for a, b in pairwise(args))
 
 
-def _need_numbers(name: str, args: Iterable[Any]) -> None:
-    for a in args:
-        if not _number(a):
-            raise QueryError(
-                f"({name} …) takes numbers; {a!r} is a {type(a).__name__}.", error=":query/where"
-            )
-
-
-def _divide(*args: Any) -> Any:
-    _need_numbers("/", args)
-    if len(args) == 1:
-        args = (1, *args)
-
-    def one(a: Any, b: Any) -> Any:
-        if not b and not isinstance(a, float) and not isinstance(b, float):
-            raise QueryError("(/ …) divides by zero.", error=":query/where")
-        if not b:
-            return math.nan if not a or _nan(a) else math.copysign(math.inf, a)
-        if isinstance(a, int) and isinstance(b, int):
-            # Clojure gives a ratio here; we give the int where it is exact, else the double.
-            return a // b if a % b == 0 else a / b
-        return a / b
-
-    return reduce(one, args)
-
-
-def _arithmetic(name: str, function: Callable[[Any, Any], Any], start: Any) -> Callable[..., Any]:
-    def run(*args: Any) -> Any:
-        _need_numbers(name, args)
-        if not args:
-            return start
-        if len(args) == 1:
-            return function(start, args[0]) if name == "-" else args[0]
-        return reduce(function, args)
-
-    run.__name__ = name
-    return run
-
-
-def _quot(a: Any, b: Any) -> Any:
-    _need_numbers("quot", (a, b))
-    if not b:
-        raise QueryError("(quot …) divides by zero.", error=":query/where")
-    if isinstance(a, int) and isinstance(b, int):
-        whole = abs(a) // abs(b)
-        return whole if (a < 0) == (b < 0) else -whole
-    return float(math.trunc(a / b))
-
-
-def _rem(a: Any, b: Any) -> Any:
-    return a - b * _quot(a, b)
-
-
-def _mod(a: Any, b: Any) -> Any:
-    _need_numbers("mod", (a, b))
-    if not b:
-        raise QueryError("(mod …) divides by zero.", error=":query/where")
-    return a % b
+_LESS: Final = _ordered("<", lambda order: order < 0)
+_GREATER: Final = _ordered(">", lambda order: order > 0)
 
 
 def _extreme(name: str, better: Callable[[int], bool]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         best = args[0]
         for a in args[1:]:
+            if not comparable(a, best):
+                raise TypeError(f"({name} …) takes values of one type")
             if better(compare(a, best)):
                 best = a
         return best
@@ -150,207 +98,279 @@ def _extreme(name: str, better: Callable[[int], bool]) -> Callable[..., Any]:
     return run
 
 
-def _str(*args: Any) -> str:
-    return "".join(_text(a) for a in args)
+def _differ(*args: Any) -> bool:
+    half = len(args) // 2
+    return not _equal(list(args[:half]), list(args[half:]))
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return str(value)
-    return str(value) if isinstance(value, (UUID, Decimal)) else write(value)
+# -- arithmetic --------------------------------------------------------------------------------
 
 
-def _pr_str(*args: Any) -> str:
-    return " ".join(write(a) for a in args)
+def _numbers(name: str, args: tuple[Any, ...]) -> None:
+    for a in args:
+        if type(a) not in _NUMBERS:
+            raise TypeError(f"({name} …) takes numbers; {a!r} is a {type(a).__name__}")
+
+
+def _common(a: Any, b: Any) -> tuple[Any, Any]:
+    """Return both as numbers that Python computes with: doubles win over decimals and ratios."""
+    if type(a) is type(b) or int in (type(a), type(b)):
+        return a, b
+    return float(a), float(b)
+
+
+def _arithmetic(name: str, function: Callable[[Any, Any], Any], start: int) -> Callable[..., Any]:
+    def one(a: Any, b: Any) -> Any:
+        return function(*_common(a, b))
+
+    def run(*args: Any) -> Any:
+        _numbers(name, args)
+        if len(args) == 1:
+            return function(start, args[0]) if name == "-" else args[0]
+        if name == "-" and not args:
+            raise TypeError("(-) takes at least one number")
+        return reduce(one, args) if args else start
+
+    run.__name__ = name
+    return run
+
+
+_ADD: Final = _arithmetic("+", lambda a, b: a + b, 0)
+_SUBTRACT: Final = _arithmetic("-", lambda a, b: a - b, 0)
+_MULTIPLY: Final = _arithmetic("*", lambda a, b: a * b, 1)
+
+
+def _divide(*args: Any) -> Any:
+    _numbers("/", args)
+    if not args:
+        raise TypeError("(/) takes at least one number")
+    return reduce(_quotient, args if len(args) > 1 else (1, *args))
+
+
+def _quotient(a: Any, b: Any) -> Any:
+    a, b = _common(a, b)
+    if not b:
+        if type(a) is not float and type(b) is not float:
+            raise ZeroDivisionError("divide by zero")
+        if not a or a != a:
+            return math.nan
+        return math.copysign(math.inf, a) * math.copysign(1.0, b)
+    if type(a) is int and type(b) is int:
+        # Clojure gives a ratio here; we give the int where it is exact, else the double.
+        return a // b if a % b == 0 else a / b
+    return a / b
+
+
+def _whole(name: str, a: Any, b: Any) -> tuple[Any, Any, Any]:
+    """Return both numbers and their quotient cut off towards zero."""
+    _numbers(name, (a, b))
+    a, b = _common(a, b)
+    if not b:
+        raise ZeroDivisionError("divide by zero")
+    if type(a) is int and type(b) is int:
+        quotient: Any = abs(a) // abs(b)
+        return a, b, quotient if (a < 0) == (b < 0) else -quotient
+    quotient = math.trunc(a / b)
+    return a, b, Decimal(quotient) if Decimal in (type(a), type(b)) else _like(quotient, a, b)
+
+
+def _like(quotient: int, a: Any, b: Any) -> Any:
+    return float(quotient) if float in (type(a), type(b)) else quotient
+
+
+def _quot(a: Any, b: Any) -> Any:
+    return _whole("quot", a, b)[2]
+
+
+def _rem(a: Any, b: Any) -> Any:
+    a, b, quotient = _whole("rem", a, b)
+    return a - b * quotient
+
+
+def _mod(a: Any, b: Any) -> Any:
+    a, b, quotient = _whole("mod", a, b)
+    rest = a - b * quotient
+    # The result has the sign of the divisor.
+    return rest + b if rest and (rest < 0) != (b < 0) else rest
+
+
+def _sign(name: str, holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        _numbers(name, (value,))
+        return holds(value)
+
+    check.__name__ = name
+    return check
+
+
+def _parity(name: str, rest: int) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        if type(value) is not int:
+            raise TypeError(f"({name} …) takes an int, not {value!r}")
+        return value % 2 == rest
+
+    check.__name__ = name
+    return check
+
+
+def _absolute(value: Any) -> Any:
+    _numbers("abs", (value,))
+    return abs(value)
+
+
+def _long(value: Any) -> int:
+    _numbers("long", (value,))
+    return int(value)
+
+
+def _double(value: Any) -> float:
+    _numbers("double", (value,))
+    return float(value)
+
+
+def _parse_long(text: Any) -> int | None:
+    if not isinstance(text, str):
+        raise TypeError(f"(parse-long …) takes a string, not {text!r}")
+    body = text[1:] if text[:1] in ("-", "+") else text
+    if not (body.isascii() and body.isdigit()) or len(body) > 19:
+        return None
+    value = int(text)
+    return value if -(2**63) <= value < 2**63 else None
+
+
+def _parse_double(text: Any) -> float | None:
+    if not isinstance(text, str):
+        raise TypeError(f"(parse-double …) takes a string, not {text!r}")
+    try:
+        return float(text) if "_" not in text else None
+    except ValueError:
+        return None
+
+
+def _bigdec(value: Any) -> Decimal:
+    try:
+        return Decimal(repr(value)) if type(value) is float else Decimal(value)
+    except (InvalidOperation, DivisionByZero) as error:
+        raise ValueError(f"{value!r} is no number") from error
+
+
+# -- the rest ----------------------------------------------------------------------------------
+
+
+def _first_false(*args: Any) -> Any:
+    return next((x for x in args if not truthy(x)), args[-1] if args else True)
+
+
+def _first_true(*args: Any) -> Any:
+    return next((x for x in args if truthy(x)), args[-1] if args else None)
+
+
+def _complement(function: Any) -> Callable[..., bool]:
+    if not callable(function):
+        raise TypeError(f"(complement …) takes a function, not {function!r}")
+    return lambda *args: not truthy(function(*args))
+
+
+_TYPE_NAMES: Final = {
+    bool: "boolean",
+    int: "long",
+    float: "double",
+    str: "string",
+    Keyword: "keyword",
+    Symbol: "symbol",
+    datetime: "instant",
+    bytes: "bytes",
+    Decimal: "bigdec",
+    UUID: "uuid",
+    tuple: "tuple",
+}
 
 
 def _type(value: Any) -> Keyword:
-    names = {
-        bool: "boolean",
-        int: "long",
-        float: "double",
-        str: "string",
-        Keyword: "keyword",
-        Symbol: "symbol",
-        datetime: "instant",
-        bytes: "bytes",
-        Decimal: "bigdec",
-    }
-    return Keyword("db.type/" + names.get(type(value), type(value).__name__.lower()))
+    return Keyword("db.type/" + _TYPE_NAMES.get(type(value), type(value).__name__.lower()))
 
 
-def _range(*args: Any) -> list[int]:
-    if not args or not all(type(a) is int for a in args):
-        raise QueryError("(range …) takes one to three ints.", error=":query/where")
-    found = range(*args)
-    if len(found) > MAX_RANGE:
-        raise QueryError(
-            f"(range …) would make {len(found)} values; the limit is {MAX_RANGE}.",
-            error=":query/where",
-        )
-    return list(found)
+def _rand(*top: Any) -> float:
+    return random.random() * (top[0] if top else 1)
 
 
-def _pattern(pattern: Any, text: Any) -> re.Pattern[str]:
-    if not isinstance(pattern, (str, re.Pattern)) or not isinstance(text, str):
-        raise QueryError("A pattern and a string are expected.", error=":query/where")
-    source = pattern if isinstance(pattern, str) else pattern.pattern
-    if len(source) > MAX_PATTERN or len(text) > MAX_TEXT:
-        raise QueryError(
-            f"Patterns are limited to {MAX_PATTERN} and texts to {MAX_TEXT} characters.",
-            error=":query/where",
-        )
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise QueryError(f"Bad pattern {source!r}: {error}", error=":query/where") from error
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in kinds
 
 
-def _match(found: re.Match[str] | None) -> Any:
-    if found is None:
-        return None
-    return found.group() if not found.groups() else (found.group(), *found.groups())
-
-
-def _empty(value: Any) -> bool:
-    return value is None or len(value) == 0
-
-
-def _contains(collection: Any, key: Any) -> bool:
-    if isinstance(collection, (list, tuple)):
-        return type(key) is int and 0 <= key < len(collection)
-    if isinstance(collection, Mapping):
-        return any(typed_key(k) == typed_key(key) for k in collection)
-    return any(typed_key(k) == typed_key(key) for k in collection)
-
-
-def _name(value: Any) -> str:
-    return value.name if isinstance(value, (Keyword, Symbol)) else str(value)
-
-
-def _rand_int(top: int) -> int:
-    return random.randrange(top)
-
-
-def _before(*args: Any) -> bool:
-    return BUILTINS["<"](*args)  # type: ignore[no-any-return]
-
-
-def _after(*args: Any) -> bool:
-    return BUILTINS[">"](*args)  # type: ignore[no-any-return]
-
-
-def _get(collection: Any, key: Any, default: Any = None) -> Any:
-    if isinstance(collection, Mapping):
-        return collection.get(key, default)
-    if isinstance(collection, (list, tuple, str)) and type(key) is int:
-        return collection[key] if 0 <= key < len(collection) else default
-    return default
-
-
-def _sorted(collection: Any) -> list[Any]:
-    return sorted(collection, key=sort_key)
-
-
-def _subs(text: str, start: int, end: int | None = None) -> str:
-    if not isinstance(text, str) or not 0 <= start <= (len(text) if end is None else end) <= len(
-        text
-    ):
-        raise QueryError(
-            f"(subs {text!r} {start} {end}): the positions are not within the string.",
-            error=":query/where",
-        )
-    return text[start:end]
-
-
+# Those that the engine may answer for a whole column at once.
 COMPARISONS: Final = frozenset({"=", "!=", "not=", "<", ">", "<=", ">="})
 
 BUILTINS: Final[dict[str, Callable[..., Any]]] = {
     "=": _equal,
     "==": _same_number,
-    "not=": lambda *a: not _equal(*a),
-    "!=": lambda *a: not _equal(*a),
-    "<": _ordered("<", lambda o: o < 0),
-    ">": _ordered(">", lambda o: o > 0),
-    "<=": _ordered("<=", lambda o: o <= 0),
-    ">=": _ordered(">=", lambda o: o >= 0),
-    "before?": _before,
-    "after?": _after,
-    "+": _arithmetic("+", lambda a, b: a + b, 0),
-    "-": _arithmetic("-", lambda a, b: a - b, 0),
-    "*": _arithmetic("*", lambda a, b: a * b, 1),
+    "not=": _different,
+    "!=": _different,
+    "<": _LESS,
+    ">": _GREATER,
+    "<=": _ordered("<=", lambda order: order <= 0),
+    ">=": _ordered(">=", lambda order: order >= 0),
+    "before?": _LESS,
+    "after?": _GREATER,
+    "compare": compare,
+    "-differ?": _differ,
+    "identical?": _equal,
+    "max": _extreme("max", lambda order: order > 0),
+    "min": _extreme("min", lambda order: order < 0),
+    # arithmetic
+    "+": _ADD,
+    "-": _SUBTRACT,
+    "*": _MULTIPLY,
     "/": _divide,
     "quot": _quot,
     "rem": _rem,
     "mod": _mod,
-    "inc": lambda a: BUILTINS["+"](a, 1),
-    "dec": lambda a: BUILTINS["-"](a, 1),
-    "max": _extreme("max", lambda o: o > 0),
-    "min": _extreme("min", lambda o: o < 0),
-    "abs": lambda a: abs(a),
-    "zero?": lambda a: _number(a) and a == 0,
-    "pos?": lambda a: _number(a) and a > 0,
-    "neg?": lambda a: _number(a) and a < 0,
-    "even?": lambda a: type(a) is int and a % 2 == 0,
-    "odd?": lambda a: type(a) is int and a % 2 == 1,
-    "compare": compare,
-    "rand": lambda *a: random.random() * (a[0] if a else 1),
-    "rand-int": _rand_int,
+    "inc": lambda a: _ADD(a, 1),
+    "dec": lambda a: _SUBTRACT(a, 1),
+    "abs": _absolute,
+    "zero?": _sign("zero?", lambda a: bool(a == 0)),
+    "pos?": _sign("pos?", lambda a: bool(a > 0)),
+    "neg?": _sign("neg?", lambda a: bool(a < 0)),
+    "even?": _parity("even?", 0),
+    "odd?": _parity("odd?", 1),
+    "long": _long,
+    "int": _long,
+    "double": _double,
+    "bigdec": _bigdec,
+    "parse-long": _parse_long,
+    "parse-double": _parse_double,
+    "rand": _rand,
+    "rand-int": random.randrange,
+    # logic
     "true?": lambda a: a is True,
     "false?": lambda a: a is False,
     "nil?": lambda a: a is None,
     "some?": lambda a: a is not None,
     "not": lambda a: not truthy(a),
-    "and": lambda *a: next((x for x in a if not truthy(x)), a[-1] if a else True),
-    "or": lambda *a: next((x for x in a if truthy(x)), a[-1] if a else None),
+    "and": _first_false,
+    "or": _first_true,
+    "boolean": truthy,
+    "complement": _complement,
     "identity": lambda a: a,
-    "identical?": _equal,
-    "name": _name,
-    "namespace": lambda a: getattr(a, "namespace", None),
-    "keyword": lambda *a: Keyword("/".join(map(_name, a))),
-    "type": _type,
-    "vector": lambda *a: list(a),
-    "list": lambda *a: tuple(a),
-    "set": frozenset,
-    "hash-map": lambda *a: dict(zip(a[::2], a[1::2], strict=True)),
-    "array-map": lambda *a: dict(zip(a[::2], a[1::2], strict=True)),
-    "count": lambda a: 0 if a is None else len(a),
-    "range": _range,
-    "get": _get,
-    "first": lambda a: a[0] if a else None,
-    "second": lambda a: a[1] if len(a) > 1 else None,
-    "last": lambda a: a[-1] if a else None,
-    "nth": lambda a, i: a[i],
-    "sort": _sorted,
-    "empty?": _empty,
-    "not-empty": lambda a: None if _empty(a) else a,
-    "contains?": _contains,
-    "str": _str,
-    "pr-str": _pr_str,
-    "print-str": _str,
-    "subs": _subs,
-    "re-find": lambda p, s: _match(_pattern(p, s).search(s)),
-    "re-matches": lambda p, s: _match(_pattern(p, s).fullmatch(s)),
-    "re-seq": lambda p, s: [_match(m) for m in _pattern(p, s).finditer(s)] or None,
-    "re-pattern": lambda p: _pattern(p, "").pattern,
     "ground": lambda a: a,
-    "tuple": lambda *a: tuple(a),
-    "untuple": lambda a: list(a),
-    "string?": lambda a: isinstance(a, str) and not isinstance(a, Char),
-    "number?": _number,
-    "int?": lambda a: type(a) is int,
-    "keyword?": lambda a: isinstance(a, Keyword),
-    "boolean?": lambda a: type(a) is bool,
-    "clojure.string/upper-case": lambda s: s.upper(),
-    "clojure.string/lower-case": lambda s: s.lower(),
-    "clojure.string/trim": lambda s: s.strip(),
-    "clojure.string/blank?": lambda s: s is None or not s.strip(),
-    "clojure.string/starts-with?": lambda s, p: s.startswith(p),
-    "clojure.string/ends-with?": lambda s, p: s.endswith(p),
-    "clojure.string/includes?": lambda s, p: p in s,
-    "clojure.string/replace": lambda s, a, b: s.replace(a, b),
-    "clojure.string/join": lambda *a: (a[0] if len(a) > 1 else "").join(_text(x) for x in a[-1]),
-    "clojure.string/split": lambda s, p: _pattern(p, s).split(s),
+    "meta": lambda a: None,
+    # types
+    "type": _type,
+    "number?": _is_number,
+    "int?": _is(int),
+    "integer?": _is(int),
+    "double?": _is(float),
+    "float?": _is(float),
+    "decimal?": _is(Decimal),
+    "boolean?": _is(bool),
+    "string?": _is(str),
+    "keyword?": _is(Keyword),
+    "symbol?": _is(Symbol),
+    "inst?": _is(datetime),
+    "uuid?": _is(UUID),
+    "vector?": _is(tuple, list),
+    "map?": lambda a: isinstance(a, dict),
+    "set?": _is(set, frozenset),
+    **COLLECTIONS,
+    **TEXT,
 }

@@ -71,6 +71,7 @@ class Reader:
     def in_columns(
         self, rows: Rows, attr: Attr, reverse: bool, ids: list[int]
     ) -> dict[int, list[Any]]:
+        """Return entity → values, from all datoms of the attribute."""
         if not len(rows):
             return {}
         wanted = np.array(ids, np.int64)
