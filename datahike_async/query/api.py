@@ -22,7 +22,6 @@ from datahike_async.query.ast import (
     BindScalar,
     Pull,
     Query,
-    RuleBranch,
     is_var,
 )
 from datahike_async.query.execute import Engine, State
@@ -32,6 +31,7 @@ from datahike_async.query.point import PointPlan, point_plan
 from datahike_async.query.pull_execute import pull_many
 from datahike_async.query.relation import Relation, distinct, group_codes
 from datahike_async.query.result import QueryResult, name_of
+from datahike_async.query.rules import RuleSet
 from datahike_async.query.where import parse_rules
 from datahike_async.snapshot.views import View
 
@@ -46,7 +46,7 @@ _ARGUMENTS: Final = ("query", "args", "limit", "offset", "order-by", "timeout")
 class _Prepared:
     """A parsed query and what follows from it alone; kept for the next call."""
 
-    __slots__ = ("names", "point", "query", "wanted")
+    __slots__ = ("_checked", "names", "point", "query", "wanted")
 
     def __init__(self, query: Query) -> None:
         self.query = query
@@ -63,6 +63,14 @@ class _Prepared:
         plain = not (query.order_by or query.offset or query.limit is not None)
         plain = plain and query.keys is None and query.timeout is None
         self.point: PointPlan | None = point_plan(query) if plain else None
+        self._checked: tuple[RuleSet, set[Symbol]] | None = None
+
+    def check(self, rules: RuleSet, bound: set[Symbol]) -> None:
+        """Raise QueryError where a variable cannot be bound, whatever the data are."""
+        last = self._checked
+        if last is None or last[0] is not rules or last[1] != bound:
+            rules.checker.check(self.query.where, bound)
+            self._checked = (rules, bound)
 
 
 @lru_cache(_PLANS)
@@ -71,8 +79,28 @@ def _prepared_text(text: str) -> _Prepared:
 
 
 @lru_cache(_PLANS)
-def _parsed_rules(text: str) -> Mapping[Symbol, tuple[RuleBranch, ...]]:
-    return parse_rules(text)
+def _rules_text(text: str) -> RuleSet:
+    return RuleSet(parse_rules(text))
+
+
+_NO_RULES: Final = RuleSet({})
+_rules_data: dict[Any, RuleSet] = {}
+
+
+def _rules(given: Any) -> RuleSet:
+    if type(given) is str:
+        return _rules_text(given)
+    try:
+        key = _frozen(given)
+    except TypeError:
+        return RuleSet(parse_rules(given))
+    found = _rules_data.get(key)
+    if found is None:
+        found = RuleSet(parse_rules(given))
+        if len(_rules_data) >= _PLANS:
+            _rules_data.clear()
+        _rules_data[key] = found
+    return found
 
 
 _prepared_data: dict[Any, _Prepared] = {}
@@ -164,6 +192,7 @@ async def q(
         )
     seconds = parsed.timeout if timeout is None else timeout / 1000
     engine, state = _bind(parsed, inputs, _deadline(seconds, pause))
+    prepared.check(engine.rules.known, state.variables())
     state = await engine.run(parsed.where, state, prepared.wanted)
     return await _shaped(
         prepared,
@@ -206,7 +235,7 @@ def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[En
     functions: dict[Symbol, Any] = {}
     consts: dict[Symbol, Any] = {}
     relations: list[Relation] = []
-    rules: Mapping[Symbol, tuple[RuleBranch, ...]] = {}
+    rules = _NO_RULES
     for binding, value in zip(parsed.ins, inputs, strict=False):
         if isinstance(binding, BindIgnore):
             continue
@@ -225,7 +254,7 @@ def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[En
                         error=":datahike/db-expected",
                     )
             elif first == "%":
-                rules = _parsed_rules(value) if type(value) is str else parse_rules(value)
+                rules = _NO_RULES if value is None else _rules(value)
             elif is_var(name):
                 if value is None:
                     raise QueryError(f"nil cannot be bound to {name!r}.", error=":query/binding")

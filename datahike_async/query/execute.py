@@ -24,14 +24,13 @@ from datahike_async.query.ast import (
     Or,
     Pattern,
     Predicate,
-    RuleBranch,
     RuleCall,
     is_var,
 )
 from datahike_async.query.functions import Functions
 from datahike_async.query.patterns import estimate, match_pattern
 from datahike_async.query.relation import Relation, column_of, join, semi, union, unit
-from datahike_async.query.rules import Rules
+from datahike_async.query.rules import Rules, RuleSet
 from datahike_async.query.where import variables_of
 from datahike_async.snapshot.views import View
 
@@ -55,6 +54,10 @@ class State:
     def bound(self, variable: Symbol) -> bool:
         """Whether a variable has a value."""
         return variable in self.consts or any(variable in r.columns for r in self.relations)
+
+    def variables(self) -> set[Symbol]:
+        """Return all variables that have a value."""
+        return {*self.consts, *(v for relation in self.relations for v in relation.columns)}
 
     def column_of(self, variable: Symbol) -> Column | None:
         """Return the column of a variable that is no constant."""
@@ -120,7 +123,7 @@ class Engine:
         self,
         sources: Mapping[Symbol, Any],
         views: Mapping[Symbol, View],
-        rules: Mapping[Symbol, tuple[RuleBranch, ...]],
+        rules: RuleSet,
         functions: Mapping[Symbol, Any],
         pause: Pause | None = None,
     ) -> None:
@@ -193,7 +196,7 @@ class Engine:
             if not self.rules.ready(clause, state):
                 return None
             return 1e7 + free * 1e9 if free == len(variables) else 1e5 + free
-        if any(not state.bound(v) for v in clause.required):
+        if not self.rules.known.checker.ready(clause, state.variables()):
             return None
         return 1e6 + free * 1e9 if free == len(variables) else 1e4 + free
 

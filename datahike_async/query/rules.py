@@ -30,6 +30,7 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
+from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, closure, linear_form
 from datahike_async.query.relation import (
     Relation,
@@ -43,7 +44,7 @@ from datahike_async.query.relation import (
 if TYPE_CHECKING:
     from datahike_async.query.execute import Engine, State
 
-__all__ = ["Rules", "sourced"]
+__all__ = ["RuleSet", "Rules", "sourced"]
 
 MAX_ROWS: Final = 50_000_000
 
@@ -65,14 +66,31 @@ def position(i: int) -> Symbol:
     return Symbol(f"?__arg{i}")
 
 
+class RuleSet:
+    """Parsed rules, and what follows from them alone; kept for every query that brings them."""
+
+    __slots__ = ("_linear", "branches", "checker", "recursive")
+
+    def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
+        self.branches = branches
+        self.recursive = {name for name in branches if name in _reached(branches, name)}
+        self.checker = Checker(branches)
+        self._linear: dict[Symbol, Linear | None] = {}
+
+    def linear(self, name: Symbol) -> Linear | None:
+        """Return the closure that a recursive rule is, or None."""
+        if name not in self._linear:
+            self._linear[name] = linear_form(self.branches[name], self.recursive)
+        return self._linear[name]
+
+
 class Rules:
     """The rules of one engine."""
 
-    def __init__(self, engine: Engine, rules: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
+    def __init__(self, engine: Engine, known: RuleSet) -> None:
         self.engine = engine
-        self.rules = rules
-        self._recursive = {name for name in rules if name in _reached(rules, name)}
-        self._linear: dict[Symbol, Linear | None] = {}
+        self.rules = known.branches
+        self.known = known
         self._tables: dict[_Key, _Table] | None = None
         self._grown = False
 
@@ -98,13 +116,8 @@ class Rules:
 
     def ready(self, clause: RuleCall, state: State) -> bool:
         """Whether the required arguments of a call are bound."""
-        branches = self.branches(clause)
-        for branch in branches:
-            for i in range(len(branch.required)):
-                arg = clause.args[i]
-                if is_var(arg) and not state.bound(arg):
-                    return False
-        return True
+        self.branches(clause)
+        return self.known.checker.ready(clause, state.variables())
 
     async def call(self, clause: RuleCall, state: State) -> None:
         """Join the answers of a rule call into ``state``."""
@@ -161,10 +174,10 @@ class Rules:
         self, source: Symbol, name: Symbol, branches: Sequence[RuleBranch], seed: Relation
     ) -> Relation:
         """Return what a rule holds for, restricted to the bound arguments in ``seed``."""
-        if name not in self._recursive:
+        if name not in self.known.recursive:
             parts = [await self._branch(source, branch, seed) for branch in branches]
             return union(parts, _positions(branches[0]))
-        linear = self._linear_form(name)
+        linear = self.known.linear(name)
         if linear is not None:
             found = await closure(self.engine, linear, source, seed)
             if found is not None:
@@ -252,11 +265,6 @@ class Rules:
             )
         named = {position(i): found.columns[v] for i, v in enumerate(branch.head)}
         return Relation(named, found.count)
-
-    def _linear_form(self, name: Symbol) -> Linear | None:
-        if name not in self._linear:
-            self._linear[name] = linear_form(self.rules[name], self._recursive)
-        return self._linear[name]
 
 
 def _positions(branch: RuleBranch) -> list[Symbol]:

@@ -344,3 +344,38 @@ async def test_pause_is_called_between_clauses() -> None:
     found = await q(query, db, lambda x: x + 1, pause=pause)
     assert len(found) == 49_999
     assert calls > 0
+
+
+@pytest.mark.parametrize(
+    ("clauses", "message"),
+    [
+        ("[?e :nothing ?a] [(> ?b ?a)]", r"\?b not bound in \(> \?b \?a\)"),
+        ("[?e :nothing] [(inc ?x) ?y]", r"\?x not bound in"),
+        ("[?e :nothing] (not [?x :age])", r"none of \?x is bound"),
+        ("[?e :nothing] (not [?e :age ?a] [(< ?b ?a)])", r"\?b not bound in"),
+        ("[?e :nothing] (or-join [[?x]] [?x :age])", r"\?x should be bound outside"),
+        ("[?e :nothing] (or-join [?e ?x] [?e :age ?x] [?e :name])", r"\?x is missing in one"),
+        ("[?e :nothing] (or-join [?e] (and [?e :age ?a] [(> ?a ?b)]))", r"\?b not bound in"),
+    ],
+)
+async def test_missing_bindings_are_found_without_data(clauses: str, message: str) -> None:
+    """What fails on data fails on an empty database too."""
+    for db in (people(), empty_db()):
+        with pytest.raises(QueryError, match=message):
+            await q(f"[:find ?e :where {clauses}]", db)
+
+
+async def test_disjunctions_and_rules_wait_for_their_bindings() -> None:
+    db = people()
+    waiting = "(or-join [?a ?b] (and [(> ?a 20)] [(inc ?a) ?b]) (and [(< ?a 20)] [(dec ?a) ?b]))"
+    found = await answer(f"[:find ?e ?b :where [_ :boss ?x] [?e :age ?a] {waiting}]", db)
+    assert found == {(1, 14), (4, 14), (2, 38), (3, 38)}
+    rules = "[[(next ?x ?y) [(inc ?x) ?y]]]"
+    query = "[:find ?e :in $ % :where (next ?a 38) [?e :age ?a] [?e :email]]"
+    assert set(await q(query, db, rules)) == {(2,)}
+
+
+async def test_inputs_that_are_left_out_stay_unbound() -> None:
+    query = "[:find ?e ?n :in $ ?n % :where [?e :name ?n]]"
+    assert len(await q(query, people())) == 3
+    assert set(await q(query, people(), "Petr")) == {(2, "Petr")}

@@ -1,0 +1,173 @@
+"""Whether the variables of a query can be bound at all, decided before any data is read.
+
+A query that lacks a binding fails on every database alike, also on an empty one, and clauses that
+need bindings wait for the others however they are written. Knows clauses and rules, no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from datahike_async.edn.types import Symbol
+from datahike_async.errors import QueryError
+from datahike_async.query.ast import (
+    Clause,
+    Function,
+    Not,
+    Or,
+    Pattern,
+    Predicate,
+    RuleBranch,
+    RuleCall,
+    is_var,
+)
+from datahike_async.query.where import variables_of
+
+__all__ = ["Checker"]
+
+
+class Checker:
+    """Binding analysis under one set of rules."""
+
+    __slots__ = ("_known", "_rules")
+
+    def __init__(self, rules: Mapping[Symbol, Sequence[RuleBranch]]) -> None:
+        self._rules = rules
+        self._known: dict[tuple[Symbol, frozenset[int]], bool] = {}
+
+    def check(self, clauses: Sequence[Clause], bound: Collection[Symbol]) -> None:
+        """Raise QueryError ``:query/where`` where ``clauses`` cannot all be carried out."""
+        stuck = self._stuck(clauses, set(bound))
+        if stuck:
+            known = {*bound, *_bindable(c for c in clauses if c not in stuck)}
+            raise self._error(stuck[0], known)
+
+    def ready(self, clause: Clause, bound: set[Symbol]) -> bool:
+        """Whether an ``or`` or a rule call has all bindings that its branches need."""
+        return self._ready(clause, bound, ())
+
+    def _stuck(self, clauses: Sequence[Clause], bound: set[Symbol]) -> list[Clause]:
+        """Return the clauses that never become ready; add to ``bound`` what the others bind."""
+        todo = list(clauses)
+        while todo:
+            waiting: list[Clause] = []
+            for i, clause in enumerate(todo):
+                others = [*waiting, *todo[i + 1 :]]
+                if self._ready(clause, bound, others):
+                    bound |= _bindable((clause,))
+                else:
+                    waiting.append(clause)
+            if len(waiting) == len(todo):
+                return waiting
+            todo = waiting
+        return []
+
+    def _ready(self, clause: Clause, bound: set[Symbol], others: Sequence[Clause]) -> bool:
+        if isinstance(clause, Pattern):
+            return True
+        if isinstance(clause, (Predicate, Function)):
+            return all(v in bound for v in _inputs(clause))
+        if isinstance(clause, Not):
+            variables = variables_of((clause,))
+            later = _bindable(others) if others else set()
+            if any(v in later and v not in bound for v in variables):
+                return False
+            if variables and variables.isdisjoint(bound):
+                return False
+            return not self._stuck(clause.clauses, variables & bound)
+        if isinstance(clause, Or):
+            if any(v not in bound for v in clause.required):
+                return False
+            variables = variables_of((clause,))
+            for branch in clause.branches:
+                here = variables & bound
+                if self._stuck(branch, here) or not variables <= here:
+                    return False
+            return True
+        branches = self._rules.get(clause.name)
+        if branches is None or len(branches[0].head) != len(clause.args):
+            return True  # the call itself says what is wrong
+        known = (i for i, a in enumerate(clause.args) if not _free(a, bound))
+        return self._rule(clause.name, branches, frozenset(known))
+
+    def _rule(self, name: Symbol, branches: Sequence[RuleBranch], known: frozenset[int]) -> bool:
+        key = (name, known)
+        found = self._known.get(key)
+        if found is not None:
+            return found
+        # A recursive call is taken to be fine; if it is not, the branch fails elsewhere.
+        self._known[key] = True
+        fine = True
+        for branch in branches:
+            bound = {branch.head[i] for i in known}
+            fine = (
+                fine
+                and all(v in bound for v in branch.required)
+                and not self._stuck(branch.clauses, bound)
+                and bound.issuperset(branch.head)
+            )
+        self._known[key] = fine
+        return fine
+
+    def _error(self, clause: Clause, bound: set[Symbol]) -> QueryError:
+        variables = sorted(variables_of((clause,)), key=repr)
+        if isinstance(clause, (Predicate, Function)):
+            missing = [v for v in dict.fromkeys(_inputs(clause)) if v not in bound]
+            shown = f"({clause.function} {' '.join(map(repr, clause.args))})"
+            text = f"{_listed(missing)} not bound in {shown}."
+        elif isinstance(clause, Not):
+            if variables and bound.isdisjoint(variables):
+                text = f"none of {_listed(variables)} is bound outside of (not …)."
+            else:
+                here = bound & set(variables)
+                stuck = self._stuck(clause.clauses, here)
+                return self._error(stuck[0], here) if stuck else _insufficient(_listed(variables))
+        elif isinstance(clause, Or):
+            missing = [v for v in clause.required if v not in bound]
+            if missing:
+                text = f"{_listed(missing)} should be bound outside of (or-join …)."
+            else:
+                return self._or_error(clause, variables, bound)
+        elif isinstance(clause, RuleCall):
+            missing = [a for a in clause.args if is_var(a) and a not in bound]
+            shown = f"({clause.name} {' '.join(map(repr, clause.args))})"
+            text = f"{_listed(missing)} not bound in {shown}, whose rule requires it."
+        else:
+            text = f"{_listed(variables)}."
+        return _insufficient(text)
+
+    def _or_error(self, clause: Or, variables: list[Symbol], bound: set[Symbol]) -> QueryError:
+        for branch in clause.branches:
+            here = bound & set(variables)
+            stuck = self._stuck(branch, here)
+            if stuck:
+                return self._error(stuck[0], here)
+            missing = [v for v in variables if v not in here]
+            if missing:
+                return QueryError(
+                    "All branches of (or …) should bind the same variables; "
+                    f"{missing[0]!r} is missing in one. Use or-join to say which are shared.",
+                    error=":query/where",
+                )
+        return _insufficient(_listed(variables))
+
+
+def _insufficient(text: str) -> QueryError:
+    return QueryError(f"Insufficient bindings: {text}", error=":query/where")
+
+
+def _listed(variables: Iterable[Symbol]) -> str:
+    return ", ".join(map(repr, variables))
+
+
+def _inputs(clause: Predicate | Function) -> list[Symbol]:
+    return [t for t in (clause.function, *clause.args) if is_var(t)]
+
+
+def _free(arg: object, bound: Collection[Symbol]) -> bool:
+    """Whether an argument of a rule call says nothing: a blank, or a variable without a value."""
+    return type(arg) is Symbol and (arg.text == "_" or (is_var(arg) and arg not in bound))
+
+
+def _bindable(clauses: Iterable[Clause]) -> set[Symbol]:
+    return variables_of(c for c in clauses if not isinstance(c, (Not, Predicate)))
