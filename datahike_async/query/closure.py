@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
-from datahike_async.index.columns import I64, Column
+from datahike_async.index.columns import I64, INT, Column
 from datahike_async.query.ast import Clause, Not, Or, Pattern, RuleBranch, RuleCall, is_var
-from datahike_async.query.relation import Relation, group_codes
+from datahike_async.query.reach import reachable
+from datahike_async.query.relation import Relation, group_codes, semi
 from datahike_async.query.where import variables_of
 
 if TYPE_CHECKING:
@@ -63,11 +64,33 @@ def linear_form(branches: Sequence[RuleBranch], recursive: set[Symbol]) -> Linea
         return None
     a, b = calls[0].args
     names = variables_of(others)
+    if len(base) == 1 and _shape(base[0].clauses, base[0].head) == _shape(
+        others, (x, a) if b is y else (b, y)
+    ):
+        # The step is the base: the closure of one relation.
+        if (b is y and a is not x and y not in names) or (a is x and b is not y and x not in names):
+            return Linear(base, None, (x, y), True)
+        return None
     if b is y and is_var(a) and a not in (x, y) and y not in names and {x, a} <= names:
         return Linear(base, others, (x, a), True) if _generates(others, (x, a)) else None
     if a is x and is_var(b) and b not in (x, y) and x not in names and {b, y} <= names:
         return Linear(base, others, (b, y), False) if _generates(others, (b, y)) else None
     return None
+
+
+def _shape(clauses: Sequence[Clause], ends: Sequence[Any]) -> Any:
+    """Return patterns with their variables numbered, so that renamed ones compare equal."""
+    names = {end: i for i, end in enumerate(ends)}
+    if not all(isinstance(c, Pattern) for c in clauses) or len(names) < 2:
+        return object()
+    return [
+        (
+            c.source,
+            [names.setdefault(t, len(names)) if is_var(t) else (type(t), t) for t in c.terms],
+        )
+        for c in clauses
+        if isinstance(c, Pattern)
+    ]
 
 
 def _calls_any(clauses: Sequence[Clause], names: set[Symbol]) -> bool:
@@ -97,10 +120,15 @@ async def closure(
 ) -> Relation | None:
     """Return the pairs of the closure, restricted to the arguments bound in ``seed``."""
     base = [await _pairs(engine, b.clauses, b.head, source) for b in linear.base]
-    step = base
-    if linear.step is not None:
-        step = [await _pairs(engine, linear.step, linear.ends, source)]
     bound = [seed.columns.get(p) for p in _ARGS]
+    if linear.step is None:
+        pairs = Relation(
+            {p: Column.concat([pair[i] for pair in base]) for i, p in enumerate(_ARGS)},
+            sum(len(pair[0]) for pair in base),
+        )
+        found = await _closed(engine, pairs, bound)
+        return semi(found, seed, keep=True) if seed.columns else found
+    step = [await _pairs(engine, linear.step, linear.ends, source)]
     columns = [c for pair in (*base, *step) for c in pair] + [c for c in bound if c is not None]
     whole = Column.concat(columns)
     codes, _ = group_codes([whole], len(whole))
@@ -124,6 +152,38 @@ async def closure(
         keep = np.isin(x * size + y, left * size + right)
         x, y = x[keep], y[keep]
     return Relation({_ARGS[0]: whole.take(first[x]), _ARGS[1]: whole.take(first[y])}, len(x))
+
+
+async def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None]) -> Relation:
+    """Return the closure of ``pairs``: from the bound starts, to the bound ends, or all of it."""
+    back = bound[0] is None and bound[1] is not None
+    limit = bound[1] if back else bound[0]
+    columns = [pairs.columns[p] for p in (_ARGS[::-1] if back else _ARGS)]
+    if not pairs.count:
+        return pairs
+    if limit is not None:
+        columns.append(limit)
+    decode: Column | None = None
+    if all(c.kind == INT for c in columns):
+        keys = [c.data for c in columns]
+    else:
+        whole = Column.concat(columns)
+        codes, _ = group_codes([whole], len(whole))
+        _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+        decode = whole.take(first)
+        keys = np.split(codes, np.cumsum([len(c) for c in columns])[:-1])
+    ends: list[list[I64]] = [[keys[0][:0]], [keys[0][:0]]]
+    for x, y in reachable(keys[0], keys[1], None if limit is None else keys[2]):
+        ends[0].append(x)
+        ends[1].append(y)
+        if engine.pause is not None:
+            await engine.pause()
+    made = [np.concatenate(parts) for parts in (ends[::-1] if back else ends)]
+    found = {
+        p: Column(INT, data) if decode is None else decode.take(data)
+        for p, data in zip(_ARGS, made, strict=True)
+    }
+    return Relation(found, len(made[0]))
 
 
 async def _pairs(

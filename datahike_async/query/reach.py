@@ -15,8 +15,11 @@ from datahike_async.index.columns import EMPTY_I64, I64
 
 __all__ = ["reachable"]
 
-# Up to here squaring a matrix of floats beats everything else.
+# Dense graphs up to this size: squaring a matrix of floats beats everything else.
 _MATRIX: Final = 192
+_DENSE: Final = 8
+# Few edges are condensed before NumPy has warmed up.
+_FEW_EDGES: Final = 256
 # Graphs deeper than this are condensed to components first: joining level by level costs a
 # level at a time, and a long chain has as many levels as nodes.
 _LEVELS: Final = 24
@@ -40,14 +43,14 @@ def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[t
         wanted = np.isin(nodes, starts)
         if not wanted.any():
             return
-    if n <= _MATRIX:
+    if n <= _MATRIX and len(keys) > _DENSE * n:
         a, b = _by_matrix(s, t, n)
         if wanted is not None:
             keep = wanted[a]
             a, b = a[keep], b[keep]
         yield nodes[a], nodes[b]
         return
-    found = _by_levels(s, t, n, wanted)
+    found = _by_levels(s, t, n, wanted) if len(keys) > _FEW_EDGES else None
     if found is not None:
         yield nodes[found // n], nodes[found % n]
         return
