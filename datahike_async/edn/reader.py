@@ -306,7 +306,7 @@ class _Parser:
                 return chr(int(code, 8))
             found = _ESCAPES.get(code)
             if found is None:
-                raise self.error(f"unknown escape \\{code} in a string", start + match.start())
+                raise self.error(f"unknown escape \\{code} in a string", start + 1 + match.start())
             return found
 
         return _joined(_ESCAPE.sub(escape, token[1:-1]))
