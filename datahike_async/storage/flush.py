@@ -7,12 +7,14 @@ no head names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import anyio
 import anyio.to_thread
 
 from datahike_async.index.source import Address, NodeMiss
+from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
 from datahike_async.konserve.store import Assoc, Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
@@ -22,6 +24,8 @@ from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.pack import Sink, make_sink
 
 __all__ = ["Flushed", "flush"]
+
+_ATTEMPTS: Final = 4
 
 
 class Flushed(NamedTuple):
@@ -84,9 +88,22 @@ async def flush(
 
 
 async def write(store: Store, sink: Sink) -> None:
-    """Make everything in a finished sink durable."""
-    if sink.writes:
-        await store.multi_assoc([Assoc(key, data, binary=True) for key, data in sink.writes])
+    """Make everything in a finished sink durable.
+
+    Nothing names these blobs yet, so an unknown outcome is no riddle: the same bytes are written
+    again, and in the end it is an error of which one may say that nothing happened.
+    """
+    writes = [Assoc(key, data, binary=True) for key, data in sink.writes]
+    for attempt in range(_ATTEMPTS if writes else 0):
+        try:
+            await store.multi_assoc(writes)
+            return
+        except OutcomeUnknown as error:
+            if attempt == _ATTEMPTS - 1:
+                failed = StoreIOError(f"Index nodes could not be written: {error}")
+                failed.retryable = True
+                raise failed from error
+            await anyio.sleep(0.01 * 4**attempt)
 
 
 def address_of(stored: Sequence[Any]) -> Address:

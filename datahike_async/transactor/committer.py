@@ -13,7 +13,6 @@ Nothing is applied here: the actor hands in encoded records and takes the outcom
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
 from uuid import UUID
 
 import anyio
@@ -37,9 +36,6 @@ from datahike_async.transactor.failures import unknown
 
 __all__ = ["Committer", "Moved"]
 
-SETTLE_SECONDS: Final = 30.0
-"""How long a publication of unknown outcome is asked after."""
-
 
 Send = Callable[[], Awaitable[Revision]]
 
@@ -55,13 +51,15 @@ class Moved(Exception):
 class Committer:
     """The head of one branch as this writer last published or read it."""
 
-    def __init__(self, store: Store, state: BranchState, env: Env, writer: UUID) -> None:
+    def __init__(
+        self, store: Store, state: BranchState, env: Env, writer: UUID, settle_seconds: float
+    ) -> None:
         self.store = store
         self.env = env
         self.writer = writer
         self.key = head_key(state.head.base.branch)
         self.journal = store.capabilities.journal
-        self.settle_seconds = SETTLE_SECONDS
+        self.settle_seconds = settle_seconds
         self.adopt(state)
 
     def adopt(self, state: BranchState) -> None:

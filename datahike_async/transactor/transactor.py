@@ -69,6 +69,8 @@ class Limits(NamedTuple):
     """How many times ``flush_rows`` may gather before commits wait for the flush."""
     close_rows: int = 256
     """Rows from which closing flushes, so that the next open need not replay them."""
+    settle_seconds: float = 30.0
+    """How long a publication of unknown outcome is asked after."""
 
 
 class _Outcome(NamedTuple):
@@ -110,10 +112,11 @@ class Transactor:
         limits: Limits | None = None,
     ) -> Transactor:
         """Return the transactor of a branch that was read; its snapshot is the branch's."""
-        committer = Committer(store, state, env, env.new_uuid())
+        limits = limits or Limits()
+        committer = Committer(store, state, env, env.new_uuid(), limits.settle_seconds)
         branch = Branch(store, source, index_factory(config.index), committer, env)
         await branch.adopt(state)
-        return cls(branch, config, wrap, limits or Limits())
+        return cls(branch, config, wrap, limits)
 
     @property
     def snapshot(self) -> Snapshot:

@@ -1,0 +1,234 @@
+"""Several writers on one branch: nothing is lost, nothing is done twice, and contention shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from datahike_async import connection as d
+from datahike_async.errors import (
+    DatahikeError,
+    HeadConflict,
+    TransactionError,
+    WriterError,
+    WriterFenced,
+)
+from datahike_async.konserve import store as stores
+from datahike_async.transactor import branch as branches
+from datahike_async.transactor import sharing
+from datahike_async.transactor.transactor import Limits
+
+pytestmark = pytest.mark.anyio
+
+SMALL = Limits(flush_rows=30, flush_bytes=2_000, flush_journal_bytes=2_000, close_rows=5)
+COUNTER = [
+    {
+        ":db/ident": ":counter",
+        ":db/valueType": ":db.type/long",
+        ":db/cardinality": ":db.cardinality/one",
+    },
+    {
+        ":db/ident": ":name",
+        ":db/valueType": ":db.type/string",
+        ":db/cardinality": ":db.cardinality/one",
+        ":db/unique": ":db.unique/value",
+    },
+    {":db/id": 100, ":counter": 0},
+]
+
+
+@pytest.fixture(params=["memory", "file"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
+    if request.param == "file":
+        store["path"] = str(tmp_path / "db")
+    await d.create_database(store=store, initial_tx=COUNTER)
+    return store
+
+
+class Strangers:
+    """Connections that do not share a writer, as if each were a process of its own."""
+
+    def __init__(self, store: dict[str, Any], **options: Any) -> None:
+        self._opening = d.connect(store=store, **options)
+        self._registry = sharing._Registry()
+
+    async def __aenter__(self) -> d.Connection:
+        mine = sharing._registry()
+        sharing._registries.set(self._registry)
+        try:
+            return await self._opening.__aenter__()
+        finally:
+            sharing._registries.set(mine)
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._opening.__aexit__(*error)
+
+
+async def value(conn: d.Connection) -> Any:
+    [found] = await conn.db().datoms("eavt", 100, ":counter")
+    return found.v
+
+
+@pytest.fixture
+def reloads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count how often a writer had to take over another's head."""
+    seen: list[int] = []
+    adopt = branches.Branch.adopt
+
+    async def counted(self: Any, state: Any) -> None:
+        seen.append(state.generation)
+        await adopt(self, state)
+
+    monkeypatch.setattr(branches.Branch, "adopt", counted)
+    return seen
+
+
+async def test_writers_take_turns_without_losing_anything(
+    store: dict[str, Any], reloads: list[int]
+) -> None:
+    async with Strangers(store, limits=SMALL) as one, Strangers(store, limits=SMALL) as two:
+        assert one._transactor is not two._transactor
+        for i in range(40):
+            conn = (one, two)[i % 2]
+            report = await conn.transact([{":name": f"n{i}"}])
+            assert report.db_after.commit_id == conn.db().commit_id
+        seen = {x.v for x in await two.db().datoms("aevt", ":name")}
+        assert seen == {f"n{i}" for i in range(40)}
+    assert len(reloads) >= 35
+    async with d.connect(store=store) as conn:
+        found = await conn.db().datoms("aevt", ":name")
+        assert {x.v for x in found} == seen
+        assert len({x.tx for x in found}) == 40
+
+
+async def test_cas_is_evaluated_again_after_a_lost_race(
+    store: dict[str, Any], reloads: list[int]
+) -> None:
+    """Eight writers count to the same number with cas: every step happens exactly once."""
+    steps = 0
+    refused = 0
+    keywords: set[str | None] = set()
+
+    async def writer() -> None:
+        nonlocal steps, refused
+        async with Strangers(store, limits=SMALL) as conn:
+            for _ in range(12):
+                seen = await value(conn)
+                try:
+                    await conn.transact([[":db.fn/cas", 100, ":counter", seen, seen + 1]])
+                    steps += 1
+                except (TransactionError, HeadConflict) as error:
+                    refused += 1
+                    keywords.add(error.error)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(writer)
+    async with d.connect(store=store) as conn:
+        assert await value(conn) == steps
+    assert steps + refused == 96
+    assert steps > 0
+    assert ":transact/cas" in keywords <= {":transact/cas", ":fatal-commit-error"}
+    assert len(reloads) > 8
+
+
+async def test_uniqueness_holds_between_writers(store: dict[str, Any]) -> None:
+    async with Strangers(store) as one, Strangers(store) as two:
+        await one.transact([{":name": "Ada"}])
+        with pytest.raises(TransactionError) as caught:
+            await two.transact([{":name": "Ada"}])
+        assert caught.value.error == ":transact/unique"
+        await two.transact([{":name": "Bob"}])
+        with pytest.raises(TransactionError):
+            await one.transact([{":name": "Bob"}])
+
+
+async def test_a_bulk_load_in_a_lost_race_is_run_again(store: dict[str, Any]) -> None:
+    async with Strangers(store) as one, Strangers(store) as two:
+        await one.transact([{":name": "Ada"}])
+        await two.transact([{":counter": i} for i in range(2000)])
+        await one.transact([{":counter": -i} for i in range(1, 2000)])
+        await two.transact([{":name": "Bob"}])
+        # 2000, 1999 and the one there was.
+        assert len(await two.db().datoms("aevt", ":counter")) == 4000
+
+
+async def test_an_exclusive_writer_is_closed_by_another(store: dict[str, Any]) -> None:
+    options = {"writer": {":writer-ownership": ":exclusive"}}
+    async with Strangers(store, **options) as one, Strangers(store) as two:
+        await one.transact([{":name": "Ada"}])
+        await two.transact([{":name": "Bob"}])
+        with pytest.raises(WriterFenced):
+            await one.transact([{":name": "Cid"}])
+        with pytest.raises(WriterError) as caught:
+            await one.transact([{":name": "Dan"}])
+        assert caught.value.error == ":writer-shut-down"
+        await two.transact([{":name": "Cid"}])
+
+
+async def test_races_are_lost_a_bounded_number_of_times(
+    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Someone always commits between our reading of the head and our publication."""
+    patient = {":head-conflict-retries": 3}
+    async with Strangers(store, writer=patient) as one, Strangers(store) as rival:
+        adopt = branches.Branch.adopt
+        rivals = 0
+
+        async def overtaken(self: Any, state: Any) -> None:
+            nonlocal rivals
+            await adopt(self, state)
+            if self is one._transactor._branch:
+                rivals += 1
+                await rival.transact([{":name": f"rival {rivals}"}])
+
+        monkeypatch.setattr(branches.Branch, "adopt", overtaken)
+        await rival.transact([{":name": "first"}])
+        with pytest.raises(HeadConflict) as caught:
+            await one.transact([{":name": "Ada"}])
+        assert caught.value.retryable
+        assert rivals == 4
+        monkeypatch.undo()
+        await one.transact([{":name": "Ada"}])
+
+
+async def test_a_head_that_vanished_ends_the_writer(store: dict[str, Any]) -> None:
+    async with d.connect(store=store) as conn:
+        opened = await stores.connect_store(store)
+        await opened.dissoc("head/db")
+        await stores.release_store(opened)
+        with pytest.raises(DatahikeError):
+            await conn.transact([{":name": "Ada"}])
+        with pytest.raises(WriterError, match="vanished"):
+            await conn.transact([{":name": "Ada"}])
+
+
+async def test_writers_in_threads(tmp_path: Path) -> None:
+    """The same with real concurrency: four event loops in four threads on one file store."""
+    store = {"backend": "file", "path": str(tmp_path / "threads"), "id": uuid4()}
+    await d.create_database(store=store, initial_tx=COUNTER)
+
+    def work(k: int) -> None:
+        async def main() -> None:
+            async with d.connect(store=store, limits=SMALL) as conn:
+                for i in range(25):
+                    while True:
+                        try:
+                            await conn.transact([{":name": f"{k}-{i}"}])
+                            break
+                        except HeadConflict:
+                            await anyio.sleep(0.005)
+
+        anyio.run(main, backend=("asyncio", "trio")[k % 2])
+
+    async with anyio.create_task_group() as tasks:
+        for k in range(4):
+            tasks.start_soon(anyio.to_thread.run_sync, work, k)
+    async with d.connect(store=store) as conn:
+        found = [x.v for x in await conn.db().datoms("aevt", ":name")]
+    assert sorted(found) == sorted(f"{k}-{i}" for k in range(4) for i in range(25))

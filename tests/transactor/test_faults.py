@@ -1,0 +1,284 @@
+"""The n-th write fails, for every n: what was acknowledged is there, what was refused is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from datahike_async import connection as d
+from datahike_async.errors import (
+    ConfigError,
+    DatahikeError,
+    StorageError,
+    TransactionOutcomeUnknown,
+    WriterError,
+)
+from datahike_async.konserve import store as stores
+from datahike_async.konserve.blob import Blob, Capabilities, Journal
+from datahike_async.konserve.errors import OutcomeUnknown, StoreFull, StoreIOError
+from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
+from datahike_async.transactor import sharing
+from datahike_async.transactor.transactor import Limits
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = Limits(
+    flush_rows=12, flush_bytes=1_200, flush_journal_bytes=1_200, close_rows=5, settle_seconds=0.1
+)
+
+
+@pytest.fixture(params=["memory", "file"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
+    if request.param == "file":
+        store["path"] = str(tmp_path / "db")
+    await d.create_database(store=store, schema_flexibility="read")
+    return store
+
+
+Wrapping = Callable[[Any], Any]
+
+
+@pytest.fixture
+def wrapping(monkeypatch: pytest.MonkeyPatch) -> Callable[[Wrapping], None]:
+    """Wrap the blobs of every store that a connection opens from now on."""
+
+    def wrap(make: Wrapping) -> None:
+        async def connect_store(config: Any) -> stores.Store:
+            store = await stores.connect_store(config)
+            store.blobs = make(store.blobs)
+            store.capabilities = store.blobs.capabilities
+            return store
+
+        monkeypatch.setattr(sharing, "connect_store", connect_store)
+
+    return wrap
+
+
+class Result:
+    """What the callers of a run were told."""
+
+    def __init__(self) -> None:
+        self.acknowledged: set[int] = set()
+        self.unknown: set[int] = set()
+        self.refused: set[int] = set()
+
+
+async def run(store: dict[str, Any]) -> Result:
+    """Two clients at once, small transactions and a bulk load, with flushes in between."""
+    result = Result()
+
+    async def client(conn: d.Connection, first: int) -> None:
+        for n in range(first, first + 10):
+            data: list[Any] = [{":n": n, ":twin": n}]
+            if n == 5:
+                data += [{":filler": i} for i in range(1100)]
+            try:
+                await conn.transact(data)
+                result.acknowledged.add(n)
+            except TransactionOutcomeUnknown:
+                result.unknown.add(n)
+            except DatahikeError:
+                result.refused.add(n)
+
+    async with d.connect(store=store, limits=LIMITS) as conn:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client, conn, 0)
+            tasks.start_soon(client, conn, 100)
+        result.seen = {x.v for x in await conn.db().datoms("aevt", ":n")}  # type: ignore[attr-defined]
+    return result
+
+
+async def check(store: dict[str, Any], result: Result) -> set[int]:
+    async with d.connect(store=store) as conn:
+        found = [x.v for x in await conn.db().datoms("aevt", ":n")]
+        twins = sorted(x.v for x in await conn.db().datoms("aevt", ":twin"))
+        filler = len(await conn.db().datoms("aevt", ":filler"))
+        await conn.transact([{":n": -1}])
+    assert sorted(found) == twins
+    assert filler == (1100 if 5 in found else 0)
+    recovered = set(found)
+    assert len(recovered) == len(found)
+    assert result.acknowledged <= recovered
+    assert not result.refused & recovered
+    assert recovered <= result.acknowledged | result.unknown
+    return recovered
+
+
+async def test_without_faults_all_is_acknowledged(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None]
+) -> None:
+    faulty: list[FaultyBlobStore] = []
+    wrapping(lambda blobs: faulty.append(FaultyBlobStore(blobs)) or faulty[-1])  # type: ignore[func-returns-value]
+    result = await run(store)
+    assert len(result.acknowledged) == 20
+    wrapping(lambda blobs: blobs)
+    assert await check(store, result) == result.acknowledged
+    assert faulty[0].writes > 12
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "for good"])
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault.BEFORE, StoreIOError),
+        (Fault.BEFORE, StoreFull),
+        (Fault.LOST_RESPONSE, OutcomeUnknown),
+        (Fault.LOST_REQUEST, OutcomeUnknown),
+    ],
+    ids=["io", "full", "lost response", "lost request"],
+)
+async def test_every_write_fails_in_turn(
+    store: dict[str, Any],
+    wrapping: Callable[[Wrapping], None],
+    fault: Fault,
+    persistent: bool,
+    error: type[Exception],
+) -> None:
+    hits = 0
+    for at in range(0, 24, 6 if persistent else 1):
+        faulty: list[FaultyBlobStore] = []
+
+        def make(blobs: Any, at: int = at, faulty: list[FaultyBlobStore] = faulty) -> Any:
+            faulty.append(
+                FaultyBlobStore(
+                    blobs, fault=fault, at=at, persistent=persistent, error=lambda: error("planted")
+                )
+            )
+            return faulty[-1]
+
+        wrapping(make)
+        result = await run(store)
+        hits += faulty[0].writes > at
+        wrapping(lambda blobs: blobs)
+        await check(store, result)
+        if error is StoreFull and not persistent:
+            # A full disk costs one group at most, and the writer goes on.
+            assert len(result.acknowledged) >= 16
+        if fault is not Fault.BEFORE and not persistent:
+            # The head says how it went.
+            assert len(result.acknowledged) == 20
+        await d.delete_database(store=store)
+        await d.create_database(store=store, schema_flexibility="read")
+    assert hits >= 4
+
+
+async def test_a_closed_writer_says_why(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None]
+) -> None:
+    wrapping(lambda blobs: FaultyBlobStore(blobs, at=1, persistent=True))
+    async with d.connect(store=store) as conn:
+        await conn.transact([{":n": 1}])
+        before = conn.db()
+        with pytest.raises(StorageError):
+            await conn.transact([{":n": 2}])
+        with pytest.raises(WriterError, match="injected fault") as caught:
+            await conn.transact([{":n": 3}])
+        assert caught.value.error == ":writer-shut-down"
+        # Reading goes on.
+        assert conn.db() == before
+        assert [x.v for x in await conn.db().datoms("aevt", ":n")] == [1]
+        wrapping(lambda blobs: blobs)
+        # A new connection gets a new writer, even while the old ones are open.
+        async with d.connect(store=store) as again:
+            await again.transact([{":n": 4}])
+            assert [x.v for x in await again.db().datoms("aevt", ":n")] == [1, 4]
+
+
+async def test_a_full_store_leaves_the_writer_usable(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None]
+) -> None:
+    wrapping(lambda blobs: FaultyBlobStore(blobs, at=1, error=lambda: StoreFull("no space")))
+    async with d.connect(store=store) as conn:
+        await conn.transact([{":n": 1}])
+        before = conn.db()
+        with pytest.raises(StorageError, match="no space") as caught:
+            await conn.transact([{":n": 2}])
+        assert caught.value.retryable
+        assert conn.db() == before
+        report = await conn.transact([{":n": 3}])
+        assert report.tx == before.max_tx + 1
+        assert [x.v for x in await conn.db().datoms("aevt", ":n")] == [1, 3]
+
+
+class Deaf(FaultyBlobStore):
+    """From the first lost response on, reads of the head fail too."""
+
+    def _check(self) -> None:
+        if self.at is not None and self.writes > self.at:
+            raise OutcomeUnknown("planted: no answer")
+
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
+        self._check()
+        return await super().read(name, start, end)
+
+    async def read_journal(self, name: str) -> Journal | None:
+        self._check()
+        return await super().read_journal(name)
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST_RESPONSE, Fault.LOST_REQUEST])
+async def test_what_nobody_can_tell_is_unknown_and_never_failed(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None], fault: Fault
+) -> None:
+    wrapping(lambda blobs: Deaf(blobs, fault=fault, at=1, persistent=True))
+    async with d.connect(store=store, limits=LIMITS) as conn:
+        await conn.transact([{":n": 1}])
+        with pytest.raises(TransactionOutcomeUnknown):
+            await conn.transact([{":n": 2}])
+        with pytest.raises(WriterError, match="shut down"):
+            await conn.transact([{":n": 3}])
+    wrapping(lambda blobs: blobs)
+    async with d.connect(store=store) as conn:
+        found = [x.v for x in await conn.db().datoms("aevt", ":n")]
+    assert found == ([1, 2] if fault is Fault.LOST_RESPONSE else [1])
+
+
+class Liar(FaultyBlobStore):
+    """Says done and does nothing, from the fourth publication on."""
+
+    published = 0
+
+    def _lies(self) -> bool:
+        self.published += 1
+        return self.published > 3
+
+    async def write(self, name: str, data: bytes, expected: Any = None) -> str:
+        if self._lies():
+            return "made up"
+        return await self.blobs.write(name, data, expected)
+
+    async def append(self, name: str, record: bytes, expected: str) -> str:
+        if self._lies():
+            return "made up"
+        return await self._journals.append(name, record, expected)
+
+
+async def test_the_check_itself_finds_a_lost_acknowledgement(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None]
+) -> None:
+    """A negative control: a store that lies must turn the check red."""
+    wrapping(Liar)
+    result = await run(store)
+    wrapping(lambda blobs: blobs)
+    with pytest.raises(AssertionError):
+        await check(store, result)
+
+
+async def test_a_store_without_compare_and_set_is_refused(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None]
+) -> None:
+    class Weak(FaultyBlobStore):
+        @property
+        def capabilities(self) -> Capabilities:
+            return Capabilities()
+
+    wrapping(Weak)
+    with pytest.raises(ConfigError, match="compare"):
+        async with d.connect(store=store):
+            pass
