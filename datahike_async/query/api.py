@@ -326,7 +326,14 @@ async def _shaped(
     kind = parsed.find.kind
     if not pulls and kind == "relation" and parsed.keys is None:
         result = QueryResult(prepared.names, columns, count)
-        return list(result) if aggregates or parsed.with_ or parsed.order_by else result
+        if not (aggregates or parsed.with_ or parsed.order_by):
+            return result
+        listed: list[tuple[Any, ...]] = []
+        for chunk in result.chunks():
+            listed += chunk
+            if engine.pause is not None:
+                await engine.pause()
+        return listed
     if kind in ("scalar", "tuple"):
         columns = [c.slice(0, 1) for c in columns]
         count = min(count, 1)

@@ -132,6 +132,8 @@ class RuleCall:
     source: Symbol
     name: Symbol
     args: tuple[Any, ...]
+    # Set by the engine in recursion: only the answers that the last round added.
+    fresh: bool = False
 
 
 Clause = Pattern | Predicate | Function | Not | Or | RuleCall

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Final
@@ -99,36 +99,63 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 async def call_rows(
-    function: Callable[..., Any], name: Any, args: Sequence[Any], count: int, *, predicate: bool
+    function: Callable[..., Any],
+    name: Any,
+    args: Sequence[Any],
+    count: int,
+    *,
+    predicate: bool,
+    pause: Callable[[], Awaitable[None]] | None = None,
 ) -> list[Any]:
     """Return the result of ``function`` for every row.
 
     ``args`` are Columns or constants. A predicate that gets values of the wrong type says no; a
-    function that raises stops the query with an error naming it.
+    function that raises stops the query with an error naming it. ``pause`` is awaited now and then.
     """
-    columns = [arg.tolist() if isinstance(arg, Column) else [arg] * count for arg in args]
-    rows = zip(*columns, strict=True) if columns else ((),) * count
-    out = []
+    builtin = function in _BUILTIN_FUNCTIONS
+    columns = [a for a in args if isinstance(a, Column)]
+    if builtin and function not in _IMPURE and len(columns) == 1 and columns[0].kind == CODED:
+        codes = columns[0].data
+        used = np.unique(codes)
+        if 2 * len(used) < count:
+            # One call for every different value, not for every row.
+            at = next(i for i, a in enumerate(args) if isinstance(a, Column))
+            each = Column(CODED, used, columns[0].dictionary)
+            some = [*args[:at], each, *args[at + 1 :]]
+            found = await call_rows(function, name, some, len(used), predicate=predicate)
+            return [found[i] for i in np.searchsorted(used, codes).tolist()]
+    out: list[Any] = []
     wait = is_async(function)
-    for row in rows:
-        try:
-            result = function(*row)
-            if wait:
-                result = await result
-        except QueryError:
-            raise
-        except (TypeError, AttributeError) as error:
-            if predicate and function in _BUILTIN_FUNCTIONS:
-                out.append(False)
-                continue
-            raise _failed(name, row, error) from error
-        except Exception as error:
-            raise _failed(name, row, error) from error
-        out.append(truthy(result) if predicate else result)
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
+        lists = [
+            a.slice(start, stop).tolist() if isinstance(a, Column) else [a] * (stop - start)
+            for a in args
+        ]
+        rows: Any = zip(*lists, strict=True) if lists else ((),) * (stop - start)
+        for row in rows:
+            try:
+                result = function(*row)
+                if wait:
+                    result = await result
+            except QueryError:
+                raise
+            except (TypeError, AttributeError) as error:
+                if predicate and builtin:
+                    out.append(False)
+                    continue
+                raise _failed(name, row, error) from error
+            except Exception as error:
+                raise _failed(name, row, error) from error
+            out.append(truthy(result) if predicate else result)
+        if pause is not None:
+            await pause()
     return out
 
 
 _BUILTIN_FUNCTIONS: Final = frozenset(BUILTINS.values())
+_IMPURE: Final = frozenset(f for name, f in BUILTINS.items() if name.startswith("rand"))
+_CHUNK: Final = 1024
 
 
 def _failed(name: Any, row: Any, error: Exception) -> QueryError:

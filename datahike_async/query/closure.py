@@ -115,9 +115,7 @@ def _generates(clauses: Sequence[Clause], variables: Sequence[Symbol]) -> bool:
     return set(variables) <= bound and variables_of(clauses) <= bound
 
 
-async def closure(
-    engine: Engine, linear: Linear, source: Symbol, seed: Relation
-) -> Relation | None:
+async def closure(engine: Engine, linear: Linear, source: Symbol, seed: Relation) -> Relation:
     """Return the pairs of the closure, restricted to the arguments bound in ``seed``."""
     base = [await _pairs(engine, b.clauses, b.head, source) for b in linear.base]
     bound = [seed.columns.get(p) for p in _ARGS]

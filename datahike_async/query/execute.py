@@ -193,6 +193,8 @@ class Engine:
         variables = variables_of([clause])
         free = sum(not state.bound(v) for v in variables)
         if isinstance(clause, RuleCall):
+            if clause.fresh:
+                return float(self.rules.fresh_count(clause))
             if not self.rules.ready(clause, state):
                 return None
             return 1e7 + free * 1e9 if free == len(variables) else 1e5 + free

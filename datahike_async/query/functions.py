@@ -129,7 +129,14 @@ class Functions:
         if not callable(function):
             raise QueryError(f"{name} is {function!r}, no function.", error=":query/where")
         given = [self._given_source(arg) for arg in args]
-        return await call_rows(function, name, given, relation.count, predicate=predicate)
+        return await call_rows(
+            function,
+            name,
+            given,
+            relation.count,
+            predicate=predicate,
+            pause=self.engine.pause,
+        )
 
     def _given_source(self, arg: Any) -> Any:
         """Return the database value that the user gave, where the argument is its view."""
@@ -147,7 +154,12 @@ class Functions:
 
         column = relation.columns[clause.function]
         return await call_rows(
-            call, clause.function, [column, *args], relation.count, predicate=predicate
+            call,
+            clause.function,
+            [column, *args],
+            relation.count,
+            predicate=predicate,
+            pause=self.engine.pause,
         )
 
     # -- functions that read a database ----------------------------------------------------------

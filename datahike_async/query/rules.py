@@ -34,7 +34,9 @@ from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, closure, linear_form
 from datahike_async.query.relation import (
     Relation,
+    Seen,
     column_of,
+    constant_mask,
     distinct,
     equal_mask,
     semi,
@@ -52,13 +54,45 @@ _Key = tuple[Symbol, Symbol, tuple[int, ...]]
 
 
 class _Table:
-    """The demands made of one rule with certain arguments bound, and the answers so far."""
+    """The demands made of one rule with certain arguments bound, and the answers so far.
 
-    __slots__ = ("answers", "demand")
+    ``asked`` and ``found`` are what this round has added; ``new_demand`` and ``fresh`` what the
+    round before did.
+    """
 
-    def __init__(self, demand: Relation, answers: Relation) -> None:
+    __slots__ = ("answers", "asked", "demand", "found", "fresh", "new_demand", "seen")
+
+    def __init__(self, demand: Relation, variables: Sequence[Symbol]) -> None:
+        nothing = Relation({v: Column.of([]) for v in variables}, 0)
         self.demand = demand
-        self.answers = answers
+        self.asked = [demand]
+        self.new_demand = nothing
+        self.answers = nothing
+        self.fresh = nothing
+        self.found: list[Relation] = []
+        self.seen = Seen(variables)
+
+    def turn(self) -> bool:
+        """Begin a round: what the last one added becomes new. Return whether it added any."""
+        variables = list(self.answers.columns)
+        parts = [self.seen.add(part) for part in self.found]
+        self.fresh = _stacked(parts, variables)
+        if self.fresh.count:
+            self.answers = _stacked([self.answers, self.fresh], variables)
+        self.new_demand = _stacked(self.asked, list(self.demand.columns))
+        self.asked, self.found = [], []
+        return bool(self.fresh.count or self.new_demand.count)
+
+
+def _stacked(parts: Sequence[Relation], variables: Sequence[Symbol]) -> Relation:
+    """Put relations that share no row one upon the other."""
+    parts = [p for p in parts if p.count]
+    if len(parts) == 1:
+        return parts[0]
+    columns = {v: Column.concat([p.columns[v] for p in parts]) for v in variables}
+    if not variables:
+        return Relation({}, 1 if parts else 0)
+    return Relation(columns, sum(p.count for p in parts))
 
 
 def position(i: int) -> Symbol:
@@ -69,13 +103,62 @@ def position(i: int) -> Symbol:
 class RuleSet:
     """Parsed rules, and what follows from them alone; kept for every query that brings them."""
 
-    __slots__ = ("_linear", "branches", "checker", "recursive")
+    __slots__ = ("_linear", "_rounds", "branches", "checker", "circle", "recursive")
 
     def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
         self.branches = branches
-        self.recursive = {name for name in branches if name in _reached(branches, name)}
+        reached = {name: _reached(branches, name) for name in branches}
+        self.recursive = {name for name in branches if name in reached[name]}
+        # The rules that call one another in a circle with each recursive one.
+        self.circle = {
+            name: frozenset(n for n in reached[name] if name in reached.get(n, ()))
+            for name in self.recursive
+        }
         self.checker = Checker(branches)
         self._linear: dict[Symbol, Linear | None] = {}
+        self._rounds: dict[Symbol, list[tuple[RuleBranch, list[RuleBranch], bool]]] = {}
+        for name in self.recursive:
+            for branch in branches[name]:
+                self._refuse_negation(name, branch.clauses, negated=False)
+
+    def _refuse_negation(self, name: Symbol, clauses: Sequence[Clause], *, negated: bool) -> None:
+        for clause in clauses:
+            if isinstance(clause, RuleCall):
+                if negated and clause.name in self.circle[name]:
+                    raise QueryError(
+                        f"The rule {name} depends on itself through (not …) in {_shown(clause)}, "
+                        "which has no well-defined answer.",
+                        error=":parser/rule",
+                    )
+            elif isinstance(clause, Not):
+                self._refuse_negation(name, clause.clauses, negated=True)
+            elif isinstance(clause, Or):
+                for branch in clause.branches:
+                    self._refuse_negation(name, branch, negated=negated)
+
+    def rounds(self, name: Symbol) -> list[tuple[RuleBranch, list[RuleBranch], bool]]:
+        """Return the branches of a recursive rule as they are run round by round.
+
+        With each branch its variants in which one recursive call stands for fresh answers only;
+        and whether a recursive call is nested, so that only running all of it again will do.
+        """
+        found = self._rounds.get(name)
+        if found is None:
+            circle = self.circle[name]
+            found = self._rounds[name] = []
+            for branch in self.branches[name]:
+                variants = []
+                nested = False
+                for i, clause in enumerate(branch.clauses):
+                    if isinstance(clause, RuleCall):
+                        if clause.name in circle:
+                            one = replace(clause, fresh=True)
+                            clauses = (*branch.clauses[:i], one, *branch.clauses[i + 1 :])
+                            variants.append(replace(branch, clauses=clauses))
+                    elif _calls((clause,)) & circle:
+                        nested = True
+                found.append((branch, variants, nested))
+        return found
 
     def linear(self, name: Symbol) -> Linear | None:
         """Return the closure that a recursive rule is, or None."""
@@ -92,7 +175,8 @@ class Rules:
         self.rules = known.branches
         self.known = known
         self._tables: dict[_Key, _Table] | None = None
-        self._grown = False
+        self._circle: frozenset[Symbol] = frozenset()
+        self._done: dict[_Key, tuple[Relation, Relation]] = {}
 
     def branches(self, clause: RuleCall) -> tuple[RuleBranch, ...]:
         """Return the definitions of a called rule; raise QueryError for an unknown one."""
@@ -122,6 +206,11 @@ class Rules:
     async def call(self, clause: RuleCall, state: State) -> None:
         """Join the answers of a rule call into ``state``."""
         branches = self.branches(clause)
+        if clause.fresh:
+            for_all = [t.fresh for t in self._tables_of(clause)]
+            answers = union(for_all, _positions(branches[0]))
+            state.add(self._named(clause, self._constrained(clause, answers, state), state))
+            return
         if not self.ready(clause, state):
             missing = [a for a in clause.args if is_var(a) and not state.bound(a)]
             raise QueryError(
@@ -168,6 +257,15 @@ class Rules:
             return Relation({}, 1 if answers.count else 0)
         return distinct(Relation(columns, answers.count).take(mask))
 
+    def _constrained(self, clause: RuleCall, answers: Relation, state: State) -> Relation:
+        """Return the answers that agree with the constants of a call."""
+        for i, arg in enumerate(clause.args):
+            if arg is not BLANK and (not is_var(arg) or arg in state.consts):
+                value = state.consts[arg] if is_var(arg) else arg
+                value = tuple(value) if type(value) is list else value
+                answers = answers.take(constant_mask(answers.columns[position(i)], value))
+        return answers
+
     # -- answers -------------------------------------------------------------------------------
 
     async def answers(
@@ -177,62 +275,109 @@ class Rules:
         if name not in self.known.recursive:
             parts = [await self._branch(source, branch, seed) for branch in branches]
             return union(parts, _positions(branches[0]))
-        linear = self.known.linear(name)
-        if linear is not None:
-            found = await closure(self.engine, linear, source, seed)
-            if found is not None:
-                return found
-        if not seed.count:
-            return Relation({p: Column.of([]) for p in _positions(branches[0])}, 0)
         key = (source, name, _bound_positions(seed, branches[0]))
-        if self._tables is not None:
+        if self._tables is not None and name in self._circle:
             return self._ask(key, seed, branches[0])
-        self._tables = {}
+        return await self._complete(key, branches[0], seed)
+
+    async def _complete(self, key: _Key, branch: RuleBranch, seed: Relation) -> Relation:
+        """Return all answers for ``seed``; what was solved once in this query is remembered."""
+        variables = _positions(branch)
+        done = self._done.get(key)
+        missing = seed
+        if done is not None and seed.columns:
+            missing = semi(seed, done[0], keep=False)
+        if done is None or (seed.columns and missing.count):
+            if not missing.count:
+                return Relation({v: Column.of([]) for v in variables}, 0)
+            linear = self.known.linear(key[1])
+            if linear is not None:
+                answers = await closure(self.engine, linear, key[0], missing)
+            else:
+                answers = await self._solved(key, branch, missing)
+            if done is not None:
+                missing = _stacked([done[0], missing], list(seed.columns))
+                answers = union([done[1], answers], variables)
+            done = self._done[key] = (missing, answers)
+        return semi(done[1], seed, keep=True) if seed.columns else done[1]
+
+    async def _solved(self, key: _Key, branch: RuleBranch, seed: Relation) -> Relation:
+        # A rule that is called from the recursion of others is solved apart from them.
+        outside = self._tables, self._circle
+        self._tables, self._circle = {}, self.known.circle[key[1]]
         try:
-            self._ask(key, seed, branches[0])
+            self._ask(key, seed, branch)
             await self._solve()
             # The table also answers the demands that the recursion made.
             answers = self._tables[key].answers
             return semi(answers, seed, keep=True) if seed.columns else answers
         finally:
-            self._tables = None
+            self._tables, self._circle = outside
 
     def _ask(self, key: _Key, seed: Relation, branch: RuleBranch) -> Relation:
         """Add a demand to a table and return the answers it has so far."""
         assert self._tables is not None
         table = self._tables.get(key)
         if table is None:
-            empty = Relation({p: Column.of([]) for p in _positions(branch)}, 0)
-            self._tables[key] = _Table(distinct(seed), empty)
-            self._grown = True
-            return empty
-        if seed.columns:
-            demand = union([table.demand, seed], list(seed.columns))
-            if demand.count > table.demand.count:
-                table.demand = demand
-                self._grown = True
-        return semi(table.answers, seed, keep=True) if seed.columns else table.answers
+            seed = distinct(seed)
+            self._tables[key] = table = _Table(seed, _positions(branch))
+            return table.answers
+        if not seed.columns:
+            return table.answers
+        more = semi(distinct(seed), table.demand, keep=False)
+        if more.count:
+            table.asked.append(more)
+            table.demand = _stacked([table.demand, more], list(seed.columns))
+        return semi(table.answers, seed, keep=True)
+
+    def fresh_count(self, clause: RuleCall) -> int:
+        """Return how many answers of the called rule the last round added."""
+        return sum(t.fresh.count for t in self._tables_of(clause))
+
+    def _tables_of(self, clause: RuleCall) -> list[_Table]:
+        tables = self._tables or {}
+        return [t for k, t in tables.items() if k[0] is clause.source and k[1] is clause.name]
 
     async def _solve(self) -> None:
+        """Run round after round until none adds a demand or an answer.
+
+        A round joins what the last one added with all that is known: every new answer follows from
+        at least one that is fresh, or from a new demand.
+        """
         assert self._tables is not None
-        self._grown = True
-        while self._grown:
-            self._grown = False
-            for key, table in list(self._tables.items()):
-                source, name, _ = key
-                branches = self.rules[name]
-                found = [await self._branch(source, b, table.demand) for b in branches]
-                parts = [table.answers, *found]
-                answers = union(parts, _positions(branches[0]))
-                if answers.count > table.answers.count:
-                    table.answers = answers
-                    self._grown = True
-                if answers.count > MAX_ROWS:
-                    raise QueryError(
-                        f"The rule {name} has given more than {MAX_ROWS} rows; it may be making "
-                        "new values without end.",
-                        error=":query/canceled",
-                    )
+        while True:
+            tables = list(self._tables.items())
+            grown = [table.turn() for _, table in tables]
+            if not any(grown):
+                return
+            total = 0
+            for (source, name, _), table in tables:
+                total += table.answers.count
+                for branch, variants, nested in self.known.rounds(name):
+                    if nested:
+                        table.found.append(await self._branch(source, branch, table.demand))
+                        continue
+                    if table.new_demand.count:
+                        found = await self._branch(source, branch, table.new_demand)
+                        table.found.append(found)
+                    for variant in variants:
+                        if self._has_fresh(variant, source):
+                            found = await self._branch(source, variant, table.demand)
+                            table.found.append(found)
+            if total > MAX_ROWS:
+                raise QueryError(
+                    f"The rules {', '.join(sorted(n.text for n in self._circle))} have given more "
+                    f"than {MAX_ROWS} rows; they may be making new values without end.",
+                    error=":query/canceled",
+                )
+
+    def _has_fresh(self, branch: RuleBranch, source: Symbol) -> bool:
+        for clause in branch.clauses:
+            if isinstance(clause, RuleCall) and clause.fresh:
+                called = sourced(clause, source)
+                assert isinstance(called, RuleCall)
+                return self.fresh_count(called) > 0
+        return True
 
     async def _branch(self, source: Symbol, branch: RuleBranch, seed: Relation) -> Relation:
         """Run one definition with what is bound and return its rows by argument position."""

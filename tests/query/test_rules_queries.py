@@ -227,3 +227,55 @@ async def test_variables_of_a_body_are_its_own() -> None:
 async def test_bad_calls(query: str, rules: str, message: str) -> None:
     with pytest.raises(QueryError, match=message):
         await q(query, graph({(1, 2)}), rules)
+
+
+async def test_negation_of_a_recursive_rule_inside_recursion() -> None:
+    """What stands inside a ``not`` is complete before anything is derived from its absence."""
+    db = graph({(1, 2), (2, 3), (3, 4)}, likes={(4, 1), (1, 2), (2, 9)})
+    rules = """[[(up ?x ?y) [?x :follows ?y]] [(up ?x ?y) (via ?x ?y)]
+                [(via ?x ?y) [?x :follows ?t] (up ?t ?y)]
+                [(free ?x ?y) [?x :likes ?y] (not (up ?x ?y))]
+                [(free ?x ?y) [?x :likes ?t] (free ?t ?y) (not (up ?x ?t))]]"""
+    assert await ask("[:find ?x ?y :in $ % :where (free ?x ?y)]", db, rules) == {(4, 1), (2, 9)}
+    assert await ask("[:find ?y :in $ % :where (free 4 ?y)]", db, rules) == {(1,)}
+
+
+async def test_recursion_through_negation_is_refused() -> None:
+    rules = "[[(win ?x) [?x :follows ?y] (not (win ?y))]]"
+    with pytest.raises(QueryError, match="depends on itself"):
+        await q("[:find ?x :in $ % :where (win ?x)]", graph({(1, 2)}), rules)
+
+
+async def test_long_chains_without_a_known_shape() -> None:
+    """Round by round, only what is new is joined: a long chain is no quadratic affair."""
+    n = 100
+    db = graph({(i, i + 1) for i in range(n)})
+    rules = CLOSURES["mutual"]
+    assert len(await q("[:find ?x ?y :in $ % :where (r ?x ?y)]", db, rules)) == n * (n + 1) // 2
+    assert len(await q("[:find ?y :in $ % :where (r 0 ?y)]", db, rules)) == n
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_random_non_linear_recursion(seed: int) -> None:
+    rng = random.Random(seed)
+    n = rng.choice([4, 9, 20])
+    follows = {(rng.randint(1, n), rng.randint(1, n)) for _ in range(rng.randint(1, 2 * n))}
+    likes = {(rng.randint(1, n), rng.randint(1, n)) for _ in range(rng.randint(1, n))}
+    rules = """[[(p ?x ?y) [?x :follows ?y]]
+                [(p ?x ?y) (p ?x ?a) [?b :likes ?a] (p ?b ?y)]
+                [(p ?x ?y) (o ?y ?x) [?x :likes ?x]]
+                [(o ?x ?y) (p ?x ?t) (p ?t ?y)]]"""
+    p, o = set(follows), set[tuple[int, int]]()
+    while True:
+        new_p = p | {(x, y) for x, a in p for b, c in likes if a == c for d, y in p if d == b}
+        new_p |= {(x, y) for y, x in o if (x, x) in likes}
+        new_o = {(x, y) for x, t in p for u, y in p if t == u}
+        if new_p == p and new_o == o:
+            break
+        p, o = new_p, new_o
+    db = graph(follows, likes=likes)
+    assert set(await q("[:find ?x ?y :in $ % :where (p ?x ?y)]", db, rules)) == p
+    assert set(await q("[:find ?x ?y :in $ % :where (o ?x ?y)]", db, rules)) == o
+    assert set(await q("[:find ?y :in $ % :where (o 1 ?y)]", db, rules)) == {
+        (y,) for x, y in o if x == 1
+    }
