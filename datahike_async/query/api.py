@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
-from functools import lru_cache
 from typing import Any, Final
-from uuid import UUID
 
 import numpy as np
 
-from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
 from datahike_async.index.columns import Column
 from datahike_async.index.source import NodeMiss, resolve
@@ -26,115 +23,17 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.execute import Engine, State
 from datahike_async.query.functions import bind_values
-from datahike_async.query.parse import parse_query
-from datahike_async.query.point import PointPlan, point_plan
+from datahike_async.query.prepare import NO_RULES, Prepared, prepare, rules_of
 from datahike_async.query.pull_execute import pull_many
 from datahike_async.query.relation import Relation, distinct, group_codes
-from datahike_async.query.result import QueryResult, name_of
-from datahike_async.query.rules import RuleSet
-from datahike_async.query.where import parse_rules
+from datahike_async.query.result import QueryResult
 from datahike_async.snapshot.views import View
 
 __all__ = ["q"]
 
 Pause = Callable[[], Awaitable[None]]
 
-_PLANS: Final = 512
 _ARGUMENTS: Final = ("query", "args", "limit", "offset", "order-by", "timeout")
-
-
-class _Prepared:
-    """A parsed query and what follows from it alone; kept for the next call."""
-
-    __slots__ = ("_checked", "names", "point", "query", "wanted")
-
-    def __init__(self, query: Query) -> None:
-        self.query = query
-        elements = query.find.elements
-        self.names = tuple(map(name_of, elements))
-        wanted: dict[Symbol, None] = {}
-        for element in elements:
-            if isinstance(element, Aggregate):
-                wanted.update(dict.fromkeys(a for a in element.args if is_var(a)))
-            else:
-                wanted[element.variable if isinstance(element, Pull) else element] = None
-        wanted.update(dict.fromkeys(query.with_))
-        self.wanted = tuple(wanted)
-        plain = not (query.order_by or query.offset or query.limit is not None)
-        plain = plain and query.keys is None and query.timeout is None
-        self.point: PointPlan | None = point_plan(query) if plain else None
-        self._checked: tuple[RuleSet, set[Symbol]] | None = None
-
-    def check(self, rules: RuleSet, bound: set[Symbol]) -> None:
-        """Raise QueryError where a variable cannot be bound, whatever the data are."""
-        last = self._checked
-        if last is None or last[0] is not rules or last[1] != bound:
-            rules.checker.check(self.query.where, bound)
-            self._checked = (rules, bound)
-
-
-@lru_cache(_PLANS)
-def _prepared_text(text: str) -> _Prepared:
-    return _Prepared(parse_query(text))
-
-
-@lru_cache(_PLANS)
-def _rules_text(text: str) -> RuleSet:
-    return RuleSet(parse_rules(text))
-
-
-_NO_RULES: Final = RuleSet({})
-_rules_data: dict[Any, RuleSet] = {}
-
-
-def _rules(given: Any) -> RuleSet:
-    if type(given) is str:
-        return _rules_text(given)
-    try:
-        key = _frozen(given)
-    except TypeError:
-        return RuleSet(parse_rules(given))
-    found = _rules_data.get(key)
-    if found is None:
-        found = RuleSet(parse_rules(given))
-        if len(_rules_data) >= _PLANS:
-            _rules_data.clear()
-        _rules_data[key] = found
-    return found
-
-
-_prepared_data: dict[Any, _Prepared] = {}
-_LEAVES: Final = frozenset({int, float, bool, bytes, UUID, datetime, type(None)})
-
-
-def _frozen(form: Any) -> Any:
-    """Return a key that is equal for equal query data only; raise TypeError for what has none."""
-    kind = type(form)
-    if kind is str or kind is Keyword or kind is Symbol:
-        return form
-    if kind is list or kind is tuple:
-        return (kind, *map(_frozen, form))
-    if kind is dict:
-        return (dict, *((_frozen(k), _frozen(v)) for k, v in form.items()))
-    if kind in _LEAVES:
-        return (kind, form)
-    raise TypeError(kind.__name__)
-
-
-def _prepare(query: Any) -> _Prepared:
-    if type(query) is str:
-        return _prepared_text(query)
-    try:
-        key = _frozen(query)
-    except TypeError:
-        return _Prepared(parse_query(query))
-    found = _prepared_data.get(key)
-    if found is None:
-        found = _Prepared(parse_query(query))
-        if len(_prepared_data) >= _PLANS:
-            _prepared_data.clear()
-        _prepared_data[key] = found
-    return found
 
 
 async def q(
@@ -168,7 +67,7 @@ async def q(
         elif "args" in names:
             inputs = (*query[names["args"]], *inputs)
             query = {k: v for k, v in query.items() if k != names["args"]}
-    prepared = _prepare(query)
+    prepared = prepare(query)
     point = prepared.point
     if (
         point is not None
@@ -235,7 +134,7 @@ def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[En
     functions: dict[Symbol, Any] = {}
     consts: dict[Symbol, Any] = {}
     relations: list[Relation] = []
-    rules = _NO_RULES
+    rules = NO_RULES
     for binding, value in zip(parsed.ins, inputs, strict=False):
         if isinstance(binding, BindIgnore):
             continue
@@ -254,7 +153,7 @@ def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[En
                         error=":datahike/db-expected",
                     )
             elif first == "%":
-                rules = _NO_RULES if value is None else _rules(value)
+                rules = NO_RULES if value is None else rules_of(value)
             elif is_var(name):
                 if value is None:
                     raise QueryError(f"nil cannot be bound to {name!r}.", error=":query/binding")
@@ -282,7 +181,7 @@ def _iterable(value: Any) -> Any:
 # -- results -----------------------------------------------------------------------------------
 
 
-def _shaped_rows(prepared: _Prepared, rows: list[tuple[Any, ...]]) -> Any:
+def _shaped_rows(prepared: Prepared, rows: list[tuple[Any, ...]]) -> Any:
     kind = prepared.query.find.kind
     if kind == "relation":
         return QueryResult.of_rows(prepared.names, rows)
@@ -294,7 +193,7 @@ def _shaped_rows(prepared: _Prepared, rows: list[tuple[Any, ...]]) -> Any:
 
 
 async def _shaped(
-    prepared: _Prepared, engine: Engine, state: State, limit: int | None, offset: int
+    prepared: Prepared, engine: Engine, state: State, limit: int | None, offset: int
 ) -> Any:
     parsed = prepared.query
     elements = parsed.find.elements

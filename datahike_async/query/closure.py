@@ -188,7 +188,7 @@ async def _pairs(
     engine: Engine, clauses: Sequence[Clause], ends: Sequence[Symbol], source: Symbol
 ) -> tuple[Column, Column]:
     from datahike_async.query.execute import State
-    from datahike_async.query.rules import sourced
+    from datahike_async.query.ruleset import sourced
 
     state = State({})
     await engine.run([sourced(c, source) for c in clauses], state, ends)

@@ -30,7 +30,8 @@ from datahike_async.query.ast import (
 from datahike_async.query.functions import Functions
 from datahike_async.query.patterns import estimate, match_pattern
 from datahike_async.query.relation import Relation, column_of, join, semi, union, unit
-from datahike_async.query.rules import Rules, RuleSet
+from datahike_async.query.rules import Rules
+from datahike_async.query.ruleset import RuleSet
 from datahike_async.query.where import variables_of
 from datahike_async.snapshot.views import View
 

@@ -18,14 +18,15 @@ from datahike_async.index.columns import BOOL, I64, INT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.ast import BLANK, Pattern, is_var
-from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
+from datahike_async.query.relation import Relation, constant_mask, equal_mask
+from datahike_async.query.tuples import match_tuples
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.values.schema import Attr
 
 if TYPE_CHECKING:
     from datahike_async.query.execute import State
 
-__all__ = ["aligned", "estimate", "match_pattern", "read"]
+__all__ = ["aligned", "estimate", "match_pattern", "read", "reference"]
 
 _FEW: Final = 48
 _NO_MATCH: Final = object()
@@ -85,7 +86,7 @@ def _known(term: Any, state: State) -> Any:
 async def match_pattern(source: Any, clause: Pattern, state: State) -> None:
     """Match a pattern and join what is found into ``state``."""
     if not isinstance(source, View):
-        state.add(_collection(source, clause, state))
+        state.add(match_tuples(source, clause, state))
         return
     view = source
     terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
@@ -325,19 +326,26 @@ async def _resolve_refs(view: View, attr: Attr, e: Any, v: Any, state: State) ->
         if column is None or column.kind == INT or not len(column):
             continue
         relation = state.take([term])
-        ids = [await read(_reference, view, x) for x in column.tolist()]
+        ids = [await read(reference, view, x) for x in column.tolist()]
         keep = np.array([i is not None for i in ids], np.bool_)
         relation = relation.take(keep)
         found = Column.of([i for i in ids if i is not None])
         state.relations.append(relation.with_column(_temporary_name(term), found))
 
 
-def _reference(view: View, ref: Any) -> int | None:
+def reference(view: View, ref: Any) -> int | None:
+    """Return the entity that the value of a variable names; None where it names none.
+
+    Never an error: what rows a variable has here depends on the order of clauses.
+    """
     if type(ref) is int:
         return ref
-    if isinstance(ref, (Keyword, list, tuple)):
+    if not isinstance(ref, (Keyword, list, tuple)):
+        return None
+    try:
         return view.entid(ref)
-    return None
+    except (QueryError, TransactionError):
+        return None
 
 
 def _temporary(term: Any, state: State) -> Any:
@@ -387,39 +395,3 @@ async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: S
     if isinstance(v, list):
         v = tuple(v)
     state.add(_relation(rows, (e, a, v, t, op), names=names))
-
-
-# -- collections of tuples ---------------------------------------------------------------------
-
-
-def _collection(source: Any, clause: Pattern, state: State) -> Relation:
-    """Match a pattern against a plain collection of tuples."""
-    if isinstance(source, (str, bytes)) or not isinstance(source, Iterable):
-        raise QueryError(
-            f"The source {clause.source!r} is neither a database nor a collection of tuples: "
-            f"{source!r}.",
-            error=":query/where",
-        )
-    rows = [tuple(row) for row in source]
-    terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
-    width = max((i + 1 for i, t in enumerate(terms) if t is not BLANK), default=0)
-    rows = [row for row in rows if len(row) >= width]
-    columns: dict[Symbol, Column] = {}
-    mask = np.ones(len(rows), np.bool_)
-    for i, term in enumerate(terms[:width]):
-        if term is BLANK:
-            continue
-        column = column_of([row[i] for row in rows])
-        if not is_var(term):
-            mask &= constant_mask(column, _plain(term))
-        elif term in columns:
-            mask &= equal_mask(columns[term], column)
-        else:
-            columns[term] = column
-    if not columns:
-        return Relation({}, 1 if mask.any() else 0)
-    return Relation(columns, len(rows)).take(mask).project_distinct()
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if type(value) is list else value

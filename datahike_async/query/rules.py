@@ -8,8 +8,7 @@ clauses. A plain transitive closure, the most frequent case, is recognised and w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
@@ -20,21 +19,13 @@ from datahike_async.errors import QueryError
 from datahike_async.index.columns import Column
 from datahike_async.query.ast import (
     BLANK,
-    DEFAULT_SOURCE,
-    Clause,
-    Function,
-    Not,
-    Or,
-    Predicate,
     RuleBranch,
     RuleCall,
     is_var,
 )
-from datahike_async.query.check import Checker
-from datahike_async.query.closure import Linear, closure, linear_form
+from datahike_async.query.closure import closure
 from datahike_async.query.relation import (
     Relation,
-    Seen,
     column_of,
     constant_mask,
     distinct,
@@ -42,11 +33,13 @@ from datahike_async.query.relation import (
     semi,
     union,
 )
+from datahike_async.query.ruleset import RuleSet, shown, sourced
+from datahike_async.query.seen import Seen
 
 if TYPE_CHECKING:
     from datahike_async.query.execute import Engine, State
 
-__all__ = ["RuleSet", "Rules", "sourced"]
+__all__ = ["Rules"]
 
 MAX_ROWS: Final = 50_000_000
 
@@ -100,73 +93,6 @@ def position(i: int) -> Symbol:
     return Symbol(f"?__arg{i}")
 
 
-class RuleSet:
-    """Parsed rules, and what follows from them alone; kept for every query that brings them."""
-
-    __slots__ = ("_linear", "_rounds", "branches", "checker", "circle", "recursive")
-
-    def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
-        self.branches = branches
-        reached = {name: _reached(branches, name) for name in branches}
-        self.recursive = {name for name in branches if name in reached[name]}
-        # The rules that call one another in a circle with each recursive one.
-        self.circle = {
-            name: frozenset(n for n in reached[name] if name in reached.get(n, ()))
-            for name in self.recursive
-        }
-        self.checker = Checker(branches)
-        self._linear: dict[Symbol, Linear | None] = {}
-        self._rounds: dict[Symbol, list[tuple[RuleBranch, list[RuleBranch], bool]]] = {}
-        for name in self.recursive:
-            for branch in branches[name]:
-                self._refuse_negation(name, branch.clauses, negated=False)
-
-    def _refuse_negation(self, name: Symbol, clauses: Sequence[Clause], *, negated: bool) -> None:
-        for clause in clauses:
-            if isinstance(clause, RuleCall):
-                if negated and clause.name in self.circle[name]:
-                    raise QueryError(
-                        f"The rule {name} depends on itself through (not …) in {_shown(clause)}, "
-                        "which has no well-defined answer.",
-                        error=":parser/rule",
-                    )
-            elif isinstance(clause, Not):
-                self._refuse_negation(name, clause.clauses, negated=True)
-            elif isinstance(clause, Or):
-                for branch in clause.branches:
-                    self._refuse_negation(name, branch, negated=negated)
-
-    def rounds(self, name: Symbol) -> list[tuple[RuleBranch, list[RuleBranch], bool]]:
-        """Return the branches of a recursive rule as they are run round by round.
-
-        With each branch its variants in which one recursive call stands for fresh answers only;
-        and whether a recursive call is nested, so that only running all of it again will do.
-        """
-        found = self._rounds.get(name)
-        if found is None:
-            circle = self.circle[name]
-            found = self._rounds[name] = []
-            for branch in self.branches[name]:
-                variants = []
-                nested = False
-                for i, clause in enumerate(branch.clauses):
-                    if isinstance(clause, RuleCall):
-                        if clause.name in circle:
-                            one = replace(clause, fresh=True)
-                            clauses = (*branch.clauses[:i], one, *branch.clauses[i + 1 :])
-                            variants.append(replace(branch, clauses=clauses))
-                    elif _calls((clause,)) & circle:
-                        nested = True
-                found.append((branch, variants, nested))
-        return found
-
-    def linear(self, name: Symbol) -> Linear | None:
-        """Return the closure that a recursive rule is, or None."""
-        if name not in self._linear:
-            self._linear[name] = linear_form(self.branches[name], self.recursive)
-        return self._linear[name]
-
-
 class Rules:
     """The rules of one engine."""
 
@@ -185,14 +111,14 @@ class Rules:
             near = get_close_matches(clause.name.text, [n.text for n in self.rules], 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise QueryError(
-                f"Unknown rule '{clause.name}' in {_shown(clause)}.{hint} Rules are passed as % "
+                f"Unknown rule '{clause.name}' in {shown(clause)}.{hint} Rules are passed as % "
                 "in :in.",
                 error=":query/where",
             )
         arity = len(found[0].head)
         if len(clause.args) != arity:
             raise QueryError(
-                f"The rule {clause.name} takes {arity} arguments, {_shown(clause)} has "
+                f"The rule {clause.name} takes {arity} arguments, {shown(clause)} has "
                 f"{len(clause.args)}.",
                 error=":query/where",
             )
@@ -215,7 +141,7 @@ class Rules:
             missing = [a for a in clause.args if is_var(a) and not state.bound(a)]
             raise QueryError(
                 f"Insufficient bindings: {', '.join(map(repr, missing))} not bound in "
-                f"{_shown(clause)}, whose rule requires it.",
+                f"{shown(clause)}, whose rule requires it.",
                 error=":query/where",
             )
         seed, outer = self._seed(clause, state)
@@ -418,48 +344,3 @@ def _positions(branch: RuleBranch) -> list[Symbol]:
 
 def _bound_positions(seed: Relation, branch: RuleBranch) -> tuple[int, ...]:
     return tuple(i for i in range(len(branch.head)) if position(i) in seed.columns)
-
-
-def _shown(clause: RuleCall) -> str:
-    return f"({clause.name} {' '.join(map(repr, clause.args))})"
-
-
-def _reached(rules: Mapping[Symbol, Sequence[RuleBranch]], name: Symbol) -> set[Symbol]:
-    """Return the rules that can be called from ``name``."""
-    seen: set[Symbol] = set()
-    stack = [name]
-    while stack:
-        for branch in rules.get(stack.pop(), ()):
-            for called in _calls(branch.clauses):
-                if called not in seen:
-                    seen.add(called)
-                    stack.append(called)
-    return seen
-
-
-def _calls(clauses: Sequence[Clause]) -> set[Symbol]:
-    out: set[Symbol] = set()
-    for clause in clauses:
-        if isinstance(clause, RuleCall):
-            out.add(clause.name)
-        elif isinstance(clause, Not):
-            out |= _calls(clause.clauses)
-        elif isinstance(clause, Or):
-            for branch in clause.branches:
-                out |= _calls(branch)
-    return out
-
-
-def sourced(clause: Clause, source: Symbol) -> Clause:
-    """Return a clause of a rule body, reading from the source the rule was called on."""
-    if source.text == "$":
-        return clause
-    if isinstance(clause, Not):
-        return replace(clause, clauses=tuple(sourced(c, source) for c in clause.clauses))
-    if isinstance(clause, Or):
-        branches = tuple(tuple(sourced(c, source) for c in b) for b in clause.branches)
-        return replace(clause, branches=branches)
-    if isinstance(clause, (Predicate, Function)):
-        args = tuple(source if a is DEFAULT_SOURCE else a for a in clause.args)
-        return replace(clause, args=args)
-    return replace(clause, source=source) if clause.source is DEFAULT_SOURCE else clause

@@ -1,0 +1,119 @@
+"""Queries and rules parsed, checked and kept: by text, or by the structure of their data.
+
+Knows nothing of databases: what is kept here holds for all of them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final
+from uuid import UUID
+
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.query.ast import Aggregate, Pull, Query, is_var
+from datahike_async.query.parse import parse_query
+from datahike_async.query.point import PointPlan, point_plan
+from datahike_async.query.result import name_of
+from datahike_async.query.ruleset import RuleSet
+from datahike_async.query.where import parse_rules
+
+__all__ = ["NO_RULES", "Prepared", "prepare", "rules_of"]
+
+_PLANS: Final = 512
+
+
+class Prepared:
+    """A parsed query and what follows from it alone; kept for the next call."""
+
+    __slots__ = ("_checked", "names", "point", "query", "wanted")
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        elements = query.find.elements
+        self.names = tuple(map(name_of, elements))
+        wanted: dict[Symbol, None] = {}
+        for element in elements:
+            if isinstance(element, Aggregate):
+                wanted.update(dict.fromkeys(a for a in element.args if is_var(a)))
+            else:
+                wanted[element.variable if isinstance(element, Pull) else element] = None
+        wanted.update(dict.fromkeys(query.with_))
+        self.wanted = tuple(wanted)
+        plain = not (query.order_by or query.offset or query.limit is not None)
+        plain = plain and query.keys is None and query.timeout is None
+        self.point: PointPlan | None = point_plan(query) if plain else None
+        self._checked: tuple[RuleSet, set[Symbol]] | None = None
+
+    def check(self, rules: RuleSet, bound: set[Symbol]) -> None:
+        """Raise QueryError where a variable cannot be bound, whatever the data are."""
+        last = self._checked
+        if last is None or last[0] is not rules or last[1] != bound:
+            rules.checker.check(self.query.where, bound)
+            self._checked = (rules, bound)
+
+
+@lru_cache(_PLANS)
+def _prepared_text(text: str) -> Prepared:
+    return Prepared(parse_query(text))
+
+
+@lru_cache(_PLANS)
+def _rules_text(text: str) -> RuleSet:
+    return RuleSet(parse_rules(text))
+
+
+NO_RULES: Final = RuleSet({})
+_rules_data: dict[Any, RuleSet] = {}
+
+
+def rules_of(given: Any) -> RuleSet:
+    """Return parsed rules, kept from the last time they were given."""
+    if type(given) is str:
+        return _rules_text(given)
+    try:
+        key = _frozen(given)
+    except TypeError:
+        return RuleSet(parse_rules(given))
+    found = _rules_data.get(key)
+    if found is None:
+        found = RuleSet(parse_rules(given))
+        if len(_rules_data) >= _PLANS:
+            _rules_data.clear()
+        _rules_data[key] = found
+    return found
+
+
+_prepared_data: dict[Any, Prepared] = {}
+_LEAVES: Final = frozenset({int, float, bool, bytes, UUID, datetime, type(None)})
+
+
+def _frozen(form: Any) -> Any:
+    """Return a key that is equal for equal query data only; raise TypeError for what has none."""
+    kind = type(form)
+    if kind is str or kind is Keyword or kind is Symbol:
+        return form
+    if kind is list or kind is tuple:
+        return (kind, *map(_frozen, form))
+    if kind is dict:
+        return (dict, *((_frozen(k), _frozen(v)) for k, v in form.items()))
+    if kind in _LEAVES:
+        return (kind, form)
+    raise TypeError(kind.__name__)
+
+
+def prepare(query: Any) -> Prepared:
+    """Return the parsed query, kept from the last time it was given."""
+    if type(query) is str:
+        return _prepared_text(query)
+    try:
+        key = _frozen(query)
+    except TypeError:
+        return Prepared(parse_query(query))
+    found = _prepared_data.get(key)
+    if found is None:
+        found = Prepared(parse_query(query))
+        if len(_prepared_data) >= _PLANS:
+            _prepared_data.clear()
+        _prepared_data[key] = found
+    return found

@@ -1,0 +1,140 @@
+"""Rules as they are known before any query runs them: who calls whom, and in which shape.
+
+Nothing here reads data; a RuleSet is kept and shared by all queries that bring the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from datahike_async.edn.types import Symbol
+from datahike_async.errors import QueryError
+from datahike_async.query.ast import (
+    DEFAULT_SOURCE,
+    Clause,
+    Function,
+    Not,
+    Or,
+    Predicate,
+    RuleBranch,
+    RuleCall,
+)
+from datahike_async.query.check import Checker
+from datahike_async.query.closure import Linear, linear_form
+
+__all__ = ["RuleSet", "calls_in", "shown", "sourced"]
+
+
+class RuleSet:
+    """Parsed rules, and what follows from them alone; kept for every query that brings them."""
+
+    __slots__ = ("_linear", "_rounds", "branches", "checker", "circle", "recursive")
+
+    def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
+        self.branches = branches
+        reached = {name: _reached(branches, name) for name in branches}
+        self.recursive = {name for name in branches if name in reached[name]}
+        # The rules that call one another in a circle with each recursive one.
+        self.circle = {
+            name: frozenset(n for n in reached[name] if name in reached.get(n, ()))
+            for name in self.recursive
+        }
+        self.checker = Checker(branches)
+        self._linear: dict[Symbol, Linear | None] = {}
+        self._rounds: dict[Symbol, list[tuple[RuleBranch, list[RuleBranch], bool]]] = {}
+        for name in self.recursive:
+            for branch in branches[name]:
+                self._refuse_negation(name, branch.clauses, negated=False)
+
+    def _refuse_negation(self, name: Symbol, clauses: Sequence[Clause], *, negated: bool) -> None:
+        for clause in clauses:
+            if isinstance(clause, RuleCall):
+                if negated and clause.name in self.circle[name]:
+                    raise QueryError(
+                        f"The rule {name} depends on itself through (not …) in {shown(clause)}, "
+                        "which has no well-defined answer.",
+                        error=":parser/rule",
+                    )
+            elif isinstance(clause, Not):
+                self._refuse_negation(name, clause.clauses, negated=True)
+            elif isinstance(clause, Or):
+                for branch in clause.branches:
+                    self._refuse_negation(name, branch, negated=negated)
+
+    def rounds(self, name: Symbol) -> list[tuple[RuleBranch, list[RuleBranch], bool]]:
+        """Return the branches of a recursive rule as they are run round by round.
+
+        With each branch its variants in which one recursive call stands for fresh answers only;
+        and whether a recursive call is nested, so that only running all of it again will do.
+        """
+        found = self._rounds.get(name)
+        if found is None:
+            circle = self.circle[name]
+            found = self._rounds[name] = []
+            for branch in self.branches[name]:
+                variants = []
+                nested = False
+                for i, clause in enumerate(branch.clauses):
+                    if isinstance(clause, RuleCall):
+                        if clause.name in circle:
+                            one = replace(clause, fresh=True)
+                            clauses = (*branch.clauses[:i], one, *branch.clauses[i + 1 :])
+                            variants.append(replace(branch, clauses=clauses))
+                    elif calls_in((clause,)) & circle:
+                        nested = True
+                found.append((branch, variants, nested))
+        return found
+
+    def linear(self, name: Symbol) -> Linear | None:
+        """Return the closure that a recursive rule is, or None."""
+        if name not in self._linear:
+            self._linear[name] = linear_form(self.branches[name], self.recursive)
+        return self._linear[name]
+
+
+def shown(clause: RuleCall) -> str:
+    """Return a rule call as it is written."""
+    return f"({clause.name} {' '.join(map(repr, clause.args))})"
+
+
+def _reached(rules: Mapping[Symbol, Sequence[RuleBranch]], name: Symbol) -> set[Symbol]:
+    """Return the rules that can be called from ``name``."""
+    seen: set[Symbol] = set()
+    stack = [name]
+    while stack:
+        for branch in rules.get(stack.pop(), ()):
+            for called in calls_in(branch.clauses):
+                if called not in seen:
+                    seen.add(called)
+                    stack.append(called)
+    return seen
+
+
+def calls_in(clauses: Sequence[Clause]) -> set[Symbol]:
+    """Return the names of the rules that clauses call."""
+    out: set[Symbol] = set()
+    for clause in clauses:
+        if isinstance(clause, RuleCall):
+            out.add(clause.name)
+        elif isinstance(clause, Not):
+            out |= calls_in(clause.clauses)
+        elif isinstance(clause, Or):
+            for branch in clause.branches:
+                out |= calls_in(branch)
+    return out
+
+
+def sourced(clause: Clause, source: Symbol) -> Clause:
+    """Return a clause of a rule body, reading from the source the rule was called on."""
+    if source.text == "$":
+        return clause
+    if isinstance(clause, Not):
+        return replace(clause, clauses=tuple(sourced(c, source) for c in clause.clauses))
+    if isinstance(clause, Or):
+        branches = tuple(tuple(sourced(c, source) for c in b) for b in clause.branches)
+        return replace(clause, branches=branches)
+    if isinstance(clause, (Predicate, Function)):
+        args = tuple(source if a is DEFAULT_SOURCE else a for a in clause.args)
+        return replace(clause, args=args)
+    return replace(clause, source=source) if clause.source is DEFAULT_SOURCE else clause
