@@ -64,13 +64,12 @@ class Record(NamedTuple):
 
 def encode_entry(applied: Applied) -> bytes:
     """Encode a transaction that was applied."""
-    operations = applied.operations()
-    if len(operations) < _COLUMNS_FROM:
-        return _encode_plain(applied, operations)
-    e, a, v, t, added = zip(*operations, strict=True)
-    rows = Rows(
-        np.array(e, np.int64), np.array(a, np.int32), Column.of(list(v)), np.array(t, np.int64)
-    )
+    if not applied.bulk:
+        operations = applied.operations()
+        if len(operations) < _COLUMNS_FROM:
+            return _encode_plain(applied, operations)
+    e, a, v, t, added = applied.columns()
+    rows = Rows(np.array(e, np.int64), np.array(a, np.int32), Column.of(v), np.array(t, np.int64))
     columns = seal([encode_rows(rows), np.packbits(np.array(added, np.bool_)).tobytes()])
     attrs = applied.new_attrs
     return pack([applied.tx, applied.instant, applied.after.max_eid, attrs, columns])

@@ -94,6 +94,16 @@ class Applied:
             done += [(e, a, v, tx, True) for e, a, v in bulk]
         return done
 
+    def columns(self) -> tuple[list[int], list[int], list[Any], list[int], list[bool]]:
+        """Return the same as parallel lists: half a million tuples would stall the collector."""
+        done = operations(self._mem, *self._span)
+        e, a, v, t, added = map(list, zip(*done, strict=True)) if done else ([], [], [], [], [])
+        if self._bulk is not None:
+            new = len(self._bulk.e)
+            e, a, v = e + self._bulk.e, a + self._bulk.a, v + self._bulk.v
+            t, added = t + [self.tx] * new, added + [True] * new
+        return e, a, v, t, added
+
     def datoms(self) -> list[Datom]:
         """Return what was done as datoms."""
         attrs = self.after.schema.attrs
