@@ -22,7 +22,7 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.calls import call_rows, compare_mask, named_function
-from datahike_async.query.patterns import read
+from datahike_async.query.patterns import read, reference
 from datahike_async.query.relation import (
     Relation,
     column_of,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Functions", "bind_values"]
 
+_FEW = 64
 _DATABASE: dict[str, str] = {"get-else": "4", "get-some": "3 or more", "missing?": "3"}
 
 
@@ -199,14 +200,14 @@ class Functions:
         attr = view.schema.by_key.get(key) if isinstance(key, (str, Keyword)) else None
         if attr is None:
             return [None] * len(refs)
-        if len(refs) > 64:
+        ids = [r if type(r) is int else await read(reference, view, r) for r in refs]
+        if len(ids) > _FEW:
             rows = await read(view.attr, attr.id)
             pairs = zip(reversed(rows.e.tolist()), reversed(rows.v.tolist()), strict=True)
             table = dict(pairs)
-            return [(table[r],) if r in table else None for r in refs]
+            return [(table[i],) if i in table else None for i in ids]
         out: list[tuple[Any] | None] = []
-        for ref in refs:
-            eid = ref if type(ref) is int else await read(view.entid, ref)
+        for eid in ids:
             values = [] if eid is None else await read(view.values, eid, attr.id)
             out.append((values[0],) if values else None)
         return out

@@ -40,6 +40,56 @@ async def read(call: Callable[..., Any], *args: Any) -> Any:
         return await resolve(miss, call, *args)
 
 
+# -- fetching ahead ----------------------------------------------------------------------------
+
+
+def read_whole(view: View, clause: Pattern, later: Sequence[Any], state: State) -> list[int]:
+    """Return the attributes that a pattern and those after it will read from end to end.
+
+    Empty where the pattern selects: then it is not known yet how much the others will read.
+    """
+    out: list[int] = []
+    for pattern in (clause, *later):
+        if not isinstance(pattern, Pattern) or pattern.source is not clause.source:
+            continue
+        e, key, v = pattern.terms[:3]
+        attr = view.schema.by_key.get(key) if isinstance(key, (Keyword, str)) else None
+        constant = v is not BLANK and (not is_var(v) or v in state.consts)
+        whole = attr is not None and (is_var(e) or e is BLANK) and e not in state.consts
+        column = state.column_of(e) if whole and is_var(e) else None
+        if column is not None:
+            whole = len(column) > _FEW and not (constant and attr is not None and attr.unique)
+        elif constant:
+            whole = False
+        if whole and attr is not None:
+            out.append(attr.id)
+        elif pattern is clause:
+            return []
+    return out
+
+
+async def fetch_attributes(view: View, attributes: Sequence[int]) -> None:
+    """Make attributes resident, all of them in the same waves of reads."""
+    misses = _missing(view, attributes)
+    if not misses:
+        return
+    source = misses[0].source
+    with source.pinned():
+        while misses:
+            await source.fetch([address for miss in misses for address in miss.addresses])
+            misses = _missing(view, attributes)
+
+
+def _missing(view: View, attributes: Sequence[int]) -> list[NodeMiss]:
+    out = []
+    for a in attributes:
+        try:
+            view.attr(a)
+        except NodeMiss as miss:
+            out.append(miss)
+    return out
+
+
 # -- estimates ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,174 @@
+"""The engine against the naive evaluator, on databases, queries and rules made at random.
+
+A failure prints the smallest case and the seed; ``--hypothesis-seed=N`` runs it again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import strategies as st
+
+from datahike_async.database import Database, empty_db
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.edn.writer import write
+from datahike_async.errors import QueryError
+from datahike_async.query import functions, patterns, point
+from datahike_async.snapshot.views import View
+from datahike_async.tx.apply import absorbed
+from datahike_async.values.types import typed_key
+from tests.query import generator, oracle
+from tests.query.generator import Generated
+
+FEW = settings(
+    max_examples=250,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+MANY = settings(FEW, max_examples=4000)
+
+
+async def transacted(history: list[Any], absorb: int = -1) -> tuple[Database, list[oracle.Datom]]:
+    """Return a database after some transactions, and the log of all its datoms.
+
+    What came before transaction ``absorb`` is in the trees, the rest in the memtable.
+    """
+    db = empty_db(generator.SCHEMA, keep_history=True)
+    log: list[oracle.Datom] = []
+    for i, operations in enumerate(history):
+        if i == absorb:
+            db = Database(View(await absorbed(db.snapshot)))
+        report = await db.with_(operations)
+        db = report.db_after
+        log += [tuple(datom) for datom in report.tx_data]
+    return db, log
+
+
+def views(db: Database, log: list[oracle.Datom]) -> dict[str, tuple[Database, list[oracle.Datom]]]:
+    txs = sorted({datom[3] for datom in log})
+    middle = txs[len(txs) // 2]
+    return {
+        "now": (db, oracle.state(log)),
+        "as of": (db.as_of(middle), oracle.state(log, as_of=middle)),
+        "since": (db.since(middle), oracle.state(log, since=middle)),
+        "history": (db.history(), log),
+    }
+
+
+def as_text(query: Generated) -> str:
+    with_ = [Keyword("with"), *query.with_] if query.with_ else []
+    form = [Keyword("find"), *query.find, *with_, Keyword("in"), *query.ins]
+    return write([*form, Keyword("where"), *query.where])
+
+
+def bag(rows: Any) -> Counter[Any]:
+    return Counter(typed_key(tuple(map(settled, row))) for row in rows)
+
+
+def settled(value: Any) -> Any:
+    # Distinct values come as a set, where Python merges 1 and True.
+    return frozenset(map(typed_key, value)) if isinstance(value, frozenset) else value
+
+
+REFUSED = {":search/pattern", ":lookup-ref/syntax", ":lookup-ref/unique", ":entity-id/syntax"}
+
+
+@contextmanager
+def thresholds(low: bool) -> Iterator[None]:
+    """Make the engine take the paths that it keeps for many rows."""
+    if not low:
+        yield
+        return
+    with ExitStack() as stack:
+        for module, name in ((patterns, "_FEW"), (functions, "_FEW"), (point, "_MOST")):
+            stack.enter_context(mock.patch.object(module, name, 1))
+        yield
+
+
+async def compare(history: list[Any], query: Generated, view: str, low: bool, absorb: int) -> None:
+    db, log = await transacted(history, absorb)
+    given_db, datoms = views(db, log)[view]
+    text = as_text(query)
+    note(f"query: {text}")
+    note(f"rules: {write(query.rules)}")
+    note(f"datoms: {datoms}")
+    extra = iter(query.inputs)
+    given_inputs: list[Any] = []
+    oracle_ins, oracle_inputs = [], []
+    for form in query.ins:
+        if form is Symbol("$"):
+            given_inputs.append(given_db)
+            oracle_ins.append(form)
+            oracle_inputs.append(datoms)
+        elif form is Symbol("%"):
+            given_inputs.append(query.rules)
+        else:
+            value = next(extra)
+            given_inputs.append(value)
+            oracle_ins.append(form)
+            oracle_inputs.append(value)
+    expected = oracle.evaluate(
+        query.find,
+        query.where,
+        ins=oracle_ins,
+        inputs=oracle_inputs,
+        with_=query.with_,
+        rules=query.rules,
+    )
+    try:
+        with thresholds(low):
+            found = await given_db.q(text, *given_inputs[1:])
+    except QueryError as error:
+        # An input that can stand for no entity or attribute is refused, not looked for.
+        assume(not (query.inputs and error.error in REFUSED))
+        raise
+    assert len(found) == len(expected) == len(list(found))
+    assert bag(found) == bag(expected)
+
+
+CASES = (
+    generator.histories,
+    generator.queries(),
+    st.sampled_from(["now", "as of", "since", "history"]),
+    st.booleans(),
+    st.integers(-1, 3),
+)
+
+
+def run(backend: str, *case: Any) -> None:
+    anyio.run(partial(compare, *case), backend=backend)
+
+
+@FEW
+@given(*CASES)
+def test_engine_agrees_with_the_oracle_on_asyncio(
+    history: list[Any], query: Generated, view: str, low: bool, absorb: int
+) -> None:
+    run("asyncio", history, query, view, low, absorb)
+
+
+@settings(FEW, max_examples=80)
+@given(*CASES)
+def test_engine_agrees_with_the_oracle_on_trio(
+    history: list[Any], query: Generated, view: str, low: bool, absorb: int
+) -> None:
+    run("trio", history, query, view, low, absorb)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@MANY
+@given(*CASES)
+def test_engine_agrees_with_the_oracle_at_length(
+    history: list[Any], query: Generated, view: str, low: bool, absorb: int
+) -> None:
+    run("asyncio", history, query, view, low, absorb)
