@@ -28,7 +28,7 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.functions import Functions
-from datahike_async.query.patterns import estimate, match_pattern
+from datahike_async.query.patterns import estimate, fetch_attributes, match_pattern, read_whole
 from datahike_async.query.relation import Relation, column_of, join, semi, union, unit
 from datahike_async.query.rules import Rules
 from datahike_async.query.ruleset import RuleSet
@@ -133,6 +133,8 @@ class Engine:
         self.rules = Rules(self, rules)
         self.functions = Functions(self, functions)
         self.pause = pause
+        # Whether the attributes that the query reads whole were asked for together already.
+        self._ahead = False
 
     def source(self, name: Symbol) -> Any:
         """Return the view, or the collection of tuples, that a source names."""
@@ -207,7 +209,13 @@ class Engine:
 
     async def _one(self, clause: Clause, state: State, todo: Sequence[Clause]) -> None:
         if isinstance(clause, Pattern):
-            await match_pattern(self.source(clause.source), clause, state)
+            source = self.source(clause.source)
+            if todo and not self._ahead and isinstance(source, View):
+                attributes = read_whole(source, clause, todo, state)
+                if attributes:
+                    self._ahead = True
+                    await fetch_attributes(source, attributes)
+            await match_pattern(source, clause, state)
         elif isinstance(clause, Predicate):
             self._need(clause, state)
             await self.functions.predicate(clause, state)
