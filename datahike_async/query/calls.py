@@ -1,32 +1,21 @@
-"""Calling functions over relations: vectorised comparisons, and any other function row by row."""
+"""Calling functions by name, row by row; what works on whole columns is in ``vector``."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
 from datahike_async.functions import lookup_function
-from datahike_async.index.columns import CODED, FLOAT, INSTANT, INT, Column, micros
-from datahike_async.query.builtins import BUILTINS, COMPARISONS, truthy
-from datahike_async.query.relation import constant_mask, equal_mask
+from datahike_async.index.columns import CODED, Column
+from datahike_async.query.builtins import BUILTINS, truthy
 
-__all__ = ["call_rows", "compare_mask", "is_async", "named_function"]
-
-_OPERATORS: Final[dict[str, Any]] = {
-    "<": np.less,
-    ">": np.greater,
-    "<=": np.less_equal,
-    ">=": np.greater_equal,
-}
-_FLIPPED: Final = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+__all__ = ["call_rows", "is_async", "named_function"]
 
 
 def named_function(name: Symbol) -> Callable[..., Any]:
@@ -46,49 +35,6 @@ def named_function(name: Symbol) -> Callable[..., Any]:
         error=":query/where",
         function=name,
     )
-
-
-def compare_mask(name: str, left: Any, right: Any, count: int) -> npt.NDArray[np.bool_] | None:
-    """Return the mask of a comparison of two columns, or of one with a constant.
-
-    None where it cannot be vectorised.
-    """
-    if name not in COMPARISONS:
-        return None
-    if isinstance(left, Column) and isinstance(right, Column):
-        if name in ("=", "!=", "not="):
-            mask = equal_mask(left, right)
-            return mask if name == "=" else ~mask
-        if left.kind == right.kind and left.kind in (INT, FLOAT, INSTANT):
-            return np.asarray(_OPERATORS[name](left.data, right.data))
-        return None
-    if isinstance(right, Column):
-        return compare_mask(_FLIPPED.get(name, name), right, left, count)
-    if not isinstance(left, Column):
-        return None
-    if name in ("=", "!=", "not="):
-        mask = constant_mask(left, right)
-        return mask if name == "=" else ~mask
-    return _ordered_mask(name, left, right)
-
-
-def _ordered_mask(name: str, column: Column, value: Any) -> npt.NDArray[np.bool_] | None:
-    kind = type(value)
-    operator = _OPERATORS[name]
-    if column.kind == INT and kind is int:
-        if -(2**63) <= value < 2**63:
-            return np.asarray(operator(column.data, value))
-        return np.full(len(column), bool(operator(0, 1 if value > 0 else -1)))
-    if column.kind == FLOAT and (kind is float or (kind is int and abs(value) < 2**53)):
-        return np.asarray(operator(column.data, value))
-    if column.kind == INSTANT and kind is datetime:
-        return np.asarray(operator(column.data, micros(value)))
-    if column.kind == CODED:
-        assert column.dictionary is not None
-        holds = BUILTINS[name]
-        table = [holds(v, value) for v in column.dictionary.values]
-        return np.array(table, np.bool_)[column.data] if table else np.zeros(len(column), np.bool_)
-    return None
 
 
 def is_async(function: Callable[..., Any]) -> bool:

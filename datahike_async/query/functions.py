@@ -9,6 +9,7 @@ import numpy as np
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError
+from datahike_async.functions import lookup_function
 from datahike_async.index.columns import Column
 from datahike_async.query.ast import (
     BindCollection,
@@ -21,7 +22,7 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.bindings import binding_variables
-from datahike_async.query.calls import call_rows, compare_mask, named_function
+from datahike_async.query.calls import call_rows, named_function
 from datahike_async.query.patterns import read, reference
 from datahike_async.query.relation import (
     Relation,
@@ -30,6 +31,7 @@ from datahike_async.query.relation import (
     distinct,
     equal_mask,
 )
+from datahike_async.query.vector import column_of_call, mask_of_call
 from datahike_async.snapshot.views import View
 
 if TYPE_CHECKING:
@@ -51,10 +53,8 @@ class Functions:
     async def predicate(self, clause: Predicate, state: State) -> None:
         """Keep the rows for which the predicate holds."""
         relation, args = self._arguments(clause, state)
-        name = getattr(clause.function, "text", None)
-        mask: Any = None
-        if len(args) == 2 and name is not None and name not in self.given:
-            mask = compare_mask(name, args[0], args[1], relation.count)
+        name = self._builtin(clause.function)
+        mask = None if name is None else mask_of_call(name, args, relation.count)
         if mask is None:
             values = await self._call(clause, relation, args, state, predicate=True)
             mask = np.array(values, np.bool_)
@@ -66,15 +66,28 @@ class Functions:
     async def function(self, clause: Function, state: State) -> None:
         """Bind the results of a function; variables that have a value already unify."""
         relation, args = self._arguments(clause, state)
-        values = await self._call(clause, relation, args, state, predicate=False)
         bound = [v for v in binding_variables(clause.binding) if state.bound(v)]
-        extended = bind_values(clause.binding, values, relation)
+        column: Column | None = None
+        name = self._builtin(clause.function)
+        if name is not None and isinstance(clause.binding, BindScalar):
+            column = column_of_call(name, args, relation.count)
+        if column is not None and isinstance(clause.binding, BindScalar):
+            extended = _bound(relation, clause.binding.name, column)
+        else:
+            values = await self._call(clause, relation, args, state, predicate=False)
+            extended = bind_values(clause.binding, values, relation)
         for variable in bound:
             if variable in state.consts and variable in extended.columns:
                 keep = constant_mask(extended.columns[variable], state.consts[variable])
                 columns = {v: c for v, c in extended.columns.items() if v is not variable}
                 extended = _taken(Relation(columns, extended.count), keep)
         state.add(extended)
+
+    def _builtin(self, function: Any) -> str | None:
+        """Return the text of a symbol that means a built-in function here."""
+        if type(function) is not Symbol or function in self.given:
+            return None
+        return None if lookup_function(function) is not None else function.text
 
     # -- arguments -----------------------------------------------------------------------------
 
