@@ -41,7 +41,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 async def until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(20):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event
+        while not holds():
             await anyio.sleep(0.001)
 
 

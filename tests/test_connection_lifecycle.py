@@ -14,7 +14,7 @@ import pytest
 import sniffio
 
 from datahike_async import connection as d
-from datahike_async.errors import DatahikeError
+from datahike_async.errors import ConnectionClosed, DatahikeError, WriterError
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
 
@@ -228,3 +228,28 @@ async def test_deleting_an_open_database_fails_its_writers(store: dict[str, Any]
             await conn.transact([{":n": 2}])
         assert caught.value.error == ":writer-shut-down"
     assert not await d.database_exists(store=store)
+
+
+async def test_a_connection_belongs_to_its_event_loop(store: dict[str, Any]) -> None:
+    async with d.connect(store=store) as conn:
+        await conn.transact([{":n": 1}])
+
+        async def elsewhere() -> int:
+            with pytest.raises(WriterError, match="another thread"):
+                await conn.transact([{":n": 2}])
+            # Values have no loop.
+            return conn.db().max_tx
+
+        there = await anyio.to_thread.run_sync(anyio.run, elsewhere)
+        assert there == conn.db().max_tx
+
+
+async def test_a_value_that_outlives_its_connection_says_so_on_a_miss(
+    store: dict[str, Any],
+) -> None:
+    async with d.connect(store=store, limits=Limits(close_rows=1)) as conn:
+        await conn.transact([{":n": n} for n in range(3000)])
+    async with d.connect(store=store) as conn:
+        cold = conn.db()
+    with pytest.raises(ConnectionClosed):
+        await cold.datoms("aevt", ":n")

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
+
+from anyio.to_thread import run_sync
 
 from datahike_async.errors import CorruptData, DatabaseNotFound
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
-from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.index.source import NodeMiss
 from datahike_async.konserve.blob import Revision
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
@@ -26,7 +28,11 @@ from datahike_async.storage.node_store import NodeStore
 from datahike_async.tx.apply import replay
 from datahike_async.values.schema import Schema
 
-__all__ = ["BranchState", "read_branch", "restore"]
+__all__ = ["BranchState", "missing_branch", "read_branch", "restore"]
+
+_INLINE_BYTES: Final = 32 * 1024
+_INLINE_ENTRIES: Final = 32
+"""What is decoded and replayed on the event loop; more goes to a worker thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,15 @@ async def read_branch(store: Store, branch: str, store_id: UUID | None) -> Branc
         data, revision = await store.get(key, with_revision=True)
         if data is None:
             return None
+    size = len(data) if isinstance(data, bytes) else 0
+    if size + sum(map(len, journal)) > _INLINE_BYTES:
+        return await run_sync(_decoded, key, data, journal, revision, store_id)
+    return _decoded(key, data, journal, revision, store_id)
+
+
+def _decoded(
+    key: str, data: Any, journal: Sequence[bytes], revision: Revision, store_id: UUID | None
+) -> BranchState:
     head = decode_head(data, key, store_id)
     records = [decode_record(r, f"The tail of {key}") for r in head.tail]
     generation, commit, recent = head.generation, head.commit, head.recent
@@ -101,20 +116,26 @@ async def restore(
     mem.owner = owner
     schema = Schema.from_data(base.schema)
     snapshot = Snapshot(schema, trees, mem, 0, 0, trees.max_eid, trees.max_tx)
-    instant = base.instant
-    for record in state.records:
-        for entry in record.entries:
-            arguments: tuple[Any, ...] = (
-                snapshot,
-                entry.operations,
-                entry.new_attrs,
-                entry.tx,
-                entry.max_eid,
-                owner,
+    entries = [entry for record in state.records for entry in record.entries]
+    at = 0
+
+    def go() -> None:
+        nonlocal snapshot, at
+        while at < len(entries):
+            entry = entries[at]
+            snapshot = replay(
+                snapshot, entry.operations, entry.new_attrs, entry.tx, entry.max_eid, owner
             )
+            at += 1
+
+    with source.pinned():
+        while True:
             try:
-                snapshot = replay(*arguments)
+                if len(entries) - at < _INLINE_ENTRIES:
+                    go()
+                else:
+                    await run_sync(go)
+                break
             except NodeMiss as miss:
-                snapshot = await resolve(miss, replay, *arguments)
-            instant = entry.instant
-    return snapshot, instant
+                await miss.source.fetch(miss.addresses)
+    return snapshot, entries[-1].instant if entries else base.instant

@@ -11,17 +11,18 @@ Everything here runs on one event loop and changes state only between awaits.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import anyio
 import anyio.abc
-import anyio.to_thread
+from anyio.to_thread import run_sync
 
 from datahike_async.config import Config
 from datahike_async.env import Env
-from datahike_async.errors import DatahikeError, TransactionOutcomeUnknown
+from datahike_async.errors import DatahikeError, TransactionOutcomeUnknown, WriterError
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store
@@ -99,6 +100,7 @@ class Transactor:
         self._flushing = False
         self._prepared: Prepared | None = None
         self._flush_floor = 0
+        self._thread = threading.get_ident()
 
     @classmethod
     async def open(
@@ -146,6 +148,11 @@ class Transactor:
         Cancelling before it is sent means it never happened; afterwards it takes its course.
         Raises the transaction's error; WriterError ``:writer-shut-down`` once the writer is closed.
         """
+        if threading.get_ident() != self._thread:
+            raise WriterError(
+                "This connection was opened on the event loop of another thread. Open one here; "
+                "connections of several event loops may share a database."
+            )
         message = Transact(*normalize(tx_data, tx_meta))
         if self.fatal is not None:
             raise shut_down(self.fatal)
@@ -257,9 +264,9 @@ class Transactor:
             )
 
         try:
-            if len(message.tx_data) >= LARGE and runs_anywhere(message.tx_data):
+            if len(message.tx_data) >= LARGE and await run_sync(runs_anywhere, message.tx_data):
                 applied = await run_in_thread(call)
-                entry = await anyio.to_thread.run_sync(encode_entry, applied)
+                entry = await run_sync(encode_entry, applied)
             else:
                 applied = await call()
                 entry = encode_entry(applied)

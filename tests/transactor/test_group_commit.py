@@ -1,0 +1,196 @@
+"""How the actor groups, orders and answers; how flushes run beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from datahike_async import connection as d
+from datahike_async.env import Env
+from datahike_async.errors import TransactionError
+from datahike_async.konserve import store as stores
+from datahike_async.konserve.testing.faults import FaultyBlobStore
+from datahike_async.transactor import sharing
+from datahike_async.transactor.transactor import Limits
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["memory", "file"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
+    if request.param == "file":
+        store["path"] = str(tmp_path / "db")
+    await d.create_database(store=store, schema_flexibility="read")
+    return store
+
+
+async def test_what_waits_together_is_committed_together(store: dict[str, Any]) -> None:
+    reports: list[Any] = []
+
+    async def client(conn: d.Connection, n: int) -> None:
+        try:
+            reports.append(await conn.transact([{":n": n}] if n % 10 else [{":db/id": "x", 3: 4}]))
+        except TransactionError:
+            refused.append(n)
+
+    refused: list[int] = []
+    async with d.connect(store=store) as conn:
+        async with anyio.create_task_group() as tasks:
+            for n in range(50):
+                tasks.start_soon(client, conn, n)
+        generation = conn._transactor._branch.committer.generation
+    assert sorted(refused) == [0, 10, 20, 30, 40]
+    assert len(reports) == 45
+    # A few publications for 45 transactions, each with an id and a state of its own.
+    assert generation < 30
+    reports.sort(key=lambda report: report.tx)
+    assert [r.tx for r in reports] == list(range(reports[0].tx, reports[0].tx + 45))
+    assert len({r.db_after.commit_id for r in reports}) == generation - 1
+    assert [r.instant for r in reports] == sorted({r.instant for r in reports})
+    for i, report in enumerate(reports):
+        assert len(await report.db_after.datoms("aevt", ":n")) == i + 1
+        assert len(await report.db_before.datoms("aevt", ":n")) == i
+
+
+async def test_one_task_sees_its_own_writes_in_order(store: dict[str, Any]) -> None:
+    async def client(conn: d.Connection, attribute: str) -> None:
+        for n in range(20):
+            report = await conn.transact([{":db/id": 1, attribute: n}])
+            for db in (report.db_after, conn.db()):
+                [found] = await db.datoms("eavt", 1, attribute)
+                assert found.v == n
+
+    async with d.connect(store=store) as conn, anyio.create_task_group() as tasks:
+        for k in range(8):
+            tasks.start_soon(client, conn, f":a{k}")
+
+
+async def test_a_small_mailbox_makes_senders_wait(store: dict[str, Any]) -> None:
+    writer = {":transaction-queue-size": 2}
+    async with d.connect(store=store, writer=writer) as conn:
+        assert conn._transactor.mailbox.limit == 2
+        async with anyio.create_task_group() as tasks:
+            for n in range(30):
+                tasks.start_soon(conn.transact, [{":n": n}])
+        assert len(await conn.db().datoms("aevt", ":n")) == 30
+
+
+async def test_waiting_for_company(store: dict[str, Any]) -> None:
+    async with d.connect(store=store, writer={":commit-wait-time": 20}) as conn:
+        before = conn._transactor._branch.committer.generation
+
+        async def late(n: int) -> None:
+            await anyio.sleep(0.001 * n)
+            await conn.transact([{":n": n}])
+
+        async with anyio.create_task_group() as tasks:
+            for n in range(5):
+                tasks.start_soon(late, n)
+        assert conn._transactor._branch.committer.generation - before < 5
+
+
+async def test_a_seed_repeats_a_run(store: dict[str, Any]) -> None:
+    async def run() -> list[Any]:
+        again = await d.create_database(
+            env=Env.seeded(3), schema_flexibility="read", initial_tx=[{":n": 0}]
+        )
+        out: list[Any] = [again.store["id"]]
+        async with d.connect(again, env=Env.seeded(4)) as conn:
+            for n in range(5):
+                report = await conn.transact([{":n": n}])
+                out.append((report.instant, report.db_after.commit_id))
+        await d.delete_database(again)
+        return out
+
+    assert await run() == await run()
+
+
+class Gate(FaultyBlobStore):
+    """Holds the writing of index nodes back until it is opened."""
+
+    held = 0
+    gate: anyio.Event | None = None
+
+    async def write_many(self, writes: Any) -> Any:
+        if self.gate is not None:
+            self.held += 1
+            await self.gate.wait()
+        return await self.blobs.write_many(writes)
+
+
+async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
+    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates: list[Gate] = []
+
+    async def connect_store(config: Any) -> stores.Store:
+        store = await stores.connect_store(config)
+        store.blobs = gate = Gate(store.blobs)
+        gates.append(gate)
+        return store
+
+    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    limits = Limits(flush_rows=50, close_rows=10**9)
+    async with d.connect(store=store, limits=limits) as conn:
+        gates[0].gate = anyio.Event()
+        done = 0
+
+        async def client() -> None:
+            nonlocal done
+            while done < 300:
+                await conn.transact([{":n": done}])
+                done += 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client)
+            await anyio.sleep(0.5)
+            # Past the threshold, and stopped at four times as many rows.
+            rows = conn.db().snapshot.n
+            assert gates[0].held == 1
+            assert 200 < rows < 210
+            assert done < 300
+            gates[0].gate.set()
+            gates[0].gate = None
+        assert done == 300
+        assert len(await conn.db().datoms("aevt", ":n")) == 300
+        assert conn.db().snapshot.n < 210
+    async with d.connect(store=store) as conn:
+        assert len(await conn.db().datoms("aevt", ":n")) == 300
+
+
+async def test_nobody_waits_for_a_flush_when_the_writer_is_handed_over(
+    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates: list[Gate] = []
+
+    async def connect_store(config: Any) -> stores.Store:
+        store = await stores.connect_store(config)
+        store.blobs = gate = Gate(store.blobs)
+        gates.append(gate)
+        return store
+
+    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    limits = Limits(flush_rows=20, close_rows=10**9)
+    async with (
+        d.connect(store=store, limits=limits) as first,
+        d.connect(store=store, limits=limits) as second,
+    ):
+        gates[0].gate = anyio.Event()
+        for n in range(15):
+            await first.transact([{":n": n}])
+        await anyio.sleep(0.05)
+        assert gates[0].held == 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first.release)
+            await anyio.sleep(0.02)
+            # The runner that leaves still has a flush to end; commits do not wait for it.
+            await second.transact([{":n": 100}])
+            gates[0].gate.set()
+            gates[0].gate = None
+        await second.transact([{":n": 101}])
+        assert len(await second.db().datoms("aevt", ":n")) == 17
