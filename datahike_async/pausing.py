@@ -17,7 +17,7 @@ _last = 0.0
 
 async def pause() -> None:
     """Let other tasks run, and notice a cancellation, if the last such turn is a while ago."""
-    global _last  # noqa: PLW0603 - one clock for all readers of the process
+    global _last
     if perf_counter() - _last < BUDGET:
         return
     await checkpoint()

@@ -4,7 +4,7 @@ nil → None, booleans, ints (any size), floats, ``M`` → Decimal, ratios → F
 characters → Char, keywords, symbols, ``[…]`` → list, ``(…)`` → tuple, ``{…}`` → dict, ``#{…}`` →
 frozenset, ``#inst`` → aware datetime, ``#uuid`` → UUID, other tags → Tagged. Inside a set and as a
 key of a map, vectors become tuples, which EDN counts as equal. Python merges ``1``, ``true`` and
-``1.0`` in sets and dicts: text that holds two of these in one set or as keys is refused, not merged.
+``1.0`` in sets and dicts: text that has two of these in one set or as keys is refused, not merged.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class _Name:
     def __lt__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return (self.namespace or "", self.name) < (other.namespace or "", other.name)  # type: ignore[attr-defined]
+        return (self.namespace or "", self.name) < (other.namespace or "", other.name)
 
 
 def _intern(cls: type[_Name], text: str) -> Any:
@@ -61,6 +61,7 @@ class Keyword(_Name):
     _interned: ClassVar[WeakValueDictionary[str, Any]] = WeakValueDictionary()
 
     def __new__(cls, text: str | Keyword) -> Keyword:
+        """Return the keyword of a text, with or without its leading colon."""
         if isinstance(text, Keyword):
             return text
         if text[:1] == ":":
@@ -83,6 +84,7 @@ class Symbol(_Name):
     _interned: ClassVar[WeakValueDictionary[str, Any]] = WeakValueDictionary()
 
     def __new__(cls, text: str | Symbol) -> Symbol:
+        """Return the symbol of a text."""
         if isinstance(text, Symbol):
             return text
         if not text:
@@ -102,6 +104,7 @@ class Char(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Char:
+        """Return the character of a string of length one."""
         if len(text) != 1:
             raise ValueError("a character is one code point")
         return super().__new__(cls, text)

@@ -49,9 +49,9 @@ def write(value: Any, *, pretty: bool = False) -> str:
 def _flat(value: Any) -> str:
     kind = type(value)
     if kind is str:
-        return '"' + value.translate(_ESCAPES) + '"'
+        return f'"{value.translate(_ESCAPES)}"'
     if kind is Keyword:
-        return ":" + value.text
+        return f":{value.text}"
     if kind is Symbol:
         return value.text  # type: ignore[no-any-return]
     if value is None:

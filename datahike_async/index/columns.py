@@ -21,12 +21,12 @@ __all__ = [
     "CODED",
     "EMPTY_I64",
     "FLOAT",
+    "I64",
     "INSTANT",
     "INT",
     "OBJECT",
     "Column",
     "Dictionary",
-    "I64",
     "Rows",
     "from_micros",
     "micros",
@@ -196,10 +196,10 @@ class Column:
         """Return all values as Python objects."""
         if self.kind == CODED:
             assert self.dictionary is not None
-            return self.dictionary.array[self.data].tolist()
-        if self.kind == INSTANT:
-            return [from_micros(x) for x in self.data.tolist()]
-        return self.data.tolist()
+            values: list[Any] = self.dictionary.array[self.data].tolist()
+            return values
+        values = self.data.tolist()
+        return [from_micros(x) for x in values] if self.kind == INSTANT else values
 
     def take(self, positions: npt.NDArray[Any]) -> Column:
         """Return the values at ``positions`` (an index array or a boolean mask)."""
@@ -219,7 +219,8 @@ class Column:
         """Return an array that sorts as the values do in the total order (NaN last)."""
         if self.kind == CODED:
             assert self.dictionary is not None
-            return self.dictionary.ranks[self.data]
+            ranks: npt.NDArray[Any] = self.dictionary.ranks[self.data]
+            return ranks
         if self.kind != OBJECT:
             return self.data
         keys = [sort_key(v) for v in self.data]

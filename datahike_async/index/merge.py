@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ _Child = Callable[[Branch, int], Node | None]
 
 class _Slot(NamedTuple):
     key: Key
-    count: int
+    size: int  # rows below
     node: Node | None
     address: Address | None
 
@@ -155,7 +156,7 @@ class _Merge:
         pieces = -(-count // limit)
         edges = [count * i // pieces for i in range(pieces + 1)]
         out = []
-        for i, j in zip(edges, edges[1:], strict=False):
+        for i, j in pairwise(edges):
             part = rows.slice(i, j)
             out.append(_Slot(first_key(part, self.order), j - i, Leaf(part), None))
         return out
@@ -174,8 +175,8 @@ class _Merge:
             if (
                 last is not None
                 and small
-                and (last.count < small or slot.count < small)
-                and last.count + slot.count <= self.leaf
+                and (last.size < small or slot.size < small)
+                and last.size + slot.size <= self.leaf
                 and isinstance(last.node, Leaf)
                 and isinstance(slot.node, Leaf)
                 and (last.address is None or slot.address is None)
@@ -194,12 +195,12 @@ class _Merge:
         pieces = -(-len(slots) // self.branch)
         edges = [len(slots) * i // pieces for i in range(pieces + 1)]
         out = []
-        for i, j in zip(edges, edges[1:], strict=False):
+        for i, j in pairwise(edges):
             part = slots[i:j]
             made = Branch(
                 level,
                 [s.key for s in part],
-                [s.count for s in part],
+                [s.size for s in part],
                 [s.node for s in part],
                 [s.address for s in part],
             )
@@ -234,7 +235,7 @@ def merge_into(
     if not slots:
         return None, 0
     node: Any = slots[0].node
-    count = slots[0].count
+    count = slots[0].size
     while isinstance(node, Branch) and len(node.keys) == 1 and node.nodes[0] is not None:
         node = node.nodes[0]
     return node, count

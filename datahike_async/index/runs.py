@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from datahike_async.index.columns import CODED, INT, OBJECT, I64, Rows
+from datahike_async.index.columns import CODED, I64, INT, OBJECT, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key

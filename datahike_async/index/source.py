@@ -55,7 +55,7 @@ class NodeSink(Protocol):
         ...
 
 
-class NodeMiss(Exception):  # noqa: N818 - control flow that never leaves the library
+class NodeMiss(Exception):
     """Nodes at ``addresses`` are needed and not resident."""
 
     def __init__(self, source: NodeSource, addresses: Sequence[Address]) -> None:

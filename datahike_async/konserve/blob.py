@@ -73,7 +73,7 @@ class Capabilities:
     """Bytes survive the process (memory: False)."""
     conditional: ConditionalDomain = ConditionalDomain.NONE
     atomic_multi: bool = False
-    """``write_many`` is all or nothing, conditions included: one key a node, head in the same call."""
+    """``write_many`` is all or nothing, conditions included."""
     ranged_reads: bool = True
     """``read`` with a range fetches only that range."""
     journal: bool = False

@@ -25,7 +25,6 @@ from datahike_async.konserve.blob import (
 from datahike_async.konserve.compressors import compress, compressor_id, decompress
 from datahike_async.konserve.config import checked, public
 from datahike_async.konserve.envelope import (
-    APPEND_LOG,
     BINARY,
     EDN,
     HEADER,
@@ -62,7 +61,7 @@ _last_write = 0
 
 def _now_ms() -> int:
     """Return milliseconds since the epoch, strictly rising within the process."""
-    global _last_write  # noqa: PLW0603 - one clock for all stores of the process
+    global _last_write
     _last_write = max(time.time_ns() // 1_000_000, _last_write + 1)
     return _last_write
 
@@ -363,7 +362,9 @@ class Store:
 
     async def log(self, key: Any) -> list[Any]:
         """Return the elements of the log under ``key``, oldest first."""
-        return await self.reduce_log(key, lambda found, x: [*found, x], [])
+        from datahike_async.konserve.appendlog import elements
+
+        return await elements(self, key)
 
     async def reduce_log(self, key: Any, f: Callable[[Any, Any], Any], init: Any) -> Any:
         """Fold ``f(result, element)`` over the log under ``key``, oldest first."""

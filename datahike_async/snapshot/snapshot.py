@@ -8,6 +8,7 @@ nothing of transactions, queries or storage.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -262,7 +263,7 @@ class Snapshot:
         whole = sorted_rows(Rows.concat(runs), order)
         cuts = (np.flatnonzero(np.diff(whole.a)) + 1).tolist()
         edges = [0, *cuts, len(whole)]
-        return [whole.slice(i, j) for i, j in zip(edges, edges[1:], strict=False)]
+        return [whole.slice(i, j) for i, j in pairwise(edges)]
 
     # -- counting ------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ import numpy as np
 from datahike_async.index.columns import Column, Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import Index, IndexFactory, Order
-from datahike_async.index.source import NodeSink, NodeSource
 from datahike_async.index.runs import sorted_rows
+from datahike_async.index.source import NodeSink, NodeSource
 from datahike_async.values.schema import Schema
 
 __all__ = ["Trees"]

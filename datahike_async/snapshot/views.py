@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -176,7 +177,7 @@ class PastView(View):
         since: tuple[TimePoint, ...] = (),
     ) -> None:
         self.snapshot = snapshot
-        self.history = history  # type: ignore[misc]
+        self.history = history
         self._as_of = as_of
         self._since = since
         self._bounds: tuple[int, int] | None = None
@@ -254,7 +255,7 @@ class PastView(View):
         if not len(whole) or order is Order.EAVT:
             return [whole] if len(whole) else []
         edges = [0, *(np.flatnonzero(np.diff(whole.a)) + 1).tolist(), len(whole)]
-        return [whole.slice(i, j) for i, j in zip(edges, edges[1:], strict=False)]
+        return [whole.slice(i, j) for i, j in pairwise(edges)]
 
     def _attr(self, a: int) -> Rows:
         found = self._columns.get(a)

@@ -20,9 +20,10 @@ from datahike_async.snapshot.draft import Draft, operations
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
 from datahike_async.tx.bulk import LEAST, Bulk, collect
 from datahike_async.tx.entities import Entities, Retry
+from datahike_async.tx.facts import Wrap, schema_properties
 from datahike_async.tx.forms import normalize
 from datahike_async.tx.prefetch import prefetch
-from datahike_async.tx.transaction import Transaction, Wrap, schema_properties
+from datahike_async.tx.transaction import Transaction
 from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import SCHEMA_PROPERTIES, TX_INSTANT, Schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Final
 
 from datahike_async.errors import TransactionError
@@ -196,7 +197,7 @@ def _mismatch(draft: Draft, new: Attr) -> str | None:
 def _cannot_narrow(draft: Draft, new: Attr) -> str | None:
     rows = draft.attr(new.id)
     entities = rows.e.tolist()
-    for e, other in zip(entities, entities[1:], strict=False):
+    for e, other in pairwise(entities):
         if e == other:
             return f"Cannot narrow to :db.cardinality/one: entity {e} holds more than one value"
     return None

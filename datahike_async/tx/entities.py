@@ -27,7 +27,7 @@ def is_tempid(ref: Any) -> bool:
     return isinstance(ref, str) and not isinstance(ref, Char) and ref[:1] != ":"
 
 
-class Retry(Exception):  # noqa: N818 - control flow that never leaves the room
+class Retry(Exception):
     """A tempid turned out to be an existing entity after it had got an id: run again."""
 
     def __init__(self, tempid: Any, eid: int) -> None:

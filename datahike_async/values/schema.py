@@ -266,7 +266,7 @@ class Schema:
         return Schema(self.flexibility, attrs, entities, idents)
 
     def with_map(self, attributes: Mapping[Any, Mapping[Any, Any]]) -> Schema:
-        """Return the schema with attributes that no entity defines (database values without store)."""
+        """Return the schema with attributes that no entity defines."""
         schema = self
         for i, (key, given) in enumerate(attributes.items(), 1):
             ident = Keyword(key)
@@ -332,8 +332,8 @@ class Schema:
         schema = cls.empty(data["flexibility"])
         attrs = list(schema.attrs)
         attrs += [Attr(ident, i) for i, ident in enumerate(data["attrs"], data["system"])]
-        schema = cls(schema.flexibility, attrs, {}, {ident: eid for ident, eid in data["idents"]})
-        entities = {eid: dict((k, v) for k, v in props) for eid, props in data["entities"]}
+        schema = cls(schema.flexibility, attrs, {}, dict(data["idents"]))
+        entities = {eid: dict(props) for eid, props in data["entities"]}
         for eid, props in entities.items():
             found = schema.by_key[props[IDENT]]
             attrs[found.id] = _attr_of(found.ident, found.id, eid, props, schema)

@@ -24,12 +24,12 @@ import anyio
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from power import Recorder, cut_power  # noqa: E402 - beside this file, not in a package
+from power import Recorder, cut_power
 
-import datahike_async as d  # noqa: E402
-from datahike_async.konserve import store as stores  # noqa: E402
-from datahike_async.konserve.backends import file_io  # noqa: E402
-from datahike_async.transactor.transactor import Limits  # noqa: E402
+import datahike_async as d
+from datahike_async.konserve import store as stores
+from datahike_async.konserve.backends import file_io
+from datahike_async.transactor.transactor import Limits
 
 __all__ = ["FAULTS", "kill_loop"]
 
@@ -89,7 +89,6 @@ def _acknowledge_first() -> None:
 
     def late(self: Any, name: str, record: bytes, expected: str) -> str:
         waiting = pending.setdefault(name, [])
-        stamp, _, end = expected.partition(".")
         if len(waiting) < 3:
             waiting.append(record)
             return expected
@@ -176,7 +175,7 @@ def _child(work: Any, errors: Path) -> int:
     try:
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         code = work() or 0
-    except BaseException:  # noqa: BLE001 - whatever it was, the parent reads it in the file
+    except BaseException:
         import traceback
 
         traceback.print_exc()
@@ -231,7 +230,7 @@ def kill_loop(home: Path, kills: int, *, fault: str | None, seed: int, verbose: 
         problem = home / "problem"
         problem.unlink(missing_ok=True)
 
-        def check() -> int:
+        def check(problem: Path = problem) -> int:
             found = anyio.run(_check, home, acknowledged, next_file)
             if found is not None:
                 problem.write_text(found)

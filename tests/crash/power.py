@@ -93,6 +93,8 @@ def _events(log: Path) -> list[Any]:
     out, at = [], 0
     while at + 4 <= len(data):
         (length,) = _LENGTH.unpack_from(data, at)
+        if at + 4 + length > len(data):
+            break  # killed while noting what it then did not do
         out.append(pickle.loads(data[at + 4 : at + 4 + length]))
         at += 4 + length
     return out

@@ -143,4 +143,4 @@ def test_names_are_interned_and_typed():
     assert (Keyword("a/b").namespace, Keyword("a/b").name) == ("a", "b")
     assert typed_key(Char("a")) != typed_key("a")
     with pytest.raises(ValueError, match="time zone"):
-        write(datetime(2026, 1, 1))  # noqa: DTZ001 - the error is the point
+        write(datetime(2026, 1, 1))

@@ -111,7 +111,7 @@ BAD = {
     "uuid": ["x"],
     "tuple": ["ab", 1],
     "double-array": ["ab", [True]],
-    "instant": ["2026", datetime(2026, 1, 1)],  # noqa: DTZ001 - naive on purpose
+    "instant": ["2026", datetime(2026, 1, 1)],
 }
 
 

@@ -1,1 +1,1 @@
-"""The backends that come with the library: memory and file. Others are distributions of their own."""
+"""The backends that come with the library: memory and file. Others are packages of their own."""

@@ -139,7 +139,7 @@ class MemoryBackend:
         id_ = self._id(config)
         if id_ not in _stores:
             raise StoreNotFound(
-                f"Memory store with ID {str(id_)!r} does not exist in this process. Create it first."
+                f"Memory store with ID {str(id_)!r} does not exist here. Create it first."
             )
         return MemoryBlobStore(_stores[id_])
 

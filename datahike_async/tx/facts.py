@@ -1,0 +1,193 @@
+"""Facts of a running transaction: asserting one, and what follows from it.
+
+The lowest layer of ``Transaction``: attributes, values, uniqueness; and what is derived once an
+item is done: the schema, composite tuples, entity specs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from datahike_async.edn.types import Char, Keyword
+from datahike_async.errors import TransactionError
+from datahike_async.functions import lookup_function
+from datahike_async.snapshot.draft import Draft
+from datahike_async.tx.checks import check_value
+from datahike_async.tx.entities import Entities
+from datahike_async.tx.forms import keyword, require_attr, syntax_error
+from datahike_async.values.schema import SCHEMA_PROPERTIES, Attr
+
+__all__ = ["Facts", "Wrap", "schema_properties"]
+
+Wrap = Callable[[Any], Any]
+
+
+def schema_properties(draft: Draft, eid: int) -> dict[Keyword, Any]:
+    """Return what the datoms of an entity say of an attribute or ident it may define."""
+    props: dict[Keyword, Any] = {}
+    attrs = draft.schema.attrs
+    rows = draft.entity(eid)
+    for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True):
+        attr = attrs[a]
+        if attr.ident in SCHEMA_PROPERTIES:
+            props[attr.ident] = (*props.get(attr.ident, ()), v) if attr.many else v
+    return props
+
+
+class Facts(ABC):
+    """The running transaction, and what it can do to single facts."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        entities: Entities,
+        instant: datetime,
+        wrap: Wrap | None,
+    ) -> None:
+        self.draft = draft
+        self.entities = entities
+        self.instant = instant
+        self.wrap = wrap
+        self.schema_before = draft.schema
+        self.schema_entities: set[int] = set()
+        self.schema_dirty: set[int] = set()
+        self.composite_dirty: dict[int, None] = {}
+        self.ensured: list[tuple[Any, int]] = []
+
+    @abstractmethod
+    def _map(self, item: Mapping[Any, Any]) -> int:
+        """Carry out an entity map and return its entity id."""
+
+    # -- one datom -----------------------------------------------------------------------------
+
+    def _attr(self, key: Any) -> Attr:
+        attr = require_attr(key, self.draft.schema)
+        if attr is None:
+            name = keyword(key)
+            assert name is not None
+            schema, attr = self.draft.schema.with_attr(name)
+            self.draft.schema = schema
+        return attr
+
+    def _reverse_attr(self, name: Keyword) -> Attr:
+        text = f"{name.namespace}/{name.name[1:]}" if name.namespace else name.name[1:]
+        attr = self._attr(Keyword(text))
+        if not attr.is_ref:
+            raise syntax_error(
+                f"Bad attribute {name}: reverse attribute name requires "
+                "{:db/valueType :db.type/ref} in the schema of :" + text + ".",
+                attribute=name,
+            )
+        return attr
+
+    def _add(self, eid: int, attr: Attr, value: Any, t: Any = None) -> None:
+        if attr.is_ref:
+            value = self._ref(eid, attr, value)
+        else:
+            value = check_value(attr, value)
+        draft = self.draft
+        if attr.unique is not None:
+            self._check_unique(eid, attr, value)
+        if draft.add(eid, attr, value, t):
+            self._touched(eid, attr)
+
+    def _ref(self, eid: int, attr: Attr, value: Any) -> int:
+        if isinstance(value, Mapping):
+            return self._map(value)
+        if isinstance(value, (Char, bool)) or value is None:
+            attr.coerce(value, attr.ident)
+            raise syntax_error(f"Bad entity value {value!r} for {attr.ident}.")
+        if type(value) is int or isinstance(value, (str, Keyword, list, tuple)):
+            return self.entities.entity(value)
+        made = attr.coerce(value, attr.ident)
+        return self.entities.entity(made)
+
+    def _check_unique(self, eid: int, attr: Attr, value: Any) -> None:
+        for other in self.draft.lookup(attr.id, value):
+            if other != eid:
+                raise TransactionError(
+                    f"Cannot add [{eid} {attr.ident} {value!r}] because of unique constraint: "
+                    f"entity {other} has this value already.",
+                    error=":transact/unique",
+                    attribute=attr.ident,
+                    value=value,
+                    entity_id=other,
+                )
+
+    def _touched(self, eid: int, attr: Attr, *, composite: bool = True) -> None:
+        if attr.ident in SCHEMA_PROPERTIES:
+            self.schema_dirty.add(eid)
+        if composite and attr.ident in self.draft.schema.composites:
+            self.composite_dirty[eid] = None
+
+    # -- what follows from an item -------------------------------------------------------------
+
+    def _update_schema(self) -> None:
+        draft = self.draft
+        for eid in self.schema_dirty:
+            draft.set_schema(draft.schema.with_entity(eid, schema_properties(draft, eid)))
+            for composite in draft.schema.composites.values():
+                for attr in composite:
+                    if attr.eid == eid:
+                        for part in attr.tuple_attrs:
+                            found = draft.schema.by_key.get(part)
+                            if found is not None:
+                                rows = draft.attr(found.id)
+                                self.composite_dirty.update(dict.fromkeys(rows.e.tolist()))
+        self.schema_entities |= self.schema_dirty
+        self.schema_dirty.clear()
+
+    def _update_composites(self) -> None:
+        draft = self.draft
+        schema = draft.schema
+        wanted = {attr.ident: attr for group in schema.composites.values() for attr in group}
+        for eid in self.composite_dirty:
+            for attr in wanted.values():
+                parts = []
+                for name in attr.tuple_attrs:
+                    part = schema.by_key.get(name)
+                    values = draft.values(eid, part.id) if part is not None else []
+                    parts.append(values[0] if values else None)
+                if all(part is None for part in parts):
+                    draft.retract_all(eid, attr)
+                    continue
+                value = tuple(parts)
+                if attr.unique is not None:
+                    self._check_unique(eid, attr, value)
+                draft.add(eid, attr, value)
+        self.composite_dirty.clear()
+
+    def _ensure(self, spec: Any, eid: int) -> None:
+        draft = self.draft
+        spec_eid = self.entities.strict(spec, ":db/ensure")
+        by_key = draft.schema.by_key
+        wanted = draft.values(spec_eid, by_key[Keyword("db.entity/attrs")].id)
+        missing = [
+            name
+            for name in wanted
+            if (attr := by_key.get(name)) is None or not draft.values(eid, attr.id)
+        ]
+        if missing:
+            raise TransactionError(
+                f"Entity {eid} missing attributes {', '.join(map(repr, missing))} of spec "
+                f"{spec!r}.",
+                error=":transact/ensure",
+                entity_id=eid,
+            )
+        for name in draft.values(spec_eid, by_key[Keyword("db.entity/preds")].id):
+            predicate = lookup_function(name)
+            if predicate is None:
+                raise TransactionError(
+                    f"The predicate {name!r} of spec {spec!r} is not registered.",
+                    error=":transact/ensure",
+                )
+            db = draft.frozen() if self.wrap is None else self.wrap(draft.frozen())
+            if predicate(db, eid) is not True:
+                raise TransactionError(
+                    f"Entity {eid} failed the predicate {name!r} of spec {spec!r}.",
+                    error=":transact/ensure",
+                    entity_id=eid,
+                )
