@@ -18,6 +18,7 @@ from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.index.columns import (
     BOOL,
     CODED,
+    EMPTY_I64,
     FLOAT,
     I64,
     INSTANT,
@@ -233,11 +234,33 @@ def distinct(relation: Relation) -> Relation:
 
 def match(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> tuple[I64, I64]:
     """Return the positions (in left, in right) of all pairs of equal keys."""
+    if not len(left) or not len(right):
+        return EMPTY_I64, EMPTY_I64
+    low, high = int(right.min()), int(right.max())
+    span = high - low + 1
+    if span <= 4 * (len(left) + len(right)) + 1024:
+        return _match_dense(left, right, low, span)
     order = np.argsort(right, kind="stable")
     ordered = right[order]
     start = ordered.searchsorted(left, "left")
     stop = ordered.searchsorted(left, "right")
     return _pairs(start, stop, order)
+
+
+def _match_dense(
+    left: npt.NDArray[Any], right: npt.NDArray[Any], low: int, span: int
+) -> tuple[I64, I64]:
+    """Match keys of a small range: where the pairs of each key begin is looked up, not searched."""
+    slots = right.astype(np.int64, copy=False) - low
+    # One slot before and one after stand for the keys that ``right`` does not have.
+    begin = np.zeros(span + 3, np.int64)
+    np.cumsum(np.bincount(slots, minlength=span), out=begin[2 : span + 2])
+    begin[span + 2] = begin[span + 1]
+    if span < 2**16:
+        slots = slots.astype(np.uint16)  # a radix sort
+    order = np.argsort(slots, kind="stable")
+    at = np.clip(left.astype(np.int64, copy=False), low - 1, low + span) - (low - 1)
+    return _pairs(begin[at], begin[at + 1], order)
 
 
 def _pairs(start: I64, stop: I64, order: I64 | None) -> tuple[I64, I64]:
