@@ -39,6 +39,8 @@ __all__ = ["Engine", "State"]
 
 Pause = Callable[[], Awaitable[None]]
 
+# The cost of what only takes rows away and cannot fail.
+_AT_ONCE: Final = -3.0
 # Fewer rows than this are cheaper to carry along than to make distinct.
 _WORTH: Final = 256
 
@@ -178,7 +180,7 @@ class Engine:
                 waiting = i if waiting is None else waiting
             elif cost < best_cost:
                 best, best_cost = i, cost
-                if cost < 0:
+                if cost == _AT_ONCE:
                     break
         return best if best >= 0 else (waiting or 0)
 
@@ -188,7 +190,11 @@ class Engine:
             return estimate(self.source(clause.source), clause, state)
         if isinstance(clause, (Predicate, Function)):
             inputs = [t for t in (clause.function, *clause.args) if is_var(t)]
-            return -1.0 if all(map(state.bound, inputs)) else None
+            if not all(map(state.bound, inputs)):
+                return None
+            if isinstance(clause, Function):
+                return -1.0
+            return _AT_ONCE if self.functions.is_builtin(clause.function) else -2.0
         if isinstance(clause, Not):
             wanted = variables_of([clause])
             others = variables_of(c for c in todo if c is not clause and not isinstance(c, Not))

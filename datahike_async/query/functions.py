@@ -22,6 +22,7 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.bindings import binding_variables
+from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import call_rows, named_function
 from datahike_async.query.patterns import read, reference
 from datahike_async.query.relation import (
@@ -82,6 +83,10 @@ class Functions:
                 columns = {v: c for v, c in extended.columns.items() if v is not variable}
                 extended = _taken(Relation(columns, extended.count), keep)
         state.add(extended)
+
+    def is_builtin(self, function: Any) -> bool:
+        """Whether a symbol means a built-in function here."""
+        return self._builtin(function) in BUILTINS
 
     def _builtin(self, function: Any) -> str | None:
         """Return the text of a symbol that means a built-in function here."""

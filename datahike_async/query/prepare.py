@@ -5,6 +5,7 @@ Knows nothing of databases: what is kept here holds for all of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -16,7 +17,7 @@ from datahike_async.query.parse import parse_query
 from datahike_async.query.point import PointPlan, point_plan
 from datahike_async.query.result import name_of
 from datahike_async.query.ruleset import RuleSet
-from datahike_async.query.where import parse_rules
+from datahike_async.query.where import canonical, parse_rules
 
 __all__ = ["NO_RULES", "Prepared", "prepare", "rules_of"]
 
@@ -29,7 +30,7 @@ class Prepared:
     __slots__ = ("_checked", "names", "point", "query", "wanted")
 
     def __init__(self, query: Query) -> None:
-        self.query = query
+        query = self.query = replace(query, where=canonical(query.where))
         elements = query.find.elements
         self.names = tuple(map(name_of, elements))
         wanted: dict[Symbol, None] = {}

@@ -22,6 +22,7 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, linear_form
+from datahike_async.query.where import canonical
 
 __all__ = ["RuleSet", "calls_in", "shown", "sourced"]
 
@@ -32,7 +33,11 @@ class RuleSet:
     __slots__ = ("_linear", "_rounds", "branches", "checker", "circle", "recursive")
 
     def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
-        self.branches = branches
+        branches = {
+            name: tuple(replace(b, clauses=canonical(b.clauses)) for b in found)
+            for name, found in branches.items()
+        }
+        self.branches: Mapping[Symbol, tuple[RuleBranch, ...]] = branches
         reached = {name: _reached(branches, name) for name in branches}
         self.recursive = {name for name in branches if name in reached[name]}
         # The rules that call one another in a circle with each recursive one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from datahike_async.edn.reader import read
@@ -23,7 +24,7 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.bindings import binding_variables, parse_binding, symbols
 
-__all__ = ["parse_clauses", "parse_rules", "variables_of"]
+__all__ = ["canonical", "parse_clauses", "parse_rules", "variables_of"]
 
 _NOT: Final = Symbol("not")
 _NOT_JOIN: Final = Symbol("not-join")
@@ -153,6 +154,24 @@ def _head(form: Any, whole: Any) -> tuple[tuple[Symbol, ...], tuple[Symbol, ...]
     if len(set(names)) != len(names):
         raise _error(f"Variables in {form!r} should be distinct.", whole, "rule-vars")
     return tuple(required), tuple(items)
+
+
+def canonical(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
+    """Return clauses in an order that depends on what they say, not on how they were written.
+
+    Where two are equally cheap the first one runs: a function that fails on some rows then meets
+    the same rows however the query is written.
+    """
+    out: list[Clause] = []
+    for clause in clauses:
+        if isinstance(clause, Not):
+            out.append(replace(clause, clauses=canonical(clause.clauses)))
+        elif isinstance(clause, Or):
+            branches = tuple(map(canonical, clause.branches))
+            out.append(replace(clause, branches=branches))
+        else:
+            out.append(clause)
+    return tuple(sorted(out, key=repr))
 
 
 # -- rules -------------------------------------------------------------------------------------

@@ -379,3 +379,29 @@ async def test_inputs_that_are_left_out_stay_unbound() -> None:
     query = "[:find ?e ?n :in $ ?n % :where [?e :name ?n]]"
     assert len(await q(query, people())) == 3
     assert set(await q(query, people(), "Petr")) == {(2, "Petr")}
+
+
+async def test_a_guard_protects_a_function_wherever_it_stands() -> None:
+    db = init_db([(i, ":n", i) for i in range(4)])
+    query = "[:find ?e ?y :where [?e :n ?x] [(not= ?x 0)] [(/ 6 ?x) ?y]]"
+    assert await answer(query, db) == {(1, 6), (2, 3), (3, 2)}
+
+    def picky(x: int) -> bool:
+        if x == 0:
+            raise ValueError("zero")
+        return x > 1
+
+    query = "[:find ?e :in $ ok? :where [?e :n ?x] [(ok? ?x)] [(pos? ?x)]]"
+    assert await answer(query, db, picky) == {(2,), (3,)}
+
+
+async def test_whether_a_function_fails_does_not_depend_on_the_order_of_clauses() -> None:
+    db = init_db([d for i in range(1, 5) for d in ((i, ":a", i), (i, ":b", 4 - i))])
+    clauses = ["[?e :a ?x]", "[?e :b ?y]", "[(/ 1 ?y) ?z]", "[(> ?x 0)]"]
+    outcomes = set()
+    for order in itertools.permutations(clauses):
+        try:
+            outcomes.add(len(await q(f"[:find ?e ?z :where {' '.join(order)}]", db)))
+        except QueryError as error:
+            outcomes.add(error.error)  # type: ignore[arg-type]
+    assert len(outcomes) == 1
