@@ -27,8 +27,9 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
+from datahike_async.query.estimate import estimate, fetch_attributes, read_whole
 from datahike_async.query.functions import Functions
-from datahike_async.query.patterns import estimate, fetch_attributes, match_pattern, read_whole
+from datahike_async.query.patterns import match_pattern
 from datahike_async.query.relation import Relation, column_of, join, semi, union, unit
 from datahike_async.query.rules import Rules
 from datahike_async.query.ruleset import RuleSet

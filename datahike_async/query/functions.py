@@ -10,7 +10,7 @@ import numpy as np
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError
 from datahike_async.functions import lookup_function
-from datahike_async.index.columns import Column
+from datahike_async.index.columns import Column, Rows
 from datahike_async.query.ast import (
     BindCollection,
     BindIgnore,
@@ -24,7 +24,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import call_rows, named_function
-from datahike_async.query.patterns import read, reference
+from datahike_async.query.estimate import read, reference
 from datahike_async.query.relation import (
     Relation,
     column_of,
@@ -220,10 +220,16 @@ class Functions:
             return [None] * len(refs)
         ids = [r if type(r) is int else await read(reference, view, r) for r in refs]
         if len(ids) > _FEW:
-            rows = await read(view.attr, attr.id)
-            pairs = zip(reversed(rows.e.tolist()), reversed(rows.v.tolist()), strict=True)
-            table = dict(pairs)
-            return [(table[i],) if i in table else None for i in ids]
+            rows: Rows = await read(view.attr, attr.id)
+            ids = [r if type(r) is int else await read(view.entid, r) for r in refs]
+            wanted = np.array([-1 if i is None else i for i in ids], np.int64)
+            if not len(rows):
+                return [None] * len(refs)
+            at = np.minimum(rows.e.searchsorted(wanted), len(rows) - 1)
+            hits = rows.e[at] == wanted
+            values = rows.v.take(at[hits]).tolist()
+            found = iter(values)
+            return [(next(found),) if hit else None for hit in hits.tolist()]
         out: list[tuple[Any] | None] = []
         for eid in ids:
             values = [] if eid is None else await read(view.values, eid, attr.id)

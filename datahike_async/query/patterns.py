@@ -18,116 +18,19 @@ from datahike_async.index.columns import BOOL, I64, INT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.ast import BLANK, Pattern, is_var
-from datahike_async.query.relation import Relation, constant_mask, equal_mask
+from datahike_async.query.estimate import FEW, read
+from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
 from datahike_async.query.tuples import match_tuples
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.values.schema import Attr
+from datahike_async.values.types import typed_key
 
 if TYPE_CHECKING:
     from datahike_async.query.execute import State
 
-__all__ = ["aligned", "estimate", "match_pattern", "read", "reference"]
+__all__ = ["aligned", "match_pattern"]
 
-_FEW: Final = 48
 _NO_MATCH: Final = object()
-
-
-async def read(call: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of a view, fetching nodes that are missing."""
-    try:
-        return call(*args)
-    except NodeMiss as miss:
-        return await resolve(miss, call, *args)
-
-
-# -- fetching ahead ----------------------------------------------------------------------------
-
-
-def read_whole(view: View, clause: Pattern, later: Sequence[Any], state: State) -> list[int]:
-    """Return the attributes that a pattern and those after it will read from end to end.
-
-    Empty where the pattern selects: then it is not known yet how much the others will read.
-    """
-    out: list[int] = []
-    for pattern in (clause, *later):
-        if not isinstance(pattern, Pattern) or pattern.source is not clause.source:
-            continue
-        e, key, v = pattern.terms[:3]
-        attr = view.schema.by_key.get(key) if isinstance(key, (Keyword, str)) else None
-        constant = v is not BLANK and (not is_var(v) or v in state.consts)
-        whole = attr is not None and (is_var(e) or e is BLANK) and e not in state.consts
-        column = state.column_of(e) if whole and is_var(e) else None
-        if column is not None:
-            whole = len(column) > _FEW and not (constant and attr is not None and attr.unique)
-        elif constant:
-            whole = False
-        if whole and attr is not None:
-            out.append(attr.id)
-        elif pattern is clause:
-            return []
-    return out
-
-
-async def fetch_attributes(view: View, attributes: Sequence[int]) -> None:
-    """Make attributes resident, all of them in the same waves of reads."""
-    misses = _missing(view, attributes)
-    if not misses:
-        return
-    source = misses[0].source
-    with source.pinned():
-        while misses:
-            await source.fetch([address for miss in misses for address in miss.addresses])
-            misses = _missing(view, attributes)
-
-
-def _missing(view: View, attributes: Sequence[int]) -> list[NodeMiss]:
-    out = []
-    for a in attributes:
-        try:
-            view.attr(a)
-        except NodeMiss as miss:
-            out.append(miss)
-    return out
-
-
-# -- estimates ---------------------------------------------------------------------------------
-
-
-def estimate(source: Any, clause: Pattern, state: State) -> float:
-    """Return about how many rows a pattern would leave; less is sooner."""
-    if not isinstance(source, View):
-        return float(len(source)) if hasattr(source, "__len__") else 1000.0
-    e, a, v = (_known(t, state) for t in clause.terms[:3])
-    if e is not None and e is not True:
-        return 1.0
-    attr = source.schema.by_key.get(a) if isinstance(a, (Keyword, str)) else None
-    if attr is None:
-        return 0.0 if a is not None and a is not True else 1e12
-    try:
-        total = float(source.count_attr(attr.id))
-    except NodeMiss:
-        total = 1e6
-    if v is not None and v is not True:
-        total = 1.0 if attr.unique else total / 50 if attr.indexed else total / 20
-    elif v is True:
-        total = min(total, 1e3 + total / 10)
-    if e is True:
-        column = state.column_of(clause.terms[0])
-        if column is not None:
-            total = min(total, float(len(column)))
-        return total / 2  # joined by entity: never more rows than are known, for single values
-    return total + (1e9 if state.relations and v is not True else 0)
-
-
-def _known(term: Any, state: State) -> Any:
-    """Return a constant's value, True for a bound variable, None for what is free."""
-    if term is BLANK:
-        return None
-    if is_var(term):
-        if term in state.consts:
-            return state.consts[term]
-        return True if state.column_of(term) is not None else None
-    return term
 
 
 # -- matching ----------------------------------------------------------------------------------
@@ -231,15 +134,16 @@ async def _rows(view: View, attr: Attr, e: Any, v: Any, state: State) -> tuple[R
             return await read(view.attr_range, a, v, v), False, True
         if is_var(v) and attr.indexed:
             known = state.column_of(v)
-            if known is not None and len(known) <= _FEW:
-                bounds = [(a, _value(view, attr, x)) for x in known.tolist()]
-                bounds = [b for b in bounds if b[1] is not _NO_MATCH]
+            if known is not None and len(known) <= FEW:
+                found = [_value(view, attr, x) for x in known.tolist()]
+                once = {typed_key(x): x for x in found if x is not _NO_MATCH}
+                bounds = [(a, x) for x in once.values()]
                 return await _each(view, Order.AVET, bounds), False, False
     elif constant and attr.unique:
         return await read(view.attr_range, a, v, v), False, True
     elif (
         rows is None
-        and len(column) <= _FEW
+        and len(column) <= FEW
         and column.kind == INT
         and await read(view.count_attr, a) > 16 * len(column)
     ):
@@ -419,6 +323,8 @@ def _drop_temporaries(state: State) -> None:
 async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: State) -> None:
     e, a, v, t, op = terms
     attrs = view.schema.attrs
+    if is_var(a):
+        a = _named_by_text(a, state)
     runs: list[Rows]
     if not _is_free(e):
         e = await read(_entity, view, e)
@@ -428,7 +334,7 @@ async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: S
         runs = [await read(view.entity, e)]
     else:
         column = state.column_of(e) if is_var(e) else None
-        if column is not None and len(column) <= _FEW and column.kind == INT:
+        if column is not None and len(column) <= FEW and column.kind == INT:
             runs = [await read(view.entity, x) for x in dict.fromkeys(column.data.tolist())]
         else:
             wanted = state.column_of(a) if is_var(a) else None
@@ -437,11 +343,32 @@ async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: S
                 by_name = {attrs[i].ident: i for i in ids}
                 ids = [by_name[k] for k in dict.fromkeys(wanted.tolist()) if k in by_name]
             runs = [await read(view.attr, i) for i in ids]
+    if v is BLANK:
+        # Columns of every type are costly to join, and nobody asked for them.
+        runs = [Rows(r.e, r.a, Column(INT, r.e), r.t, added=r.added) for r in runs]
+    elif not is_var(v):
+        v = tuple(v) if isinstance(v, list) else v
+        runs = [run.take(constant_mask(run.v, v)) for run in runs]
+        v = BLANK
     rows = Rows.concat([run for run in runs if len(run)])
     if not len(rows):
         state.add(_nothing(terms))
-        return
-    names = Column.of([attr.ident for attr in attrs]).take(rows.a)
-    if isinstance(v, list):
-        v = tuple(v)
-    state.add(_relation(rows, (e, a, v, t, op), names=names))
+    else:
+        names = Column.of([attr.ident for attr in attrs]).take(rows.a)
+        state.add(_relation(rows, (e, a, v, t, op), names=names))
+    _drop_temporaries(state)
+
+
+def _named_by_text(variable: Symbol, state: State) -> Symbol:
+    """Where a bound variable names attributes by text, return one that holds their keywords."""
+    column = state.column_of(variable)
+    if column is None:
+        return variable
+    values = column.tolist()
+    if not any(type(x) is str and x[:1] == ":" for x in values):
+        return variable
+    made = [Keyword(x) if type(x) is str and len(x) > 1 and x[0] == ":" else x for x in values]
+    name = _temporary_name(variable)
+    relation = state.take([variable])
+    state.relations.append(relation.with_column(name, column_of(made)))
+    return name

@@ -405,3 +405,28 @@ async def test_whether_a_function_fails_does_not_depend_on_the_order_of_clauses(
         except QueryError as error:
             outcomes.add(error.error)  # type: ignore[arg-type]
     assert len(outcomes) == 1
+
+
+async def test_attributes_as_inputs_by_keyword_or_text() -> None:
+    db = people()
+    query = "[:find ?a ?v :in $ [?a ...] :where [2 ?a ?v]]"
+    given = await q(query, db, [Keyword("name"), Keyword("age")])
+    assert set(given) == {(Keyword("name"), "Petr"), (Keyword("age"), 37)}
+    assert set(await q(query, db, [":name", ":age", ":none"])) == {(":name", "Petr"), (":age", 37)}
+    assert set(await q("[:find ?e :in $ ?a :where [?e ?a]]", db, ":aka")) == {(2,)}
+    pairs = "[:find ?e :in $ [[?a ?v]] :where [?e ?a ?v]]"
+    assert set(await q(pairs, db, [(":name", "Ivan"), (":age", 37)])) == {(1,), (2,), (3,)}
+
+
+async def test_functions_of_the_database_over_many_rows() -> None:
+    db = init_db(
+        [d for i in range(200) for d in ((i, ":n", i), *([(i, ":odd", -i)] if i % 2 else []))]
+    )
+    found = await q('[:find ?e ?o :where [?e :n] [(get-else $ ?e :odd "no") ?o]]', db)
+    assert set(found) == {(i, -i if i % 2 else "no") for i in range(200)}
+    found = await q("[:find ?e :where [?e :n] [(missing? $ ?e :odd)]]", db)
+    assert set(found) == {(i,) for i in range(0, 200, 2)}
+    found = await q("[:find ?e ?a ?v :where [?e :n] [(get-some $ ?e :odd :n) [?a ?v]]]", db)
+    assert set(found) == {
+        (i, Keyword("odd" if i % 2 else "n"), -i if i % 2 else i) for i in range(200)
+    }
