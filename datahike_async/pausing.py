@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint
 
 __all__ = ["pause"]
 
-BUDGET: Final = 0.004
+BUDGET: Final = 0.001
 """Seconds that readers may keep the event loop between two turns for the others."""
 
 _last = 0.0

@@ -1,0 +1,124 @@
+"""A guest book as a web application: one writer, many readers, and its past.
+
+pip install datahike-async starlette uvicorn
+uvicorn --factory examples.web.app:make_app
+
+POST /entries {"name": …, "text": …}     add an entry
+GET  /entries?limit=10                   the newest entries
+GET  /entries/{id}?as_of={tx}            one entry, perhaps as it was
+PUT  /entries/{id} {"text": …}           change it: nothing is overwritten
+GET  /stats                              counts, all of one moment
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import datahike_async as d
+
+SCHEMA = """
+[{:db/ident :entry/id :db/valueType :db.type/uuid :db/cardinality :db.cardinality/one
+  :db/unique :db.unique/identity}
+ {:db/ident :entry/name :db/valueType :db.type/string :db/cardinality :db.cardinality/one}
+ {:db/ident :entry/text :db/valueType :db.type/string :db/cardinality :db.cardinality/one}]
+"""
+NEWEST = """
+[:find ?id ?name ?text ?tx
+ :where [?e :entry/id ?id ?tx] [?e :entry/name ?name] [?e :entry/text ?text]
+ :order-by [?tx :desc]]
+"""
+COUNTS = """
+[:find (count ?e) (count-distinct ?name) :where [?e :entry/name ?name]]
+"""
+PATTERN = "[:entry/id :entry/name :entry/text]"
+
+
+def make_app(config: Mapping[str, Any] | None = None) -> Starlette:
+    """Return the application; ``config`` names the database, files in ./guestbook by default."""
+    database = config or {
+        "store": {"backend": "file", "path": os.environ.get("GUESTBOOK", "guestbook")}
+    }
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if not await d.database_exists(database):
+            await d.create_database(database)
+        async with d.connect(database) as conn:
+            await conn.transact(SCHEMA)
+            app.state.conn = conn
+            yield
+
+    return Starlette(
+        routes=[
+            Route("/entries", add, methods=["POST"]),
+            Route("/entries", newest),
+            Route("/entries/{id:uuid}", one),
+            Route("/entries/{id:uuid}", change, methods=["PUT"]),
+            Route("/stats", stats),
+        ],
+        lifespan=lifespan,
+        exception_handlers={d.TransactionError: refused},
+    )
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """Answer 422 to what the database refuses; it says why, and wrote nothing."""
+    assert isinstance(error, d.DatahikeError)
+    return JSONResponse({"error": error.error, "message": str(error)}, status_code=422)
+
+
+async def add(request: Request) -> Response:
+    """Add an entry."""
+    body = await request.json()
+    id_ = uuid.uuid4()
+    report = await request.app.state.conn.transact(
+        [{":entry/id": id_, ":entry/name": body.get("name"), ":entry/text": body.get("text")}]
+    )
+    return JSONResponse({"id": str(id_), "tx": report.tx}, status_code=201)
+
+
+async def newest(request: Request) -> Response:
+    """List the newest entries."""
+    limit = int(request.query_params.get("limit", "10"))
+    rows = await d.q(NEWEST, request.app.state.conn.db(), limit=limit)
+    return JSONResponse(
+        [{"id": str(i), "name": name, "text": text, "tx": tx} for i, name, text, tx in rows]
+    )
+
+
+async def one(request: Request) -> Response:
+    """Show one entry, now or as of a transaction."""
+    db = request.app.state.conn.db()
+    if "as_of" in request.query_params:
+        db = db.as_of(int(request.query_params["as_of"]))
+    entry = await db.pull(PATTERN, [":entry/id", request.path_params["id"]])
+    if entry is None:
+        raise HTTPException(404, "There is no such entry.")
+    return JSONResponse({key.name: str(value) for key, value in entry.items()})
+
+
+async def change(request: Request) -> Response:
+    """Change the text of an entry."""
+    body = await request.json()
+    conn = request.app.state.conn
+    ref = [":entry/id", request.path_params["id"]]
+    report = await conn.transact([[":db/add", ref, ":entry/text", body.get("text")]])
+    return JSONResponse({"tx": report.tx})
+
+
+async def stats(request: Request) -> Response:
+    """Count entries and people: one database value, so the numbers belong together."""
+    db = request.app.state.conn.db()
+    rows = await d.q(COUNTS, db)
+    entries, people = rows[0] if rows else (0, 0)
+    return JSONResponse({"entries": entries, "people": people, "tx": db.max_tx})

@@ -1,0 +1,100 @@
+"""The example application, with real requests: alone, in its past, and under load."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+pytestmark = pytest.mark.anyio
+
+
+def load(path: str):
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_")[:-3], EXAMPLES / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@asynccontextmanager
+async def client_of(app) -> AsyncIterator[httpx.AsyncClient]:
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield client
+
+
+@pytest.fixture
+def config(tmp_path):
+    return {"store": {"backend": "file", "path": str(tmp_path / "guestbook")}}
+
+
+async def test_entries_and_their_past(config):
+    web = load("web/app.py")
+    async with client_of(web.make_app(config)) as client:
+        made = await client.post("/entries", json={"name": "Ada", "text": "first"})
+        assert made.status_code == 201
+        id_, tx = made.json()["id"], made.json()["tx"]
+        changed = await client.put(f"/entries/{id_}", json={"text": "second"})
+        assert changed.status_code == 200
+        assert (await client.get(f"/entries/{id_}")).json()["text"] == "second"
+        then = await client.get(f"/entries/{id_}", params={"as_of": tx})
+        assert then.json()["text"] == "first"
+        assert (await client.get(f"/entries/{uuid.uuid4()}")).status_code == 404
+        refused = await client.post("/entries", json={"name": 5, "text": "x"})
+        assert refused.status_code == 422
+        assert refused.json()["error"] == ":transact/schema"
+        assert (await client.get("/stats")).json()["entries"] == 1
+    async with client_of(web.make_app(config)) as client:
+        assert (await client.get("/entries")).json()[0]["text"] == "second"
+
+
+async def test_writers_and_readers_at_once(config):
+    web = load("web/app.py")
+    errors: list[object] = []
+    counts: list[int] = []
+    async with client_of(web.make_app(config)) as client:
+
+        async def write(number: int) -> None:
+            for i in range(3):
+                answer = await client.post("/entries", json={"name": f"p{number}", "text": str(i)})
+                if answer.status_code != 201:
+                    errors.append(answer.text)
+
+        async def read() -> None:
+            seen = 0
+            for _ in range(3):
+                stats = (await client.get("/stats")).json()
+                if stats["entries"] < seen or stats["people"] > stats["entries"]:
+                    errors.append(stats)
+                seen = stats["entries"]
+                rows = (await client.get("/entries", params={"limit": 500})).json()
+                counts.append(len(rows))
+                if len({row["id"] for row in rows}) != len(rows):
+                    errors.append(rows)
+
+        async with anyio.create_task_group() as group:
+            for number in range(32):
+                group.start_soon(write, number)
+            for _ in range(100):
+                group.start_soon(read)
+        assert errors == []
+        assert (await client.get("/stats")).json()["entries"] == 96
+        assert max(counts) <= 96
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_the_trio_example(capsys):
+    example = load("on_trio.py")
+    await example.main()
+    assert "20 readings are kept" in capsys.readouterr().out
