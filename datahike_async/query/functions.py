@@ -24,7 +24,8 @@ from datahike_async.query.ast import (
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import call_rows, named_function
-from datahike_async.query.estimate import read, reference
+from datahike_async.query.estimate import read
+from datahike_async.query.patterns import reference
 from datahike_async.query.relation import (
     Relation,
     column_of,
@@ -221,8 +222,8 @@ class Functions:
         ids = [r if type(r) is int else await read(reference, view, r) for r in refs]
         if len(ids) > _FEW:
             rows: Rows = await read(view.attr, attr.id)
-            ids = [r if type(r) is int else await read(view.entid, r) for r in refs]
-            wanted = np.array([-1 if i is None else i for i in ids], np.int64)
+            # What names no entity, or lies beyond 64 bits, has no attributes.
+            wanted = np.array([-1 if i is None or i >= 2**63 else i for i in ids], np.int64)
             if not len(rows):
                 return [None] * len(refs)
             at = np.minimum(rows.e.searchsorted(wanted), len(rows) - 1)
