@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["aligned", "match_pattern"]
 
+_FEW: Final = FEW
 _NO_MATCH: Final = object()
 
 
@@ -134,7 +135,7 @@ async def _rows(view: View, attr: Attr, e: Any, v: Any, state: State) -> tuple[R
             return await read(view.attr_range, a, v, v), False, True
         if is_var(v) and attr.indexed:
             known = state.column_of(v)
-            if known is not None and len(known) <= FEW:
+            if known is not None and len(known) <= _FEW:
                 found = [_value(view, attr, x) for x in known.tolist()]
                 once = {typed_key(x): x for x in found if x is not _NO_MATCH}
                 bounds = [(a, x) for x in once.values()]
@@ -143,7 +144,7 @@ async def _rows(view: View, attr: Attr, e: Any, v: Any, state: State) -> tuple[R
         return await read(view.attr_range, a, v, v), False, True
     elif (
         rows is None
-        and len(column) <= FEW
+        and len(column) <= _FEW
         and column.kind == INT
         and await read(view.count_attr, a) > 16 * len(column)
     ):
@@ -334,7 +335,7 @@ async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: S
         runs = [await read(view.entity, e)]
     else:
         column = state.column_of(e) if is_var(e) else None
-        if column is not None and len(column) <= FEW and column.kind == INT:
+        if column is not None and len(column) <= _FEW and column.kind == INT:
             runs = [await read(view.entity, x) for x in dict.fromkeys(column.data.tolist())]
         else:
             wanted = state.column_of(a) if is_var(a) else None

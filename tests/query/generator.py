@@ -1,7 +1,8 @@
 """Hypothesis strategies: small databases with a history, and queries and rules over them.
 
 Every query is safe (a variable of a call, a negation or ``:find`` occurs in a pattern, a rule call
-or an input) and its clauses come in random order, which must not matter.
+or an input) and its clauses come in random order, which must not matter. Patterns are made from
+facts of the database, with one solution in mind, or nearly all results would be empty.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.query.builtins import BUILTINS
+from datahike_async.values.types import typed_key
+from tests.query.oracle import Oracle
 
 REF = {":db/valueType": ":db.type/ref"}
 MANY = {":db/cardinality": ":db.cardinality/many"}
@@ -31,13 +35,16 @@ VALUES: list[Any] = [
     *(0, 1, 2, True, False, 0.0, 1.0, 2.5, "a", "b", "1"),
     *(Keyword("a"), Keyword("k/b"), INSTANT, (1, "a"), (True, "a"), 2**70),
 ]
-ENTITIES = [1, 2, 3, 4, 5, 6]
+# Drawn more often than others, so that values meet.
+COMMON: list[Any] = [1, 1, True, 1.0, "a", Keyword("a")]
+ENTITIES = [1, 2, 3, 4]
 ATTRIBUTES = [Keyword(name) for name in SCHEMA]
 REFS = [Keyword(":ref"), Keyword(":refs")]
-VARIABLES = [Symbol(f"?{c}") for c in "abcde"]
+# ?e … stand for entities as a rule, ?v … for other values.
+VARIABLES = [Symbol(f"?{name}") for name in ("e", "v", "f", "w", "g")]
 BLANK = Symbol("_")
 
-values = st.sampled_from(VALUES)
+values = st.sampled_from(VALUES + COMMON * 4)
 entities = st.sampled_from(ENTITIES)
 attributes = st.sampled_from(ATTRIBUTES)
 
@@ -53,11 +60,48 @@ def value_of(attribute: Keyword) -> st.SearchStrategy[Any]:
 @st.composite
 def operations(draw: st.DrawFn) -> list[Any]:
     attribute = draw(attributes)
-    kind = ":db/add" if draw(st.integers(0, 4)) else ":db/retract"
+    kind = ":db/add" if draw(st.integers(0, 6)) else ":db/retract"
     return [kind, draw(entities), ":" + attribute.text, draw(value_of(attribute))]
 
 
-histories = st.lists(st.lists(operations(), min_size=1, max_size=8), min_size=1, max_size=4)
+histories = st.lists(st.lists(operations(), min_size=5, max_size=14), min_size=1, max_size=4)
+
+
+def facts_of(history: list[list[Any]]) -> list[tuple[Any, ...]]:
+    """Return what is true in the end, near enough to make queries that find something."""
+    facts: dict[Any, tuple[Any, ...]] = {}
+    for kind, e, name, v in (op for operations in history for op in operations):
+        many = ":db/cardinality" in SCHEMA[name]
+        key = (e, name, typed_key(v)) if many else (e, name)
+        if kind == ":db/add":
+            facts[key] = (e, Keyword(name), v)
+        else:
+            facts.pop(key, None)
+    return list(facts.values())
+
+
+class Witness:
+    """The facts, and one value for each variable that the clauses so far allow."""
+
+    def __init__(self, facts: list[tuple[Any, ...]]) -> None:
+        self.facts = facts
+        self.env: dict[Symbol, Any] = {}
+
+    def term(self, draw: st.DrawFn, value: Any, pool: list[Symbol]) -> Symbol:
+        """Return a variable for a value: one that has it, or one without a value yet."""
+        key = typed_key(value)
+        known = [v for v in pool if v in self.env and typed_key(self.env[v]) == key]
+        fresh = [v for v in pool if v not in self.env]
+        if not known and not fresh:
+            return draw(st.sampled_from(pool))
+        variable = draw(st.sampled_from(known * 3 + fresh))
+        self.env[variable] = value
+        return variable
+
+    def joined(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Return the rows that share a value with a variable, or all where none does."""
+        known = {typed_key(v) for v in self.env.values()}
+        return [r for r in rows if not known.isdisjoint(map(typed_key, r))] or rows
 
 
 @dataclass
@@ -75,32 +119,49 @@ class Generated:
 # -- clauses -----------------------------------------------------------------------------------
 
 
+def fitting(pool: list[Symbol], entity: bool) -> st.SearchStrategy[Symbol]:
+    """A variable that usually stands for such a value, and sometimes any."""
+    fit = [v for v in pool if (v.name[1] in "efgxyz") is entity] or pool
+    return st.sampled_from(fit * 6 + pool)
+
+
 @st.composite
-def patterns(draw: st.DrawFn, pool: list[Symbol]) -> tuple[list[Any], set[Symbol]]:
-    variable = st.sampled_from(pool)
-    kind = draw(st.integers(0, 9))
-    e = draw(entities) if kind == 0 else BLANK if kind == 1 else draw(variable)
-    a: Any = draw(attributes)
-    if draw(st.integers(0, 9)) == 0:
-        a = draw(variable)
-    kind = draw(st.integers(0, 9))
-    v: Any = draw(variable)
-    if kind < 2:
-        v = draw(value_of(a) if isinstance(a, Keyword) and kind else values)
-        if isinstance(v, tuple):
-            v = draw(variable)
-    elif kind == 2:
+def patterns(
+    draw: st.DrawFn, pool: list[Symbol], witness: Witness | None = None
+) -> tuple[list[Any], set[Symbol]]:
+    """A pattern; with a witness usually one that it satisfies."""
+    guided = witness is not None and bool(witness.facts) and draw(st.integers(0, 9)) < 9
+    e: Any
+    a: Any
+    v: Any
+    if guided:
+        assert witness is not None
+        fact = draw(st.sampled_from(witness.joined(witness.facts)))
+        e, a, v = (fact[0], fact[1], fact[2])
+        e = witness.term(draw, e, pool) if draw(st.integers(0, 9)) < 8 else e
+        v = witness.term(draw, v, pool) if draw(st.integers(0, 9)) < 8 else v
+        if draw(st.integers(0, 14)) == 14:
+            a = witness.term(draw, a, pool)
+    else:
+        e, a, v = draw(fitting(pool, True)), draw(attributes), draw(st.sampled_from(pool))
+        if draw(st.integers(0, 9)) == 9:
+            v = draw(values)
+    if isinstance(v, tuple):
+        v = BLANK  # a tuple in the place of a value is read as a lookup ref
+    if draw(st.integers(0, 11)) == 11:
+        e = BLANK
+    if draw(st.integers(0, 11)) == 11:
         v = BLANK
     clause = [e, a, v]
     kind = draw(st.integers(0, 19))
-    if kind == 0:
-        clause.append(draw(variable))
-    elif kind == 1:
-        clause += [BLANK, draw(st.one_of(variable, st.booleans()))]
-    elif kind == 2 and v is BLANK:
+    if kind == 19:
+        clause.append(draw(fitting(pool, False)))
+    elif kind == 18:
+        clause += [BLANK, draw(st.one_of(fitting(pool, False), st.just(True), st.just(False)))]
+    elif kind == 17 and v is BLANK:
         clause.pop()
-    if all(not (isinstance(t, Symbol) and t.name[0] == "?") for t in clause):
-        clause[0] = draw(variable)
+    if not any(t in pool for t in clause if isinstance(t, Symbol)):
+        clause[0] = draw(fitting(pool, True))
     return clause, {t for t in clause if isinstance(t, Symbol) and t.name[0] == "?"}
 
 
@@ -108,8 +169,11 @@ PREDICATES = ["=", "!=", "not=", "<", ">", "<=", ">=", "number?", "string?", "od
 UNARY = {"number?", "string?", "odd?", "keyword?"}
 
 
+OPPOSITE = {"=": "!=", "!=": "=", "not=": "=", "<": ">=", ">": "<=", "<=": ">", ">=": "<"}
+
+
 @st.composite
-def predicates(draw: st.DrawFn, bound: list[Symbol]) -> list[Any]:
+def predicates(draw: st.DrawFn, bound: list[Symbol], witness: Witness | None = None) -> list[Any]:
     name = draw(st.sampled_from(PREDICATES))
     args: list[Any] = [draw(st.sampled_from(bound))]
     if name not in UNARY:
@@ -117,6 +181,14 @@ def predicates(draw: st.DrawFn, bound: list[Symbol]) -> list[Any]:
         args.append(draw(st.one_of(st.sampled_from(bound), st.sampled_from(plain))))
         if draw(st.booleans()):
             args.reverse()
+    if witness is not None and draw(st.integers(0, 9)) < 8:
+        try:
+            holds = BUILTINS[name](*(witness.env.get(a, a) for a in args))
+        except TypeError:
+            holds = False
+        name = name if holds else OPPOSITE.get(name, "=")
+        if not holds and name == "=":
+            args = [args[0], args[0]]
     return [(Symbol(name), *args)]
 
 
@@ -165,17 +237,19 @@ def lookups(draw: st.DrawFn, bound: list[Symbol], pool: list[Symbol]) -> tuple[l
 
 
 @st.composite
-def bodies(draw: st.DrawFn, pool: list[Symbol], outer: list[Symbol]) -> list[Any]:
+def bodies(
+    draw: st.DrawFn, pool: list[Symbol], outer: list[Symbol], witness: Witness | None = None
+) -> list[Any]:
     """A small conjunction that touches a variable of ``outer``, for use inside not and or."""
-    first, found = draw(patterns(pool))
+    first, found = draw(patterns(pool, witness))
     if not found & set(outer):
         first[0] = draw(st.sampled_from(outer))
         found = {t for t in first if t in pool}
     body = [first]
     if draw(st.integers(0, 3)) == 0:
-        body.append(draw(patterns(sorted(found, key=repr)))[0])
+        body.append(draw(patterns(sorted(found, key=repr), witness))[0])
     if draw(st.integers(0, 3)) == 0:
-        body.append(draw(predicates(sorted(found, key=repr))))
+        body.append(draw(predicates(sorted(found, key=repr), witness)))
     return body
 
 
@@ -189,14 +263,16 @@ def negations(draw: st.DrawFn, bound: list[Symbol], pool: list[Symbol]) -> Any:
 
 
 @st.composite
-def choices(draw: st.DrawFn, bound: list[Symbol], pool: list[Symbol]) -> tuple[Any, set[Any]]:
+def choices(
+    draw: st.DrawFn, bound: list[Symbol], pool: list[Symbol], witness: Witness
+) -> tuple[Any, set[Any]]:
     outer = draw(st.sampled_from(bound))
     shared = sorted({outer, draw(st.sampled_from(pool))}, key=repr)
     count = draw(st.integers(1, 3))
     branches = []
     join = draw(st.booleans())
     for _ in range(count):
-        body = draw(bodies(pool if join else shared, [outer]))
+        body = draw(bodies(pool if join else shared, [outer], witness))
         names = {t for clause in body for t in _symbols(clause)}
         for variable in shared:
             if variable not in names:
@@ -268,10 +344,21 @@ def rule_sets(draw: st.DrawFn) -> list[Any]:
 
 
 @st.composite
-def rule_calls(draw: st.DrawFn, rules: list[Any], pool: list[Symbol]) -> tuple[Any, set[Any]]:
+def rule_calls(
+    draw: st.DrawFn, rules: list[Any], pool: list[Symbol], witness: Witness
+) -> tuple[Any, set[Any]]:
     name = draw(st.sampled_from(sorted({rule[0][0] for rule in rules}, key=repr)))
-    term = st.one_of(st.sampled_from(pool), st.sampled_from(pool), entities, st.just(BLANK))
-    args = [draw(term), draw(term)]
+    source = Symbol("$")
+    rows = Oracle({source: [(*f, 0, True) for f in witness.facts]}, rules).extension(source, name)
+    if rows and draw(st.integers(0, 9)) < 9:
+        row = draw(st.sampled_from(witness.joined(rows)))
+        args = [witness.term(draw, value, pool) for value in row]
+        if draw(st.integers(0, 4)) == 4 and not isinstance(row[1], tuple):
+            args[1] = draw(st.sampled_from([row[1], BLANK]))
+        return (name, *args), {a for a in args if a in pool}
+    variable = fitting(pool, True)
+    term = st.one_of(variable, variable, variable, entities, st.just(BLANK))
+    args: list[Any] = [draw(term), draw(term)]
     if not {a for a in args if a in pool}:
         args[0] = draw(st.sampled_from(pool))
     return (name, *args), {a for a in args if a in pool}
@@ -281,17 +368,26 @@ def rule_calls(draw: st.DrawFn, rules: list[Any], pool: list[Symbol]) -> tuple[A
 
 
 @st.composite
-def inputs(draw: st.DrawFn, pool: list[Symbol]) -> tuple[Any, Any, set[Any]]:
+def inputs(draw: st.DrawFn, pool: list[Symbol], witness: Witness) -> tuple[Any, Any, set[Any]]:
+    """A form of ``:in`` and its value, usually with what the witness has."""
     a, b = draw(st.sampled_from(pool)), draw(st.sampled_from(pool))
     plain = st.one_of(entities, values)
+
+    def one(variable: Symbol) -> Any:
+        known = witness.env.get(variable)
+        return draw(plain) if known is None or draw(st.integers(0, 5)) == 5 else known
+
+    def some() -> list[Any]:
+        return draw(st.lists(plain, max_size=3))
+
     kind = draw(st.integers(0, 3))
     if kind == 0:
-        return a, draw(plain), {a}
+        return a, one(a), {a}
     if kind == 1:
-        return [a, Symbol("...")], draw(st.lists(plain, max_size=4)), {a}
+        return [a, Symbol("...")], [*some(), one(a)], {a}
     if kind == 2:
-        return [a, b], [draw(plain), draw(plain)], {a, b}
-    return [[a, b]], draw(st.lists(st.tuples(plain, plain), max_size=4)), {a, b}
+        return [a, b], [one(a), one(b)], {a, b}
+    return [[a, b]], [*((x, draw(plain)) for x in some()), (one(a), one(b))], {a, b}
 
 
 AGGREGATES: list[tuple[Any, ...]] = [
@@ -306,52 +402,64 @@ AGGREGATES: list[tuple[Any, ...]] = [
 
 
 @st.composite
-def queries(draw: st.DrawFn) -> Generated:
-    pool = VARIABLES[: draw(st.integers(2, 5))]
+def queries(draw: st.DrawFn, facts: list[tuple[Any, ...]]) -> Generated:
+    pool = VARIABLES[: draw(st.integers(3, 5))]
+    witness = Witness(facts)
     out = Generated([], [])
     bound: set[Symbol] = set()
-    if draw(st.integers(0, 2)) == 0:
-        form, value, found = draw(inputs(pool))
-        out.ins.append(form)
-        out.inputs.append(value)
-        bound |= found
     with_rules = draw(st.booleans())
     if with_rules:
         out.rules = draw(rule_sets())
-        out.ins.append(Symbol("%"))
     where = out.where
     for _ in range(draw(st.integers(1, 3))):
         if with_rules and draw(st.booleans()):
-            clause, found = draw(rule_calls(out.rules, pool))
+            clause, found = draw(rule_calls(out.rules, pool, witness))
         else:
-            clause, found = draw(patterns(pool))
+            clause, found = draw(patterns(pool, witness))
         where.append(clause)
         bound |= found
+    if draw(st.integers(0, 3)) == 3:
+        form, value, found = draw(inputs(pool, witness))
+        out.ins.append(form)
+        out.inputs.append(value)
+        bound |= found
+    if with_rules:
+        out.ins.append(Symbol("%"))
     for _ in range(draw(st.integers(0, 2))):
         ordered = sorted(bound, key=repr)
         kind = draw(st.sampled_from(["predicate", "function", "lookup", "not", "or", "or"]))
         found = set()
         if kind == "predicate":
-            clause = draw(predicates(ordered))
+            clause = draw(predicates(ordered, witness))
         elif kind == "function":
-            clause, found = draw(functions(ordered, pool))
+            # Fresh names first: a target that has a value already rarely agrees.
+            fresh = [v for v in VARIABLES if v not in bound]
+            clause, found = draw(functions(ordered, fresh * 4 + pool))
         elif kind == "lookup":
-            clause, found = draw(lookups(ordered, pool))
+            fresh = [v for v in VARIABLES if v not in bound]
+            clause, found = draw(lookups(ordered, fresh * 4 + pool))
         elif kind == "not":
             clause = draw(negations(ordered, pool))
         else:
-            clause, found = draw(choices(ordered, pool))
+            clause, found = draw(choices(ordered, pool, witness))
         where.append(clause)
         bound |= found
     out.where = draw(st.permutations(where))
     ordered = sorted(bound, key=repr)
     out.find = list(draw(st.lists(st.sampled_from(ordered), min_size=1, max_size=3, unique=True)))
     rest = [v for v in ordered if v not in out.find]
-    if draw(st.integers(0, 4)) == 0:
+    if draw(st.integers(0, 4)) == 4:
         target = draw(st.sampled_from(ordered))
         plain = [v for v in out.find if v is not target]
         out.find = [*plain, (*draw(st.sampled_from(AGGREGATES)), target)]
         rest = [v for v in ordered if v not in plain and v is not target]
-    if rest and draw(st.integers(0, 4)) == 0:
+    if rest and draw(st.integers(0, 4)) == 4:
         out.with_ = [draw(st.sampled_from(rest))]
     return out
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[list[list[Any]], Generated]:
+    """A history of transactions, and a query about it."""
+    history = draw(histories)
+    return history, draw(queries(facts_of(history)))

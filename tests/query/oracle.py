@@ -275,7 +275,7 @@ def aggregate(form: tuple[Any, ...], values: list[Any]) -> Any:
         case "max":
             return ordered[-args[0] :] if args else ordered[-1]
         case "distinct":
-            return frozenset(map(typed_key, values))
+            return frozenset(values)
     raise NotImplementedError(name)
 
 
