@@ -294,7 +294,7 @@ def reference(view: View, ref: Any) -> int | None:
     Never an error: what rows a variable has here depends on the order of clauses.
     """
     if type(ref) is int:
-        return ref
+        return ref if -(2**63) <= ref < 2**63 else None
     if not isinstance(ref, (Keyword, list, tuple)):
         return None
     try:

@@ -430,3 +430,10 @@ async def test_functions_of_the_database_over_many_rows() -> None:
     assert set(found) == {
         (i, Keyword("odd" if i % 2 else "n"), -i if i % 2 else i) for i in range(200)
     }
+
+
+async def test_an_int_beyond_64_bits_is_no_entity_and_hides_none() -> None:
+    db = init_db([(1, ":any", 2**70), (1, ":ref", 2), (2, ":any", 1)], {":ref": REF})
+    query = "[:find ?v ?r :in $ [?v ...] :where [?v :ref ?r]]"
+    assert set(await q(query, db, [2**70, 1, -(2**70), "x"])) == {(1, 2)}
+    assert await answer("[:find ?e ?r :where [_ :any ?e] [?e :ref ?r]]", db) == {(1, 2)}
