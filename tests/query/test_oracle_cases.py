@@ -1,0 +1,49 @@
+"""Cases that random comparison with the naive evaluator once found, as it shrank them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from datahike_async.database import empty_db
+from datahike_async.edn.types import Keyword
+from datahike_async.values.types import typed_key
+from tests.query.generator import SCHEMA
+
+pytestmark = pytest.mark.anyio
+
+CASES: list[tuple[list[Any], str, list[tuple[Any, ...]]]] = [
+    (
+        # A value that names no entity has no attributes; it is no error.
+        [[":db/add", 1, ":refs", 1]],
+        "[:find ?a ?d :where [?e :refs _] [(ground [true [1 2] 1]) [?a ...]] "
+        "[(get-else $ ?a :refs :none) ?d]]",
+        [(True, Keyword("none")), ((1, 2), Keyword("none")), (1, 1)],
+    ),
+    (
+        # A value that is bound twice is looked up once.
+        [[":db/add", 4, ":any", 0], [":db/add", 4, ":index", 0], [":db/add", 1, ":any", 0]],
+        "[:find ?f ?v ?w :where [?w :any ?v] [?w :any 0] [?f :index ?v]]",
+        [(4, 0, 1), (4, 0, 4)],
+    ),
+    (
+        # An int that is too large for an entity id does not hide the others.
+        [
+            [":db/add", 1, ":any", 2**70],
+            [":db/add", 3, ":ref", 1],
+            [":db/add", 1, ":ref", 1],
+        ],
+        "[:find ?e ?v :where [?e :ref 1] [?v :ref] "
+        "(or [?e :ref ?v] (and [3 :ref ?e] [?e :any ?v]))]",
+        [(1, 1), (3, 1)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "query", "expected"), CASES)
+async def test_found_before(facts: list[Any], query: str, expected: list[tuple[Any, ...]]) -> None:
+    db = await empty_db(SCHEMA).db_with(facts)
+    found = list(await db.q(query))
+    assert Counter(map(typed_key, found)) == Counter(map(typed_key, expected))
