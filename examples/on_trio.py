@@ -25,7 +25,7 @@ AVERAGE = "[:find (avg ?c) (count ?s) :where [?s :sensor/celsius ?c]]"
 async def sensor(conn: d.Connection, name: str) -> None:
     """Report five readings; each replaces the one before, and none is lost."""
     for _ in range(5):
-        reading = round(random.uniform(15, 25), 1)
+        reading = random.uniform(15, 25)
         await conn.transact([{":sensor/name": name, ":sensor/celsius": reading}])
         await trio.sleep(0.01)
 
