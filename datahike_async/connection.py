@@ -107,6 +107,15 @@ class Connection:
             self._value = value
         return value
 
+    async def sync(self) -> Database:
+        """Look for what other processes have committed, and return the database as it is then.
+
+        Within one event loop there is no need: its connections share their writer's state.
+        """
+        self._check_open()
+        await self._transactor.refresh()
+        return self.db()
+
     # -- writing -------------------------------------------------------------------------------
 
     async def transact(self, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None) -> TxReport:

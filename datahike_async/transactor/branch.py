@@ -22,7 +22,6 @@ from datahike_async.storage.layout import layout_of
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.open import BranchState, restore
 from datahike_async.transactor.committer import Committer
-from datahike_async.tx.apply import Applied
 
 __all__ = ["Branch", "Prepared"]
 
@@ -63,6 +62,12 @@ class Branch:
         if self.committer.behind is not None:
             await self.adopt(self.committer.behind)
 
+    async def refresh(self) -> None:
+        """Read the head, and take it over where others have published."""
+        state = await self.committer.look()
+        if state.revision != self.committer.revision:
+            await self.adopt(state)
+
     # -- publishing: each raises what ``Committer`` raises ---------------------------------------
 
     async def publish(self, entries: list[bytes], after: Snapshot) -> UUID:
@@ -71,23 +76,22 @@ class Branch:
         self.snapshot = after
         return commit
 
-    async def publish_bulk(self, bulk: Applied, entries: list[bytes]) -> UUID:
-        """Commit transactions of which the last, ``bulk``, changed the trees."""
+    async def publish_trees(
+        self, entries: list[bytes], after: Snapshot, instant: datetime | None
+    ) -> UUID:
+        """Commit transactions that changed the trees, by flushing them with all that they hold."""
         committer = self.committer
         record = committer.bulk_record(entries)
-        after = bulk.after
         flushed = await self._write(after, [*committer.tail, record])
         base = replace(
             committer.base,
             schema=after.schema.to_data(),
             trees=flushed.record,
-            instant=bulk.instant,
+            instant=instant,
             log=flushed.log,
         ).with_encoding()
         commit = await committer.publish_base(base, [], entries)
-        clean = self._over(flushed, after, Memtable())
-        # Reports must not keep alive what now lies in the store.
-        bulk.after = self.snapshot = clean
+        self.snapshot = self._over(flushed, after, Memtable())
         return commit
 
     async def prepare_flush(self) -> Prepared:

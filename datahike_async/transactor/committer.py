@@ -76,6 +76,13 @@ class Committer:
         # Others published on top of ours: the actor must reload before it applies anything.
         self.behind: BranchState | None = None
 
+    async def look(self) -> BranchState:
+        """Read the branch as it is now. Raises StorageError where its head has vanished."""
+        state = await read_branch(self.store, self.base.branch, self.base.store)
+        if state is None:
+            raise _vanished(self.base.branch)
+        return state
+
     async def publish(self, entries: Sequence[bytes]) -> UUID:
         """Make encoded transactions durable, as one commit, and return its id.
 
@@ -173,14 +180,12 @@ class Committer:
         with anyio.move_on_after(self.settle_seconds):
             while True:
                 try:
-                    state = await read_branch(self.store, self.base.branch, self.base.store)
+                    state = await self.look()
                 except (StoreClosed, StoreIOError) as failed:
                     raise unknown(failed) from failed
                 except KonserveError as failed:
                     error = failed
                 else:
-                    if state is None:
-                        raise _vanished(self.base.branch)
                     if id_ in state.recent:
                         self.revision = state.revision
                         if state.generation != generation:

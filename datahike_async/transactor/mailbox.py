@@ -31,6 +31,11 @@ class Mailbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are messages, or senders who are about to put one in."""
+        return bool(self._queue or self._admitted or self._senders)
+
     def put_nowait(self, message: T) -> bool:
         """Put a message in and wake the reader; False where the mailbox is full."""
         # Those who wait come first, or a stream of newcomers would starve them.
@@ -50,10 +55,11 @@ class Mailbox(Generic[T]):
             if turn.is_set():
                 self._admitted -= 1
                 self._admit()
-            raise
-        finally:
-            if not turn.is_set():
+            else:
                 self._senders.remove(turn)
+            # The reader may be waiting for this sender.
+            self.wake()
+            raise
 
     def put_after_room(self, message: T) -> None:
         """Put a message in for a sender whom ``room`` let through."""

@@ -10,7 +10,7 @@ import anyio
 
 from datahike_async.tx.apply import Applied
 
-__all__ = ["Transact"]
+__all__ = ["Refresh", "Transact"]
 
 
 class Transact:
@@ -40,5 +40,20 @@ class Transact:
 
     def fail(self, error: BaseException) -> None:
         """Reply that it is not."""
+        self.error = error
+        self.done.set()
+
+
+class Refresh:
+    """A request to look at the store's head; ``done`` is set once it was, or ``error`` is there."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.error: BaseException | None = None
+
+    def answer(self, error: BaseException | None) -> None:
+        """Reply; None where all went well."""
         self.error = error
         self.done.set()

@@ -13,12 +13,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 import anyio
 import anyio.abc
-from anyio.to_thread import run_sync
 
 from datahike_async.config import Config
 from datahike_async.env import Env
@@ -27,7 +26,6 @@ from datahike_async.index.registry import index_factory
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.storage.codec import encode_entry
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.open import BranchState
 from datahike_async.storage.translate import translate
@@ -41,45 +39,17 @@ from datahike_async.transactor.failures import (
     unfinished,
     unknown,
 )
+from datahike_async.transactor.group import Group, Wrap
+from datahike_async.transactor.limits import Limits
 from datahike_async.transactor.mailbox import Mailbox
-from datahike_async.transactor.messages import Transact
-from datahike_async.transactor.offload import LARGE, run_in_thread, runs_anywhere
-from datahike_async.tx.apply import Applied, apply
+from datahike_async.transactor.messages import Refresh, Transact
 from datahike_async.tx.forms import normalize
 
 __all__ = ["Limits", "Subscriber", "Transactor", "Wrap"]
 
 _log = logging.getLogger("datahike_async.transactor")
 
-Wrap = Callable[[Snapshot], Any]
 Subscriber = Callable[[list[Transact]], None]
-
-
-class Limits(NamedTuple):
-    """When to stop taking into a group, and when to flush."""
-
-    group: int = 1024
-    group_bytes: int = 1024 * 1024
-    group_seconds: float = 0.004
-    """Applying is synchronous: a longer group would hold up the event loop."""
-    flush_rows: int = 8192
-    flush_bytes: int = 32 * 1024
-    """Of a tail inside the head, which every commit writes again."""
-    flush_journal_bytes: int = 1024 * 1024
-    behind: int = 4
-    """How many times ``flush_rows`` may gather before commits wait for the flush."""
-    close_rows: int = 256
-    """Rows from which closing flushes, so that the next open need not replay them."""
-    settle_seconds: float = 30.0
-    """How long a publication of unknown outcome is asked after."""
-
-
-class _Outcome(NamedTuple):
-    """What became of a message: ``applied`` or ``error``."""
-
-    message: Transact
-    applied: Applied | None
-    error: BaseException | None
 
 
 class Transactor:
@@ -101,6 +71,7 @@ class Transactor:
         self._prepared: Prepared | None = None
         self._flush_floor = 0
         self._thread = threading.get_ident()
+        self._refreshing: list[Refresh] = []
 
     @classmethod
     async def open(
@@ -166,6 +137,20 @@ class Transactor:
             raise message.error
         return message
 
+    async def refresh(self) -> None:
+        """Take over what other writers have published by now.
+
+        Raises WriterError where the writer is closed, and what reading the head raises.
+        """
+        if self.fatal is not None:
+            raise shut_down(self.fatal)
+        request = Refresh()
+        self._refreshing.append(request)
+        self.mailbox.wake()
+        await request.done.wait()
+        if request.error is not None:
+            raise request.error
+
     def shut(self, cause: DatahikeError) -> None:
         """Take nothing more; whoever waits gets WriterError."""
         if self.fatal is None:
@@ -174,6 +159,9 @@ class Transactor:
             _log.error("the writer of :%s closed itself: %s", name, cause, exc_info=trace)
         for message in self.mailbox.drain():
             message.fail(shut_down(self.fatal))
+        for request in self._refreshing:
+            request.answer(shut_down(self.fatal))
+        self._refreshing.clear()
 
     # -- the actor -----------------------------------------------------------------------------
 
@@ -188,12 +176,14 @@ class Transactor:
                 while True:
                     if self._prepared is not None:
                         await self._publish_flush()
-                    if stopping() and not self._flushing and not (len(self.mailbox) and last()):
+                    if self._refreshing:
+                        await self._refresh()
+                    if stopping() and not self._flushing and not (self.mailbox.busy and last()):
                         break
                     # A runner that is about to go starts no flush that it would have to wait for.
                     self._may_flush = not stopping()
                     if not len(self.mailbox) or self._is_behind():
-                        if self._prepared is None:
+                        if self._prepared is None and not self._refreshing:
                             await self.mailbox.wait()
                         continue
                     if self.config.writer.commit_wait_time:
@@ -205,14 +195,25 @@ class Transactor:
         finally:
             self._tasks = None
 
+    async def _refresh(self) -> None:
+        requests = list(self._refreshing)
+        self._refreshing.clear()
+        error: DatahikeError | None = None
+        try:
+            await self._branch.refresh()
+        except Exception as failed:
+            error = as_ours(failed)
+        for request in requests:
+            request.answer(error)
+
     async def _group(self) -> None:
         """Take what is queued, apply it, publish it, answer."""
         messages: list[Transact] = []
         publishing = False
         try:
-            outcomes, entries, after = await self._apply_queued(messages)
+            group = await self._apply_queued(messages)
             publishing = True
-            await self._publish(outcomes, entries, after)
+            await self._publish(group)
         except BaseException as error:
             # A defect of ours, a store that breaks its contract, or the end of the event loop:
             # nobody may wait for ever.
@@ -224,134 +225,59 @@ class Transactor:
             if not isinstance(error, Exception):
                 raise
 
-    async def _apply_queued(
-        self, messages: list[Transact]
-    ) -> tuple[list[_Outcome], list[bytes], Snapshot]:
-        mailbox, limits, branch = self.mailbox, self.limits, self._branch
-        monotonic = branch.env.monotonic
-        outcomes: list[_Outcome] = []
-        entries: list[bytes] = []
-        size = 0
-        base, instant = branch.snapshot, branch.instant
+    async def _apply_queued(self, messages: list[Transact]) -> Group:
+        mailbox, limits = self.mailbox, self.limits
+        monotonic = self._branch.env.monotonic
         until = monotonic() + limits.group_seconds
+        group = Group(self._branch, self._wrap)
         while len(mailbox):
             message = mailbox.take()
             messages.append(message)
-            outcome, base = await self._apply(message, base, instant, entries)
-            outcomes.append(outcome)
-            applied = outcome.applied
-            if applied is not None:
-                instant = applied.instant
-                if applied.bulk:
-                    break
-                size += len(entries[-1])
-            if len(outcomes) >= limits.group or size >= limits.group_bytes or monotonic() >= until:
+            await group.apply(message)
+            if (
+                group.bulk is not None
+                or len(messages) >= limits.group
+                or group.size >= limits.group_bytes
+                or monotonic() >= until
+            ):
                 break
-        return outcomes, entries, base
+        return group
 
-    async def _apply(
-        self, message: Transact, base: Snapshot, instant: Any, entries: list[bytes]
-    ) -> tuple[_Outcome, Snapshot]:
-        def call() -> Any:
-            return apply(
-                base,
-                message.tx_data,
-                tx_meta=message.tx_meta,
-                env=self._branch.env,
-                owner=self._branch.owner,
-                wrap=self._wrap,
-                last_instant=instant,
-            )
-
-        try:
-            if len(message.tx_data) >= LARGE and await run_sync(runs_anywhere, message.tx_data):
-                applied = await run_in_thread(call)
-                entry = await run_sync(encode_entry, applied)
-            else:
-                applied = await call()
-                entry = encode_entry(applied)
-        except Exception as error:
-            return _Outcome(message, None, error), getattr(error, "base", base)
-        entries.append(entry)
-        return _Outcome(message, applied, None), applied.after
-
-    async def _publish(
-        self, outcomes: list[_Outcome], entries: list[bytes], after: Snapshot
-    ) -> None:
+    async def _publish(self, group: Group) -> None:
         branch, name = self._branch, self.config.branch
         retries = self.config.writer.head_conflict_retries
         while True:
             before = self.commit
             try:
-                if not entries:
-                    # Nothing to write; the state may still be a fresh copy of the old one.
-                    branch.snapshot = after
-                    commit = self.commit
-                else:
-                    last = next(o.applied for o in reversed(outcomes) if o.applied is not None)
-                    if last.bulk:
-                        commit = await branch.publish_bulk(last, entries)
-                    else:
-                        commit = await branch.publish(entries, after)
+                commit = await group.publish()
                 break
             except Moved as moved:
                 if self.config.writer.writer_ownership == "exclusive":
-                    self._fail(outcomes, fenced, name)
+                    group.fail(fenced, name)
                     self.shut(fenced(name))
                     return
                 await branch.adopt(moved.state)
                 retries -= 1
                 if retries < 0:
-                    self._fail(outcomes, conflict, name)
+                    group.fail(conflict, name)
                     return
-                messages = [outcome.message for outcome in outcomes]
-                outcomes, entries, after = await self._apply_again(messages)
+                group = await group.again()
             except KonserveError as error:
                 # Whatever the group appended is not read by anyone: the next one forks the tip.
-                self._fail(outcomes, translate, error)
+                group.fail(translate, error)
                 if not error.retryable:
                     self.shut(translate(error))
                 return
             except TransactionOutcomeUnknown as error:
-                self._fail(outcomes, unknown, error.__cause__ or error)
+                group.fail(unknown, error.__cause__ or error)
                 self.shut(error)
                 return
-        self._answer(outcomes, before, commit)
-        await branch.catch_up()
-        self._maybe_flush()
-
-    async def _apply_again(
-        self, messages: list[Transact]
-    ) -> tuple[list[_Outcome], list[bytes], Snapshot]:
-        """Apply a group anew on a state that another writer made: all of it, refused ones too."""
-        outcomes: list[_Outcome] = []
-        entries: list[bytes] = []
-        base, instant = self._branch.snapshot, self._branch.instant
-        for message in messages:
-            outcome, base = await self._apply(message, base, instant, entries)
-            outcomes.append(outcome)
-            if outcome.applied is not None:
-                instant = outcome.applied.instant
-        return outcomes, entries, base
-
-    def _answer(self, outcomes: list[_Outcome], before: UUID, commit: UUID) -> None:
-        committed = []
-        for message, applied, error in outcomes:
-            if applied is not None:
-                self._branch.instant = applied.instant
-                message.succeed(applied, before, commit)
-                before = commit
-                committed.append(message)
-            else:
-                assert error is not None
-                message.fail(error)
+        committed = group.answer(before, commit)
         if committed:
             for subscriber in list(self.subscribers.values()):
                 subscriber(committed)
-
-    def _fail(self, outcomes: list[_Outcome], make: Callable[..., BaseException], on: Any) -> None:
-        for message, _, error in outcomes:
-            message.fail(make(on) if error is None else error)
+        await branch.catch_up()
+        self._maybe_flush()
 
     # -- flushing ------------------------------------------------------------------------------
 

@@ -158,6 +158,23 @@ async def test_a_bulk_load_in_a_lost_race_is_run_again(store: dict[str, Any]) ->
         assert len(await two.db().datoms("aevt", ":counter")) == 4000
 
 
+async def test_a_group_run_again_may_have_a_bulk_load_in_its_middle(store: dict[str, Any]) -> None:
+    """What was refused before the race, a bulk load here, is right after it; others follow it."""
+    late = {":db/ident": ":late", ":db/valueType": ":db.type/long"}
+    late[":db/cardinality"] = ":db.cardinality/one"
+    async with Strangers(store) as one, Strangers(store) as two:
+        await two.transact([late])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.transact, [{":name": "before"}])
+            tasks.start_soon(one.transact, [{":late": i} for i in range(2000)])
+            tasks.start_soon(one.transact, [{":name": "after"}])
+        assert len(await one.db().datoms("aevt", ":late")) == 2000
+        assert {x.v for x in await one.db().datoms("aevt", ":name")} == {"before", "after"}
+    async with d.connect(store=store) as conn:
+        assert len(await conn.db().datoms("aevt", ":late")) == 2000
+        assert {x.v for x in await conn.db().datoms("aevt", ":name")} == {"before", "after"}
+
+
 async def test_an_exclusive_writer_is_closed_by_another(store: dict[str, Any]) -> None:
     options = {"writer": {":writer-ownership": ":exclusive"}}
     async with Strangers(store, **options) as one, Strangers(store) as two:
@@ -232,3 +249,33 @@ async def test_writers_in_threads(tmp_path: Path) -> None:
     async with d.connect(store=store) as conn:
         found = [x.v for x in await conn.db().datoms("aevt", ":name")]
     assert sorted(found) == sorted(f"{k}-{i}" for k in range(4) for i in range(25))
+
+
+async def test_sync_shows_what_others_committed(store: dict[str, Any]) -> None:
+    async with Strangers(store) as one, Strangers(store) as two:
+        await one.transact([{":name": "Ada"}])
+        stale = two.db()
+        assert not await stale.datoms("aevt", ":name")
+        fresh = await two.sync()
+        assert [x.v for x in await fresh.datoms("aevt", ":name")] == ["Ada"]
+        assert two.db() == fresh
+        assert not await stale.datoms("aevt", ":name")
+        assert await two.sync() is two.db()
+        async with anyio.create_task_group() as tasks:
+            for i in range(5):
+                tasks.start_soon(two.transact, [{":name": f"n{i}"}])
+                tasks.start_soon(one.sync)
+        assert len(await (await one.sync()).datoms("aevt", ":name")) == 6
+
+
+async def test_sync_of_a_vanished_head_fails_and_the_writer_lives(store: dict[str, Any]) -> None:
+    async with d.connect(store=store) as conn:
+        opened = await stores.connect_store(store)
+        value = await opened.get("head/db")
+        await opened.dissoc("head/db")
+        with pytest.raises(DatahikeError, match="vanished"):
+            await conn.sync()
+        await opened.assoc("head/db", value)
+        await stores.release_store(opened)
+        await conn.sync()
+        await conn.transact([{":name": "Ada"}])

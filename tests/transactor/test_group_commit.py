@@ -194,3 +194,31 @@ async def test_nobody_waits_for_a_flush_when_the_writer_is_handed_over(
             gates[0].gate = None
         await second.transact([{":n": 101}])
         assert len(await second.db().datoms("aevt", ":n")) == 17
+
+
+async def test_whoever_waits_for_room_is_served_before_the_last_one_leaves(
+    store: dict[str, Any],
+) -> None:
+    done: list[int] = []
+
+    async def client(conn: d.Connection, n: int) -> None:
+        await conn.transact([{":n": n}])
+        done.append(n)
+
+    writer = {":transaction-queue-size": 1}
+    async with d.connect(store=store, writer=writer) as conn, anyio.create_task_group() as tasks:
+        impatient = anyio.CancelScope()
+
+        async def gives_up() -> None:
+            with impatient:
+                await client(conn, 99)
+
+        for n in range(20):
+            tasks.start_soon(client, conn, n)
+            if n == 10:
+                tasks.start_soon(gives_up)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        impatient.cancel()
+        await conn.release()
+    assert set(done) >= set(range(20))

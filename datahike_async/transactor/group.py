@@ -1,0 +1,126 @@
+"""Group: transactions applied one after another that share a publication.
+
+Refused ones stay in the group until it is published: if another writer was faster, all are applied
+again, and what was refused on the old state may be right on the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from anyio.to_thread import run_sync
+
+from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.storage.codec import encode_entry
+from datahike_async.transactor.branch import Branch
+from datahike_async.transactor.messages import Transact
+from datahike_async.transactor.offload import LARGE, run_in_thread, runs_anywhere
+from datahike_async.tx.apply import Applied, apply
+
+__all__ = ["Group", "Wrap"]
+
+Wrap = Callable[[Snapshot], Any]
+
+
+class _Outcome(NamedTuple):
+    """What became of a message: ``applied`` or ``error``."""
+
+    message: Transact
+    applied: Applied | None
+    error: BaseException | None
+
+
+class Group:
+    """Transactions on top of a branch's durable state. ``size`` counts bytes of the log.
+
+    ``bulk`` is a transaction that changed the trees: better none comes after it.
+    """
+
+    def __init__(self, branch: Branch, wrap: Wrap) -> None:
+        self.size = 0
+        self.bulk: Applied | None = None
+        self._branch = branch
+        self._wrap = wrap
+        self._state = branch.snapshot
+        self._instant = branch.instant
+        self._outcomes: list[_Outcome] = []
+        self._entries: list[bytes] = []
+
+    async def apply(self, message: Transact) -> None:
+        """Apply one more transaction; what it raises is kept for its caller."""
+        data, state, branch = message.tx_data, self._state, self._branch
+
+        def call() -> Any:
+            return apply(
+                state,
+                data,
+                tx_meta=message.tx_meta,
+                env=branch.env,
+                owner=branch.owner,
+                wrap=self._wrap,
+                last_instant=self._instant,
+            )
+
+        applied: Applied
+        try:
+            if len(data) >= LARGE and await run_sync(runs_anywhere, data):
+                applied = await run_in_thread(call)
+                entry = await run_sync(encode_entry, applied)
+            else:
+                applied = await call()
+                entry = encode_entry(applied)
+        except Exception as error:
+            self._state = getattr(error, "base", state)
+            self._outcomes.append(_Outcome(message, None, error))
+            return
+        self._state = applied.after
+        self._instant = applied.instant
+        self._entries.append(entry)
+        self._outcomes.append(_Outcome(message, applied, None))
+        self.size += len(entry)
+        if applied.bulk:
+            self.bulk = applied
+
+    async def publish(self) -> UUID:
+        """Make the group durable and return its commit id; raise what ``Branch`` raises."""
+        branch = self._branch
+        if not self._entries:
+            # Nothing to write; the state may still be a fresh copy of the old one.
+            branch.snapshot = self._state
+            return branch.committer.commit
+        if self.bulk is not None:
+            commit = await branch.publish_trees(self._entries, self._state, self._instant)
+            if self.bulk.after is self._state:
+                # The report must not keep alive what now lies in the store.
+                self.bulk.after = branch.snapshot
+        else:
+            commit = await branch.publish(self._entries, self._state)
+        branch.instant = self._instant
+        return commit
+
+    async def again(self) -> Group:
+        """Return the same messages applied to what the branch is now."""
+        group = Group(self._branch, self._wrap)
+        for outcome in self._outcomes:
+            await group.apply(outcome.message)
+        return group
+
+    def answer(self, before: UUID, commit: UUID) -> list[Transact]:
+        """Reply to everyone after the publication; return those who succeeded."""
+        committed = []
+        for message, applied, error in self._outcomes:
+            if applied is not None:
+                message.succeed(applied, before, commit)
+                before = commit
+                committed.append(message)
+            else:
+                assert error is not None
+                message.fail(error)
+        return committed
+
+    def fail(self, make: Callable[..., BaseException], on: Any) -> None:
+        """Reply that nothing came of it: to each its own error, or ``make(on)``."""
+        for message, _, error in self._outcomes:
+            message.fail(make(on) if error is None else error)

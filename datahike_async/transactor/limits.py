@@ -1,0 +1,26 @@
+"""The numbers by which the writer decides when to stop taking in and when to flush."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Limits"]
+
+
+class Limits(NamedTuple):
+    """When to stop taking into a group, and when to flush."""
+
+    group: int = 1024
+    group_bytes: int = 1024 * 1024
+    group_seconds: float = 0.004
+    """Applying is synchronous: a longer group would hold up the event loop."""
+    flush_rows: int = 8192
+    flush_bytes: int = 32 * 1024
+    """Of a tail inside the head, which every commit writes again."""
+    flush_journal_bytes: int = 1024 * 1024
+    behind: int = 4
+    """How many times ``flush_rows`` may gather before commits wait for the flush."""
+    close_rows: int = 256
+    """Rows from which closing flushes, so that the next open need not replay them."""
+    settle_seconds: float = 30.0
+    """How long a publication of unknown outcome is asked after."""
