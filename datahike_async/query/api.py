@@ -25,7 +25,7 @@ from datahike_async.query.execute import Engine, State
 from datahike_async.query.functions import bind_values
 from datahike_async.query.prepare import NO_RULES, Prepared, prepare, rules_of
 from datahike_async.query.pull_execute import pull_many
-from datahike_async.query.relation import Relation, distinct, group_codes
+from datahike_async.query.relation import Relation, distinct, group_codes, plain_value
 from datahike_async.query.result import QueryResult
 from datahike_async.snapshot.views import View
 
@@ -157,7 +157,7 @@ def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[En
             elif is_var(name):
                 if value is None:
                     raise QueryError(f"nil cannot be bound to {name!r}.", error=":query/binding")
-                consts[name] = value
+                consts[name] = plain_value(value)
                 if callable(value):
                     functions[name] = value
             else:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import TransactionError
 from datahike_async.query.ast import BLANK, BindScalar, Pattern, Query, is_var
+from datahike_async.query.relation import plain_value
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr, Schema
 from datahike_async.values.types import typed_key
@@ -48,8 +49,12 @@ class PointPlan:
         if view.past:
             return None
         for value in inputs:
-            if value is None:
-                return None
+            kind = type(value)
+            if kind is not str and kind is not int:
+                if any(v is None for v in inputs):
+                    return None
+                inputs = [*map(plain_value, inputs)]
+                break
         schema = view.snapshot.schema
         found = self._compiled.get(id(schema))
         if found is None:

@@ -36,6 +36,7 @@ __all__ = [
     "distinct",
     "group_codes",
     "join",
+    "plain_value",
     "shared_codes",
     "unit",
 ]
@@ -85,18 +86,19 @@ class Relation:
 def column_of(values: Sequence[Any]) -> Column:
     """Return a column of any values: NumPy scalars become Python's, lists tuples."""
     try:
-        return Column.of([_canonical(v) for v in values])
+        return Column.of([plain_value(v) for v in values])
     except (TypeError, OverflowError):
         # Nothing that an index holds, such as a datetime without a zone: equal by type and value.
-        return Column(OBJECT, object_array([_canonical(v) for v in values]))
+        return Column(OBJECT, object_array([plain_value(v) for v in values]))
 
 
-def _canonical(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return a value as databases hold it: no NumPy scalar, and a tuple for a list."""
     kind = type(value)
     if kind in _SCALARS:
         return value
     if kind is list or kind is tuple:
-        return tuple(map(_canonical, value))
+        return tuple(map(plain_value, value))
     if kind is set:
         return frozenset(value)
     return value.item() if isinstance(value, np.generic) else value

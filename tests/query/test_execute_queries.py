@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
 
 from datahike_async.database import Database, empty_db, init_db
@@ -437,3 +438,29 @@ async def test_an_int_beyond_64_bits_is_no_entity_and_hides_none() -> None:
     query = "[:find ?v ?r :in $ [?v ...] :where [?v :ref ?r]]"
     assert set(await q(query, db, [2**70, 1, -(2**70), "x"])) == {(1, 2)}
     assert await answer("[:find ?e ?r :where [_ :any ?e] [?e :ref ?r]]", db) == {(1, 2)}
+
+
+async def test_inputs_of_numpy_and_lists_are_plain_values() -> None:
+    db = people()
+    by_age = "[:find ?e ?a :in $ ?a :where [?e :age ?a]]"
+    found = await q(by_age, db, np.int64(37))
+    assert set(found) == {(2, 37), (3, 37)}
+    assert {type(a) for _, a in found} == {int}
+    by_mail = "[:find ?e ?m :in $ ?m :where [?e :email ?m]]"
+    assert set(await q(by_mail, db, np.str_("petr@x"))) == {(2, "petr@x")}
+    by_entity = "[:find ?e ?a :in $ ?e :where [?e :age ?a]]"
+    assert set(await q(by_entity, db, np.int64(1))) == {(1, 15)}
+    ref = [Keyword("email"), "petr@x"]
+    assert set(await q(by_entity, db, ref)) == {((Keyword("email"), "petr@x"), 37)}
+    many = "[:find ?e ?a :in $ [?e ...] :where [?e :age ?a]]"
+    assert set(await q(many, db, np.array([1, 2, 9]))) == {(1, 15), (2, 37)}
+    assert set(await q(many, db, (x for x in (1, 3)))) == {(1, 15), (3, 37)}
+
+
+async def test_none_is_no_input() -> None:
+    for query in (
+        "[:find ?e :in $ ?m :where [?e :email ?m]]",
+        "[:find ?e :in $ ?m :where [?e :age ?m]]",
+    ):
+        with pytest.raises(QueryError, match="nil"):
+            await q(query, people(), None)
