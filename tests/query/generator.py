@@ -43,6 +43,7 @@ REFS = [Keyword(":ref"), Keyword(":refs")]
 # ?e … stand for entities as a rule, ?v … for other values.
 VARIABLES = [Symbol(f"?{name}") for name in ("e", "v", "f", "w", "g")]
 BLANK = Symbol("_")
+OTHER = Symbol("$b")
 
 values = st.sampled_from(VALUES + COMMON * 4)
 entities = st.sampled_from(ENTITIES)
@@ -114,6 +115,7 @@ class Generated:
     inputs: list[Any] = field(default_factory=list)
     rules: list[Any] = field(default_factory=list)
     with_: list[Any] = field(default_factory=list)
+    kind: str = "relation"
 
 
 # -- clauses -----------------------------------------------------------------------------------
@@ -425,6 +427,13 @@ def queries(draw: st.DrawFn, facts: list[tuple[Any, ...]]) -> Generated:
         bound |= found
     if with_rules:
         out.ins.append(Symbol("%"))
+    if facts and draw(st.integers(0, 4)) == 4:
+        # Some patterns read a plain collection of tuples instead.
+        out.ins.append(OTHER)
+        out.inputs.append(facts)
+        for i, clause in enumerate(where):
+            if isinstance(clause, list) and len(clause) == 3 and draw(st.booleans()):
+                where[i] = [OTHER, *clause]
     for _ in range(draw(st.integers(0, 2))):
         ordered = sorted(bound, key=repr)
         kind = draw(st.sampled_from(["predicate", "function", "lookup", "not", "or", "or"]))
@@ -455,6 +464,10 @@ def queries(draw: st.DrawFn, facts: list[tuple[Any, ...]]) -> Generated:
         rest = [v for v in ordered if v not in plain and v is not target]
     if rest and draw(st.integers(0, 4)) == 4:
         out.with_ = [draw(st.sampled_from(rest))]
+    elif draw(st.integers(0, 3)) == 3:
+        out.kind = draw(st.sampled_from(["collection", "tuple", "scalar"]))
+        if out.kind != "tuple":
+            out.find = out.find[-1:]
     return out
 
 

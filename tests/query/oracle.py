@@ -241,7 +241,7 @@ def unify(terms: Sequence[Any], row: Sequence[Any], env: Solution) -> Iterator[S
 def bind(binding: Any, value: Any, env: Solution) -> Iterator[Solution]:
     """Yield the solutions of destructuring ``value``."""
     if not isinstance(binding, list):
-        yield from unify([binding], [value], env)
+        yield from unify([binding], [frozen(value)], env)
     elif len(binding) == 2 and binding[1] is DOTS:
         for item in value:
             yield from bind(binding[0], item, env)
@@ -253,6 +253,11 @@ def bind(binding: Any, value: Any, env: Solution) -> Iterator[Solution]:
         for part, item in zip(binding, value, strict=False):
             found = [e for old in found for e in bind(part, item, old)]
         yield from found
+
+
+def frozen(value: Any) -> Any:
+    """Return a collection as the tuple that a variable holds."""
+    return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 # -- whole queries -----------------------------------------------------------------------------
