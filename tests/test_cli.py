@@ -1,0 +1,102 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCHEMA = """
+[{:db/ident :name :db/valueType :db.type/string :db/cardinality :db.cardinality/one
+  :db/unique :db.unique/identity}
+ {:db/ident :age :db/valueType :db.type/long :db/cardinality :db.cardinality/one}]
+"""
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def cli(request, tmp_path):
+    def run(*arguments, stdin=None, code=0):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-W",
+                "error",
+                "-m",
+                "datahike_async",
+                "--loop",
+                request.param,
+                *arguments,
+            ],
+            cwd=tmp_path,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
+
+
+def test_transact_and_query(cli):
+    cli("transact", "--path", "db", "--create", SCHEMA)
+    report = json.loads(
+        cli("transact", "--path", "db", "--format", "json", "-", stdin='[{:name "Ada" :age 36}]')
+    )
+    cli("transact", "--path", "db", '[{:name "Bob" :age 5} {:name "Ada" :age 37}]')
+    query = "[:find ?n ?a :in $ ?least :where [?e :name ?n] [?e :age ?a] [(>= ?a ?least)]]"
+    assert cli("q", "--path", "db", query, "6").splitlines() == [
+        "  n     a",
+        "  ---  --",
+        "  Ada  37",
+    ]
+    assert json.loads(cli("q", "--path", "db", "--format", "json", query, "0")) == [
+        ["Ada", 37],
+        ["Bob", 5],
+    ]
+    edn = cli(
+        "q",
+        "--path",
+        "db",
+        "--format",
+        "edn",
+        "[:find (pull ?e [:name :age]) . :where [?e :age 5]]",
+    )
+    assert edn.strip() == '{:name "Bob", :age 5}'
+    then = cli(
+        "q", "--path", "db", "--as-of", str(report["tx"]), "[:find [?a ...] :where [_ :age ?a]]"
+    )
+    assert then.split()[-1] == "36"
+    config = '{:store {:backend :file :path "db"}}'
+    assert cli("q", "--config", config, "[:find (count ?e) . :where [?e :name _]]").strip() == "2"
+
+
+def test_errors_are_said_in_a_line(cli):
+    missing = cli("q", "--path", "none", "[:find ?e :where [?e :a]]", code=1)
+    assert "does-not-exist" in missing
+    assert "Traceback" not in missing
+    cli("transact", "--path", "db", "--create", SCHEMA)
+    refused = cli("transact", "--path", "db", "[{:agee 1}]", code=1)
+    assert ":transact/schema" in refused
+    assert ":age" in refused
+    assert "line 1, column 1" in cli("q", "--path", "db", "[:find ?e", code=1)
+    assert "usage" in cli("q", "[:find ?e]", code=2)
+
+
+def test_the_demo_twice(cli, tmp_path):
+    first = cli("demo", "--path", "demo", "--package", "anyio")
+    assert "What depends on anyio?" in first
+    assert "first run" in first
+    second = cli("demo", "--path", "demo")
+    assert " 0 new facts" in second
+    assert "What changed since the last run" in second
+    # Something is removed in between: the next run sees it come back.
+    cli("transact", "--path", "demo", '[[:db/retract [:package/name "anyio"] :package/version]]')
+    query = '[:find ?v . :where [?p :package/name "anyio"] [?p :package/version ?v]]'
+    assert cli("q", "--path", "demo", query).strip() == "nil"
+    third = cli("demo", "--path", "demo")
+    assert "1 new facts" in third
+    assert cli("q", "--path", "demo", query).strip() != "nil"
