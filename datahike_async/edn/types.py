@@ -1,11 +1,18 @@
-"""Keyword, Symbol, Char and Tagged: the EDN values that Python has no type for."""
+"""Keyword, Symbol, Char, Tagged and FrozenMap: the EDN values that Python has no type for.
+
+Knows nothing of the notation; reader and writer do.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from threading import RLock
+from typing import Any, ClassVar, Final, NoReturn
 from weakref import WeakValueDictionary
 
-__all__ = ["Char", "Keyword", "Symbol", "Tagged", "kw", "sym"]
+__all__ = ["Char", "FrozenMap", "Keyword", "Symbol", "Tagged", "kw", "sym"]
+
+# Re-entrant: a signal handler or a finaliser may intern a name while its thread holds the lock.
+_interning: Final = RLock()
 
 
 class _Name:
@@ -47,8 +54,10 @@ def _intern(cls: type[_Name], text: str) -> Any:
     object.__setattr__(made, "text", text)
     object.__setattr__(made, "namespace", namespace or None)
     object.__setattr__(made, "name", name)
-    # setdefault: two threads that intern one name at once must end up with one object.
-    return cls._interned.setdefault(text, made)
+    # Two threads that intern one name at once must end up with one object, and the weak
+    # dictionary's own setdefault is not atomic.
+    with _interning:
+        return cls._interned.setdefault(text, made)
 
 
 class Keyword(_Name):
@@ -136,6 +145,30 @@ class Tagged:
 
     def __repr__(self) -> str:
         return f"#{self.tag} {self.value!r}"
+
+
+class FrozenMap(dict[Any, Any]):
+    """A map that is a key of a map or an element of a set: a dict that never changes and hashes.
+
+    Equal to a dict with the same entries. Its values must be hashable.
+    """
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash((FrozenMap, frozenset(self.items())))
+
+    def __repr__(self) -> str:
+        return f"FrozenMap({dict.__repr__(self)})"
+
+    def __reduce__(self) -> Any:
+        return FrozenMap, (dict(self),)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("a FrozenMap does not change; make a dict of it first: dict(m)")
+
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = _refuse
+    __ior__ = _refuse
 
 
 kw = Keyword

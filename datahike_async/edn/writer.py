@@ -1,4 +1,8 @@
-"""Python data to EDN text: the inverse of the reader."""
+"""Python data to EDN text: the inverse of the reader.
+
+What is written reads back as the same value of the same type, with these exceptions: subclasses
+and NumPy values are written as what they hold, and other sequences than list and tuple as vectors.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,13 @@ from fractions import Fraction
 from typing import Any, Final
 from uuid import UUID
 
+from datahike_async.edn.scalars import NAME, TAG, is_number_like
 from datahike_async.edn.types import Char, Keyword, Symbol, Tagged
 
 __all__ = ["write"]
 
 _ESCAPES: Final = {
+    **{i: f"\\u{i:04x}" for i in (*range(0x20), 0x7F)},
     ord('"'): '\\"',
     ord("\\"): "\\\\",
     ord("\n"): "\\n",
@@ -40,10 +46,15 @@ _WIDTH: Final = 88
 def write(value: Any, *, pretty: bool = False) -> str:
     """Return ``value`` as EDN text, over several lines where ``pretty`` and too long for one.
 
-    Lists are written as vectors, tuples as lists, bytes as ``#datahike/bytes``. Raises TypeError
-    for what EDN has no form for, and ValueError for a datetime without a time zone.
+    Lists are written as vectors, tuples as lists, bytes as ``#datahike/bytes``, and keywords and
+    symbols that the notation cannot spell as ``#datahike/keyword`` and ``#datahike/symbol``. Equal
+    sets give equal text. Raises TypeError for what EDN has no form for, and ValueError for a
+    datetime without a time zone, a Decimal that is no number, and data nested beyond measure.
     """
-    return _pretty(value, 0) if pretty else _flat(value)
+    try:
+        return _pretty(value, 0) if pretty else _flat(value)
+    except RecursionError:
+        raise ValueError("the data is nested too deeply, or contains itself") from None
 
 
 def _flat(value: Any) -> str:
@@ -51,9 +62,10 @@ def _flat(value: Any) -> str:
     if kind is str:
         return f'"{value.translate(_ESCAPES)}"'
     if kind is Keyword:
-        return f":{value.text}"
+        text = value.text
+        return f":{text}" if NAME.match(text) else f"#datahike/keyword {_flat(text)}"
     if kind is Symbol:
-        return value.text  # type: ignore[no-any-return]
+        return _symbol(value)
     if value is None:
         return "nil"
     if kind is bool:
@@ -69,6 +81,18 @@ def _flat(value: Any) -> str:
     return _other(value)
 
 
+def _symbol(value: Symbol) -> str:
+    text = value.text
+    if (
+        NAME.match(text) is None
+        or text in ("nil", "true", "false")
+        or text[0] == "'"
+        or is_number_like(text)
+    ):
+        return f"#datahike/symbol {_flat(text)}"
+    return text
+
+
 def _float(value: float) -> str:
     if math.isfinite(value):
         return repr(value)
@@ -81,7 +105,7 @@ def _other(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_flat(k)} {_flat(v)}" for k, v in value.items()) + "}"
     if isinstance(value, AbstractSet):
-        return "#{" + " ".join(map(_flat, value)) + "}"
+        return "#{" + " ".join(sorted(map(_flat, value))) + "}"
     if isinstance(value, datetime):
         return f'#inst "{_inst(value)}"'
     if isinstance(value, UUID):
@@ -95,17 +119,21 @@ def _other(value: Any) -> str:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f'#datahike/bytes "{base64.b64encode(bytes(value)).decode()}"'
     if isinstance(value, Tagged):
+        if TAG.match(value.tag) is None:
+            raise ValueError(f"{value.tag!r} is no tag; it begins with a letter, as in my/tag")
         return f"#{value.tag} {_flat(value.value)}"
     if isinstance(value, str):
-        return _flat(str(value))
+        return _flat(str.__str__(value))  # str() of a member of an enum is its name
     if isinstance(value, bool | int):
         return str(int(value))
     if isinstance(value, float):
         return _float(float(value))
     if isinstance(value, Sequence):
         return "[" + " ".join(map(_flat, value)) + "]"
-    if hasattr(value, "item"):
-        return _flat(value.item())
+    if hasattr(value, "tolist"):
+        plain = value.tolist()  # NumPy's scalars and arrays
+        if type(plain) is not type(value):
+            return _flat(plain)
     raise TypeError(f"{value!r} of type {type(value).__name__} has no EDN form")
 
 
@@ -119,7 +147,7 @@ def _char(value: Char) -> str:
 
 
 def _inst(value: datetime) -> str:
-    if value.tzinfo is None:
+    if value.utcoffset() is None:
         raise ValueError(
             f"{value!r} has no time zone; give it one, for example with tzinfo=datetime.UTC"
         )
@@ -147,4 +175,6 @@ def _pretty(value: Any, indent: int) -> str:
         return flat
     inner = indent + len(opening)
     parts = [_pretty(v, inner) for v in value]
+    if opening == "#{":
+        parts.sort()
     return opening + ("\n" + " " * inner).join(parts) + closing

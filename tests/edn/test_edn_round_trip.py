@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datahike_async.edn import Char, Keyword, Symbol, Tagged, read, read_all, write
+from datahike_async.edn import Char, FrozenMap, Keyword, Symbol, Tagged, read, read_all, write
 from datahike_async.errors import EdnError
 from datahike_async.values.types import typed_key
 
@@ -32,7 +32,16 @@ scalars = (
     | st.datetimes(timezones=st.just(UTC))
     | st.binary(max_size=12)
 )
-hashable = st.integers() | text | qualified.map(Keyword) | st.uuids()
+plain_keys = st.integers() | text | qualified.map(Keyword) | st.uuids()
+hashable = st.recursive(
+    plain_keys,
+    lambda inner: (
+        st.lists(inner, max_size=2).map(tuple)
+        | st.frozensets(inner, max_size=2)
+        | st.dictionaries(inner, inner, max_size=2).map(FrozenMap)
+    ),
+    max_leaves=4,
+)
 values = st.recursive(
     scalars,
     lambda inner: (
