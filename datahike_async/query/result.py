@@ -74,8 +74,10 @@ class QueryResult(AbstractSet[tuple[Any, ...]]):
         if self._rows is not None:
             yield from self._rows
             return
-        for chunk in self.chunks():
-            yield from chunk
+        columns = self._made()
+        for start in range(0, self._count, _CHUNK):
+            stop = min(start + _CHUNK, self._count)
+            yield from zip(*[c.slice(start, stop).tolist() for c in columns], strict=True)
 
     def chunks(self, size: int = _CHUNK) -> Iterator[list[tuple[Any, ...]]]:
         """Iterate over lists of at most ``size`` tuples, for a caller that pauses between them."""
