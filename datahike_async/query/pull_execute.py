@@ -14,7 +14,7 @@ from datahike_async.errors import QueryError
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.pull_map import EntityMap, copied
 from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, parse_pattern, xform_of
-from datahike_async.query.pull_read import ALL, COLUMNS_FROM, SMALL, Reader
+from datahike_async.query.pull_read import ALL, COLUMNS_FROM, SMALL, Reader, merged
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 
@@ -144,21 +144,25 @@ class _Pull:
             self.read_all(group, ids, below)
         elif len(ids) < COLUMNS_FROM and len(spec.attrs) > 1:
             known = self.reader.whole(ids, SMALL)
+        misses: list[NodeMiss] = []
         for attr_spec in spec.attrs:
-            if attr_spec.reverse:
-                attr = by_key.get(attr_spec.name)
-                values = {} if attr is None else self.reader.values(attr, True, ids)
-            elif spec.wildcard:
+            if spec.wildcard and not attr_spec.reverse:
                 continue
+            attr = by_key.get(attr_spec.name)
+            values: dict[int, list[Any]] = _NONE
+            if attr is None:
+                pass
+            elif known is not None and not attr_spec.reverse:
+                values = known.get(attr.id, _NONE)
             else:
-                attr = by_key.get(attr_spec.name)
-                if attr is None:
-                    values = {}
-                elif known is not None:
-                    values = known.get(attr.id, _NONE)
-                else:
-                    values = self.reader.values(attr, False, ids)
-            self.step(group, attr_spec, attr, values, below)
+                try:
+                    values = self.reader.values(attr, attr_spec.reverse, ids)
+                except NodeMiss as miss:
+                    misses.append(miss)
+            if not misses:
+                self.step(group, attr_spec, attr, values, below)
+        if misses:
+            raise merged(misses)
 
     def read_all(self, group: _Group, ids: list[int], below: dict[Any, _Group]) -> None:
         """Read every attribute that the entities have; the pattern's specs say how to show them."""
@@ -167,10 +171,17 @@ class _Pull:
         if len(ids) < COLUMNS_FROM:
             found = self.reader.whole(ids, ALL) or {}
         else:
+            misses: list[NodeMiss] = []
             for a in self.view.attr_ids():
-                values = self.reader.values(attrs[a], False, ids)
+                try:
+                    values = self.reader.values(attrs[a], False, ids)
+                except NodeMiss as miss:
+                    misses.append(miss)
+                    continue
                 if values:
                     found[a] = values
+            if misses:
+                raise merged(misses)
         given = {s.name: s for s in group.spec.attrs if not s.reverse}
         for a, values in found.items():
             attr = attrs[a]

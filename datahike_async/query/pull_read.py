@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
 
 from datahike_async.index.columns import INT, Rows
+from datahike_async.index.source import NodeMiss
 from datahike_async.query.patterns import aligned
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key
 
-__all__ = ["ALL", "COLUMNS_FROM", "SMALL", "Reader"]
+__all__ = ["ALL", "COLUMNS_FROM", "SMALL", "Reader", "merged"]
 
 # So many entities are read in columns.
 COLUMNS_FROM: Final = 32
@@ -38,7 +40,10 @@ class Reader:
         for i in ids:
             if i in fresh:
                 return None
-            rows = view.entity(i)
+            try:
+                rows = view.entity(i)
+            except NodeMiss as miss:
+                raise _all_missing(miss, view.entity, ((x,) for x in ids)) from None
             if len(rows) > most:
                 return None
             for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True):
@@ -60,13 +65,18 @@ class Reader:
             return {}
         if len(ids) >= COLUMNS_FROM and view.count_attr(a) < 64 * len(ids):
             return self.in_columns(view.attr(a), attr, reverse, ids)
-        if reverse:
-            lookup = view.lookup
-            return {i: found for i in ids if (found := lookup(a, i))}
         read = view.values
-        if view.history:
-            return {i: _distinct(found) for i in ids if (found := read(i, a))}
-        return {i: found for i in ids if (found := read(i, a))}
+        try:
+            if reverse:
+                lookup = view.lookup
+                return {i: found for i in ids if (found := lookup(a, i))}
+            if view.history:
+                return {i: _distinct(found) for i in ids if (found := read(i, a))}
+            return {i: found for i in ids if (found := read(i, a))}
+        except NodeMiss as miss:
+            if reverse:
+                raise _all_missing(miss, view.lookup, ((a, i) for i in ids)) from None
+            raise _all_missing(miss, read, ((i, a) for i in ids)) from None
 
     def in_columns(
         self, rows: Rows, attr: Attr, reverse: bool, ids: list[int]
@@ -100,3 +110,24 @@ class Reader:
 def _distinct(values: list[Any]) -> list[Any]:
     """Return the values of a history view once each: it has assertions and retractions."""
     return list({typed_key(v): v for v in values}.values())
+
+
+def _all_missing(
+    first: NodeMiss, call: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
+) -> NodeMiss:
+    """Return one miss that names what all of ``calls`` lack, to fetch it in one wave."""
+    misses = [first]
+    for args in calls:
+        try:
+            call(*args)
+        except NodeMiss as miss:
+            misses.append(miss)
+    return merged(misses)
+
+
+def merged(misses: list[NodeMiss]) -> NodeMiss:
+    """Return one miss for several; all are of one source."""
+    if len(misses) == 1:
+        return misses[0]
+    addresses = dict.fromkeys(address for miss in misses for address in miss.addresses)
+    return NodeMiss(misses[0].source, list(addresses))
