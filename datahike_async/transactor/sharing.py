@@ -19,11 +19,11 @@ from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import ConfigError
 from datahike_async.index.registry import index_factory
-from datahike_async.konserve.blob import ConditionalDomain
 from datahike_async.konserve.store import Store, connect_store, release_store
 from datahike_async.storage.create import NODE_BYTES
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.open import missing_branch, read_branch
+from datahike_async.storage.probe import require_fencing
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
 
@@ -49,6 +49,8 @@ class _Registry:
     def __init__(self) -> None:
         self.lock = anyio.Lock()
         self.live: dict[_Key, _Shared] = {}
+        # Stores whose compare-and-set was tried out.
+        self.trusted: set[UUID] = set()
 
 
 _registries: RunVar[_Registry] = RunVar("datahike_async.transactors")
@@ -170,12 +172,6 @@ async def _open(
     limits: Limits | None,
 ) -> _Shared:
     with konserve_errors():
-        if store.capabilities.conditional is ConditionalDomain.NONE:
-            raise ConfigError(
-                f"The store :{config.store['backend']} cannot compare before it writes, so two "
-                "writers could lose each other's transactions. Use another backend.",
-                backend=config.store["backend"],
-            )
         state = await read_branch(store, config.branch, config.store.get("id"))
         if state is None:
             raise missing_branch(config.branch)
@@ -184,6 +180,9 @@ async def _open(
         live = registry.live.get(key)
         if live is not None and live.transactor.fatal is None:
             return live
+        if base.store not in registry.trusted and not config.writer.unsafe_unfenced:
+            await require_fencing(store, config.store["backend"], env)
+            registry.trusted.add(base.store)
         adopted = config.adopting(base.config)
         adopted = adopted.in_store({**config.store, "id": base.store})
         factory = index_factory(adopted.index)

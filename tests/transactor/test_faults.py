@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,7 @@ from datahike_async.errors import (
     WriterError,
 )
 from datahike_async.konserve import store as stores
-from datahike_async.konserve.blob import Blob, Capabilities, Journal
+from datahike_async.konserve.blob import Blob, Capabilities, ConditionalDomain, Journal
 from datahike_async.konserve.errors import OutcomeUnknown, StoreFull, StoreIOError
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
 from datahike_async.transactor import sharing
@@ -268,6 +269,40 @@ async def test_the_check_itself_finds_a_lost_acknowledgement(
     wrapping(lambda blobs: blobs)
     with pytest.raises(AssertionError):
         await check(store, result)
+
+
+class Remote(FaultyBlobStore):
+    """Says that machines share it; ``honest`` tells whether it then looks at conditions."""
+
+    honest = True
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(self.blobs.capabilities, conditional=ConditionalDomain.GLOBAL)
+
+    async def write(self, name: str, data: bytes, expected: Any = None) -> str:
+        return await self.blobs.write(name, data, expected if self.honest else None)
+
+
+class Careless(Remote):
+    honest = False
+
+
+async def test_a_store_that_ignores_conditions_is_found_out(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None]
+) -> None:
+    wrapping(Careless)
+    with pytest.raises(ConfigError, match="created twice") as caught:
+        async with d.connect(store=store):
+            pass
+    assert ":unsafe-unfenced?" in str(caught.value)
+    async with d.connect(store=store, writer={":unsafe-unfenced?": True}) as conn:
+        await conn.transact([{":n": 1}])
+    wrapping(Remote)
+    async with d.connect(store=store) as conn:
+        await conn.transact([{":n": 2}])
+        left = [x["key"] for x in await conn._transactor.store.keys()]
+        assert not [key for key in left if str(key).startswith("probe/")]
 
 
 async def test_a_store_without_compare_and_set_is_refused(

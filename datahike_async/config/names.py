@@ -1,0 +1,158 @@
+"""Names of options in all their spellings, and errors that name them but give no secrets away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+
+from datahike_async.edn import Keyword, Symbol
+from datahike_async.errors import ConfigError
+
+# Option → attribute. The text of the option is Datahike's, without colon and question mark.
+FIELDS: Final = {
+    "store": "store",
+    "initial-tx": "initial_tx",
+    "keep-history": "keep_history",
+    "schema-flexibility": "schema_flexibility",
+    "attribute-refs": "attribute_refs",
+    "index": "index",
+    "index-config": "index_config",
+    "branch": "branch",
+    "name": "name",
+    "store-cache-size": "store_cache_size",
+    "search-cache-size": "search_cache_size",
+    "crypto-hash": "crypto_hash",
+    "commit-graph": "commit_graph",
+    "fuse-index-roots": "fuse_index_roots",
+    "writer": "writer",
+    "remote-peer": "remote_peer",
+    "online-gc": "online_gc",
+    "allow-index-backfill": "allow_index_backfill",
+    "allow-unsafe-config": "allow_unsafe_config",
+    "value-caps": "value_caps",
+}
+
+STORED: Final = (
+    "keep-history",
+    "schema-flexibility",
+    "attribute-refs",
+    "index",
+    "index-config",
+    "crypto-hash",
+    "commit-graph",
+    "fuse-index-roots",
+)
+"""Fixed when a database is created: kept with it, adopted and compared when it is opened."""
+
+QUESTION: Final = frozenset(
+    {
+        "keep-history",
+        "attribute-refs",
+        "crypto-hash",
+        "commit-graph",
+        "fuse-index-roots",
+        "allow-index-backfill",
+    }
+)
+
+_HARMLESS: Final = frozenset({"backend", "id", "path", "compressor", "region", "bucket", "table"})
+
+
+def text_of(key: Any) -> str:
+    """Return the text of a keyword, symbol or string key, without its colon."""
+    if isinstance(key, (Keyword, Symbol)):
+        return key.text
+    if not isinstance(key, str):
+        raise ConfigError(f"A config key is a keyword or a string, not {key!r}.")
+    return key.removeprefix(":")
+
+
+def name_of(key: Any) -> str:
+    """Return the name of an option in any spelling: ``:keep-history?``, ``keep_history``."""
+    return text_of(key).removesuffix("?").replace("_", "-")
+
+
+def option(key: str) -> str:
+    """Return an option as Datahike spells it."""
+    return ":" + key + ("?" if key in QUESTION else "")
+
+
+def named(options: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return options by name; raise ConfigError on an unknown or repeated one."""
+    out: dict[str, Any] = {}
+    for key, value in options.items():
+        name = name_of(key)
+        if name not in FIELDS:
+            raise unknown_key("Config", key, [option(k) for k in FIELDS])
+        if name in out:
+            raise ConfigError(f"The config has {option(name)} twice.", key=option(name))
+        out[name] = value
+    return out
+
+
+def unknown_key(what: str, key: Any, known: list[str], **data: Any) -> ConfigError:
+    """Return the error for an unknown key; it names the nearest of ``known``."""
+    near = get_close_matches(":" + name_of(key), known, 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
+    return ConfigError(f"{what} has no key {key!r}; {hint}", key=str(key), **data)
+
+
+def bad_value(key: str, value: Any, expected: str, **data: Any) -> ConfigError:
+    """Return the error for a value of an option that is not what was ``expected``."""
+    if isinstance(value, Mapping):
+        value = masked({str(k): v for k, v in value.items()})
+    return ConfigError(
+        f"Bad value {value!r} at {option(key)}: expected {expected}.",
+        key=option(key),
+        value=value,
+        **data,
+    )
+
+
+def show(value: Any) -> str:
+    """Return the repr of a value, secrets masked."""
+    if isinstance(value, Mapping):
+        return repr(masked({str(k): v for k, v in value.items()}))
+    return repr(value)
+
+
+def masked(store: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a map with everything masked that may be a secret."""
+    out: dict[str, Any] = {}
+    for key, value in store.items():
+        name = name_of(key)
+        if isinstance(value, Mapping):
+            out[key] = masked(value)
+        elif name in _HARMLESS or value is None or isinstance(value, (bool, int, float)):
+            out[key] = value
+        else:
+            out[key] = "***"
+    return out
+
+
+def keyword_in(key: str, value: Any, *choices: str) -> str:
+    """Return the text of a keyword that must be one of ``choices``."""
+    text = text_of(value) if isinstance(value, (Keyword, str)) else None
+    if text not in choices:
+        raise bad_value(key, value, "one of " + ", ".join(":" + c for c in choices))
+    return text
+
+
+def as_bool(key: str, value: Any) -> bool:
+    """Return a value that must be a bool."""
+    if type(value) is not bool:
+        raise bad_value(key, value, "true or false")
+    return value
+
+
+def as_count(key: str, value: Any, least: int = 0) -> int:
+    """Return a value that must be an int of at least ``least``."""
+    if type(value) is not int or value < least:
+        raise bad_value(key, value, f"an int of at least {least}")
+    return value
+
+
+def refused(key: str, why: str) -> ConfigError:
+    """Return the error for an option that is known and not supported."""
+    return ConfigError(f"{option(key)} is not supported yet: {why}", key=option(key))
