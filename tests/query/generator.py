@@ -38,6 +38,8 @@ VALUES: list[Any] = [
 # Drawn more often than others, so that values meet.
 COMMON: list[Any] = [1, 1, True, 1.0, "a", Keyword("a")]
 ENTITIES = [1, 2, 3, 4]
+# One value to Python, three to a database.
+TWINS: list[Any] = [1, True, 1.0]
 ATTRIBUTES = [Keyword(name) for name in SCHEMA]
 REFS = [Keyword(":ref"), Keyword(":refs")]
 # ?e … stand for entities as a rule, ?v … for other values.
@@ -141,7 +143,10 @@ def patterns(
         fact = draw(st.sampled_from(witness.joined(witness.facts)))
         e, a, v = (fact[0], fact[1], fact[2])
         e = witness.term(draw, e, pool) if draw(st.integers(0, 9)) < 8 else e
-        v = witness.term(draw, v, pool) if draw(st.integers(0, 9)) < 8 else v
+        if draw(st.integers(0, 9)) < 7:
+            v = witness.term(draw, v, pool)
+        elif typed_key(v) in map(typed_key, TWINS):
+            v = draw(st.sampled_from([v, *TWINS]))
         if draw(st.integers(0, 14)) == 14:
             a = witness.term(draw, a, pool)
     else:
@@ -246,7 +251,7 @@ def bodies(
     first, found = draw(patterns(pool, witness))
     if not found & set(outer):
         first[0] = draw(st.sampled_from(outer))
-        found = {t for t in first if t in pool}
+        found = {t for t in first if t in pool or t in outer}
     body = [first]
     if draw(st.integers(0, 3)) == 0:
         body.append(draw(patterns(sorted(found, key=repr), witness))[0])
