@@ -1,8 +1,10 @@
 """A total order over all canonical values, of whatever types.
 
 By type first: nil, booleans, numbers, characters, strings, keywords, symbols, instants, uuids,
-bytes, ratios among the numbers, tuples, arrays, the rest. Numbers compare exactly across int, float
-and Decimal and tie by type, so that equal keys mean equal values of one type.
+bytes, tuples (shorter first, nil before everything in them), arrays, then maps, sets and tagged
+elements, which only results of queries hold. Numbers compare exactly across int, float, Decimal and
+ratios, tie by type, and NaN follows every other number. Strings go by code point, bytes and uuids
+unsigned. Keys are equal exactly where :func:`~datahike_async.values.types.typed_key` is.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from fractions import Fraction
 from typing import Any, Final
 from uuid import UUID
 
-from datahike_async.edn.types import Char, Keyword, Symbol
-from datahike_async.values.types import DoubleArray, FloatArray
+from datahike_async.edn.types import Char, FrozenMap, Keyword, Symbol, Tagged
+from datahike_async.values.types import DoubleArray, FloatArray, plain
 
 __all__ = ["compare", "sort_key"]
 
@@ -46,7 +48,7 @@ def sort_key(value: Any) -> tuple[Any, ...]:
     if kind is bytes:
         return (9, value)
     if kind is Decimal:
-        return (2, value, 2)
+        return (2, math.inf, 5) if value.is_nan() else (2, value, 2)
     if kind is Fraction:
         return (2, value, 3)
     if kind is Char:
@@ -57,7 +59,20 @@ def sort_key(value: Any) -> tuple[Any, ...]:
         return (11, len(value), tuple(map(sort_key, value)))
     if kind is DoubleArray:
         return (12, len(value), tuple(map(sort_key, value)))
-    return (13, kind.__name__, repr(value))
+    return _rare(value)
+
+
+def _rare(value: Any) -> tuple[Any, ...]:
+    kind = type(value)
+    if kind is dict or kind is FrozenMap:
+        entries = sorted((sort_key(k), sort_key(v)) for k, v in value.items())
+        return (13, len(entries), tuple(entries))
+    if kind is set or kind is frozenset:
+        return (14, len(value), tuple(sorted(map(sort_key, value))))
+    if kind is Tagged:
+        return (15, value.tag, sort_key(value.value))
+    made = plain(value)
+    return sort_key(made) if made is not value else (16, kind.__name__, repr(value))
 
 
 def compare(a: Any, b: Any) -> int:

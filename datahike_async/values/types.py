@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 import numpy as np
 
-from datahike_async.edn.types import Char, Keyword, Symbol
+from datahike_async.edn.types import Char, FrozenMap, Keyword, Symbol, Tagged
 from datahike_async.errors import TransactionError
 
-__all__ = ["ANY", "VALUE_TYPES", "DoubleArray", "FloatArray", "ValueType", "typed_key"]
+__all__ = ["ANY", "VALUE_TYPES", "DoubleArray", "FloatArray", "ValueType", "plain", "typed_key"]
 
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 
 
 class _NumberArray(tuple[float, ...]):
-    """A hashable array of floating-point numbers; equal by content and type."""
+    """A hashable array of floating-point numbers; equal by content and type, NaN to NaN."""
 
     __slots__ = ()
     _dtype = np.float64
+
+    def __new__(cls, numbers: Iterable[float] = ()) -> Self:
+        values = [*map(float, numbers)]
+        if math.isnan(sum(values)):
+            # A tuple takes an element that is the same object for equal: one NaN equals itself.
+            values = [v if v == v else math.nan for v in values]
+        return super().__new__(cls, values)
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """Return the numbers as a NumPy array."""
@@ -66,13 +73,15 @@ class DoubleArray(_NumberArray):
 _PLAIN: Final = frozenset(
     {int, str, Keyword, Symbol, UUID, bytes, datetime, FloatArray, DoubleArray, type(None)}
 )
+_BASES: Final[tuple[Any, ...]] = (int, float, bytes, Decimal)
 _NAN_KEY: Final = ("float", "nan")
 
 
 def typed_key(value: Any) -> Any:
     """Return a hashable key that is equal for equal values of one type, and for nothing else.
 
-    NaN equals itself; 0.0 and -0.0 are one value.
+    NaN equals itself; 0.0 and -0.0 are one value, as are 1.0M and 1.00M, and a vector and a list of
+    the same elements. Subclasses and NumPy's scalars count as the plain value they hold.
     """
     kind = type(value)
     if kind in _PLAIN:
@@ -84,16 +93,51 @@ def typed_key(value: Any) -> Any:
     if kind is tuple or kind is list:
         return ("tuple", *map(typed_key, value))
     if kind is Decimal:
-        return ("decimal", value)
+        return ("decimal", "nan" if value.is_nan() else value)
     if kind is Fraction:
         return ("ratio", value)
     if kind is Char:
         return ("char", str(value))
-    if kind is dict:
+    if kind is dict or kind is FrozenMap:
         return ("map", frozenset((typed_key(k), typed_key(v)) for k, v in value.items()))
     if kind is set or kind is frozenset:
         return ("set", frozenset(map(typed_key, value)))
-    return (kind.__name__, value)
+    if kind is Tagged:
+        return ("tagged", value.tag, typed_key(value.value))
+    made = plain(value)
+    return (kind.__name__, value) if made is value else typed_key(made)
+
+
+def plain(value: Any) -> Any:
+    """Return what a NumPy scalar or an instance of a subclass holds, as the built-in type.
+
+    Anything else is returned as it is, the same object. An instant of NumPy, which has no zone, is
+    taken for UTC.
+    """
+    kind = type(value)
+    if isinstance(value, np.generic):
+        return _plain_scalar(value)
+    if isinstance(value, str):
+        # str() of a member of an enum is its name, not the text it holds.
+        return value if kind is str or kind is Char else str.__str__(value)
+    for base in _BASES:
+        if isinstance(value, base):
+            return value if kind is base or kind is bool else base(value)
+    if isinstance(value, UUID):
+        return value if kind is UUID else UUID(int=value.int)
+    return value
+
+
+def _plain_scalar(value: np.generic) -> Any:
+    if isinstance(value, np.datetime64):
+        made = value.astype("datetime64[us]").item()
+        return made.replace(tzinfo=UTC) if isinstance(made, datetime) else value
+    if isinstance(value, np.timedelta64):
+        return value  # its item() would be a number or a timedelta, as the unit has it
+    if isinstance(value, np.longdouble):
+        return float(value)
+    made = value.item()
+    return value if isinstance(made, np.generic) else made
 
 
 class ValueType:
@@ -129,13 +173,11 @@ class ValueType:
                 error=":transact/syntax",
                 attribute=attribute,
             )
-        if isinstance(value, np.generic):
-            value = value.item()
-        made = self._coerce(value)
+        made = self._coerce(plain(value) if isinstance(value, np.generic) else value)
         if made is not _NO:
             return made
         raise TransactionError(
-            f"Bad entity value {value!r} for attribute {attribute}: it is a "
+            f"Bad entity value {_shown(value)} for attribute {attribute}: it is a "
             f"{type(value).__name__}, and {self.ident} takes {self.expects}.",
             error=":transact/schema",
             attribute=attribute,
@@ -145,6 +187,16 @@ class ValueType:
 
 
 _NO: Final = object()
+_SHOWN: Final = 120
+_MOST_LEVELS: Final = 64
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # an int of more digits than Python prints
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _boolean(v: Any) -> Any:
@@ -174,7 +226,7 @@ def _float(v: Any) -> Any:
 
 
 def _bigdec(v: Any) -> Any:
-    return v if isinstance(v, Decimal) and v.is_finite() else _NO
+    return plain(v) if isinstance(v, Decimal) and v.is_finite() else _NO
 
 
 def _number(v: Any) -> Any:
@@ -189,7 +241,7 @@ def _string(v: Any) -> Any:
     if type(v) is str:
         # A lone surrogate cannot be stored as UTF-8.
         return v if v.isascii() or _encodable(v) else _NO
-    return str(v) if isinstance(v, str) and not isinstance(v, Char) and _encodable(v) else _NO
+    return plain(v) if isinstance(v, str) and not isinstance(v, Char) and _encodable(v) else _NO
 
 
 def _encodable(v: str) -> bool:
@@ -203,17 +255,17 @@ def _encodable(v: str) -> bool:
 def _keyword(v: Any) -> Any:
     if isinstance(v, Keyword):
         return v
-    return Keyword(v) if isinstance(v, str) and len(v) > 1 and v[0] == ":" else _NO
+    return Keyword(plain(v)) if isinstance(v, str) and len(v) > 1 and v[0] == ":" else _NO
 
 
 def _symbol(v: Any) -> Any:
     if isinstance(v, Symbol):
         return v
-    return Symbol(v) if isinstance(v, str) and v and not isinstance(v, Char) else _NO
+    return Symbol(plain(v)) if isinstance(v, str) and v and not isinstance(v, Char) else _NO
 
 
 def _uuid(v: Any) -> Any:
-    return v if isinstance(v, UUID) else _NO
+    return plain(v) if isinstance(v, UUID) else _NO
 
 
 def _bytes(v: Any) -> Any:
@@ -221,29 +273,49 @@ def _bytes(v: Any) -> Any:
 
 
 def _instant(v: Any) -> Any:
-    if not isinstance(v, datetime) or v.tzinfo is None:
+    if not isinstance(v, datetime) or v.utcoffset() is None:
         return _NO
-    return datetime.fromtimestamp(0, UTC) + (v - datetime.fromtimestamp(0, UTC))
+    if type(v) is datetime and v.tzinfo is UTC:
+        return v
+    try:
+        v = v.astimezone(UTC)
+    except OverflowError:
+        return _NO
+    return datetime(v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, UTC)
 
 
-def _tuple(v: Any) -> Any:
+def _tuple(v: Any, levels: int = _MOST_LEVELS) -> Any:
     if not isinstance(v, (tuple, list)) or isinstance(v, _NumberArray):
         return _NO
     try:
-        return tuple(None if x is None else _any(x) for x in v)
+        return tuple(None if x is None else _any(x, levels - 1) for x in v)
     except _NotStorableError:
         return _NO
 
 
-def _array(kind: type[_NumberArray], rounder: Callable[[float], Any]) -> Callable[[Any], Any]:
+def _holds_numbers(v: Any) -> bool:
+    if isinstance(v, np.ndarray):
+        return v.ndim == 1 and v.dtype.kind in "iuf"
+    if not isinstance(v, Sequence) or isinstance(v, (str, bytes, bytearray, memoryview)):
+        return False
+    return all(
+        issubclass(t, (int, float, np.integer, np.floating)) and not issubclass(t, bool)
+        for t in set(map(type, v))
+    )
+
+
+def _array(kind: type[_NumberArray]) -> Callable[[Any], Any]:
     def coerce(v: Any) -> Any:
-        if isinstance(v, np.ndarray):
-            v = v.tolist() if v.ndim == 1 else None
-        if not isinstance(v, Sequence) or isinstance(v, (str, bytes)):
+        if type(v) is kind:
+            return v
+        if not _holds_numbers(v):
             return _NO
-        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in v):
+        try:
+            # Numbers beyond the range become infinite, as they do for a single float.
+            with np.errstate(over="ignore"):
+                return kind(np.asarray(v, np.float64).astype(kind._dtype).tolist())
+        except OverflowError:
             return _NO
-        return kind(rounder(float(x)) for x in v)
 
     return coerce
 
@@ -252,8 +324,8 @@ class _NotStorableError(Exception):
     pass
 
 
-def _any(v: Any) -> Any:
-    """Return the canonical form of any storable value."""
+def _any(v: Any, levels: int = _MOST_LEVELS) -> Any:
+    """Return the canonical form of any storable value, nested at most so many levels deep."""
     kind = type(v)
     if kind in _PLAIN or kind is bool or kind is float:
         if kind is datetime:
@@ -263,14 +335,19 @@ def _any(v: Any) -> Any:
         if v is _NO or v is None:
             raise _NotStorableError
         return v
-    if isinstance(v, np.generic):
-        return _any(v.item())
-    for coerce in (_tuple, _bigdec, _bytes):
+    if kind is Char or kind is Fraction:
+        return v
+    made = plain(v)
+    if made is not v:
+        return _any(made, levels)
+    if levels > 0:
+        made = _tuple(v, levels)
+        if made is not _NO:
+            return made
+    for coerce in (_bigdec, _bytes, _instant):
         made = coerce(v)
         if made is not _NO:
             return made
-    if kind is Char or kind is Fraction:
-        return v
     raise _NotStorableError
 
 
@@ -302,8 +379,8 @@ VALUE_TYPES: Final[dict[str, ValueType]] = {
         ValueType("uuid", UUID, "a uuid.UUID", _uuid),
         ValueType("tuple", None, "a tuple or list", _tuple),
         ValueType("store-ref", UUID, "the uuid.UUID of a blob", _uuid),
-        ValueType("float-array", None, "a sequence of numbers", _array(FloatArray, _float)),
-        ValueType("double-array", None, "a sequence of numbers", _array(DoubleArray, float)),
+        ValueType("float-array", None, "a sequence of numbers", _array(FloatArray)),
+        ValueType("double-array", None, "a sequence of numbers", _array(DoubleArray)),
     )
 }
 
