@@ -15,7 +15,7 @@ from datahike_async.snapshot.snapshot import TX0, Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.codec import encode_entry, encode_record
 from datahike_async.storage.flush import flush
-from datahike_async.storage.head import Base, Head, encode_head
+from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key, layout_of
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.tx.apply import Applied, apply
@@ -102,7 +102,7 @@ async def write_first_head(
         parents=(),
         writer=writer,
         gc_epoch=0,
-        recent=(commit,),
+        recent=Recent(commit.bytes),
         tail=() if record is None or bulk else (record,),
     )
     await store.assoc(head_key(config.branch), encode_head(head), expected_revision=ABSENT)

@@ -22,7 +22,7 @@ from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.codec import Record, decode_record
-from datahike_async.storage.head import Head, decode_head, recent_ids
+from datahike_async.storage.head import Head, Recent, decode_head
 from datahike_async.storage.layout import head_key
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.tx.apply import replay
@@ -47,7 +47,7 @@ class BranchState:
     revision: Revision
     generation: int
     commit: UUID
-    recent: tuple[UUID, ...]
+    recent: Recent
     encoded: tuple[bytes, ...]
     records: tuple[Record, ...]
 
@@ -89,7 +89,7 @@ def _decoded(
                 place=key,
             )
         generation, commit = record.generation, record.commit
-        recent = recent_ids(recent, commit)
+        recent = recent.after(commit)
         records.append(record)
     return BranchState(
         head, revision, generation, commit, recent, (*head.tail, *journal), tuple(records)

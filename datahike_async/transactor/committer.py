@@ -29,7 +29,7 @@ from datahike_async.konserve.errors import (
 )
 from datahike_async.konserve.store import Store
 from datahike_async.storage.codec import encode_record
-from datahike_async.storage.head import Base, Head, encode_head, recent_ids
+from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key
 from datahike_async.storage.open import BranchState, read_branch
 from datahike_async.transactor.failures import unknown
@@ -94,7 +94,7 @@ class Committer:
         if self.journal:
             send = self._appender(record)
         else:
-            recent = recent_ids(self.recent, commit)
+            recent = self.recent.after(commit)
             send = self._sender(self.base, generation, commit, recent, [*self.tail, record])
         await self._send(send, generation, commit)
         self.commit = commit
@@ -113,7 +113,7 @@ class Committer:
         generation = self.generation + 1
         id_ = self.next_commit if entries else self.env.new_uuid()
         commit = id_ if entries else self.commit
-        send = self._sender(base, generation, commit, recent_ids(self.recent, id_), tail)
+        send = self._sender(base, generation, commit, self.recent.after(id_), tail)
         await self._send(send, generation, id_)
         self.base = base
         self.commit = commit
@@ -139,7 +139,7 @@ class Committer:
         base: Base,
         generation: int,
         commit: UUID,
-        recent: tuple[UUID, ...],
+        recent: Recent,
         tail: Sequence[bytes],
     ) -> Send:
         data = encode_head(
@@ -167,7 +167,7 @@ class Committer:
         except (RevisionMismatch, OutcomeUnknown) as error:
             await self._settle(send, generation, id_, error)
         self.generation = generation
-        self.recent = recent_ids(self.recent, id_)
+        self.recent = self.recent.after(id_)
 
     async def _settle(
         self,

@@ -23,7 +23,7 @@ from datahike_async.storage.codec import (
     encode_segment,
 )
 from datahike_async.storage.create import empty_snapshot
-from datahike_async.storage.head import Base, Head, decode_head, encode_head
+from datahike_async.storage.head import RECENT, Base, Head, Recent, decode_head, encode_head
 from datahike_async.tx.apply import apply, replay
 
 pytestmark = pytest.mark.anyio
@@ -108,13 +108,34 @@ def head() -> Head:
         log=["pack/x", 0, 5, 9],
         created=datetime(2026, 1, 1, tzinfo=UTC),
     ).with_encoding()
-    return Head(base, 4, COMMIT, (), UUID(int=3), 0, (UUID(int=9), COMMIT), (b"one", b"two"))
+    return Head(
+        base,
+        4,
+        COMMIT,
+        (),
+        UUID(int=3),
+        0,
+        Recent().after(UUID(int=9)).after(COMMIT),
+        (b"one", b"two"),
+    )
 
 
 def test_a_head_comes_back() -> None:
     back = decode_head(encode_head(head()), "head/db", UUID(int=1))
     assert back == head()
     assert encode_head(back) == encode_head(head())
+
+
+def test_recent_publications_are_bounded_and_found() -> None:
+    recent = Recent()
+    ids = [UUID(int=i << 60 | i) for i in range(1, 100)]
+    for i, id_ in enumerate(ids, 1):
+        recent = recent.after(id_)
+        assert len(recent) == min(i, RECENT)
+        assert id_ in recent
+    assert [id_ in recent for id_ in ids] == [i >= 99 - RECENT for i in range(99)]
+    # Ids lie at multiples of 16: what spans two of them is none.
+    assert UUID(bytes=recent.data[8:24]) not in recent
 
 
 def test_the_head_of_another_store_is_refused() -> None:
