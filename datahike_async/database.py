@@ -103,10 +103,10 @@ class Database:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Database):
             return NotImplemented
-        return self.snapshot is other.snapshot and self.view.settings == other.view.settings
+        return self.snapshot.state is other.snapshot.state and self.view.settings == other.view.settings
 
     def __hash__(self) -> int:
-        return hash((id(self.snapshot), self.view.settings))
+        return hash((id(self.snapshot.state), self.view.settings))
 
     def _with_view(self, view: View) -> Database:
         return Database(view, config=self.config, commit_id=self.commit_id, env=self._env)

@@ -49,6 +49,9 @@ def decompress(data: bytes, used: int) -> bytes:
         raise UnsupportedEncoding(f"A stored value was compressed with an unknown method {used}.")
     zstd = _zstd()
     try:
+        # The limit below does not hold for frames that state their size.
+        if zstd.frame_content_size(data) > _MOST:
+            raise CorruptValue("A stored value claims to be larger than any value is.")
         return zstd.ZstdDecompressor().decompress(data, max_output_size=_MOST)  # type: ignore[no-any-return]
     except zstd.ZstdError as error:
         raise CorruptValue(f"A stored value cannot be decompressed: {error}") from error

@@ -33,7 +33,18 @@ EMAX: Final = 0x7FFFFFFF
 class Snapshot:
     """One state of a database. ``max_eid`` and ``max_tx`` are the highest ids in use."""
 
-    __slots__ = ("__weakref__", "_attrs", "m", "max_eid", "max_tx", "mem", "n", "schema", "trees")
+    __slots__ = (
+        "__weakref__",
+        "_attrs",
+        "m",
+        "max_eid",
+        "max_tx",
+        "mem",
+        "n",
+        "schema",
+        "state",
+        "trees",
+    )
 
     def __init__(
         self,
@@ -44,7 +55,10 @@ class Snapshot:
         m: int,
         max_eid: int,
         max_tx: int,
+        state: object | None = None,
     ) -> None:
+        # Two snapshots with one token are the same state, however it lies in trees and memtable.
+        self.state = state or object()
         self.schema = schema
         self.trees = trees
         self.mem = mem
@@ -59,7 +73,7 @@ class Snapshot:
         """Return the state of ``base`` over ``trees``, which hold all of its memtable."""
         mem = Memtable()
         mem.owner = base.mem.owner
-        return Snapshot(base.schema, trees, mem, 0, 0, base.max_eid, base.max_tx)
+        return Snapshot(base.schema, trees, mem, 0, 0, base.max_eid, base.max_tx, base.state)
 
     @property
     def keep_history(self) -> bool:

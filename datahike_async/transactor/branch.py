@@ -135,6 +135,7 @@ class Branch:
             len(mem.e),
             state.max_eid,
             state.max_tx,
+            state.state,
         )
 
     async def _write(self, snapshot: Snapshot, records: list[bytes]) -> Flushed:

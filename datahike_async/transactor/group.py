@@ -7,6 +7,7 @@ again, and what was refused on the old state may be right on the new one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -19,9 +20,12 @@ from datahike_async.transactor.messages import Transact
 from datahike_async.transactor.offload import LARGE, run_in_thread, runs_anywhere
 from datahike_async.tx.apply import Applied, apply
 
-__all__ = ["Group", "Wrap"]
+__all__ = ["APPLYING", "Group", "Wrap"]
 
 Wrap = Callable[[Snapshot], Any]
+
+APPLYING: ContextVar[Branch | None] = ContextVar("applying", default=None)
+"""The branch whose transaction function is running here; it must not wait for that branch."""
 
 
 class _Outcome(NamedTuple):
@@ -64,6 +68,7 @@ class Group:
             )
 
         applied: Applied
+        token = APPLYING.set(branch)
         try:
             if len(data) >= LARGE and await run_sync(runs_anywhere, data):
                 applied = await run_in_thread(call)
@@ -75,6 +80,8 @@ class Group:
             self._state = getattr(error, "base", state)
             self._outcomes.append(_Outcome(message, None, error))
             return
+        finally:
+            APPLYING.reset(token)
         self._state = applied.after
         self._instant = applied.instant
         self._entries.append(entry)

@@ -21,7 +21,7 @@ import anyio.abc
 
 from datahike_async.config import Config
 from datahike_async.env import Env
-from datahike_async.errors import DatahikeError, TransactionOutcomeUnknown, WriterError
+from datahike_async.errors import DatahikeError, TransactionError, TransactionOutcomeUnknown, WriterError
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store
@@ -39,7 +39,7 @@ from datahike_async.transactor.failures import (
     unfinished,
     unknown,
 )
-from datahike_async.transactor.group import Group, Wrap
+from datahike_async.transactor.group import APPLYING, Group, Wrap
 from datahike_async.transactor.limits import Limits
 from datahike_async.transactor.mailbox import Mailbox
 from datahike_async.transactor.messages import Refresh, Transact
@@ -123,6 +123,12 @@ class Transactor:
             raise WriterError(
                 "This connection was opened on the event loop of another thread. Open one here; "
                 "connections of several event loops may share a database."
+            )
+        if APPLYING.get() is self._branch:
+            raise TransactionError(
+                "A transaction function cannot transact on its own branch: the writer would wait "
+                "for itself. Return the transaction data instead.",
+                error=":transact/syntax",
             )
         message = Transact(*normalize(tx_data, tx_meta))
         if self.fatal is not None:

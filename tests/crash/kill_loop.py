@@ -230,8 +230,8 @@ def kill_loop(home: Path, kills: int, *, fault: str | None, seed: int, verbose: 
         problem = home / "problem"
         problem.unlink(missing_ok=True)
 
-        def check(problem: Path = problem) -> int:
-            found = anyio.run(_check, home, acknowledged, next_file)
+        def check(problem: Path = problem, all_: set[int] = acknowledged) -> int:
+            found = anyio.run(_check, home, all_, next_file)
             if found is not None:
                 problem.write_text(found)
                 return 1
