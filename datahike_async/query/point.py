@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import TransactionError
+from datahike_async.errors import QueryError, TransactionError
 from datahike_async.query.ast import BLANK, BindScalar, Pattern, Query, is_var
 from datahike_async.query.relation import plain_value
 from datahike_async.snapshot.views import View
@@ -164,7 +164,10 @@ def _lookup(view: View, step: _Step, rows: list[tuple[Any, ...]]) -> list[tuple[
             if value is None:
                 continue
             if attr.is_ref and type(value) is not int:
-                value = view.entid(value) if isinstance(value, (Keyword, list, tuple)) else None
+                try:
+                    value = view.entid(value) if isinstance(value, (Keyword, list, tuple)) else None
+                except QueryError:
+                    return None
                 if value is None:
                     continue
             else:
@@ -191,7 +194,10 @@ def _values(view: View, step: _Step, rows: list[tuple[Any, ...]]) -> list[tuple[
         if type(e) is not int:
             if not isinstance(e, (Keyword, list, tuple)):
                 return None
-            e = view.entid(e)
+            try:
+                e = view.entid(e)
+            except QueryError:
+                return None  # the engine knows whether that is an error or just no entity
             if e is None:
                 continue
         values = view.values(e, a)

@@ -39,6 +39,16 @@ CASES: list[tuple[list[Any], str, list[tuple[Any, ...]]]] = [
         "(or [?e :ref ?v] (and [3 :ref ?e] [?e :any ?v]))]",
         [(1, 1), (3, 1)],
     ),
+    (
+        # A tuple among the values of a variable is no lookup ref that could be wrong.
+        [
+            [":db/add", 1, ":index", (True, "a")],
+            [":db/add", 1, ":index", 3],
+            [":db/add", 3, ":long", 1],
+        ],
+        "[:find ?e :where [1 :index ?e] [?e :long ?w]]",
+        [(3,)],
+    ),
 ]
 
 
