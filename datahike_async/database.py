@@ -103,7 +103,8 @@ class Database:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Database):
             return NotImplemented
-        return self.snapshot.state is other.snapshot.state and self.view.settings == other.view.settings
+        same = self.snapshot.state is other.snapshot.state
+        return same and self.view.settings == other.view.settings
 
     def __hash__(self) -> int:
         return hash((id(self.snapshot.state), self.view.settings))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, Final
 
 from datahike_async.errors import ConfigError
@@ -31,6 +30,9 @@ def register_index(name: Any, factory: IndexFactory) -> None:
 
 @cache
 def _from_entry_points() -> dict[str, Any]:
+    # Felt at import, and needed only where a config names an index that is not built in.
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=_GROUP)}
 
 

@@ -14,7 +14,7 @@ from datahike_async.konserve.registry import Backend, backend
 
 __all__ = ["checked", "public"]
 
-_COMMON: Final = frozenset({"backend", "id", "config", "compressor"})
+_COMMON: Final = frozenset({"backend", "id", "compressor"})
 _SECRET: Final = re.compile(
     r"secret|password|token|credential|access.?key|private|passphrase", re.I
 )

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from datahike_async.konserve.blob import BlobStore
 from datahike_async.konserve.errors import UnknownBackend
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["Backend", "backend", "register_backend"]
 
@@ -26,7 +28,7 @@ class Backend(Protocol):
     """Opens stores of one kind; what a backend registers under its name.
 
     ``config`` has plain string keys; ``keys`` are those it knows besides ``backend``, ``id`` and
-    ``config`` (the encoding). ``compressor`` is the default one for its values.
+    ``compressor``. ``compressor`` is the default one for its values.
     """
 
     @property
@@ -66,6 +68,9 @@ def register_backend(name: str, implementation: Backend) -> None:
 
 @cache
 def _points() -> dict[str, EntryPoint]:
+    # Felt at import, and needed only where a config names a backend that is not built in.
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 

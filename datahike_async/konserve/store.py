@@ -36,6 +36,7 @@ from datahike_async.konserve.envelope import (
 from datahike_async.konserve.errors import (
     CorruptValue,
     RevisionMismatch,
+    StoreConfigError,
     UnsupportedEncoding,
     UnsupportedOperation,
 )
@@ -114,6 +115,20 @@ class Store:
         """Make further serializers known for reading."""
         for one in serializers:
             self._serializers[one.id] = one
+
+    def register_handler(
+        self, kind: type, code: int, encode: Callable[[Any], Any], decode: Callable[[Any], Any]
+    ) -> None:
+        """Store values of a further type as what ``encode`` returns, under a code from 32 to 127.
+
+        Whoever reads them registers the same. Raises StoreConfigError for another code, and where
+        the store has a serializer of its own.
+        """
+        if not isinstance(self.serializer, MessagePack):
+            raise StoreConfigError(
+                "Handlers belong to the default serializer; this store has another."
+            )
+        self.serializer.register(kind, code, encode, decode)
 
     # -- encoding ------------------------------------------------------------------------------
 

@@ -21,7 +21,12 @@ import anyio.abc
 
 from datahike_async.config import Config
 from datahike_async.env import Env
-from datahike_async.errors import DatahikeError, TransactionError, TransactionOutcomeUnknown, WriterError
+from datahike_async.errors import (
+    DatahikeError,
+    TransactionError,
+    TransactionOutcomeUnknown,
+    WriterError,
+)
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store

@@ -1,0 +1,115 @@
+"""Handlers for further types, further serializers, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+
+import pytest
+
+from datahike_async.konserve import (
+    MessagePack,
+    Store,
+    StoreConfigError,
+    UnknownBackend,
+    UnsupportedEncoding,
+    create_store,
+    delete_store,
+)
+from datahike_async.konserve.compressors import compress, decompress
+from datahike_async.konserve.config import public
+from datahike_async.konserve.serializers import name_of_key
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    y: int
+
+
+@pytest.fixture
+async def store():
+    config = {"backend": "memory", "id": str(uuid.uuid4())}
+    store = await create_store(config)
+    yield store
+    await delete_store(config)
+
+
+async def test_a_handler_for_a_type_of_ones_own(store):
+    with pytest.raises(TypeError, match="register a handler"):
+        await store.assoc("p", Point(1, 2))
+    store.register_handler(Point, 40, lambda p: [p.x, p.y], lambda v: Point(*v))
+    await store.assoc("p", {"at": [Point(1, 2)]})
+    assert await store.get("p") == {"at": [Point(1, 2)]}
+    stranger = Store(store.blobs)
+    with pytest.raises(UnsupportedEncoding, match="40"):
+        await stranger.get("p")
+    with pytest.raises(StoreConfigError, match="32 to 127"):
+        store.register_handler(Point, 1, list, Point)
+
+
+class Json:
+    id = 9
+
+    def serialize(self, value):
+        return json.dumps(value).encode()
+
+    def deserialize(self, data):
+        return json.loads(data)
+
+
+async def test_serializers_may_differ_within_a_store(store):
+    await store.assoc("m", (1, 2))
+    other = Store(store.blobs, serializer=Json(), compressor="zstd")
+    await other.assoc("j", {"text": "x" * 500})
+    assert await other.get("m") == (1, 2)
+    with pytest.raises(UnsupportedEncoding, match="serializer 9"):
+        await store.get("j")
+    store.assoc_serializers([Json()])
+    assert await store.get("j") == {"text": "x" * 500}
+    with pytest.raises(StoreConfigError):
+        other.register_handler(Point, 40, list, Point)
+
+
+async def test_configurations(tmp_path):
+    for config, error, part in (
+        ({"backend": "memori"}, UnknownBackend, "did you mean 'memory'|did you mean memory"),
+        ({"backend": "s3"}, UnknownBackend, "pip install datahike-async-s3"),
+        ({"backend": "nonesuch"}, UnknownBackend, "datahike-async-nonesuch"),
+        ({}, StoreConfigError, "backend"),
+        ({"backend": "memory"}, StoreConfigError, "id"),
+        ({"backend": "memory", "id": "x"}, StoreConfigError, "UUID"),
+        ({"backend": "file", "pth": "x"}, StoreConfigError, "did you mean 'path'"),
+        ({"backend": "file", "path": str(tmp_path), "compressor": "lz"}, StoreConfigError, "zstd"),
+        ("file", StoreConfigError, "map"),
+    ):
+        with pytest.raises(error, match=part):
+            await create_store(config)
+    datahike = {":backend": ":memory", ":id": str(uuid.uuid4())}
+    await create_store(datahike)
+    await delete_store(datahike)
+
+
+def test_secrets_do_not_show():
+    config = {"path": "x", "secret": "hush", "access-key": "hush", "nested": {"password": "hush"}}
+    assert "hush" not in repr(public(config))
+    assert public(config)["path"] == "x"
+
+
+def test_compression_is_noted_and_bounded():
+    data, used = compress(b"a" * 1000, 2)
+    assert len(data) < 100
+    assert decompress(data, used) == b"a" * 1000
+    assert compress(b"short", 2) == (b"short", 0)
+    with pytest.raises(UnsupportedEncoding):
+        decompress(b"x", 77)
+
+
+def test_equal_keys_have_equal_names():
+    assert name_of_key({"a": 1, "b": {2, 3}}) == name_of_key({"b": {3, 2}, "a": 1})
+    assert name_of_key(1) != name_of_key("1") != name_of_key(b"1")
+    assert name_of_key((1, 2)) != name_of_key([1, 2])
+    assert MessagePack().deserialize(MessagePack().serialize(2**100)) == 2**100
