@@ -93,6 +93,10 @@ class Trees:
         """Whether entity ``e`` (a transaction counts as one) can have datoms here."""
         return e <= self.max_eid or self.max_tx >= e > 0x1FFFFFFF
 
+    def has_entity(self, e: int) -> bool:
+        """Whether entity ``e`` has a current datom here."""
+        return self.may_have(e) and bool(self.current[Order.EAVT].slice((e,), (e,)))
+
     def attr(self, a: int) -> Rows:
         """Return all current datoms of an attribute in AEVT order; kept for the next caller."""
         found = self._columns.get(a)

@@ -68,7 +68,11 @@ class Entities:
 
     def is_new(self, eid: int) -> bool:
         """Whether ``eid`` did not exist before this transaction and is not in its datoms yet."""
-        return eid > self.floor and eid not in self.draft.mem.by_e and eid < TX0
+        draft = self.draft
+        if eid in draft.mem.by_e or eid >= TX0:
+            return False
+        # One look for the entity is cheaper than one for each of its attributes.
+        return eid > self.floor or not draft.trees.has_entity(eid)
 
     def tempid(self, ref: Any) -> int:
         """Return the id of a tempid, a fresh one where it has none yet."""
