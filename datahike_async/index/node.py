@@ -5,8 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import Any, Final
 
-import numpy as np
-
 from datahike_async.errors import CorruptData
 from datahike_async.index import codec
 from datahike_async.index.columns import INSTANT, INT, Rows, micros
@@ -188,10 +186,3 @@ def decode(data: bytes) -> Node:
 def take_rows(rows: Rows, lo: int, hi: int) -> Rows:
     """Return rows [lo, hi), the very object where that is all of them."""
     return rows if lo == 0 and hi == len(rows) else rows.slice(lo, hi)
-
-
-def keep_mask(count: int, drop: list[int]) -> Any:
-    """Return a mask of ``count`` rows without those at ``drop``."""
-    keep = np.ones(count, np.bool_)
-    keep[drop] = False
-    return keep

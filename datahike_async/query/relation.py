@@ -276,11 +276,6 @@ def _pairs(start: I64, stop: I64, order: I64 | None) -> tuple[I64, I64]:
     return here, there if order is None else order[there]
 
 
-def match_sorted(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> tuple[I64, I64]:
-    """Like :func:`match`, where ``right`` is ascending."""
-    return _pairs(right.searchsorted(left, "left"), right.searchsorted(left, "right"), None)
-
-
 def _keys(left: Relation, right: Relation, shared: list[Symbol]) -> Any:
     if len(shared) == 1:
         return shared_codes(left.columns[shared[0]], right.columns[shared[0]])

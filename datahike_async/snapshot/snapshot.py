@@ -15,13 +15,13 @@ import numpy as np
 
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import DatahikeError
-from datahike_async.index.columns import EMPTY_I64, I64, Column, Rows
+from datahike_async.index.columns import Column, Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import merged, position_of, sorted_rows, without
 from datahike_async.snapshot.trees import Trees
 from datahike_async.values.order import sort_key
-from datahike_async.values.schema import Attr, Schema
+from datahike_async.values.schema import Schema
 from datahike_async.values.types import typed_key
 
 __all__ = ["EMAX", "TX0", "Snapshot"]
@@ -308,11 +308,6 @@ class Snapshot:
         """Return the ids of the attributes that have current datoms."""
         return [a.id for a in self.schema.attrs if self.count_attr(a.id)]
 
-    def entities_with(self, a: int) -> I64:
-        """Return the entities that have attribute ``a``, ascending."""
-        rows = self.attr(a)
-        return np.unique(rows.e) if len(rows) else EMPTY_I64
-
     def build(self, datoms: Iterable[Any]) -> Snapshot:
         """Return a state with ``datoms`` merged in: (e, attribute, value[, tx]) of any order.
 
@@ -345,10 +340,6 @@ class Snapshot:
         max_tx = max((f[3] for f in facts.values()), default=self.max_tx)
         trees = self.trees.merge(runs, {}, {}, schema, max_eid, max_tx)
         return Snapshot(schema, trees, Memtable(), 0, 0, max_eid, max_tx)
-
-    def attribute(self, key: Any) -> Attr | None:
-        """Return the attribute of a Keyword or ``":name"``, or None."""
-        return self.schema.by_key.get(key)
 
 
 def _bound_key(order: Order, bound: Bound) -> tuple[Any, ...]:

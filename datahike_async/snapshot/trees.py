@@ -105,10 +105,6 @@ class Trees:
             self._keep(a, found)
         return found
 
-    def cached_attr(self, a: int) -> Rows | None:
-        """Return the attribute's columns if they are at hand."""
-        return self._columns.get(a)
-
     def _keep(self, a: int, rows: Rows) -> None:
         self._columns[a] = rows
         self._columns_bytes += rows.nbytes

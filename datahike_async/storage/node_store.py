@@ -161,16 +161,6 @@ class NodeStore:
         except CorruptData as error:
             raise _corrupt(address, str(error)) from error
 
-    async def read_range(self, address: Address) -> bytes:
-        """Return the checked bytes at an address that holds no node."""
-        with konserve_errors():
-            data = await self.store.bget(
-                address.blob, address.offset, address.offset + address.length
-            )
-        if data is None:
-            raise _corrupt(address, "it is not in the store")
-        return checked(address, data, address.offset)
-
 
 def checked(address: Address, data: bytes, start: int) -> bytes:
     """Return the bytes of one node out of what was read from ``start`` on, if the CRC is right."""
