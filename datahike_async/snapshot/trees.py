@@ -109,8 +109,13 @@ class Trees:
         self._columns[a] = rows
         self._columns_bytes += rows.nbytes
         while self._columns_bytes > COLUMN_CACHE_BYTES and len(self._columns) > 1:
-            oldest = next(iter(self._columns))
-            self._columns_bytes -= self._columns.pop(oldest).nbytes
+            oldest, _ = self._cached()[0]
+            gone = self._columns.pop(oldest, None)
+            self._columns_bytes -= 0 if gone is None else gone.nbytes
+
+    def _cached(self) -> list[tuple[int, Rows]]:
+        # A copy, made in one step: a flush reads this in a thread while readers add to it.
+        return list(self._columns.items())
 
     # -- merging ---------------------------------------------------------------------------
 
@@ -165,7 +170,7 @@ class Trees:
                     temporal[order] = temporal[order].merge(runs, [])
         out = Trees(self.factory, self.config, current, temporal, max_eid, max_tx)
         touched = adds.keys() | removes.keys()
-        for a, rows in self._columns.items():
+        for a, rows in self._cached():
             if a not in touched:
                 out._keep(a, rows)
         return out
@@ -183,7 +188,7 @@ class Trees:
                 run = sorted_rows(past, Order.AVET)
                 temporal[Order.AVET] = temporal[Order.AVET].merge([run], [])
         out = Trees(self.factory, self.config, current, temporal, self.max_eid, self.max_tx)
-        for b, rows in self._columns.items():
+        for b, rows in self._cached():
             out._keep(b, rows)
         return out
 
@@ -203,7 +208,7 @@ class Trees:
         current = clean(self.current, "")
         temporal = None if self.temporal is None else clean(self.temporal, "temporal-")
         out = Trees(self.factory, self.config, current, temporal, self.max_eid, self.max_tx)
-        for a, rows in self._columns.items():
+        for a, rows in self._cached():
             out._keep(a, rows)
         return out, {"roots": roots, "max-eid": self.max_eid, "max-tx": self.max_tx}
 
