@@ -46,7 +46,7 @@ class WriterConfig:
     transaction_queue_size: int = 120_000
     commit_queue_size: int = 120_000
     commit_wait_time: float = 0
-    head_conflict_retries: int = 10
+    head_conflict_retries: int = 100
     writer_ownership: str = "shared"
     unsafe_unfenced: bool = False
 
