@@ -111,7 +111,8 @@ class Snapshot:
         rows = mem.by_ea.get(e << 32 | a)
         gone = False
         if rows is not None:
-            values = mem.by_av.get(a)
+            # By the schema: a transaction that failed may have left half an index behind.
+            values = mem.by_av.get(a) if self.schema.attrs[a].indexed else None
             if values is not None:
                 # Whichever is shorter: what the entity has, or who has the value.
                 others = values.get(key, ())
