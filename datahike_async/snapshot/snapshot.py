@@ -271,13 +271,12 @@ class Snapshot:
         mem, attrs = self.mem, self.schema.attrs
         rows = mem.ended(self._in_bounds(order, lower, upper), self.n, self.m)
         rows = [r for r in rows if not attrs[mem.a[r]].no_history]
-        if rows:
-            runs.append(mem.rows(rows, intervals=True))
-        if order is Order.EAVT or len(runs) < 2:
-            return [sorted_rows(Rows.concat(runs), order)] if len(runs) > 1 else runs
-        whole = sorted_rows(Rows.concat(runs), order)
-        cuts = (np.flatnonzero(np.diff(whole.a)) + 1).tolist()
-        edges = [0, *cuts, len(whole)]
+        if not rows:
+            return runs
+        whole = sorted_rows(Rows.concat([*runs, mem.rows(rows, intervals=True)]), order)
+        if order is Order.EAVT:
+            return [whole]
+        edges = [0, *(np.flatnonzero(np.diff(whole.a)) + 1).tolist(), len(whole)]
         return [whole.slice(i, j) for i, j in pairwise(edges)]
 
     # -- counting ------------------------------------------------------------------------------

@@ -100,3 +100,18 @@ async def test_cardinality_grows_and_shrinks(db):
     single = await single.db_with([[":db/add", 100, ":n", 3]])
     assert [x.v for x in await single.datoms("eavt", 100, ":n")] == [3]
     assert await single.history().q("[:find [?v ...] :where [100 :n ?v]]") == [1, 2, 3]
+
+
+async def test_the_past_is_in_order_wherever_it_lies():
+    db = d.empty_db(keep_history=True, schema_flexibility="read")
+    start = await db.db_with([[":db/add", e, ":v", e] for e in (1, 2, 3, 4)])
+    db = start
+    # Retracted in another order than that of the index, and all of it in the memtable.
+    for e in (4, 1, 3, 2):
+        db = await db.db_with([[":db/retract", e, ":v", e]])
+    for state in (db, db._wrap(await absorbed(db.snapshot))):
+        then = state.as_of(start.max_tx)
+        for order in ("eavt", "aevt"):
+            found = [x.e for x in await then.datoms(order) if x.a is d.kw("v")]
+            assert found == [1, 2, 3, 4]
+        assert await then.q("[:find ?e :in $ [?e ...] :where [?e :v _]]", [4, 2]) == {(4,), (2,)}
