@@ -7,11 +7,11 @@ whatever is not a node raises CorruptData.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import CorruptData, UnsupportedFormat
 from datahike_async.index.columns import (
     BOOL,
+    CODABLE,
     CODED,
     FLOAT,
     INSTANT,
@@ -42,6 +43,10 @@ __all__ = ["decode_rows", "encode_rows", "pack", "pack_values", "unpack", "unpac
 _FORMAT: Final = 1
 _ZSTD: Final = 1
 _LIMIT: Final = 256 * 1024 * 1024
+_MOST_ROWS: Final = 2**22
+# A value may nest 64 levels, and each is two in the key of a branch.
+_MOST_LEVELS: Final = 200
+_ON_STACK: Final = 6
 
 
 # -- single values -----------------------------------------------------------------------------
@@ -56,7 +61,7 @@ def _default(value: Any) -> Any:
     if kind is Keyword:
         return ext(_KEYWORD, value.text.encode())
     if kind is tuple:
-        return ext(_TUPLE, pack(list(value)))
+        return ext(_TUPLE, _pack_nested(value))
     if kind is datetime:
         return ext(_INSTANT, micros(value).to_bytes(8, "big", signed=True))
     if kind is UUID:
@@ -76,15 +81,21 @@ def _default(value: Any) -> Any:
     if kind is DoubleArray:
         return ext(_DOUBLES, np.array(tuple(value), "<f8").tobytes())
     if kind is frozenset or kind is set:
-        return ext(_SET, pack(list(value)))
+        return ext(_SET, _pack_nested(value))
     raise TypeError(f"{value!r} of type {kind.__name__} cannot be stored")
 
 
-def _ext(code: int, data: bytes) -> Any:
+def _pack_nested(value: Iterable[Any]) -> bytes:
+    # The buffer of a packer is 256 KB, which takes longer to get than a key to encode.
+    packer = msgpack.Packer(default=_default, strict_types=True, use_bin_type=True, buf_size=256)
+    return packer.pack(list(value))  # type: ignore[no-any-return]
+
+
+def _ext(code: int, data: bytes, below: int = 0) -> Any:
     if code == _KEYWORD:
         return Keyword(data.decode())
     if code == _TUPLE:
-        return tuple(unpack(data))
+        return tuple(_nested(data, below))
     if code == _INSTANT:
         return from_micros(int.from_bytes(data, "big", signed=True))
     if code == _UUID:
@@ -104,8 +115,33 @@ def _ext(code: int, data: bytes) -> Any:
     if code == _DOUBLES:
         return DoubleArray(np.frombuffer(data, "<f8").tolist())
     if code == _SET:
-        return frozenset(unpack(data))
+        return frozenset(_nested(data, below))
     raise ValueError(f"unknown value type {code}")
+
+
+def _nested(data: bytes, below: int) -> Any:
+    """Decode what an ext type holds, ``below`` levels of ext types down."""
+    if below >= _MOST_LEVELS:
+        raise ValueError(f"values nest more than {_MOST_LEVELS} levels deep")
+    hook = _HOOKS[below]
+    if below < _ON_STACK:
+        return msgpack.unpackb(data, ext_hook=hook, raw=False, strict_map_key=False)
+    # unpackb keeps 40 KB of state on the C stack, and damaged bytes may nest until that is gone;
+    # an Unpacker keeps it on the heap, and takes five times as long.
+    reader = msgpack.Unpacker(
+        ext_hook=hook,
+        raw=False,
+        strict_map_key=False,
+        max_buffer_size=max(len(data), 1),
+    )
+    reader.feed(data)
+    value = reader.unpack()
+    if reader.tell() != len(data):
+        raise ValueError("bytes follow a nested value")
+    return value
+
+
+_HOOKS: Final = tuple(partial(_ext, below=level + 1) for level in range(_MOST_LEVELS))
 
 
 def pack(value: Any) -> bytes:
@@ -163,6 +199,8 @@ def _width(top: int) -> int:
 
 def _read_ints(data: Any, count: int) -> npt.NDArray[np.int64]:
     mode, base, width, raw = data
+    if type(base) is not int:
+        raise ValueError("the base of integers is none")
     if mode == 3:
         return np.full(count, base, np.int64)
     values = np.frombuffer(raw, _WIDTHS[width]).astype(np.int64)
@@ -207,7 +245,7 @@ def _column(column: Column) -> list[Any]:
     return [7, _ints(ranks), parts]
 
 
-def _read_column(data: Any, count: int) -> Column:
+def _read_column(data: Any, count: int, *, part: bool = False) -> Column:
     kind = data[0]
     if kind in (INT, INSTANT):
         return Column(kind, _read_ints(data[1], count))
@@ -215,22 +253,26 @@ def _read_column(data: Any, count: int) -> Column:
         out: npt.NDArray[Any] = np.frombuffer(data[1], "<f8").astype(np.float64)
         column = Column(FLOAT, out)
     elif kind == BOOL:
-        bits = np.unpackbits(np.frombuffer(data[1], np.uint8), count=count)
-        column = Column(BOOL, bits.astype(np.bool_))
+        packed = np.frombuffer(data[1], np.uint8)
+        if len(packed) != (count + 7) // 8:
+            raise ValueError("too few or too many booleans")
+        column = Column(BOOL, np.unpackbits(packed, count=count).astype(np.bool_))
     elif kind == CODED:
         codes = _read_ints(data[2], count)
         if count and not 0 <= int(codes.min()) <= int(codes.max()) < len(data[1]):
             raise ValueError("a code points outside its dictionary")
+        if not CODABLE.issuperset(map(type, data[1])):
+            raise ValueError("a dictionary holds a value of a type that has no codes")
         column = Column(CODED, codes.astype(np.int32), Dictionary(list(data[1])))
     elif kind == OBJECT:
         column = Column(OBJECT, object_array(list(data[1])))
-    elif kind == 7:
+    elif kind == 7 and not part:
         ranks = _read_ints(data[1], count)
         whole = np.empty(count, np.object_)
         seen = 0
-        for rank, part in enumerate(data[2]):
+        for rank, one in enumerate(data[2]):
             positions = np.flatnonzero(ranks == rank)
-            values = _read_column(part, len(positions))
+            values = _read_column(one, len(positions), part=True)
             whole[positions] = values.objects().data
             seen += len(positions)
         if seen != count:
@@ -261,6 +303,8 @@ def encode_rows(rows: Rows) -> list[Any]:
 def decode_rows(data: Any) -> Rows:
     """Return the rows of :func:`encode_rows`; errors are the caller's to translate."""
     count, e, a, v, t, until = data
+    if type(count) is not int or not 0 < count <= _MOST_ROWS:
+        raise ValueError(f"{count!r} rows")
     return Rows(
         _read_ints(e, count),
         _read_ints(a, count).astype(np.int32),

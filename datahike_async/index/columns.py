@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
+from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.values.order import sort_key
 
 __all__ = [
     "BOOL",
+    "CODABLE",
     "CODED",
     "EMPTY_I64",
     "FLOAT",
@@ -72,13 +75,14 @@ def object_array(values: Sequence[Any]) -> npt.NDArray[np.object_]:
 class Dictionary:
     """Distinct values that codes point into; shared by every column cut from one run."""
 
-    __slots__ = ("_array", "_index", "_ranks", "values")
+    __slots__ = ("_array", "_index", "_is_text", "_ranks", "values")
 
     def __init__(self, values: list[Any], index: dict[Any, int] | None = None) -> None:
         self.values = values
         self._index = index
         self._array: npt.NDArray[np.object_] | None = None
         self._ranks: npt.NDArray[np.int32] | None = None
+        self._is_text: bool | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -107,6 +111,13 @@ class Dictionary:
             self._ranks = ranks
         return self._ranks
 
+    @property
+    def is_text(self) -> bool:
+        """Whether all values are strings."""
+        if self._is_text is None:
+            self._is_text = set(map(type, self.values)) == {str}
+        return self._is_text
+
     @classmethod
     def encode(cls, values: Iterable[Any]) -> tuple[Dictionary, npt.NDArray[np.int32]]:
         """Return the dictionary of ``values`` and the code of each."""
@@ -117,13 +128,13 @@ class Dictionary:
 
 
 # CODED may hold only values that equal nothing but themselves across types (see typed_key).
-_CODABLE: Final = frozenset({"str", "Keyword", "Symbol", "UUID", "bytes"})
-_KIND_OF: Final[dict[str, int]] = {
-    "int": INT,
-    "float": FLOAT,
-    "bool": BOOL,
-    "datetime": INSTANT,
-    **dict.fromkeys(_CODABLE, CODED),
+CODABLE: Final[frozenset[type]] = frozenset({str, Keyword, Symbol, UUID, bytes})
+_KIND_OF: Final[dict[type, int]] = {
+    int: INT,
+    float: FLOAT,
+    bool: BOOL,
+    datetime: INSTANT,
+    **dict.fromkeys(CODABLE, CODED),
 }
 _INT64 = (-(2**63), 2**63 - 1)
 
@@ -149,7 +160,8 @@ class Column:
         """Approximate bytes held, a dictionary's values counted at 64 bytes each."""
         size = self.data.nbytes
         if self.dictionary is not None:
-            size += 64 * len(self.dictionary)
+            # A dictionary may serve all leaves of an attribute; each answers for its share.
+            size += 64 * min(len(self.dictionary), len(self.data))
         elif self.kind == OBJECT:
             size += 48 * len(self.data)
         return size
@@ -159,8 +171,8 @@ class Column:
         """Build a column from canonical values; one type gives a typed column."""
         types = set(map(type, values))
         if len(types) == 1:
-            return cls._typed(_KIND_OF.get(types.pop().__name__, OBJECT), values)
-        if types and all(t.__name__ in _CODABLE for t in types):
+            return cls._typed(_KIND_OF.get(types.pop(), OBJECT), values)
+        if types and types <= CODABLE:
             return cls._typed(CODED, values)
         return cls(OBJECT, object_array(values))
 

@@ -1,28 +1,30 @@
-"""Merging sorted runs into a tree: vectorised leaf by leaf, copying only what is touched.
+"""Merging sorted runs into a tree: vectorised, copying only what is touched.
 
-A batch is split at the keys of a branch and handed down; every leaf that gets a part is rebuilt
-from its columns and cut anew; the slots of the branches above are put together from the results.
+First a batch is split at the keys of the branches and handed down, which reads nodes and changes
+nothing, so that all missing nodes are known before any work is done. Then neighbouring leaves that
+got a part are put together, merged with their parts as one run and cut anew, and the slots of the
+branches above are put together from the results.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Final, NamedTuple, TypeAlias
 
 from datahike_async.index.columns import Rows
 from datahike_async.index.node import Branch, Key, Leaf, Node, first_key, row_key
 from datahike_async.index.protocol import Order
-from datahike_async.index.runs import sorted_rows
+from datahike_async.index.runs import changed, primary
 from datahike_async.index.source import Address
-from datahike_async.values.types import typed_key
 
 __all__ = ["merge_into"]
 
-_Child = Callable[[Branch, int], Node | None]
+_Child: TypeAlias = Callable[[Branch, int, bool], Node | None]
+
+# Transactions are below this, so (e, a, v, _ANY_T) is past every key of that fact.
+_ANY_T: Final = 2**63
 
 
 class _Slot(NamedTuple):
@@ -30,6 +32,15 @@ class _Slot(NamedTuple):
     size: int  # rows below
     node: Node | None
     address: Address | None
+
+
+class _Part(NamedTuple):
+    """What a batch has for one node; ``below`` by slot, for branches."""
+
+    node: Node
+    adds: list[Rows]
+    removes: list[Rows]
+    below: Mapping[int, _Part]
 
 
 class _Merge:
@@ -42,151 +53,170 @@ class _Merge:
         self.branch = branch
         self.child = child
 
-    # -- going down ----------------------------------------------------------------------------
+    # -- splitting -----------------------------------------------------------------------------
 
-    def node(self, node: Node, adds: list[Rows], removes: list[Rows]) -> list[_Slot]:
-        """Return the slots that replace ``node``, of its own level."""
-        if isinstance(node, Leaf):
-            return self.rebuilt(node.rows, adds, removes)
-        add_parts = self.split(adds, node.keys)
-        remove_parts = self.split(removes, node.keys)
-        slots: list[_Slot] = []
-        touched: list[int] = []
-        for i, (key, count) in enumerate(zip(node.keys, node.counts, strict=True)):
-            if i not in add_parts and i not in remove_parts:
-                slots.append(_Slot(key, count, node.nodes[i], node.addresses[i]))
-                continue
-            below = self.child(node, i)
-            if below is None:
-                continue  # noted as missing: the whole merge is repeated after the fetch
-            touched.append(len(slots))
-            slots += self.node(below, add_parts.get(i, []), remove_parts.get(i, []))
-        slots = self.coalesced(slots, node.level)
-        return self.branches(slots, node.level)
+    def part(self, node: Node, adds: list[Rows], removes: list[Rows]) -> _Part:
+        """Return what the batch has for ``node`` and each node below; notes missing nodes."""
+        below: dict[int, _Part] = {}
+        if isinstance(node, Branch):
+            add_parts, remove_parts = self.split(adds, node.keys), self.split(removes, node.keys)
+            for slot in sorted(add_parts.keys() | remove_parts.keys()):
+                child = self.child(node, slot, True)
+                if child is not None:
+                    below[slot] = self.part(
+                        child, add_parts.get(slot, []), remove_parts.get(slot, [])
+                    )
+        return _Part(node, adds, removes, below)
 
     def split(self, runs: list[Rows], keys: list[Key]) -> dict[int, list[Rows]]:
         """Return child slot → the parts of ``runs`` that belong into it."""
         parts: dict[int, list[Rows]] = {}
         for run in runs:
-            start, count = 0, len(run)
-            while start < count:
-                slot = max(bisect_right(keys, row_key(run, start, self.order)) - 1, 0)
-                stop = (
-                    self.first_from(run, start, keys[slot + 1]) if slot + 1 < len(keys) else count
-                )
+            for slot, start, stop in self.edges(run, keys):
                 parts.setdefault(slot, []).append(run.slice(start, stop))
-                start = stop
         return parts
 
-    def first_from(self, run: Rows, start: int, key: Key) -> int:
-        """Return the first row after ``start`` whose key is not below ``key``."""
-        low, high = start + 1, len(run)
-        # Rows of one child are usually few and near: gallop, then bisect.
-        step = 8
-        while low + step < high and row_key(run, low + step, self.order) < key:
-            low += step
-            step *= 2
-        high = min(low + step, high)
-        while low < high:
-            middle = (low + high) // 2
-            if row_key(run, middle, self.order) < key:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+    def edges(self, run: Rows, keys: list[Key]) -> Iterator[tuple[int, int, int]]:
+        """Yield (slot, start, stop): rows [start, stop) of ``run`` belong into that child."""
+        start, count = 0, len(run)
+        known = None
+        if count > 16 and self.order is not Order.AVET:
+            known = primary(run, self.order).searchsorted([k[0] << 32 | k[1] for k in keys])
+        while start < count:
+            slot = max(bisect_right(keys, self.key(run, start)) - 1, 0)
+            stop = count
+            if slot + 1 < len(keys):
+                # Rows of one child are usually few and near.
+                low = start + 1 if known is None else max(int(known[slot + 1]), start + 1)
+                stop = self.first_from(run, low, keys[slot + 1])
+            yield slot, start, stop
+            start = stop
 
-    # -- leaves --------------------------------------------------------------------------------
+    def key(self, run: Rows, i: int) -> Key:
+        """Return the key by which a row finds its leaf.
 
-    def rebuilt(self, rows: Rows | None, adds: list[Rows], removes: list[Rows]) -> list[_Slot]:
-        """Return the leaves that hold ``rows`` without ``removes`` and with ``adds``."""
-        by_group: dict[int, list[Rows]] = {}
-        single = self.order is Order.EAVT
-        if rows is not None and len(rows):
-            by_group[0 if single else int(rows.a[0])] = [rows]
-        for run in adds:
-            by_group.setdefault(0 if single else int(run.a[0]), []).append(run)
+        A current fact is one row whatever its transaction, and must meet the row that is there.
+        """
+        key = row_key(run, i, self.order)
+        return key if self.temporal else (*key[:3], _ANY_T)
+
+    def first_from(self, run: Rows, low: int, key: Key) -> int:
+        """Return the first row from ``low`` whose key is not below ``key``: gallop, bisect."""
+        count, step = len(run), 1
+        high = low
+        while high < count and self.key(run, high) < key:
+            low, high, step = high + 1, high + step, step * 2
+        high = min(high, count)
+        return bisect_left(range(high), key, low, high, key=lambda i: self.key(run, i))
+
+    # -- putting together ----------------------------------------------------------------------
+
+    def merged(self, part: _Part, old: _Slot) -> list[_Slot]:
+        """Return the slots that replace ``old``, of its own level: itself if nothing changes."""
+        node = part.node
+        if isinstance(node, Leaf):
+            return self.leaves([old], part.adds, part.removes)
+        before = _slots(node)
         slots: list[_Slot] = []
-        for group in sorted(by_group):
-            runs = by_group[group]
-            gone = [r for r in removes if single or int(r.a[0]) == group]
-            old = runs[0] if rows is not None and runs[0] is rows else None
-            fresh = runs[1:] if old is not None else runs
-            slots += self.cut(self.combined(old, fresh, gone))
-        return slots
+        waiting: list[_Slot] = []
+        adds: list[Rows] = []
+        removes: list[Rows] = []
+        last = -1
+        for i, below in part.below.items():
+            if waiting and i != last + 1:
+                slots += self.leaves(waiting, adds, removes)
+                waiting, adds, removes = [], [], []
+            slots += before[last + 1 : i]
+            last = i
+            if isinstance(below.node, Leaf):
+                # Neighbours are merged as one run: an operation on columns costs the same for
+                # one row and for a thousand.
+                waiting.append(before[i]._replace(node=below.node))
+                adds += below.adds
+                removes += below.removes
+            else:
+                slots += self.merged(below, before[i]._replace(node=below.node))
+        if waiting:
+            slots += self.leaves(waiting, adds, removes)
+        slots += before[last + 1 :]
+        if len(slots) == len(before) and all(map(_same, slots, before)):
+            return [old]
+        return self.branches(self.level_out(slots, before, node), node.level)
 
-    def combined(self, old: Rows | None, adds: list[Rows], removes: list[Rows]) -> Rows:
-        if old is not None and (adds or removes):
-            old = self.without(old, [*removes, *adds])
-        parts = [run for run in ([old] if old is not None else []) + adds if len(run)]
-        if len(parts) > 1:
-            return sorted_rows(Rows.concat(parts), self.order)
-        return parts[0] if parts else Rows.concat([])
+    def leaves(self, old: list[_Slot], adds: list[Rows], removes: list[Rows]) -> list[_Slot]:
+        """Return the leaves that replace neighbouring ones; what stays the same stays."""
+        if self.order is Order.EAVT:
+            return self.group(old, adds, removes)
+        groups: dict[int, tuple[list[_Slot], list[Rows], list[Rows]]] = {}
+        for slot in old:
+            assert isinstance(slot.node, Leaf)
+            groups.setdefault(int(slot.node.rows.a[0]), ([], [], []))[0].append(slot)
+        for run in adds:
+            groups.setdefault(int(run.a[0]), ([], [], []))[1].append(run)
+        for run in removes:
+            groups.setdefault(int(run.a[0]), ([], [], []))[2].append(run)
+        return [slot for a in sorted(groups) for slot in self.group(*groups[a])]
 
-    def without(self, rows: Rows, gone: list[Rows]) -> Rows:
-        """Return ``rows`` without those that a run of ``gone`` names."""
-        entities = gone[0].e if len(gone) == 1 else np.concatenate([g.e for g in gone])
-        candidates = np.flatnonzero(np.isin(rows.e, entities))
-        if not len(candidates):
-            return rows
-        keys = set()
-        present = set(rows.e[candidates].tolist())
-        for run in gone:
-            for i in np.flatnonzero(np.isin(run.e, rows.e)).tolist():
-                if int(run.e[i]) in present:
-                    keys.add(self.identity(run, i))
-        drop = [i for i in candidates.tolist() if self.identity(rows, i) in keys]
-        if not drop:
-            return rows
-        keep = np.ones(len(rows), np.bool_)
-        keep[drop] = False
-        return rows.take(keep)
-
-    def identity(self, rows: Rows, i: int) -> tuple[Any, ...]:
-        key = (int(rows.e[i]), int(rows.a[i]), typed_key(rows.v.value(i)))
-        return (*key, int(rows.t[i])) if self.temporal else key
+    def group(self, old: list[_Slot], adds: list[Rows], removes: list[Rows]) -> list[_Slot]:
+        """Return the leaves of one attribute, or of EAVT, merged as one run."""
+        rows = Rows.concat([slot.node.rows for slot in old if isinstance(slot.node, Leaf)])
+        after = changed(rows, adds, removes, self.order, self.temporal)
+        return old if after is rows else self.cut(after)
 
     def cut(self, rows: Rows) -> list[_Slot]:
-        """Return ``rows`` as leaves of about equal size, none above the limit."""
+        """Return ``rows`` as leaves of about equal size, none far above the limit."""
         count = len(rows)
         if not count:
             return []
-        limit = self.leaf
-        if count <= limit * 3 // 2:
-            return [_Slot(first_key(rows, self.order), count, Leaf(rows), None)]
-        pieces = -(-count // limit)
+        pieces = 1 if count <= self.leaf * 3 // 2 else -(-count // self.leaf)
         edges = [count * i // pieces for i in range(pieces + 1)]
         out = []
         for i, j in pairwise(edges):
-            part = rows.slice(i, j)
-            out.append(_Slot(first_key(part, self.order), j - i, Leaf(part), None))
+            piece = rows.slice(i, j) if pieces > 1 else rows
+            out.append(_Slot(first_key(piece, self.order), j - i, Leaf(piece), None))
         return out
 
     # -- branches ------------------------------------------------------------------------------
 
-    def coalesced(self, slots: list[_Slot], level: int) -> list[_Slot]:
-        """Join neighbours that have become too small, where both are at hand."""
-        if level == 1:
-            small = self.leaf // 4
-        else:
-            small = 0
-        out: list[_Slot] = []
-        for slot in slots:
-            last = out[-1] if out else None
-            if (
-                last is not None
-                and small
-                and (last.size < small or slot.size < small)
-                and last.size + slot.size <= self.leaf
-                and isinstance(last.node, Leaf)
-                and isinstance(slot.node, Leaf)
-                and (last.address is None or slot.address is None)
-                and (self.order is Order.EAVT or last.node.rows.a[0] == slot.node.rows.a[0])
-            ):
-                joined = Rows.concat([last.node.rows, slot.node.rows])
-                out[-1] = _Slot(last.key, len(joined), Leaf(joined), None)
-            else:
-                out.append(slot)
+    def small(self, slots: list[_Slot]) -> list[int]:
+        """Return the slots of nodes that are less than a fourth full."""
+        out = []
+        for i, (_, size, node, _) in enumerate(slots):
+            if isinstance(node, Branch):
+                if len(node.keys) < self.branch // 4:
+                    out.append(i)
+            elif size < self.leaf // 4:
+                out.append(i)
         return out
+
+    def level_out(self, slots: list[_Slot], before: list[_Slot], node: Branch) -> list[_Slot]:
+        """Join nodes that have become too small with a neighbour that is at hand."""
+        small = [i for i in self.small(slots) if slots[i].address is None]
+        if not small:
+            return slots
+        where = {id(slot.key): i for i, slot in enumerate(before)}
+        for j in {j for i in small for j in (i - 1, i + 1)}:
+            if 0 <= j < len(slots) and slots[j].node is None:
+                found = self.child(node, where[id(slots[j].key)], False)
+                slots[j] = slots[j]._replace(node=found)
+        out: list[_Slot] = []
+        join = False
+        for i, slot in enumerate(slots):
+            is_small = i in small
+            joined = self.joined(out[-1].node, slot.node) if out and (join or is_small) else None
+            join = is_small and joined is None
+            out[-1 if joined else len(out) :] = joined or [slot]
+        return out
+
+    def joined(self, left: Node | None, right: Node | None) -> list[_Slot] | None:
+        """Return what two neighbours become together, None where they have to stay apart."""
+        if isinstance(left, Leaf) and isinstance(right, Leaf):
+            if self.order is not Order.EAVT and left.rows.a[0] != right.rows.a[0]:
+                return None
+            return self.cut(Rows.concat([left.rows, right.rows]))
+        if isinstance(left, Branch) and isinstance(right, Branch):
+            return self.branches(_slots(left) + _slots(right), left.level)
+        return None
 
     def branches(self, slots: list[_Slot], level: int) -> list[_Slot]:
         """Return branches of ``level`` over ``slots``, split evenly where there are too many."""
@@ -201,11 +231,21 @@ class _Merge:
                 level,
                 [s.key for s in part],
                 [s.size for s in part],
-                [s.node for s in part],
+                # What is stored is held by the source's cache, within its bound.
+                [s.node if s.address is None else None for s in part],
                 [s.address for s in part],
             )
             out.append(_Slot(part[0].key, sum(made.counts), made, None))
         return out
+
+
+def _slots(branch: Branch) -> list[_Slot]:
+    columns = (branch.keys, branch.counts, branch.nodes, branch.addresses)
+    return [_Slot(*slot) for slot in zip(*columns, strict=True)]
+
+
+def _same(after: _Slot, before: _Slot) -> bool:
+    return after.address == before.address if before.address else after.node is before.node
 
 
 def merge_into(
@@ -217,25 +257,33 @@ def merge_into(
     leaf: int,
     branch: int,
     child: _Child,
-) -> tuple[Node | None, int]:
-    """Return the new root and the number of rows below it.
+    missing: Sequence[Address],
+    count: int,
+) -> tuple[Node | None, int] | None:
+    """Return the new root and the number of rows below it, None where nodes are ``missing``.
 
-    ``child`` returns a child node, or None after noting its address as missing; the result is
-    then of no use.
+    ``child(branch, slot, needed)`` returns a child node, or None where it is not resident; if it is
+    needed, its address is then in ``missing``.
     """
     merge = _Merge(order, temporal, leaf, branch, child)
     if root is None:
-        slots = merge.rebuilt(None, list(adds), list(removes))
+        slots = merge.leaves([], list(adds), list(removes))
     else:
-        slots = merge.node(root, list(adds), list(removes))
+        part = merge.part(root, list(adds), list(removes))
+        if missing:
+            return None
+        key = root.keys[0] if isinstance(root, Branch) else first_key(root.rows, order)
+        slots = merge.merged(part, _Slot(key, count, root, None))
     level = root.level + 1 if isinstance(root, Branch) else 1
     while len(slots) > 1:
         slots = merge.branches(slots, level)
         level += 1
     if not slots:
         return None, 0
-    node: Any = slots[0].node
-    count = slots[0].size
-    while isinstance(node, Branch) and len(node.keys) == 1 and node.nodes[0] is not None:
-        node = node.nodes[0]
+    node, count = slots[0].node, slots[0].size
+    while isinstance(node, Branch) and len(node.keys) == 1:
+        only = child(node, 0, False)
+        if only is None:
+            break
+        node = only
     return node, count

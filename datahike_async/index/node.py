@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import pairwise
 from typing import Any, Final
 
 from datahike_async.errors import CorruptData
@@ -172,15 +173,38 @@ def decode(data: bytes) -> Node:
         if level == 0:
             (rows,) = rest
             return Leaf(codec.decode_rows(rows))
-        keys, counts, blobs, slots = rest
-        if not len(keys) == len(counts) == len(slots) > 0:
-            raise ValueError("the slots of a branch differ in number")
-        addresses: list[Address | None] = [
-            Address(blobs[blob], offset, length, crc) for blob, offset, length, crc in slots
-        ]
-        return Branch(level, list(keys), list(counts), [None] * len(keys), addresses)
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        return _decode_branch(level, *rest)
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise CorruptData(f"Stored bytes are no index node: {error}") from error
+
+
+def _decode_branch(level: Any, keys: Any, counts: Any, blobs: Any, slots: Any) -> Branch:
+    if not len(keys) == len(counts) == len(slots) > 0:
+        raise ValueError("the slots of a branch differ in number")
+    if type(level) is not int or not 0 < level < 64:
+        raise ValueError(f"{level!r} is no level")
+    if not all(type(key) is tuple and len(key) == 4 for key in keys):
+        raise ValueError("a key of a branch is none")
+    if any(not low < high for low, high in pairwise(keys)):
+        raise ValueError("the keys of a branch do not rise")
+    if set(map(type, counts)) != {int} or min(counts) < 1:
+        raise ValueError("a child of a branch counts no rows")
+    if set(map(type, blobs)) != {str}:
+        raise ValueError("a blob has no name")
+    addresses: list[Address | None] = []
+    for blob, *where in slots:
+        if set(map(type, where)) != {int} or min(where) < 0:
+            raise ValueError("a child of a branch has no address")
+        addresses.append(Address(blobs[blob], *where))
+    return Branch(level, list(keys), list(counts), [None] * len(keys), addresses)
 
 
 def take_rows(rows: Rows, lo: int, hi: int) -> Rows:

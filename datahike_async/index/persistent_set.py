@@ -223,15 +223,28 @@ class PersistentSet:
             return self
         missing: list[Address] = []
 
-        def child(branch: Branch, slot: int) -> Node | None:
-            return self._child(branch, slot, missing)
+        def child(branch: Branch, slot: int, needed: bool) -> Node | None:
+            return self._child(branch, slot, missing if needed else [])
 
-        root, count = merge_into(
-            self._top_node(), adds, removes, self.order, self.temporal, self._leaf, _BRANCH, child
+        before = self._top_node()
+        merged = merge_into(
+            before,
+            adds,
+            removes,
+            self.order,
+            self.temporal,
+            self._leaf,
+            _BRANCH,
+            child,
+            missing,
+            self._count,
         )
-        if missing:
+        if merged is None:
             assert self._source is not None
             raise NodeMiss(self._source, missing)
+        root, count = merged
+        if root is before:
+            return self
         return PersistentSet(self.order, self.temporal, self._leaf, root, count, None, self._source)
 
     # -- storing -------------------------------------------------------------------------------

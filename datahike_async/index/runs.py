@@ -1,21 +1,28 @@
-"""Runs of rows: sorting them, masking rows out, merging new ones in.
+"""Runs of rows: sorting them, finding rows in them, taking rows out and putting new ones in.
 
 Works on :class:`Rows` alone; a run of AEVT or AVET has one attribute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from datahike_async.index.columns import CODED, I64, INT, OBJECT, Rows
+from datahike_async.index.columns import BOOL, CODED, I64, INSTANT, INT, OBJECT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
-__all__ = ["merged", "sort_positions", "sorted_rows", "without"]
+__all__ = ["changed", "merged", "primary", "sort_positions", "sorted_rows", "without"]
+
+_Mask = npt.NDArray[np.bool_]
+
+# Kinds whose data compare as their values do.
+_DIRECT: Final = frozenset({INT, INSTANT, BOOL})
 
 
 def without(rows: Rows, gone: Iterable[tuple[int, int, Any]]) -> Rows:
@@ -58,20 +65,25 @@ def sort_positions(rows: Rows, order: Order) -> I64:
             keys = (rows.added, *keys)
         return np.lexsort(keys)
     # Most facts are single-valued: sort by the integers, and look at values only where those tie.
-    primary = (
-        rows.e << 32 | rows.a if order is Order.EAVT else rows.a.astype(np.int64) << 32 | rows.e
-    )
-    positions = np.argsort(primary, kind="stable")
-    ordered = primary[positions]
+    first = primary(rows, order)
+    positions = np.argsort(first, kind="stable")
+    ordered = first[positions]
     ties = ordered[1:] == ordered[:-1]
     if not ties.any():
         return positions
     if rows.v.kind == OBJECT:
         return _break_ties(rows, positions, ties)
-    keys = (rows.t, rows.v.ranks(), primary)
+    keys = (rows.t, rows.v.ranks(), first)
     if rows.added is not None:
         keys = (rows.added, *keys)
     return np.lexsort(keys)
+
+
+def primary(rows: Rows, order: Order) -> I64:
+    """Return entity and attribute as one integer that sorts in EAVT or AEVT."""
+    if order is Order.EAVT:
+        return rows.e << 32 | rows.a
+    return rows.a.astype(np.int64) << 32 | rows.e
 
 
 def _tail_key(rows: Rows, i: int) -> tuple[Any, ...]:
@@ -110,3 +122,142 @@ def position_of(rows: Rows, v: Any) -> Any:
         return column.data == v
     key = typed_key(v)
     return np.fromiter((typed_key(x) == key for x in column.tolist()), np.bool_, len(rows))
+
+
+# -- changing a sorted run -----------------------------------------------------------------------
+
+
+def changed(
+    base: Rows, adds: Sequence[Rows], removes: Sequence[Rows], order: Order, temporal: bool
+) -> Rows:
+    """Return ``base`` without ``removes`` and with ``adds``; the same object if nothing changes.
+
+    All are sorted in ``order``, in AEVT and AVET of one attribute. A row is found by (e, a, v),
+    with ``temporal`` by (e, a, v, t); an added row replaces the one that is found.
+    """
+    added = None
+    if adds:
+        added = adds[0] if len(adds) == 1 else sorted_rows(Rows.concat(adds), order)
+    if not len(base):
+        return base if added is None else added
+    keep = np.ones(len(base), np.bool_)
+    for run in removes:
+        _forget(base, run, keep, order, temporal)
+    if added is None:
+        return base if keep.all() else base.take(keep)
+    if len(added) * 4 > len(base):
+        _forget(base, added, keep, order, temporal)
+        kept = base if keep.all() else base.take(keep)
+        return sorted_rows(Rows.concat([kept, added]), order) if len(kept) else added
+    at, found = _places(base, added, order, temporal)
+    keep[at[found]] = False
+    both = Rows.concat([base, added])
+    n, k = len(base), len(added)
+    # Kept rows and new ones side by side: a new row comes before the base row at its place.
+    positions = np.insert(np.arange(n), at, np.arange(n, n + k))
+    if not keep.all():
+        positions = positions[np.insert(keep, at, np.ones(k, np.bool_))]
+    return both.take(positions)
+
+
+def _forget(base: Rows, run: Rows, keep: _Mask, order: Order, temporal: bool) -> None:
+    """Clear ``keep`` at the rows of ``base`` that are in ``run``."""
+    if len(run) > len(base):
+        keep &= ~_places(run, base, order, temporal)[1]
+    else:
+        at, found = _places(base, run, order, temporal)
+        keep[at[found]] = False
+
+
+def _places(base: Rows, run: Rows, order: Order, temporal: bool) -> tuple[I64, _Mask]:
+    """Return where in ``base`` each row of ``run`` belongs, and whether it is there already."""
+    if order is Order.AVET:
+        at, end = _value_ranges(base.v, run.v)
+    else:
+        keys, wanted = primary(base, order), primary(run, order)
+        at, end = keys.searchsorted(wanted), keys.searchsorted(wanted, "right")
+    found = np.zeros(len(run), np.bool_)
+    many = end > at
+    if order is not Order.AVET and not temporal:
+        # Nearly all: one row of that entity and attribute.
+        one = np.flatnonzero(end - at == 1)
+        below, equal = _compared(base.v.take(at[one]), run.v.take(one))
+        at[one[below]] += 1
+        found[one] = equal
+        many[one] = False
+
+    if order is Order.AVET and not temporal:
+        entities = memoryview(base.e)  # type: ignore[arg-type]
+        spans = zip(at.tolist(), end.tolist(), run.e.tolist(), strict=True)
+        for i, (low, stop, e) in enumerate(spans):
+            if low < stop:
+                place = bisect_left(entities, e, low, stop)
+                at[i] = place
+                found[i] = place < stop and entities[place] == e
+        return at, found
+
+    def rest(rows: Rows, i: int) -> tuple[Any, ...]:
+        head = int(rows.e[i]) if order is Order.AVET else sort_key(rows.v.value(i))
+        return (head, int(rows.t[i])) if temporal else (head,)
+
+    for i in np.flatnonzero(many).tolist():
+        stop, wanted_rest = int(end[i]), rest(run, i)
+        place = bisect_left(range(stop), wanted_rest, int(at[i]), stop, key=lambda j: rest(base, j))
+        at[i] = place
+        found[i] = place < stop and rest(base, place) == wanted_rest
+    return at, found
+
+
+def _compared(left: Column, right: Column) -> tuple[_Mask, _Mask]:
+    """Return where ``left`` is below ``right``, and where both are one value of one type."""
+    if left.kind == right.kind and left.kind in _DIRECT:
+        return left.data < right.data, left.data == right.data
+    below, equal = [], []
+    for x, y in zip(left.tolist(), right.tolist(), strict=True):
+        same = type(x) is type(y) and x is y
+        x_key, y_key = ((), ()) if same else (sort_key(x), sort_key(y))
+        below.append(x_key < y_key)
+        equal.append(x_key == y_key)
+    return np.array(below, np.bool_), np.array(equal, np.bool_)
+
+
+def _value_ranges(base: Column, wanted: Column) -> tuple[I64, I64]:
+    """Return for each of ``wanted`` the range of ``base``, which is sorted, that has the value."""
+    if base.kind == wanted.kind and base.kind in _DIRECT:
+        return base.data.searchsorted(wanted.data), base.data.searchsorted(wanted.data, "right")
+    at = np.empty(len(wanted), np.int64)
+    end = np.empty(len(wanted), np.int64)
+    key, prepared = value_keys(base, wanted)
+    count, low, high = len(base), 0, 0
+    previous: Any = None
+    for i, value in enumerate(wanted.tolist()):
+        if i and prepared(value) == previous:
+            at[i], end[i] = low, high
+            continue
+        previous = prepared(value)
+        # Both are sorted: the next value is not before this one.
+        low = bisect_left(range(count), previous, low, count, key=key)
+        high = low
+        step = 1
+        while high < count and key(high) == previous:
+            low_known, high, step = high, high + step, step * 2
+        if high > low:
+            high = bisect_right(range(count), previous, low_known, min(high, count), key=key)
+        at[i], end[i] = low, high
+    return at, end
+
+
+def value_keys(
+    base: Column, wanted: Column | None = None
+) -> tuple[Callable[[int], Any], Callable[[Any], Any]]:
+    """Return what gives the key of row i of ``base``, and what gives that of a value."""
+    dictionary = base.dictionary
+    if (
+        dictionary is not None
+        and dictionary.is_text
+        and (wanted is None or (wanted.dictionary is not None and wanted.dictionary.is_text))
+    ):
+        # Strings sort as they are.
+        values, codes = dictionary.values, memoryview(base.data)  # type: ignore[arg-type]
+        return (lambda i: values[codes[i]]), (lambda value: value)
+    return (lambda i: sort_key(base.value(i))), sort_key
