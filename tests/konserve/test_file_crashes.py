@@ -121,6 +121,19 @@ async def test_a_torn_record_is_ignored_and_overwritten(config, tmp_path):
             await store.release()
 
 
+async def test_whatever_was_appended_is_read(config):
+    store = await create_store(config)
+    revision = await store.assoc("h", 0)
+    large = os.urandom(1 << 20) * 65  # more than any sensible bound on a record
+    revision = await store.journal_append("h", large, expected_revision=revision)
+    revision = await store.journal_append("h", b"after", expected_revision=revision)
+    await store.release()
+    store = await connect_store(config)
+    value, records, found = await store.journal("h")
+    assert (value, list(records), found) == (0, [large, b"after"], revision)
+    await store.release()
+
+
 async def test_short_writes_are_continued(config, monkeypatch):
     original = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: original(fd, bytes(data)[:7], at))

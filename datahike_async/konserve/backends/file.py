@@ -24,7 +24,7 @@ from uuid import UUID, uuid4
 from anyio.to_thread import run_sync
 
 from datahike_async.konserve.backends import file_io as io
-from datahike_async.konserve.backends.file_journal import Log, log_name
+from datahike_async.konserve.backends.file_journal import LARGEST, Log, log_name
 from datahike_async.konserve.blob import (
     ABSENT,
     Blob,
@@ -46,6 +46,7 @@ from datahike_async.konserve.errors import (
     StoreIOError,
     StoreNotFound,
     UnsupportedEncoding,
+    UnsupportedOperation,
 )
 
 __all__ = ["FileBackend", "FileBlobStore"]
@@ -315,6 +316,8 @@ class FileBlobStore:
     def _append(self, name: str, record: bytes, expected: Revision) -> Revision:
         if not record:
             raise ValueError("a record of a journal has at least one byte")
+        if len(record) > LARGEST:
+            raise UnsupportedOperation(f"A record of a journal has at most {LARGEST} bytes.")
         with io.locked(self._lock_file):
             with io.system_errors(f"appending to {name}"):
                 stamp = self._check(name, expected)

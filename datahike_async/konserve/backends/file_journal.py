@@ -25,7 +25,8 @@ __all__ = ["Log", "log_name"]
 _FRAME: Final = struct.Struct(">II")
 ROOM: Final = 256 * 1024
 """Bytes of zeros that are written at a time."""
-LARGEST: Final = 64 * 1024 * 1024
+LARGEST: Final = 2**32 - 1
+"""Bytes of a record, as many as a frame can say. Reading must take whatever append took."""
 
 
 def log_name(name: str, stamp: bytes) -> str:
