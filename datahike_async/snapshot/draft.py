@@ -26,13 +26,16 @@ class Draft(Snapshot):
     Ids and the schema may be set as the transaction goes. Reads see what was written so far.
     """
 
-    __slots__ = ("base", "mark", "shared", "tx")
+    __slots__ = ("_owner", "base", "mark", "shared", "tx")
 
     def __init__(self, base: Snapshot, tx: int, owner: object | None = None) -> None:
         mem = base.mem
         if len(mem) != base.n or mem.owner is not owner:
             mem = mem.fork(base.n)
-            mem.owner = owner
+        # While this draft runs, everybody else forks: a transaction function may await, or
+        # speculate on the value it was given, and both stand at this very tip.
+        mem.owner = self
+        self._owner = owner
         super().__init__(base.schema, base.trees, mem, ALIVE, ALIVE, base.max_eid, base.max_tx)
         self.base = base
         self.mark = len(mem)
@@ -118,6 +121,9 @@ class Draft(Snapshot):
         self.shared = True
         return self._snapshot()
 
+    def _release(self) -> None:
+        self.mem.owner = self._owner
+
     def _snapshot(self) -> Snapshot:
         mem = self.mem
         return Snapshot(
@@ -126,15 +132,17 @@ class Draft(Snapshot):
 
     def commit(self) -> Snapshot:
         """Return the finished state."""
+        self._release()
         return self._snapshot()
 
     def abort(self) -> Snapshot:
         """Take everything back and return the state to go on from (equal to the base)."""
+        self._release()
         if not self.shared:
             self.mem.undo_to(self.mark)
             return self.base
         mem: Memtable = self.mem.fork(self.mark)
-        mem.owner = self.mem.owner
+        mem.owner = self._owner
         base = self.base
         return Snapshot(
             base.schema, base.trees, mem, len(mem), len(mem.e), base.max_eid, base.max_tx
@@ -160,8 +168,9 @@ class Draft(Snapshot):
 
     def commit_bulk(self, trees: Trees) -> Snapshot:
         """Return the finished state over the trees that :meth:`assert_bulk` made."""
+        self._release()
         mem = Memtable()
-        mem.owner = self.mem.owner
+        mem.owner = self._owner
         return Snapshot(self.schema, trees, mem, 0, 0, self.max_eid, self.max_tx)
 
 

@@ -15,6 +15,7 @@ from datahike_async.edn.types import Char, Keyword
 from datahike_async.errors import TransactionError
 from datahike_async.functions import lookup_function
 from datahike_async.snapshot.draft import Draft
+from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.tx.checks import check_value
 from datahike_async.tx.entities import Entities
 from datahike_async.tx.forms import keyword, require_attr, syntax_error
@@ -88,6 +89,8 @@ class Facts(ABC):
             value = self._ref(eid, attr, value)
         else:
             value = check_value(attr, value)
+        if t is not None and not (type(t) is int and 0 <= t <= EMAX):
+            raise syntax_error(f"Bad transaction id {t!r}; expected an int up to {EMAX}.")
         draft = self.draft
         if attr.unique is not None:
             self._check_unique(eid, attr, value)
