@@ -198,7 +198,10 @@ class Committer:
                     try:
                         self.revision = await send()
                         return
-                    except (RevisionMismatch, OutcomeUnknown) as again:
+                    except (StoreClosed, StoreIOError) as failed:
+                        raise unknown(failed) from failed
+                    except KonserveError as again:
+                        # Never a definite failure: what was sent first may still land.
                         error = again
                 # Jitter: writers that collided must not collide again.
                 await anyio.sleep(pause * (0.5 + self.env.random()))
