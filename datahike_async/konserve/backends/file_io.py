@@ -11,14 +11,18 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from datahike_async.konserve.errors import StoreFull, StoreIOError
 
 __all__ = [
+    "exists",
+    "fdatasync",
     "fsync",
+    "harmless",
     "locked",
+    "open_lock",
     "read_at",
     "sync_folder",
     "system_errors",
@@ -34,6 +38,24 @@ TEMPORARY: Final = ".new"
 # O_NOFOLLOW: a link that was slipped in must not lead out of the folder.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+
+# They speak of this process, of a name or of rights, and not of bytes that may be lost.
+_HARMLESS: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EAGAIN,
+        errno.ELOOP,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENFILE,
+        errno.ENOENT,
+        errno.ENOLCK,
+        errno.ENOMEM,
+        errno.ENOTDIR,
+        errno.EPERM,
+    }
+)
 
 
 @contextmanager
@@ -49,6 +71,25 @@ def system_errors(what: str) -> Iterator[None]:
                 errno=error.errno,
             ) from error
         raise StoreIOError(f"{what} failed: {error}", errno=error.errno) from error
+
+
+def harmless(error: StoreIOError) -> bool:
+    """Say whether an error tells nothing about the disk, so that a store can go on after it."""
+    return error.data.get("errno") in _HARMLESS
+
+
+def exists(name: str, folder: int) -> bool:
+    """Say whether there is a file of this name."""
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def open_lock(name: str, folder: int) -> int:
+    """Open a lock file, which is made where there is none."""
+    return os.open(name, _LOCK, FILE_MODE, dir_fd=folder)
 
 
 def open_file(name: str, folder: int) -> int | None:
@@ -154,12 +195,8 @@ def unlink(name: str, folder: int) -> bool:
 @contextmanager
 def locked(fd: int) -> Iterator[None]:
     """Hold the lock of an open lock file, against other processes and other stores of this one."""
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            break
-        except InterruptedError:
-            continue
+    with system_errors("taking the lock of the store"):
+        fcntl.flock(fd, fcntl.LOCK_EX)
     try:
         yield
     finally:
@@ -175,7 +212,8 @@ def make_folder(path: str) -> None:
         missing.append(at)
         at = os.path.dirname(at)
     for folder in reversed(missing):
-        os.mkdir(folder, FOLDER_MODE)
+        with suppress(FileExistsError):  # another process makes it too
+            os.mkdir(folder, FOLDER_MODE)
         parent = os.open(os.path.dirname(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             sync_folder(parent)

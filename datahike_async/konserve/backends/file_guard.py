@@ -1,0 +1,88 @@
+"""Who may work on a folder of blobs, and when: one by one, until an error of the disk, or the end.
+
+Knows locks and counts of threads; of files it knows the lock alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from datahike_async.konserve.backends import file_io as io
+from datahike_async.konserve.errors import (
+    KonserveError,
+    OutcomeUnknown,
+    StoreClosed,
+    StoreIOError,
+)
+
+__all__ = ["Guard"]
+
+T = TypeVar("T")
+
+
+class Guard:
+    """Guards one open store, whose lock file is open as ``lock``."""
+
+    def __init__(self, lock: int) -> None:
+        self._lock = lock
+        # flock does not keep threads of one descriptor apart.
+        self._mutex = threading.Lock()
+        self._broken: str | None = None
+        # Guards ``closed`` and the count of calls under way, which the end waits for.
+        self._state = threading.Condition()
+        self._active = 0
+        self.closed = False
+
+    def refuse_closed(self) -> None:
+        """Raise StoreClosed after the end, and after an error that says bytes may be lost."""
+        if self.closed:
+            raise StoreClosed("This store was released; connect to it again.")
+        if self._broken is not None:
+            raise StoreClosed(
+                f"This store closed itself after an error of the disk ({self._broken}); open it "
+                "again."
+            )
+
+    def run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
+        """Make a call that the end waits for."""
+        with self._state:
+            self.refuse_closed()
+            self._active += 1
+        try:
+            return call(*args)
+        except KonserveError as error:
+            self._judge(error)
+            raise
+        finally:
+            with self._state:
+                self._active -= 1
+                if self.closed:
+                    self._state.notify_all()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep out other threads and other processes."""
+        with self._mutex:
+            # Who waited for a sync that failed must not write behind what it lost.
+            if self._broken is not None:
+                self.refuse_closed()
+            try:
+                with io.locked(self._lock):
+                    yield
+            except KonserveError as error:
+                self._judge(error)
+                raise
+
+    def _judge(self, error: KonserveError) -> None:
+        of_the_disk = isinstance(error, StoreIOError) and not io.harmless(error)
+        if of_the_disk or isinstance(error, OutcomeUnknown):
+            self._broken = str(error)
+
+    def end(self) -> None:
+        """Refuse further calls and wait for those under way."""
+        with self._state:
+            self.closed = True
+            self._state.wait_for(lambda: not self._active)
