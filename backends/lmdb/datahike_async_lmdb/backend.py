@@ -1,0 +1,174 @@
+"""Makes, finds, opens and removes LMDB stores: a folder with an environment each.
+
+An environment is ours where its ``meta`` table has a marker: the format and the store's id, or the
+word that says the store is being deleted. Looking at one that is not ours changes nothing in it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import lmdb
+from anyio.to_thread import run_sync
+
+from datahike_async.konserve import (
+    CorruptValue,
+    StoreConfigError,
+    StoreExists,
+    StoreIOError,
+    StoreNotFound,
+    UnsupportedEncoding,
+)
+from datahike_async_lmdb.environment import META, Shared, committing
+from datahike_async_lmdb.store import DELETED, MARKER, LmdbBlobStore
+
+__all__ = ["LmdbBackend"]
+
+_FORMAT: Final = 1
+_MAP_SIZE: Final = 64 * 1024 * 1024
+
+
+@contextmanager
+def _system_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreIOError(f"The folder {path!r}: {error}") from error
+
+
+class LmdbBackend:
+    """Folders with an LMDB environment each. Config: ``path``, ``map-size``, perhaps ``id``."""
+
+    keys: frozenset[str] = frozenset({"path", "map-size"})
+    compressor = "zstd"
+
+    def _settings(self, config: Mapping[str, Any]) -> tuple[str, int]:
+        path = config.get("path")
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise StoreConfigError(f'An LMDB store needs a "path", a folder, not {path!r}.')
+        size = config.get("map-size", _MAP_SIZE)
+        if type(size) is not int or size < 1024 * 1024:
+            raise StoreConfigError(
+                f'"map-size" is a number of bytes, at least 1 MiB, not {size!r}.'
+            )
+        return os.fspath(path), size
+
+    async def create(self, config: Mapping[str, Any]) -> LmdbBlobStore:
+        """Make an environment."""
+        return await run_sync(self._create, *self._settings(config), config.get("id"))
+
+    def _create(self, path: str, size: int, id_: UUID | None) -> LmdbBlobStore:
+        path = os.path.realpath(path)
+        with _system_errors(path):
+            found = self._marker(path, size)
+            if found == DELETED:
+                self._remove(path, size)
+            elif found is not None:
+                raise StoreExists(f"An LMDB store exists at {path!r} already.")
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            if os.listdir(path):
+                raise StoreConfigError(
+                    f"{path!r} is not empty and no store; give a folder of its own."
+                )
+            shared = Shared.acquire(path, size)
+            try:
+                store = LmdbBlobStore(shared)
+                text = f"{_FORMAT} {id_ or uuid4()}".encode()
+                if not shared.call(self._mark, shared, text):
+                    raise StoreExists(f"An LMDB store exists at {path!r} already.")
+            except BaseException:
+                shared.release()
+                raise
+            return store
+
+    def _mark(self, shared: Shared, text: bytes) -> bool:
+        meta = shared.environment.open_db(META)
+        with committing(shared.environment, meta) as txn:
+            # Of two that create it one must lose.
+            return bool(txn.put(MARKER, text, overwrite=text == DELETED))
+
+    async def connect(self, config: Mapping[str, Any]) -> LmdbBlobStore:
+        """Open an environment."""
+        return await run_sync(self._connect, *self._settings(config), config.get("id"))
+
+    def _connect(self, path: str, size: int, id_: UUID | None) -> LmdbBlobStore:
+        path = os.path.realpath(path)
+        found = self._id(path, self._marker(path, size))
+        if found is None:
+            raise StoreNotFound(f"There is no LMDB store at {path!r}. Create it first.")
+        if id_ is not None and found != id_:
+            raise StoreConfigError(
+                f"The store at {path!r} has the id {found}, not {id_}: it is another store.",
+                error=":store-identity-mismatch",
+            )
+        shared = Shared.acquire(path, size)
+        try:
+            return LmdbBlobStore(shared)
+        except BaseException:
+            shared.release()
+            raise
+
+    def _marker(self, path: str, size: int) -> bytes | None:
+        if not os.path.exists(os.path.join(path, "data.mdb")):
+            return None
+        shared = Shared.acquire(path, size)
+        try:
+            return shared.call(self._read_marker, shared)
+        finally:
+            shared.release()
+
+    def _read_marker(self, shared: Shared) -> bytes | None:
+        try:
+            meta = shared.environment.open_db(META, create=False)
+        except lmdb.NotFoundError:
+            return None
+        with shared.environment.begin(db=meta) as txn:
+            found = txn.get(MARKER)
+            return None if found is None else bytes(found)
+
+    def _id(self, path: str, marker: bytes | None) -> UUID | None:
+        if marker is None or marker == DELETED:
+            return None
+        number, _, id_ = marker.decode("latin-1").partition(" ")
+        if number.isdigit() and int(number) > _FORMAT:
+            raise UnsupportedEncoding(
+                f"The store at {path!r} has format {number}; this version reads up to {_FORMAT}."
+            )
+        try:
+            return UUID(id_)
+        except ValueError as error:
+            raise CorruptValue(f"The marker of the store at {path!r} names no id.") from error
+
+    async def exists(self, config: Mapping[str, Any]) -> bool:
+        """Say whether there is a store."""
+        return await run_sync(self._exists, *self._settings(config))
+
+    def _exists(self, path: str, size: int) -> bool:
+        path = os.path.realpath(path)
+        return self._id(path, self._marker(path, size)) is not None
+
+    async def delete(self, config: Mapping[str, Any]) -> None:
+        """Remove the folder, if there is a store in it."""
+        await run_sync(self._delete, *self._settings(config))
+
+    def _delete(self, path: str, size: int) -> None:
+        path = os.path.realpath(path)
+        if self._marker(path, size) is not None:
+            self._remove(path, size)
+
+    def _remove(self, path: str, size: int) -> None:
+        shared = Shared.acquire(path, size)
+        try:
+            # Stores that are still open, here or in other processes, find it before they write.
+            shared.call(self._mark, shared, DELETED)
+            with _system_errors(path):
+                shutil.rmtree(path)
+            # Not before the files are gone: LMDB must not have one of them open twice.
+            shared.abandon()
+        finally:
+            shared.release()

@@ -1,0 +1,171 @@
+"""One LMDB environment a path, shared by the stores of this process, and what may happen to it.
+
+LMDB forbids opening one environment twice in a process, and moves the map when it grows, which must
+not happen while any transaction of the process is open. Both are seen to here, and LMDB's errors
+become konserve's. Knows no blobs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import lmdb
+
+from datahike_async.konserve import (
+    CorruptValue,
+    OutcomeUnknown,
+    StoreClosed,
+    StoreFull,
+    StoreIOError,
+)
+
+__all__ = ["BLOBS", "META", "Shared", "committing"]
+
+T = TypeVar("T")
+
+BLOBS: Final = b"blobs"
+META: Final = b"meta"
+_READERS: Final = 512
+
+
+@contextmanager
+def committing(environment: Any, db: Any) -> Iterator[Any]:
+    """Run a write transaction.
+
+    Raises OutcomeUnknown where the commit fails and LMDB does not say that nothing came of it.
+    """
+    txn = environment.begin(write=True, db=db)
+    try:
+        yield txn
+    except BaseException:
+        txn.abort()
+        raise
+    try:
+        txn.commit()
+    except (lmdb.MapFullError, lmdb.DiskError):
+        raise  # both come before the page that makes a transaction count
+    except lmdb.Error as error:
+        raise OutcomeUnknown(f"LMDB could not finish a transaction: {error}") from error
+
+
+class Shared:
+    """An open environment and the transactions of this process on it."""
+
+    _open: Final[dict[str, Shared]] = {}
+    _opening: Final = threading.Lock()
+
+    def __init__(self, path: str, map_size: int) -> None:
+        self.path = path
+        self._users = 0
+        self._broken: str | None = None
+        # How many calls may have a transaction open, and whether the map is about to move.
+        self._gate = threading.Condition()
+        self._active = 0
+        self._moving = False
+        try:
+            self.environment = lmdb.open(
+                path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=0o600
+            )
+            # Readers that were killed would keep old pages from being used again.
+            self.environment.reader_check()
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+
+    @classmethod
+    def acquire(cls, path: str, map_size: int) -> Shared:
+        """Open the environment of a real path, or join those who have it open."""
+        with cls._opening:
+            shared = cls._open.get(path)
+            if shared is None:
+                shared = cls._open[path] = cls(path, map_size)
+            elif shared._broken is not None:
+                raise StoreClosed(
+                    f"The environment {path!r} failed ({shared._broken}); release every store of "
+                    "it, then open it again."
+                )
+            shared._users += 1
+            return shared
+
+    def release(self) -> None:
+        """Let go of it; the last one closes it."""
+        with self._opening:
+            self._users -= 1
+            if self._users:
+                return
+            self._vanish()
+            self.environment.close()
+
+    def _vanish(self) -> None:
+        if self._open.get(self.path) is self:
+            del self._open[self.path]
+
+    def abandon(self) -> None:
+        """Have the next one who opens the path get the files that are then there."""
+        with self._opening:
+            self._vanish()
+
+    def call(self, call: Callable[..., T], *args: Any) -> T:
+        """Make a call that opens and ends transactions; again after the map has grown.
+
+        Raises konserve's errors in place of LMDB's.
+        """
+        while True:
+            size = self._enter()
+            grow = 0
+            try:
+                return call(*args)
+            except lmdb.MapFullError:
+                grow = size * 2
+            except lmdb.MapResizedError:
+                pass  # another process grew it; 0 takes over its size
+            except OutcomeUnknown as error:
+                self._broken = str(error)
+                raise
+            except lmdb.Error as error:
+                raise self._translated(error) from error
+            finally:
+                self._leave()
+            self._resize(size, grow)
+
+    def _enter(self) -> int:
+        with self._gate:
+            self._gate.wait_for(lambda: not self._moving)
+            if self._broken is not None:
+                raise StoreClosed(
+                    f"This store closed itself after an error ({self._broken}); open it again."
+                )
+            self._active += 1
+            return int(self.environment.info()["map_size"])
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._active -= 1
+            self._gate.notify_all()
+
+    def _resize(self, seen: int, size: int) -> None:
+        with self._gate:
+            self._gate.wait_for(lambda: not self._moving)
+            if self.environment.info()["map_size"] != seen:
+                return  # somebody else was faster
+            self._moving = True
+            try:
+                self._gate.wait_for(lambda: not self._active)
+                self.environment.set_mapsize(size)
+            except (lmdb.Error, OverflowError) as error:
+                raise StoreFull(
+                    f"The map of {self.path!r} cannot grow to {size} bytes: {error}"
+                ) from error
+            finally:
+                self._moving = False
+                self._gate.notify_all()
+
+    def _translated(self, error: lmdb.Error) -> Exception:
+        if isinstance(error, lmdb.DiskError):
+            return StoreFull(f"No space is left in {self.path!r}: {error}")
+        damaged = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
+        if isinstance(error, damaged):
+            return CorruptValue(f"The environment {self.path!r} is damaged: {error}")
+        return StoreIOError(f"LMDB failed in {self.path!r}: {error}")

@@ -1,0 +1,205 @@
+"""Blobs in an LMDB environment.
+
+LMDB allows one write transaction at a time among all processes, so a compare-and-set is a read and
+a write inside one. Revisions are numbers from a counter in the same environment, so they never
+repeat, not even for a name that was removed in between. Reads are transactions of their own, which
+wait for no writer.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import lmdb
+from anyio import CancelScope
+from anyio.to_thread import run_sync
+
+from datahike_async.konserve import (
+    ABSENT,
+    Blob,
+    Capabilities,
+    ConditionalDomain,
+    RevisionMismatch,
+    StoreClosed,
+    StoreNotFound,
+    Write,
+)
+from datahike_async.konserve.blob import Expected, Revision
+from datahike_async_lmdb.environment import BLOBS, META, Shared, committing
+
+__all__ = ["DELETED", "MARKER", "LmdbBlobStore"]
+
+T = TypeVar("T")
+
+MARKER: Final = b"konserve-lmdb"
+DELETED: Final = b"deleted"
+_COUNTER: Final = b"revision"
+_REVISION: Final = struct.Struct(">Q")
+_PAGE: Final = 1000
+
+_CAPABILITIES: Final = Capabilities(
+    conditional=ConditionalDomain.MACHINE,
+    atomic_multi=True,
+    cheap_small_keys=True,
+)
+
+
+class LmdbBlobStore:
+    """Blobs in one LMDB environment, which the store lets go of when it is closed."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._environment = shared.environment
+        self._blobs = shared.call(shared.environment.open_db, BLOBS)
+        self._meta = shared.call(shared.environment.open_db, META)
+        # Guards the count of calls under way, which closing waits for.
+        self._state = threading.Condition()
+        self._active = 0
+        self._closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store promises."""
+        return _CAPABILITIES
+
+    async def _hop(self, call: Callable[..., T], *args: Any) -> T:
+        self._refuse_closed()
+        return await run_sync(self._counted, call, args)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreClosed("This store was released; connect to it again.")
+
+    def _counted(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
+        with self._state:
+            self._refuse_closed()
+            self._active += 1
+        try:
+            return self._shared.call(call, *args)
+        finally:
+            with self._state:
+                self._active -= 1
+                self._state.notify_all()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        with committing(self._environment, self._blobs) as txn:
+            if txn.get(MARKER, DELETED, db=self._meta) == DELETED:
+                # Its files may have lost their names: what is written would be lost too.
+                raise StoreNotFound(f"The store at {self._shared.path!r} was deleted.")
+            yield txn
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
+        """Return bytes and revision, or None."""
+        return await self._hop(self._read, name, start, end)
+
+    def _read(self, name: str, start: int, end: int | None) -> Blob | None:
+        with self._environment.begin(db=self._blobs, buffers=True) as txn:
+            return self._blob(txn, name, start, end)
+
+    def _blob(
+        self, txn: lmdb.Transaction, name: str, start: int = 0, end: int | None = None
+    ) -> Blob | None:
+        found = txn.get(name.encode())
+        if found is None:
+            return None
+        stop = None if end is None else end + _REVISION.size
+        data = bytes(found[start + _REVISION.size : stop])
+        return Blob(data, str(_REVISION.unpack_from(found)[0]))
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
+        """Return those that exist, as they were at one moment."""
+        return await self._hop(self._read_many, names)
+
+    def _read_many(self, names: Sequence[str]) -> dict[str, Blob]:
+        with self._environment.begin(db=self._blobs, buffers=True) as txn:
+            found = {name: self._blob(txn, name) for name in names}
+        return {name: blob for name, blob in found.items() if blob is not None}
+
+    async def names(self) -> AsyncIterator[Sequence[str]]:
+        """Iterate over pages of names."""
+        after = b""
+        while True:
+            page = await self._hop(self._names, after)
+            if page:
+                yield page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].encode() + b"\0"
+
+    def _names(self, start: bytes) -> list[str]:
+        with self._environment.begin(db=self._blobs) as txn, txn.cursor() as cursor:
+            out: list[str] = []
+            if cursor.set_range(start):
+                for key in cursor.iternext(keys=True, values=False):
+                    out.append(bytes(key).decode())
+                    if len(out) == _PAGE:
+                        break
+            return out
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Replace the bytes of a name."""
+        return (await self._hop(self._write_many, [Write(name, data, expected)]))[0]
+
+    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+        """Write all or nothing."""
+        return await self._hop(self._write_many, writes)
+
+    def _write_many(self, writes: Sequence[Write]) -> list[Revision]:
+        with self._writing() as txn:
+            revision = _REVISION.unpack(txn.get(_COUNTER, bytes(8), db=self._meta))[0]
+            for write in writes:
+                self._check(txn, write.name, write.expected)
+            revisions = []
+            for write in writes:
+                revision += 1
+                txn.put(write.name.encode(), _REVISION.pack(revision) + write.data)
+                revisions.append(str(revision))
+            txn.put(_COUNTER, _REVISION.pack(revision), db=self._meta)
+        return revisions
+
+    def _check(self, txn: lmdb.Transaction, name: str, expected: Expected) -> None:
+        if expected is None:
+            return
+        found = txn.get(name.encode())
+        revision = None if found is None else str(_REVISION.unpack_from(found)[0])
+        if revision != (None if expected is ABSENT else expected):
+            raise RevisionMismatch(
+                f"{name} has revision {revision}, not {expected}.",
+                expected=expected,
+                found=revision,
+            )
+
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Remove a name."""
+        return (await self._hop(self._delete_many, [name], expected))[0]
+
+    async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
+        """Remove names, all or none."""
+        return await self._hop(self._delete_many, names, None)
+
+    def _delete_many(self, names: Sequence[str], expected: Expected) -> list[bool]:
+        with self._writing() as txn:
+            for name in names:
+                self._check(txn, name, expected)
+            return [bool(txn.delete(name.encode())) for name in names]
+
+    async def close(self) -> None:
+        """Let go of the environment once no call is under way."""
+        if not self._closed:
+            self._closed = True
+            with CancelScope(shield=True):
+                await run_sync(self._close)
+
+    def _close(self) -> None:
+        with self._state:
+            self._state.wait_for(lambda: not self._active)
+        self._shared.release()

@@ -1,0 +1,344 @@
+"""The LMDB backend with several stores, processes and mishaps at one path."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import uuid
+
+import anyio
+import lmdb
+import pytest
+from datahike_async_lmdb import LmdbBackend
+
+from datahike_async.konserve import (
+    ABSENT,
+    CorruptValue,
+    OutcomeUnknown,
+    RevisionMismatch,
+    StoreClosed,
+    StoreConfigError,
+    StoreNotFound,
+)
+from datahike_async.konserve.blob import Write
+
+pytestmark = pytest.mark.anyio
+
+NAME = "ab" * 16
+MIB = 1 << 20
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+
+
+@pytest.fixture
+def config(tmp_path):
+    return {"id": uuid.uuid4(), "path": str(tmp_path / "s"), "map-size": MIB}
+
+
+async def test_the_map_grows_only_when_no_store_of_the_process_reads(config):
+    store = await LmdbBackend().create(config)
+    other = await LmdbBackend().connect(config)
+    await store.write(NAME, b"0")
+    reading, go_on = threading.Event(), threading.Event()
+    done = []
+
+    def read_slowly():
+        with other._environment.begin(db=other._blobs, buffers=True) as txn:
+            found = txn.get(NAME.encode())
+            reading.set()
+            assert go_on.wait(20)
+            # The map it lies in must still be there.
+            return bytes(found)[-1:]
+
+    async def read():
+        done.append(await other._hop(read_slowly))
+
+    async def write():
+        await store.write("cd" * 16, bytes(4 * MIB))
+        done.append("written")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await anyio.to_thread.run_sync(reading.wait)
+        group.start_soon(write)
+        await anyio.sleep(0.1)
+        seen = list(done)
+        go_on.set()
+    assert seen == []
+    assert set(done) == {b"0", "written"}
+    assert len((await other.read("cd" * 16)).data) == 4 * MIB
+    await other.close()
+    await store.close()
+
+
+async def test_reads_do_not_wait_for_a_write(config):
+    store = await LmdbBackend().create(config)
+    await store.write(NAME, b"0")
+    writing, go_on = threading.Event(), threading.Event()
+
+    def write_slowly():
+        with store._environment.begin(write=True, db=store._blobs):
+            writing.set()
+            assert go_on.wait(20)
+
+    done = []
+
+    async def read():
+        done.append((await store.read(NAME)).data)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(store._hop, write_slowly)
+        await anyio.to_thread.run_sync(writing.wait)
+        group.start_soon(read)
+        for _ in range(100):
+            if done:
+                break
+            await anyio.sleep(0.02)
+        seen = list(done)
+        go_on.set()
+    assert seen == [b"0"]
+    await store.close()
+
+
+async def test_a_store_that_was_deleted_takes_no_more_writes(config, tmp_path):
+    old = await LmdbBackend().create(config)
+    revision = await old.write(NAME, b"old")
+    await LmdbBackend().delete(config)
+    assert not (tmp_path / "s").exists()
+    fresh = await LmdbBackend().create(config)
+    assert await fresh.read(NAME) is None
+    for call in (
+        lambda: old.write(NAME, b"lost"),
+        lambda: old.write(NAME, b"lost", revision),
+        lambda: old.delete(NAME),
+    ):
+        with pytest.raises((StoreClosed, StoreNotFound)):
+            await call()
+    await fresh.write(NAME, b"fresh")
+    await old.close()
+    await fresh.close()
+    again = await LmdbBackend().connect(config)
+    assert (await again.read(NAME)).data == b"fresh"
+    await again.close()
+
+
+async def test_an_interrupted_deletion_can_be_finished(config, monkeypatch, tmp_path):
+    def fail(*_):
+        raise OSError(5, "broken")
+
+    for finish in ("delete", "create"):
+        store = await LmdbBackend().create(config)
+        await store.write(NAME, b"0")
+        await store.close()
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.rmtree", fail)
+            with pytest.raises(Exception, match="broken"):
+                await LmdbBackend().delete(config)
+        assert not await LmdbBackend().exists(config)
+        if finish == "delete":
+            await LmdbBackend().delete(config)
+            assert not (tmp_path / "s").exists()
+    store = await LmdbBackend().create(config)
+    assert await store.read(NAME) is None
+    await store.close()
+
+
+async def test_looking_at_what_is_not_ours_changes_nothing(config, tmp_path):
+    path = tmp_path / "s"
+    environment = lmdb.open(str(path), map_size=MIB, max_dbs=2)
+    with environment.begin(write=True) as txn:
+        txn.put(b"k", b"v")
+    environment.close()
+    before = (path / "data.mdb").read_bytes()
+    assert not await LmdbBackend().exists(config)
+    with pytest.raises(StoreNotFound):
+        await LmdbBackend().connect(config)
+    with pytest.raises(StoreConfigError, match="not empty"):
+        await LmdbBackend().create(config)
+    await LmdbBackend().delete(config)
+    assert (path / "data.mdb").read_bytes() == before
+
+
+async def test_what_is_damaged_is_said_to_be(config, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "data.mdb").write_bytes(b"garbage" * 2000)
+    with pytest.raises(CorruptValue):
+        await LmdbBackend().connect(config)
+    with pytest.raises(CorruptValue):
+        await LmdbBackend().exists(config)
+
+
+class FailingCommit:
+    """A transaction whose commit fails like a disk."""
+
+    def __init__(self, txn):
+        self._txn = txn
+
+    def __getattr__(self, name):
+        return getattr(self._txn, name)
+
+    def commit(self):
+        self._txn.abort()
+        raise lmdb.Error("mdb_txn_commit: Input/output error")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.commit() if kind is None else self._txn.abort()
+
+
+class FailingEnvironment:
+    def __init__(self, environment):
+        self._environment = environment
+
+    def __getattr__(self, name):
+        return getattr(self._environment, name)
+
+    def begin(self, *args, write=False, **options):
+        txn = self._environment.begin(*args, write=write, **options)
+        return FailingCommit(txn) if write else txn
+
+
+async def test_a_commit_that_failed_has_an_unknown_outcome(config):
+    for change in (
+        lambda store: store.write(NAME, b"1"),
+        lambda store: store.delete(NAME),
+        lambda store: store.delete_many([NAME]),
+    ):
+        path = config["path"] + uuid.uuid4().hex
+        store = await LmdbBackend().create({**config, "path": path})
+        await store.write(NAME, b"0")
+        store._environment = FailingEnvironment(store._environment)
+        with pytest.raises(OutcomeUnknown):
+            await change(store)
+        # LMDB itself refuses an environment after this: it must be opened again.
+        with pytest.raises(StoreClosed, match="open"):
+            await store.read(NAME)
+        await store.close()
+        again = await LmdbBackend().connect({**config, "path": path})
+        assert (await again.read(NAME)).data == b"0"
+        await again.close()
+
+
+async def test_several_names_are_read_at_one_moment(config):
+    store = await LmdbBackend().create(config)
+    names = [f"{i:032x}" for i in range(20)]
+    await store.write_many([Write(name, b"0") for name in names])
+    begun = []
+
+    class Counting(FailingEnvironment):
+        def begin(self, *args, **options):
+            begun.append(1)
+            return self._environment.begin(*args, **options)
+
+    store._environment = Counting(store._environment)
+    assert set(await store.read_many([*names, NAME])) == set(names)
+    assert len(begun) == 1
+    await store.close()
+
+
+async def test_it_is_closed_under_cancellation_too(config):
+    store = await LmdbBackend().create(config)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await store.close()
+    with pytest.raises(StoreClosed):
+        await store.read(NAME)
+    await LmdbBackend().delete(config)
+    store = await LmdbBackend().create(config)
+    assert await store.read(NAME) is None
+    await store.close()
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+
+def start(config, body):
+    program = """
+        import anyio, sys
+        from datahike_async.konserve import RevisionMismatch
+        from datahike_async_lmdb import LmdbBackend
+        import uuid
+
+        async def main():
+            store = await LmdbBackend().connect({config!r})
+            name = {name!r}
+        {body}
+            await store.close()
+
+        anyio.run(main)
+    """
+    text = textwrap.dedent(program).replace(
+        "{config!r}", repr(config).replace("UUID(", "uuid.UUID(")
+    )
+    text = text.replace("{name!r}", repr(NAME))
+    text = text.replace("{body}", textwrap.indent(textwrap.dedent(body), "    "))
+    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+
+
+COUNT = """
+for _ in range(40):
+    while True:
+        blob = await store.read(name)
+        try:
+            await store.write(name, str(int(blob.data) + 1).encode(), blob.revision)
+            break
+        except RevisionMismatch:
+            pass
+"""
+
+
+async def test_processes_race_and_nothing_is_lost(config):
+    store = await LmdbBackend().create(config)
+    await store.write(NAME, b"0", ABSENT)
+    racing = [start(config, COUNT) for _ in range(3)]
+    codes = [await anyio.to_thread.run_sync(p.wait) for p in racing]
+    for process in racing:
+        process.stdout.close()
+    assert codes == [0, 0, 0]
+    assert (await store.read(NAME)).data == b"120"
+    await store.close()
+
+
+async def test_a_map_that_another_process_grew_is_followed(config):
+    store = await LmdbBackend().create(config)
+    first = await store.write(NAME, b"0")
+    grower = start(config, "await store.write('cd' * 16, bytes(6 << 20))")
+    assert await anyio.to_thread.run_sync(grower.wait) == 0
+    grower.stdout.close()
+    assert len((await store.read("cd" * 16)).data) == 6 * MIB
+    second = await store.write(NAME, b"1", first)
+    assert (await store.read(NAME)).revision == second
+    with pytest.raises(RevisionMismatch):
+        await store.write(NAME, b"2", first)
+    await store.close()
+
+
+HANG = """
+import sys, time
+with store._environment.begin() as txn:
+    print("reading", flush=True)
+    time.sleep(60)
+"""
+
+
+async def test_a_reader_that_was_killed_pins_no_pages(config):
+    store = await LmdbBackend().create(config)
+    hanging = start(config, HANG)
+    await anyio.to_thread.run_sync(hanging.stdout.readline)
+    assert str(hanging.pid) in store._environment.readers()
+    os.kill(hanging.pid, signal.SIGKILL)
+    await anyio.to_thread.run_sync(hanging.wait)
+    hanging.stdout.close()
+    await store.close()
+    again = await LmdbBackend().connect(config)
+    assert str(hanging.pid) not in again._environment.readers()
+    await again.close()
