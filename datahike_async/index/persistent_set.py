@@ -30,6 +30,9 @@ __all__ = ["PersistentSet", "PersistentSetFactory"]
 
 _DEFAULT_LEAF: Final = 512
 _BRANCH: Final = 256
+_SMALLEST_LEAF: Final = 8
+# Half as much again in a leaf is still far below what the codec takes for corrupt.
+_LARGEST_LEAF: Final = 2**20
 
 
 class PersistentSet:
@@ -324,9 +327,13 @@ class PersistentSetFactory:
                     f"persistent-set has no index-config key {key!r}; it knows "
                     + ", ".join(":" + k for k in out)
                 )
-            if type(value) is not int or value < (8 if name == "branching-factor" else 0):
-                raise ConfigError(f":{name} should be an int of at least 8, not {value!r}")
-            if name == "diff-buf-size" and value:
+            if name == "branching-factor":
+                if type(value) is not int or not _SMALLEST_LEAF <= value <= _LARGEST_LEAF:
+                    raise ConfigError(
+                        f":{name} is the number of datoms a leaf; it should be an int from "
+                        f"{_SMALLEST_LEAF} to {_LARGEST_LEAF}, not {value!r}"
+                    )
+            elif type(value) is not int or value:
                 raise ConfigError(
                     "persistent-set keeps no diff buffers: changes wait in the memtable until they "
                     "are flushed. Leave :diff-buf-size out, or 0."
