@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache, partial
+from threading import local
 from typing import Any, Final
 from uuid import UUID
 
@@ -321,10 +322,21 @@ def _zstd() -> Any:
     return zstandard
 
 
+class _Contexts(local):
+    """A compressor and a decompressor a thread: making one takes longer than to use it."""
+
+    def __init__(self) -> None:
+        self.compressor = _zstd().ZstdCompressor(level=1, write_checksum=False)
+        self.decompressor = _zstd().ZstdDecompressor()
+
+
+_contexts: Final = cache(_Contexts)
+
+
 def seal(node: list[Any]) -> bytes:
     """Encode the plain data of a node, compressed where that helps."""
     raw = pack(node)
-    squeezed: bytes = _zstd().ZstdCompressor(level=1, write_checksum=False).compress(raw)
+    squeezed: bytes = _contexts().compressor.compress(raw)
     if len(squeezed) < len(raw):
         return bytes((_FORMAT, _ZSTD)) + squeezed
     return bytes((_FORMAT, 0)) + raw
@@ -347,7 +359,7 @@ def unseal(data: bytes) -> Any:
             # The limit below does not hold for frames that state their size.
             if zstd.frame_content_size(raw) > _LIMIT:
                 raise CorruptData("An index node claims to be larger than any node is.")
-            raw = zstd.ZstdDecompressor().decompress(raw, max_output_size=_LIMIT)
+            raw = _contexts().decompressor.decompress(raw, max_output_size=_LIMIT)
         except zstd.ZstdError as error:
             raise CorruptData(f"An index node cannot be decompressed: {error}") from error
     return unpack(raw)

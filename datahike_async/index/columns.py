@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.values.order import sort_key
 
 __all__ = [
@@ -49,6 +51,11 @@ EMPTY_I64: Final[I64] = np.empty(0, np.int64)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
+# What NumPy never looks into.
+_ATOMS: Final[frozenset[type]] = frozenset(
+    {bool, bytes, Char, datetime, Decimal, float, Fraction, int, Keyword, str, Symbol, UUID}
+)
+
 
 def micros(instant: datetime) -> int:
     """Return microseconds since the epoch of an aware datetime, exactly."""
@@ -63,12 +70,12 @@ def from_micros(value: int) -> datetime:
 def object_array(values: Sequence[Any]) -> npt.NDArray[np.object_]:
     """Return a one-dimensional object array; sequences stay elements."""
     out = np.empty(len(values), np.object_)
-    # Assigning a list of equal-length tuples would make NumPy look inside them.
-    if any(isinstance(v, (tuple, list)) for v in values):
+    if _ATOMS.issuperset(map(type, values)):
+        out[:] = values
+    else:
+        # Of a list of equally long tuples NumPy would take the elements.
         for i, v in enumerate(values):
             out[i] = v
-    else:
-        out[:] = values
     return out
 
 
@@ -225,7 +232,12 @@ class Column:
         """Return the same values as an OBJECT column."""
         if self.kind == OBJECT:
             return self
-        return Column(OBJECT, object_array(self.tolist()))
+        if self.kind == CODED:
+            assert self.dictionary is not None
+            return Column(OBJECT, self.dictionary.array[self.data])
+        if self.kind == INSTANT:
+            return Column(OBJECT, object_array(self.tolist()))
+        return Column(OBJECT, self.data.astype(np.object_))
 
     def ranks(self) -> npt.NDArray[Any]:
         """Return an array that sorts as the values do in the total order (NaN last)."""
@@ -245,9 +257,12 @@ class Column:
             ranks[i] = rank
         return ranks
 
-    def compact(self) -> Column:
-        """Return the same values over a dictionary that holds no others."""
-        if self.dictionary is None or len(self.dictionary) <= 4 * len(self.data) + 64:
+    def compact(self, factor: int = 4) -> Column:
+        """Return the same values over a dictionary that holds no others.
+
+        Itself where the dictionary has at most ``factor`` times as many values as there are rows.
+        """
+        if self.dictionary is None or len(self.dictionary) <= factor * len(self.data) + 64:
             return self
         used, codes = np.unique(self.data, return_inverse=True)
         values = self.dictionary.values
@@ -273,8 +288,8 @@ class Column:
         columns = [c.compact() for c in columns]
         # The largest dictionary keeps its codes: the others are usually a few new values.
         largest = max((c.dictionary for c in columns if c.dictionary is not None), key=len)
-        index = dict(largest.index)
-        add = index.setdefault
+        index = largest.index
+        grown = False
         maps = {id(largest): np.arange(len(largest), dtype=np.int32)}
         parts = []
         for c in columns:
@@ -282,10 +297,14 @@ class Column:
             assert d is not None
             remap = maps.get(id(d))
             if remap is None:
+                if not grown and not all(map(index.__contains__, d.values)):
+                    index, grown = dict(index), True
+                add = index.setdefault
                 remap = np.fromiter((add(v, len(index)) for v in d.values), np.int32, len(d))
                 maps[id(d)] = remap
             parts.append(remap[c.data])
-        return Column(CODED, np.concatenate(parts), Dictionary(list(index), index))
+        unified = Dictionary(list(index), index) if grown else largest
+        return Column(CODED, np.concatenate(parts), unified)
 
 
 class Rows:
@@ -351,6 +370,15 @@ class Rows:
             None if self.until is None else self.until[start:stop],
             None if self.added is None else self.added[start:stop],
         )
+
+    def owned(self) -> Rows:
+        """Return the same rows without holding on to far larger arrays they are cut from."""
+        v = self.v.compact(64)
+        base = self.e.base
+        if not isinstance(base, np.ndarray) or base.size <= 2 * self.e.size:
+            return self if v is self.v else Rows(self.e, self.a, v, self.t, self.until, self.added)
+        whole = np.arange(len(self))
+        return Rows(self.e, self.a, v, self.t, self.until, self.added).take(whole)
 
     @staticmethod
     def concat(runs: Sequence[Rows]) -> Rows:

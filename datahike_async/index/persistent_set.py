@@ -7,17 +7,17 @@ stored), by address (stored, resident only while the source's cache has them), o
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from datahike_async.errors import ConfigError
 from datahike_async.index.columns import Rows
 from datahike_async.index.merge import merge_into
 from datahike_async.index.node import (
+    TOP,
     Branch,
     Leaf,
     Node,
-    decode,
     encode,
     locate,
     take_rows,
@@ -26,13 +26,10 @@ from datahike_async.index.node import (
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
 
-__all__ = ["PersistentSet", "PersistentSetFactory"]
+__all__ = ["PersistentSet"]
 
-_DEFAULT_LEAF: Final = 512
 _BRANCH: Final = 256
-_SMALLEST_LEAF: Final = 8
-# Half as much again in a leaf is still far below what the codec takes for corrupt.
-_LARGEST_LEAF: Final = 2**20
+_AHEAD: Final = 16
 
 
 class PersistentSet:
@@ -114,17 +111,45 @@ class PersistentSet:
             level = below
         return level  # type: ignore[return-value]
 
+    def _point(self, bound: Bound) -> tuple[Leaf, int, int] | None:
+        """Return where all rows under ``bound`` lie, None if that is not in one leaf.
+
+        What a transaction and a lookup ask again and again: two bisections and no more.
+        """
+        node = self._root if self._root is not None else self._top_node()
+        low = top(bound, self.order)
+        high = (*low, TOP)
+        while isinstance(node, Branch):
+            keys = node.keys
+            slot = bisect_left(keys, low)
+            if slot == 0 or (slot < len(keys) and keys[slot] < high):
+                return None
+            child = node.nodes[slot - 1]
+            if child is None:
+                missing: list[Address] = []
+                child = self._child(node, slot - 1, missing)
+                if child is None:
+                    assert self._source is not None
+                    raise NodeMiss(self._source, missing)
+            node = child
+        return None if node is None else (node, *locate(node, bound, self.order))
+
     # -- reading -------------------------------------------------------------------------------
 
     def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the rows between two bounds as runs; see :class:`Index`."""
+        if lower and _are_one(lower, upper, self.order):
+            found = self._point(lower)
+            if found is not None:
+                leaf, lo, hi = found
+                return [take_rows(leaf.rows, lo, hi)] if lo < hi else []
         leaves = self._leaves(lower, upper)
         out = []
         last = len(leaves) - 1
         for i, leaf in enumerate(leaves):
             rows = leaf.rows
-            lo = locate(rows, lower, self.order)[0] if i == 0 and lower else 0
-            hi = locate(rows, upper, self.order)[1] if i == last and upper else len(rows)
+            lo = locate(leaf, lower, self.order)[0] if i == 0 and lower else 0
+            hi = locate(leaf, upper, self.order)[1] if i == last and upper else len(rows)
             if i == 0 and lo >= len(rows) and last > 0:
                 continue
             # The bounds may both lie in a later leaf than the first one looked at.
@@ -143,8 +168,8 @@ class PersistentSet:
         def walk(node: Node) -> Iterator[Rows]:
             if isinstance(node, Leaf):
                 rows = node.rows
-                lo = locate(rows, lower, self.order)[0] if lower else 0
-                hi = locate(rows, upper, self.order)[1] if upper else len(rows)
+                lo = locate(node, lower, self.order)[0] if lower else 0
+                hi = locate(node, upper, self.order)[1] if upper else len(rows)
                 if lo < hi:
                     part = take_rows(rows, lo, hi)
                     yield part.take(slice(None, None, -1)) if reverse else part  # type: ignore[arg-type]
@@ -154,6 +179,11 @@ class PersistentSet:
                 missing: list[Address] = []
                 child = self._child(node, slot, missing)
                 if child is None:
+                    # The whole range may be long; a few more nodes cost no more time than one.
+                    step = -1 if reverse else 1
+                    for ahead in range(slot + step, slot + step * _AHEAD, step):
+                        if ahead in slots:
+                            self._child(node, ahead, missing)
                     assert self._source is not None
                     raise NodeMiss(self._source, missing)
                 yield from walk(child)
@@ -169,13 +199,17 @@ class PersistentSet:
             return 0
         if not lower and not upper:
             return self._count
+        if lower and _are_one(lower, upper, self.order):
+            found = self._point(lower)
+            if found is not None:
+                return found[2] - found[1]
         missing: list[Address] = []
         low, high = top(lower, self.order), top(upper, self.order)
 
         def count(node: Node, left: bool, right: bool) -> int:
             if isinstance(node, Leaf):
-                lo = locate(node.rows, lower, self.order)[0] if left else 0
-                hi = locate(node.rows, upper, self.order)[1] if right else len(node.rows)
+                lo = locate(node, lower, self.order)[0] if left else 0
+                hi = locate(node, upper, self.order)[1] if right else len(node.rows)
                 return max(hi - lo, 0)
             start = node.start(low) if left else 0
             stop = node.stop(high) if right else len(node.keys)
@@ -270,7 +304,9 @@ class PersistentSet:
 
     def _store(self, node: Node, sink: NodeSink) -> Address:
         if isinstance(node, Leaf):
-            return sink.put(encode(node), node)
+            # The cache counts what a leaf holds, not what it is a part of.
+            rows = node.rows.owned()
+            return sink.put(encode(node), node if rows is node.rows else Leaf(rows))
         addresses = list(node.addresses)
         for slot, address in enumerate(addresses):
             if address is None:
@@ -304,6 +340,17 @@ class PersistentSet:
                 raise NodeMiss(self._source, missing)
 
 
+def _are_one(lower: Bound, upper: Bound, order: Order) -> bool:
+    """Whether two bounds are the same, where True, 1 and 1.0 are not."""
+    if lower is upper:
+        return True
+    at = 1 if order is Order.AVET else 2
+    if lower != upper or len(lower) <= at:
+        return lower == upper
+    kind = type(lower[at])
+    return kind is type(upper[at]) and kind is not tuple
+
+
 def _by_attribute(runs: list[Rows]) -> list[Rows]:
     groups: list[list[Rows]] = []
     for run in runs:
@@ -312,60 +359,3 @@ def _by_attribute(runs: list[Rows]) -> list[Rows]:
         else:
             groups.append([run])
     return [Rows.concat(group) for group in groups]
-
-
-class PersistentSetFactory:
-    """Makes and restores persistent sets. Config: ``branching-factor``, rows a leaf (512)."""
-
-    def check_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the config with defaults; raise ConfigError on a bad key or value."""
-        out: dict[str, Any] = {"branching-factor": _DEFAULT_LEAF, "diff-buf-size": 0}
-        for key, value in config.items():
-            name = str(getattr(key, "text", key)).removeprefix(":")
-            if name not in out:
-                raise ConfigError(
-                    f"persistent-set has no index-config key {key!r}; it knows "
-                    + ", ".join(":" + k for k in out)
-                )
-            if name == "branching-factor":
-                if type(value) is not int or not _SMALLEST_LEAF <= value <= _LARGEST_LEAF:
-                    raise ConfigError(
-                        f":{name} is the number of datoms a leaf; it should be an int from "
-                        f"{_SMALLEST_LEAF} to {_LARGEST_LEAF}, not {value!r}"
-                    )
-            elif type(value) is not int or value:
-                raise ConfigError(
-                    "persistent-set keeps no diff buffers: changes wait in the memtable until they "
-                    "are flushed. Leave :diff-buf-size out, or 0."
-                )
-            out[name] = value
-        return out
-
-    def empty(self, order: Order, temporal: bool, config: Mapping[str, Any]) -> PersistentSet:
-        """Return a set without rows."""
-        return PersistentSet(order, temporal, config["branching-factor"], None, 0)
-
-    def build(
-        self, order: Order, temporal: bool, config: Mapping[str, Any], runs: Sequence[Rows]
-    ) -> PersistentSet:
-        """Return a set of sorted runs, built bottom up."""
-        return self.empty(order, temporal, config).merge(runs, [])
-
-    def restore(
-        self, order: Order, temporal: bool, root: Mapping[str, Any], source: NodeSource
-    ) -> PersistentSet:
-        """Return the set whose root record ``flush`` returned, reading nothing yet."""
-        address = root["address"]
-        return PersistentSet(
-            order,
-            temporal,
-            root["leaf"],
-            None,
-            root["count"],
-            None if address is None else Address(*address),
-            source,
-        )
-
-    def decode(self, data: bytes) -> Node:
-        """Decode one stored node; raise CorruptData where it is none."""
-        return decode(data)

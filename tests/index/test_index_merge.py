@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from datahike_async.edn import Keyword
 from datahike_async.errors import ConfigError
 from datahike_async.index import persistent_set
-from datahike_async.index.columns import Column, Rows
+from datahike_async.index.columns import Column, Dictionary, Rows
+from datahike_async.index.factory import PersistentSetFactory
 from datahike_async.index.node import Branch, Leaf, decode, first_key
-from datahike_async.index.persistent_set import PersistentSetFactory
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import sorted_rows
 from datahike_async.index.source import Address, NodeMiss
@@ -259,6 +259,21 @@ def test_a_miss_names_all_nodes_of_a_level(order):
     assert sorted(named) == sorted(cold.bytes)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_chunks_ask_for_a_few_nodes_at_once(reverse, monkeypatch):
+    monkeypatch.setattr(persistent_set, "_BRANCH", 256)
+    facts = [(e, 0, e, 1) for e in range(400)]
+    cold = Cold()
+    _, record = FACTORY.build(Order.EAVT, False, TINY, runs_of(facts, Order.EAVT)).flush(cold)
+    index = FACTORY.restore(Order.EAVT, False, record, cold)
+    out, count = waves(cold, lambda: flat(index.chunks(reverse=reverse)))
+    assert [f[0] for f in out] == [f[0] for f in facts][:: -1 if reverse else 1]
+    assert count <= 1 + -(-len(cold.bytes) // 10)
+    index, cold.nodes = FACTORY.restore(Order.EAVT, False, record, cold), {}
+    next(waves(cold, lambda: iter([next(index.chunks(reverse=reverse))]))[0])
+    assert len(cold.nodes) < 30
+
+
 def test_bounds_that_python_takes_for_equal_are_not():
     facts = [(i, 0, v, 1) for i, v in enumerate([1, 1.0, True, (1,), (True,), (1.0,)])]
     index = FACTORY.build(Order.AVET, False, TINY, runs_of(facts, Order.AVET))
@@ -268,6 +283,45 @@ def test_bounds_that_python_takes_for_equal_are_not():
     assert {f[0] for f in flat(index.slice((0, (True,)), (0, (1.0,))))} == {3, 4, 5}
     assert index.count_slice((0, 1), (0, 1.0)) == 2
     assert flat(index.slice((0, 1.0), (0, 1))) == []
+
+
+def test_leaves_share_the_dictionary_of_their_run_and_answer_for_a_part_of_it():
+    dictionary, codes = Dictionary.encode([f"value {i}" for i in range(5000)])
+    count = len(codes)
+    run = Rows(
+        np.arange(count, dtype=np.int64),
+        np.zeros(count, np.int32),
+        Column(5, codes, dictionary),
+        np.ones(count, np.int64),
+    )
+    index = FACTORY.build(Order.AEVT, False, {"branching-factor": 512}, [run])
+    leaves = leaves_of(index)
+    assert len(leaves) == 10
+    assert all(leaf.rows.v.dictionary is dictionary for leaf in leaves)
+    assert sum(leaf.nbytes for leaf in leaves) < 2 * 64 * count
+    # Known values make no new dictionary; what a small leaf takes from a huge one is its own.
+    same = Column.concat([run.v, Column.of(["value 3", "value 9"])])
+    assert same.dictionary is dictionary
+    assert run.slice(0, 5).owned().v.dictionary is not dictionary
+    assert run.slice(0, 5).owned().e.base is None
+    assert flat([run.slice(0, 5).owned()]) == flat([run.slice(0, 5)])
+
+
+def test_a_flushed_leaf_does_not_hold_on_to_the_run_it_was_cut_from():
+    class Keeping(Cold):
+        def put(self, data, node):
+            address = super().put(data, node)
+            self.nodes[address] = node
+            return address
+
+    keeping = Keeping()
+    index = FACTORY.build(
+        Order.EAVT, False, TINY, runs_of([(e, 0, "v", 1) for e in range(100)], Order.EAVT)
+    )
+    clean, _ = index.flush(keeping)
+    leaves = [node for node in keeping.nodes.values() if isinstance(node, Leaf)]
+    assert all(leaf.rows.e.base is None for leaf in leaves)
+    assert flat(clean.slice()) == flat(index.slice())
 
 
 @pytest.mark.parametrize("bad", [3, 2**21, "512", True, None])
@@ -288,7 +342,9 @@ def test_a_merge_pins_no_stored_node(order):
     stored, _ = FACTORY.build(
         order, False, TINY, runs_of([(e, 0, e, 1) for e in range(300)], order)
     ).flush(cold)
-    removes = runs_of([(e, 0, e, 1) for e in (3, 4, 5, 6, 150, 299)], order)
+    gone = [(e, 0, e, 1) for e in (3, 4, 5, 6, 150, 299)]
+    # Those that are not there have their leaves read, and stay as they are.
+    removes = runs_of([*gone, (9, 0, 10, 1), (80, 0, 81, 1), (200, 0, 201, 1)], order)
     after, _ = waves(cold, lambda: stored.merge([], removes))
 
     def check(node):

@@ -17,8 +17,8 @@ from datahike_async.errors import ConfigError, CorruptData, UnsupportedFormat
 from datahike_async.index import persistent_set
 from datahike_async.index.codec import pack_values, unpack_values
 from datahike_async.index.columns import Column, Rows
+from datahike_async.index.factory import PersistentSetFactory
 from datahike_async.index.node import decode
-from datahike_async.index.persistent_set import PersistentSetFactory
 from datahike_async.index.protocol import Order
 from datahike_async.index.registry import index_factory, register_index
 from datahike_async.index.runs import sorted_rows
