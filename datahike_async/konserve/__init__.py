@@ -4,8 +4,10 @@
 ``testing`` the suite that every backend passes. Imports anyio, msgpack, zstandard, and no sibling.
 """
 
+from datahike_async.konserve.base import BlobStoreBase
 from datahike_async.konserve.blob import (
     ABSENT,
+    UNCHANGED,
     Blob,
     BlobStore,
     Capabilities,
@@ -27,6 +29,7 @@ from datahike_async.konserve.errors import (
     StoreFull,
     StoreIOError,
     StoreNotFound,
+    StoreUnavailable,
     UnknownBackend,
     UnsupportedEncoding,
     UnsupportedOperation,
@@ -45,10 +48,12 @@ from datahike_async.konserve.store import (
 
 __all__ = [
     "ABSENT",
+    "UNCHANGED",
     "Assoc",
     "Backend",
     "Blob",
     "BlobStore",
+    "BlobStoreBase",
     "Capabilities",
     "ConditionalDomain",
     "CorruptValue",
@@ -68,6 +73,7 @@ __all__ = [
     "StoreFull",
     "StoreIOError",
     "StoreNotFound",
+    "StoreUnavailable",
     "UnknownBackend",
     "UnsupportedEncoding",
     "UnsupportedOperation",

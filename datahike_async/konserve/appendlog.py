@@ -10,8 +10,8 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from datahike_async.konserve.blob import ABSENT
-from datahike_async.konserve.envelope import APPEND_LOG, Envelope
+from datahike_async.konserve.blob import ABSENT, UNCHANGED
+from datahike_async.konserve.envelope import APPEND_LOG
 from datahike_async.konserve.errors import NotAnAppendLog, RevisionMismatch
 from datahike_async.konserve.serializers import name_of_key
 
@@ -33,7 +33,7 @@ async def append(store: Store, key: Any, element: Any) -> UUID:
             last = head["last"] if head else None
             await store.assoc(id_, {"previous": last, "element": element})
             fresh = {"last": id_, "count": (head["count"] if head else 0) + 1}
-            data = store._sealed(key, fresh, APPEND_LOG, None)
+            data = store.encoding.seal(key, fresh, APPEND_LOG, None)
             try:
                 await store.blobs.write(name, data, revision if store._conditional else None)
             except RevisionMismatch:
@@ -44,13 +44,13 @@ async def append(store: Store, key: Any, element: Any) -> UUID:
 
 
 async def _head(store: Store, key: Any) -> tuple[dict[str, Any] | None, Any]:
-    blob = await store.blobs.read(name_of_key(key))
-    if blob is None:
+    blob = await store.blobs.read_latest(name_of_key(key))
+    if blob is None or blob is UNCHANGED:
         return None, ABSENT
-    envelope: Envelope = store._opened(key, blob.data)
+    envelope = store.encoding.open(name_of_key(key), blob.data, key)
     if envelope.kind != APPEND_LOG:
         raise NotAnAppendLog(f"The value of {key!r} is no append log.", key=key)
-    return store._value(key, envelope), blob.revision
+    return store.encoding.value(key, envelope), blob.revision
 
 
 async def elements(store: Store, key: Any) -> list[Any]:

@@ -10,8 +10,10 @@ The contract, which ``datahike_async.konserve.testing`` checks:
 * A reader sees the whole old or the whole new bytes of a name, never a mixture.
 * ``expected`` makes a write conditional and atomic: ``ABSENT`` means the name must not exist, a
   revision means it must still have that revision; else ``RevisionMismatch`` and nothing is written.
-* ``write_many`` keeps order: an item is durable before a later one becomes visible. With
-  ``capabilities.atomic_multi`` all become visible at once or none does.
+* ``read_latest`` sees every write that was acknowledged to anyone before it began; no cache
+  answers for the store. Other reads may lag behind writers elsewhere (wrappers say how far).
+* ``write_many`` keeps order unless ``ordered`` is False: an item is durable before a later one
+  becomes visible. With ``capabilities.atomic_multi`` all become visible at once or none does.
 * A failure whose effect is not known raises ``OutcomeUnknown``; every other error means that
   nothing was written (of ``write_many`` without ``atomic_multi``: a prefix may have been).
 * Cancelling a write either prevents it or lets it finish; it never leaves half of it.
@@ -26,6 +28,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 __all__ = [
     "ABSENT",
+    "UNCHANGED",
     "Absent",
     "Blob",
     "BlobStore",
@@ -35,6 +38,7 @@ __all__ = [
     "Journal",
     "JournalBlobStore",
     "Revision",
+    "Unchanged",
     "Write",
 ]
 
@@ -52,6 +56,19 @@ class Absent(Enum):
 
 
 ABSENT: Final = Absent.ABSENT
+
+
+class Unchanged(Enum):
+    """Type of the ``UNCHANGED`` sentinel."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""The answer of a conditional read: what the caller has is still right."""
 Expected: TypeAlias = "Revision | Absent | None"
 """None: unconditional. ABSENT: must not exist. A revision: must not have changed since."""
 
@@ -80,6 +97,8 @@ class Capabilities:
     """Implements :class:`JournalBlobStore`."""
     cheap_small_keys: bool = False
     """Many small keys cost little (memory, LMDB); False: pack them (files, object stores)."""
+    remote: bool = False
+    """A request crosses a network: layers above ask for more at once, and in fewer rounds."""
     max_value_bytes: int | None = None
 
 
@@ -119,6 +138,12 @@ class BlobStore(Protocol):
         """Return the bytes ``[start, end)`` of ``name``, or None where there is none."""
         ...
 
+    async def read_latest(
+        self, name: str, unless: Revision | None = None
+    ) -> Blob | Unchanged | None:
+        """Return the whole of ``name`` as it is now; UNCHANGED if its revision is ``unless``."""
+        ...
+
     async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
         """Replace ``name`` by ``data`` and return its new revision."""
         ...
@@ -131,8 +156,10 @@ class BlobStore(Protocol):
         """Return those of ``names`` that exist, fetched concurrently or in one hop."""
         ...
 
-    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
-        """Write in order (see the module's contract) and return the new revisions."""
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Write in order, or in any order, and return the new revisions; see the contract."""
         ...
 
     async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
@@ -164,6 +191,11 @@ class JournalBlobStore(BlobStore, Protocol):
         """
         ...
 
-    async def read_journal(self, name: str) -> Journal | None:
-        """Return bytes, records and revision, or None where there is no such name."""
+    async def read_journal(
+        self, name: str, unless: Revision | None = None
+    ) -> Journal | Unchanged | None:
+        """Return bytes, records and revision as they are now; None where there is no such name.
+
+        UNCHANGED if the revision is ``unless``.
+        """
         ...

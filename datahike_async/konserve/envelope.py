@@ -3,12 +3,12 @@
 ::
 
     0   magic "KV"        2   version          3   kind (edn, binary, append-log)
-    4   serializer        5   compressor       6   two spare bytes
+    4   serializer        5   compressor       6   encryptor     7   a spare byte
     8   length of value   16  length of meta   20  CRC-32 of all else
     24  value … meta
 
-The value comes first so that a range of a binary one is a range of the blob. The meta is kept
-uncompressed, so that listing keys decodes little.
+The value comes first so that a range of a binary one is a range of the blob (in clear: what is
+encrypted is read whole). The meta is kept uncompressed, so that listing keys decodes little.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ APPEND_LOG: Final = 2
 KINDS: Final = {EDN: "edn", BINARY: "binary", APPEND_LOG: "append-log"}
 
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct(">2sBBBBHQI")
+_HEAD: Final = struct.Struct(">2sBBBBBBQI")
 _CRC: Final = struct.Struct(">I")
 HEADER: Final = _HEAD.size + _CRC.size
 
 
 class Envelope(NamedTuple):
-    """The parts of a stored value, still serialized."""
+    """The parts of a stored value, still serialized. ``encryptor`` is 0 where it is in clear."""
 
     kind: int
     serializer: int
     compressor: int
     value: bytes
     meta: bytes
+    encryptor: int = 0
 
 
 class Header(NamedTuple):
@@ -48,6 +49,7 @@ class Header(NamedTuple):
     kind: int
     serializer: int
     compressor: int
+    encryptor: int
     value_length: int
     meta_length: int
     crc: int
@@ -62,6 +64,7 @@ def seal(envelope: Envelope) -> bytes:
         envelope.kind,
         envelope.serializer,
         envelope.compressor,
+        envelope.encryptor,
         0,
         len(value),
         len(meta),
@@ -74,7 +77,9 @@ def read_header(data: bytes) -> Header:
     """Return the header. Raises CorruptValue or UnsupportedEncoding."""
     if len(data) < HEADER:
         raise CorruptValue(f"A stored value has {len(data)} bytes, less than an envelope.")
-    magic, version, kind, serializer, compressor, _, value, meta = _HEAD.unpack_from(data)
+    magic, version, kind, serializer, compressor, encryptor, _, value, meta = _HEAD.unpack_from(
+        data
+    )
     if magic != b"KV" or version == 0:
         raise CorruptValue("Stored bytes are no envelope of ours.")
     if version > _VERSION:
@@ -84,7 +89,7 @@ def read_header(data: bytes) -> Header:
     (crc,) = _CRC.unpack_from(data, _HEAD.size)
     if kind not in KINDS:
         raise CorruptValue(f"A stored value is of an unknown kind ({kind}).")
-    return Header(kind, serializer, compressor, value, meta, crc)
+    return Header(kind, serializer, compressor, encryptor, value, meta, crc)
 
 
 def unseal(data: bytes) -> Envelope:
@@ -101,5 +106,10 @@ def unseal(data: bytes) -> Envelope:
     if zlib.crc32(memoryview(data)[HEADER:], zlib.crc32(data[: _HEAD.size])) != header.crc:
         raise CorruptValue("The checksum of a stored value does not match its bytes.")
     return Envelope(
-        header.kind, header.serializer, header.compressor, data[HEADER:stop], data[stop:]
+        header.kind,
+        header.serializer,
+        header.compressor,
+        data[HEADER:stop],
+        data[stop:],
+        header.encryptor,
     )

@@ -17,6 +17,7 @@ __all__ = [
     "StoreFull",
     "StoreIOError",
     "StoreNotFound",
+    "StoreUnavailable",
     "UnknownBackend",
     "UnsupportedEncoding",
     "UnsupportedOperation",
@@ -80,6 +81,12 @@ class StoreFull(KonserveError):
 
 class StoreIOError(KonserveError):
     """The medium failed (EIO or the like)."""
+
+
+class StoreUnavailable(KonserveError):
+    """The store did not take the request: throttled, or out of reach. Nothing was written."""
+
+    retryable = True
 
 
 class CorruptValue(KonserveError):

@@ -28,7 +28,8 @@ class Backend(Protocol):
     """Opens stores of one kind; what a backend registers under its name.
 
     ``config`` has plain string keys; ``keys`` are those it knows besides ``backend``, ``id`` and
-    ``compressor``. ``compressor`` is the default one for its values.
+    ``compressor``. ``compressor`` is the default one for its values. A backend for which asking is
+    dear may also have ``attach``: as ``connect``, but a store that is not there shows later.
     """
 
     @property

@@ -7,40 +7,33 @@ only over the revision it read, so that other processes are safe too.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from datahike_async.konserve.blob import (
     ABSENT,
+    UNCHANGED,
     BlobStore,
     Capabilities,
     ConditionalDomain,
     Expected,
     JournalBlobStore,
     Revision,
+    Unchanged,
     Write,
 )
-from datahike_async.konserve.compressors import compress, compressor_id, decompress
 from datahike_async.konserve.config import checked, public
-from datahike_async.konserve.envelope import (
-    BINARY,
-    EDN,
-    HEADER,
-    KINDS,
-    Envelope,
-    seal,
-    unseal,
-)
+from datahike_async.konserve.encoding import Encoding
+from datahike_async.konserve.encryptors import Encryptor
+from datahike_async.konserve.envelope import BINARY, EDN, HEADER
 from datahike_async.konserve.errors import (
-    CorruptValue,
     RevisionMismatch,
     StoreConfigError,
-    UnsupportedEncoding,
     UnsupportedOperation,
 )
 from datahike_async.konserve.locks import KeyLocks
+from datahike_async.konserve.paths import MISSING, step, with_value
 from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
 
 __all__ = [
@@ -57,14 +50,6 @@ Hook = Callable[[Mapping[str, Any]], Awaitable[None] | None]
 
 _RETRIES: Final = 64
 _PAGE: Final = 256
-_last_write = 0
-
-
-def _now_ms() -> int:
-    """Return milliseconds since the epoch, strictly rising within the process."""
-    global _last_write
-    _last_write = max(time.time_ns() // 1_000_000, _last_write + 1)
-    return _last_write
 
 
 class Assoc(NamedTuple):
@@ -90,14 +75,12 @@ class Store:
         *,
         compressor: str = "none",
         serializer: Serializer | None = None,
+        encryptor: Encryptor | None = None,
     ) -> None:
         self.blobs = blobs
         self.config = public(config or {})
         self.capabilities: Capabilities = blobs.capabilities
-        self.serializer: Serializer = serializer or MessagePack()
-        self._serializers: dict[int, Serializer] = {1: MessagePack()}
-        self._serializers[self.serializer.id] = self.serializer
-        self._compressor = compressor_id(compressor)
+        self.encoding = Encoding(compressor, serializer, encryptor)
         self._locks = KeyLocks()
         self._hooks: dict[Any, Hook] = {}
         self._conditional = self.capabilities.conditional is not ConditionalDomain.NONE
@@ -113,8 +96,7 @@ class Store:
 
     def assoc_serializers(self, serializers: Iterable[Serializer]) -> None:
         """Make further serializers known for reading."""
-        for one in serializers:
-            self._serializers[one.id] = one
+        self.encoding.know(serializers)
 
     def register_handler(
         self, kind: type, code: int, encode: Callable[[Any], Any], decode: Callable[[Any], Any]
@@ -130,38 +112,13 @@ class Store:
             )
         self.serializer.register(kind, code, encode, decode)
 
-    # -- encoding ------------------------------------------------------------------------------
+    @property
+    def serializer(self) -> Serializer:
+        """The serializer that values are written with."""
+        return self.encoding.serializer
 
-    def _sealed(self, key: Any, value: Any, kind: int, meta: Mapping[str, Any] | None) -> bytes:
-        described = {"key": key, "type": KINDS[kind], "last-write": _now_ms(), **(meta or {})}
-        if kind == BINARY:
-            if not isinstance(value, (bytes, bytearray, memoryview)):
-                raise TypeError(f"a binary value is bytes, not {type(value).__name__}")
-            data, used = bytes(value), 0
-        else:
-            data, used = compress(self.serializer.serialize(value), self._compressor)
-        packed = self._serializers[1].serialize(described)
-        return seal(Envelope(kind, self.serializer.id, used, data, packed))
-
-    def _opened(self, key: Any, data: bytes) -> Envelope:
-        try:
-            return unseal(data)
-        except CorruptValue as error:
-            raise CorruptValue(f"The value of {key!r}: {error}", key=key) from error
-
-    def _value(self, key: Any, envelope: Envelope) -> Any:
-        if envelope.kind == BINARY:
-            return envelope.value
-        serializer = self._serializers.get(envelope.serializer)
-        if serializer is None:
-            raise UnsupportedEncoding(
-                f"The value of {key!r} was written by serializer {envelope.serializer}, which is "
-                "not known here."
-            )
-        return serializer.deserialize(decompress(envelope.value, envelope.compressor))
-
-    def _meta(self, envelope: Envelope) -> dict[str, Any]:
-        return dict(self._serializers[1].deserialize(envelope.meta))
+    def _value(self, key: Any, data: bytes) -> Any:
+        return self.encoding.value(key, self.encoding.open(name_of_key(key), data, key))
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -169,29 +126,47 @@ class Store:
         """Say whether ``key`` has a value."""
         return await self.blobs.read(name_of_key(key), 0, HEADER) is not None
 
-    async def get(self, key: Any, default: Any = None, *, with_revision: bool = False) -> Any:
+    async def get(
+        self,
+        key: Any,
+        default: Any = None,
+        *,
+        with_revision: bool = False,
+        unless: Revision | None = None,
+    ) -> Any:
         """Return the value of ``key``, or ``default``; ``(value, revision)`` with a revision.
 
-        Without the key the revision is ABSENT. Raises CorruptValue, UnsupportedEncoding.
+        With a revision it is the value as it is now, past every cache. Without the key the
+        revision is ABSENT. If it is ``unless``, the value is UNCHANGED and was not read (where the
+        backend can tell). Raises CorruptValue, UnsupportedEncoding.
         """
-        blob = await self.blobs.read(name_of_key(key))
+        if with_revision or unless is not None:
+            blob = await self.blobs.read_latest(name_of_key(key), unless)
+            if blob is UNCHANGED:
+                return (UNCHANGED, unless) if with_revision else UNCHANGED
+        else:
+            blob = await self.blobs.read(name_of_key(key))
         if blob is None:
             return (default, ABSENT) if with_revision else default
-        value = self._value(key, self._opened(key, blob.data))
+        value = self._value(key, blob.data)
         return (value, blob.revision) if with_revision else value
 
     async def get_in(self, keys: Sequence[Any], default: Any = None) -> Any:
         """Return the value at a path: the first key names it, the others lead into it."""
         key, *path = keys
-        value = await self.get(key, _MISSING)
-        for step in path:
-            value = _step(value, step)
-        return default if value is _MISSING else value
+        value = await self.get(key, MISSING)
+        for place in path:
+            value = step(value, place)
+        return default if value is MISSING else value
 
     async def get_meta(self, key: Any) -> dict[str, Any] | None:
         """Return ``key``, ``type``, ``last-write`` and the user's own meta, or None."""
         blob = await self.blobs.read(name_of_key(key))
-        return None if blob is None else self._meta(self._opened(key, blob.data))
+        return (
+            None
+            if blob is None
+            else self.encoding.meta(self.encoding.open(name_of_key(key), blob.data, key))
+        )
 
     async def multi_get(self, keys: Iterable[Any]) -> dict[Any, Any]:
         """Return the values of those of ``keys`` that have one."""
@@ -200,16 +175,16 @@ class Store:
         out = {}
         for name, key in names.items():
             if name in found:
-                out[key] = self._value(key, self._opened(key, found[name].data))
+                out[key] = self._value(key, found[name].data)
         return out
 
     async def keys(self) -> list[dict[str, Any]]:
         """Return the meta of every key, binary ones included."""
-        out = []
+        out, encoding = [], self.encoding
         async for names in self.blobs.names():
             for start in range(0, len(names), _PAGE):
                 page = await self.blobs.read_many(names[start : start + _PAGE])
-                out += [self._meta(self._opened(n, blob.data)) for n, blob in page.items()]
+                out += [encoding.meta(encoding.open(n, b.data)) for n, b in page.items()]
         return out
 
     # -- writing -------------------------------------------------------------------------------
@@ -228,7 +203,7 @@ class Store:
         Raises RevisionMismatch where not, UnsupportedOperation where the backend cannot tell.
         """
         self._check_condition(expected_revision)
-        data = self._sealed(key, value, EDN, meta)
+        data = self.encoding.seal(key, value, EDN, meta)
         revision = await self.blobs.write(name_of_key(key), data, expected_revision)
         if self._hooks:
             await self._run_hooks("assoc", key=key, value=value, meta=meta)
@@ -244,7 +219,7 @@ class Store:
     ) -> Revision:
         """Store raw bytes under ``key`` and return the new revision; as ``assoc`` otherwise."""
         self._check_condition(expected_revision)
-        sealed = self._sealed(key, data, BINARY, meta)
+        sealed = self.encoding.seal(key, data, BINARY, meta)
         revision = await self.blobs.write(name_of_key(key), sealed, expected_revision)
         if self._hooks:
             await self._run_hooks("bassoc", key=key, value=data, meta=meta)
@@ -260,13 +235,13 @@ class Store:
         if start or end is not None:
             if start < 0 or (end is not None and end < start):
                 raise ValueError(f"no range: [{start}, {end})")
-            if end is not None:
+            if end is not None and self.encoding.encryptor is None:
                 blob = await self.blobs.read(name, HEADER + start, HEADER + end)
                 return None if blob is None else blob.data
         blob = await self.blobs.read(name)
         if blob is None:
             return None
-        envelope = self._opened(key, blob.data)
+        envelope = self.encoding.open(name, blob.data, key)
         if envelope.kind != BINARY:
             raise TypeError(f"the value of {key!r} is not binary; read it with get")
         return envelope.value[start:end] if start or end is not None else envelope.value
@@ -305,11 +280,11 @@ class Store:
             for _ in range(_RETRIES):
                 whole, revision = await self.get(key, with_revision=True)
                 old = whole
-                for step in path:
-                    old = _step(old, step)
-                old = None if old is _MISSING else old
+                for place in path:
+                    old = step(old, place)
+                old = None if old is MISSING else old
                 new = f(old)
-                data = self._sealed(key, _with(whole, path, new), EDN, meta)
+                data = self.encoding.seal(key, with_value(whole, path, new), EDN, meta)
                 try:
                     await self.blobs.write(name, data, revision if self._conditional else None)
                 except RevisionMismatch:
@@ -328,12 +303,16 @@ class Store:
         return existed
 
     async def multi_assoc(
-        self, items: Mapping[Any, Any] | Iterable[Assoc | tuple[Any, Any]]
+        self,
+        items: Mapping[Any, Any] | Iterable[Assoc | tuple[Any, Any]],
+        *,
+        ordered: bool = True,
     ) -> Sequence[Revision]:
         """Write several keys in order and return their revisions.
 
-        An item is durable before a later one can be seen; with ``capabilities.atomic_multi`` all
-        are seen at once. ``items`` is a map, or a sequence of pairs and :class:`Assoc`. Raises
+        An item is durable before a later one can be seen, unless ``ordered`` is False, which some
+        backends do faster; with ``capabilities.atomic_multi`` all are seen at once. ``items`` is a
+        map, or a sequence of pairs and :class:`Assoc`. Raises
         RevisionMismatch where a condition fails; items before it may have been written unless the
         backend is atomic.
         """
@@ -343,9 +322,9 @@ class Store:
         for item in assocs:
             self._check_condition(item.expected_revision)
             kind = BINARY if item.binary else EDN
-            data = self._sealed(item.key, item.value, kind, item.meta)
+            data = self.encoding.seal(item.key, item.value, kind, item.meta)
             writes.append(Write(name_of_key(item.key), data, item.expected_revision))
-        revisions = await self.blobs.write_many(writes)
+        revisions = await self.blobs.write_many(writes, ordered=ordered)
         if self._hooks:
             await self._run_hooks("multi-assoc", kvs={x.key: x.value for x in assocs})
         return revisions
@@ -400,14 +379,25 @@ class Store:
         RevisionMismatch where the key is not at ``expected_revision``; UnsupportedOperation where
         the backend has no journals.
         """
-        return await self._journals().append(name_of_key(key), record, expected_revision)
+        name = name_of_key(key)
+        record = self.encoding.seal_record(name, record)
+        return await self._journals().append(name, record, expected_revision)
 
-    async def journal(self, key: Any) -> tuple[Any, Sequence[bytes], Revision] | None:
-        """Return the value of ``key``, the records appended since, and the revision; or None."""
-        found = await self._journals().read_journal(name_of_key(key))
-        if found is None:
-            return None
-        return self._value(key, self._opened(key, found.data)), found.records, found.revision
+    async def journal(
+        self, key: Any, *, unless: Revision | None = None
+    ) -> tuple[Any, Sequence[bytes], Revision] | Unchanged | None:
+        """Return the value of ``key``, the records appended since, and the revision; or None.
+
+        UNCHANGED if the revision is ``unless``.
+        """
+        name = name_of_key(key)
+        found = await self._journals().read_journal(name, unless)
+        if found is None or found is UNCHANGED:
+            return found
+        records = found.records
+        if self.encoding.encryptor:
+            records = [self.encoding.open_record(name, record) for record in records]
+        return self._value(key, found.data), records, found.revision
 
     def _journals(self) -> JournalBlobStore:
         if not self.capabilities.journal:
@@ -436,50 +426,47 @@ class Store:
         await self.blobs.close()
 
 
-_MISSING: Final = object()
-
-
-def _step(value: Any, key: Any) -> Any:
-    if isinstance(value, Mapping):
-        return value.get(key, _MISSING)
-    if isinstance(value, (list, tuple)) and type(key) is int and 0 <= key < len(value):
-        return value[key]
-    return _MISSING
-
-
-def _with(whole: Any, path: Sequence[Any], value: Any) -> Any:
-    """Return ``whole`` with ``value`` at ``path``; maps are made where there is nothing."""
-    if not path:
-        return value
-    key, *rest = path
-    if isinstance(whole, list) and type(key) is int:
-        out = list(whole)
-        if not 0 <= key <= len(out):
-            raise IndexError(f"there is no place {key} in a list of {len(out)}")
-        out[key : key + 1] = [_with(out[key] if key < len(out) else None, rest, value)]
-        return out
-    if whole is not None and not isinstance(whole, Mapping):
-        raise TypeError(f"cannot set {key!r} within {whole!r}, which is no map")
-    return {**(whole or {}), key: _with((whole or {}).get(key), rest, value)}
-
-
 # -- stores ------------------------------------------------------------------------------------
 
 
-async def create_store(config: Mapping[Any, Any]) -> Store:
+async def create_store(
+    config: Mapping[Any, Any],
+    *,
+    serializer: Serializer | None = None,
+    encryptor: Encryptor | None = None,
+) -> Store:
     """Make a store and open it. Raises StoreExists, StoreConfigError, UnknownBackend."""
     plain, made = checked(config)
-    return _store(await made.create(plain), plain, made)
+    return _store(await made.create(plain), plain, made, serializer, encryptor)
 
 
-async def connect_store(config: Mapping[Any, Any]) -> Store:
-    """Open a store that exists. Raises StoreNotFound, StoreConfigError, UnknownBackend."""
+async def connect_store(
+    config: Mapping[Any, Any],
+    *,
+    serializer: Serializer | None = None,
+    encryptor: Encryptor | None = None,
+    verify: bool = True,
+) -> Store:
+    """Open a store that exists. Raises StoreNotFound, StoreConfigError, UnknownBackend.
+
+    Without ``verify`` a backend may put off finding out whether it exists: it saves a request to
+    whoever reads something that has to be there.
+    """
     plain, made = checked(config)
-    return _store(await made.connect(plain), plain, made)
+    attach = None if verify else getattr(made, "attach", None)
+    blobs = await (attach or made.connect)(plain)
+    return _store(blobs, plain, made, serializer, encryptor)
 
 
-def _store(blobs: BlobStore, config: Mapping[str, Any], made: Any) -> Store:
-    return Store(blobs, config, compressor=config.get("compressor", made.compressor))
+def _store(
+    blobs: BlobStore,
+    config: Mapping[str, Any],
+    made: Any,
+    serializer: Serializer | None,
+    encryptor: Encryptor | None,
+) -> Store:
+    compressor = config.get("compressor", made.compressor)
+    return Store(blobs, config, compressor=compressor, serializer=serializer, encryptor=encryptor)
 
 
 async def store_exists(config: Mapping[Any, Any]) -> bool:

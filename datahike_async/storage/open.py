@@ -17,7 +17,7 @@ from datahike_async.errors import CorruptData, DatabaseNotFound
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import NodeMiss
-from datahike_async.konserve.blob import Revision
+from datahike_async.konserve.blob import UNCHANGED, Revision, Unchanged
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
@@ -28,7 +28,7 @@ from datahike_async.storage.node_store import NodeStore
 from datahike_async.tx.apply import replay
 from datahike_async.values.schema import Schema
 
-__all__ = ["BranchState", "missing_branch", "read_branch", "restore"]
+__all__ = ["BranchState", "missing_branch", "read_branch", "reread_branch", "restore"]
 
 _INLINE_BYTES: Final = 32 * 1024
 _INLINE_ENTRIES: Final = 32
@@ -57,17 +57,28 @@ async def read_branch(store: Store, branch: str, store_id: UUID | None) -> Branc
 
     Raises konserve's errors; CorruptData, UnsupportedFormat and ConfigError as ``decode_head``.
     """
+    state = await reread_branch(store, branch, store_id, None)
+    return None if state is UNCHANGED else state
+
+
+async def reread_branch(
+    store: Store, branch: str, store_id: UUID | None, unless: Revision | None
+) -> BranchState | Unchanged | None:
+    """Read a branch as ``read_branch`` does; UNCHANGED if its revision is ``unless``.
+
+    One conditional read.
+    """
     key = head_key(branch)
     journal: Sequence[bytes] = ()
     if store.capabilities.journal:
-        found = await store.journal(key)
-        if found is None:
-            return None
+        found = await store.journal(key, unless=unless)
+        if found is None or found is UNCHANGED:
+            return found
         data, journal, revision = found
     else:
-        data, revision = await store.get(key, with_revision=True)
-        if data is None:
-            return None
+        data, revision = await store.get(key, with_revision=True, unless=unless)
+        if data is None or data is UNCHANGED:
+            return data
     size = len(data) if isinstance(data, bytes) else 0
     if size + sum(map(len, journal)) > _INLINE_BYTES:
         return await run_sync(_decoded, key, data, journal, revision, store_id)

@@ -20,7 +20,7 @@ from datahike_async.errors import (
     WriterError,
 )
 from datahike_async.konserve import store as stores
-from datahike_async.konserve.blob import Blob, Capabilities, ConditionalDomain, Journal
+from datahike_async.konserve.blob import Blob, Capabilities, ConditionalDomain, Journal, Unchanged
 from datahike_async.konserve.errors import OutcomeUnknown, StoreFull, StoreIOError
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
 from datahike_async.transactor import sharing
@@ -218,9 +218,15 @@ class Deaf(FaultyBlobStore):
         self._check()
         return await super().read(name, start, end)
 
-    async def read_journal(self, name: str) -> Journal | None:
+    async def read_latest(self, name: str, unless: str | None = None) -> Blob | Unchanged | None:
         self._check()
-        return await super().read_journal(name)
+        return await super().read_latest(name, unless)
+
+    async def read_journal(
+        self, name: str, unless: str | None = None
+    ) -> Journal | Unchanged | None:
+        self._check()
+        return await super().read_journal(name, unless)
 
 
 @pytest.mark.parametrize("fault", [Fault.LOST_RESPONSE, Fault.LOST_REQUEST])

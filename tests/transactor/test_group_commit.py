@@ -116,11 +116,11 @@ class Gate(FaultyBlobStore):
     held = 0
     gate: anyio.Event | None = None
 
-    async def write_many(self, writes: Any) -> Any:
+    async def write_many(self, writes: Any, *, ordered: bool = True) -> Any:
         if self.gate is not None:
             self.held += 1
             await self.gate.wait()
-        return await self.blobs.write_many(writes)
+        return await self.blobs.write_many(writes, ordered=ordered)
 
 
 async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(

@@ -21,6 +21,7 @@ from anyio.to_thread import run_sync
 from datahike_async.konserve import (
     ABSENT,
     Blob,
+    BlobStoreBase,
     Capabilities,
     ConditionalDomain,
     RevisionMismatch,
@@ -48,7 +49,7 @@ _CAPABILITIES: Final = Capabilities(
 )
 
 
-class LmdbBlobStore:
+class LmdbBlobStore(BlobStoreBase):
     """Blobs in one LMDB environment, which the store lets go of when it is closed."""
 
     def __init__(self, shared: Shared) -> None:
@@ -149,7 +150,9 @@ class LmdbBlobStore:
         """Replace the bytes of a name."""
         return (await self._hop(self._write_many, [Write(name, data, expected)]))[0]
 
-    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
         """Write all or nothing."""
         return await self._hop(self._write_many, writes)
 

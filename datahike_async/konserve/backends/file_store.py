@@ -25,14 +25,17 @@ from anyio.to_thread import run_sync
 from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_guard import Guard
 from datahike_async.konserve.backends.file_journal import Log, check_record, log_name, named_by
+from datahike_async.konserve.base import BlobStoreBase
 from datahike_async.konserve.blob import (
     ABSENT,
+    UNCHANGED,
     Blob,
     Capabilities,
     ConditionalDomain,
     Expected,
     Journal,
     Revision,
+    Unchanged,
     Write,
 )
 from datahike_async.konserve.errors import (
@@ -62,7 +65,7 @@ def _revision(stamp: bytes, end: int) -> Revision:
     return f"{stamp.hex()}.{end}"
 
 
-class FileBlobStore:
+class FileBlobStore(BlobStoreBase):
     """An open folder of blobs. ``steps`` is called with the name of each step, for crash tests."""
 
     def __init__(self, path: str, *, steps: Callable[[str], None] | None = None) -> None:
@@ -203,7 +206,9 @@ class FileBlobStore:
         """Replace a blob; durable on return."""
         return (await self._hop(self._write_many, [Write(name, data, expected)]))[0]
 
-    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
         """Write in order, in one hop: what has no condition is synced together."""
         return await self._hop(self._write_many, writes)
 
@@ -348,13 +353,18 @@ class FileBlobStore:
             self._step("log-synced")
             return _revision(stamp, log.end)
 
-    async def read_journal(self, name: str) -> Journal | None:
+    async def read_journal(
+        self, name: str, unless: Revision | None = None
+    ) -> Journal | Unchanged | None:
         """Return bytes, records and revision, or None."""
-        return await self._hop(self._read_journal, name)
+        return await self._hop(self._read_journal, name, unless)
 
-    def _read_journal(self, name: str) -> Journal | None:
+    def _read_journal(self, name: str, unless: Revision | None) -> Journal | Unchanged | None:
         # Exclusively: the blob and its log must be of one moment.
         with self._guard.exclusive(), io.system_errors(f"reading {name}"):
+            stamp = None if unless is None else self._present(name)
+            if stamp is not None and _revision(stamp, self._log_end(name, stamp)) == unless:
+                return UNCHANGED
             found = self._load(name, 0, None)
             if found is None:
                 return None

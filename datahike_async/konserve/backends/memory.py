@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
+from datahike_async.konserve.base import BlobStoreBase
 from datahike_async.konserve.blob import (
     ABSENT,
     Blob,
@@ -38,7 +39,7 @@ _CAPABILITIES = Capabilities(
 )
 
 
-class MemoryBlobStore:
+class MemoryBlobStore(BlobStoreBase):
     """Blobs of one memory store. Every change happens between two awaits, so it is atomic."""
 
     def __init__(self, data: _Data) -> None:
@@ -85,7 +86,9 @@ class MemoryBlobStore:
         data = self._open()
         return {n: Blob(*data[n]) for n in names if n in data}
 
-    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
         """Write all or nothing."""
         data = self._open()
         for write in writes:

@@ -14,6 +14,7 @@ from datahike_async.konserve.blob import (
     Journal,
     JournalBlobStore,
     Revision,
+    Unchanged,
     Write,
 )
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
@@ -77,6 +78,12 @@ class FaultyBlobStore:
         """Read through."""
         return await self.blobs.read(name, start, end)
 
+    async def read_latest(
+        self, name: str, unless: Revision | None = None
+    ) -> Blob | Unchanged | None:
+        """Read through."""
+        return await self.blobs.read_latest(name, unless)
+
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
         """Read through."""
         return await self.blobs.read_many(names)
@@ -93,9 +100,11 @@ class FaultyBlobStore:
         """Delete, unless this is the call that fails."""
         return await self._write(lambda: self.blobs.delete(name, expected))
 
-    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
         """Write, unless this is the call that fails."""
-        return await self._write(lambda: self.blobs.write_many(writes))
+        return await self._write(lambda: self.blobs.write_many(writes, ordered=ordered))
 
     async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
         """Delete, unless this is the call that fails."""
@@ -105,9 +114,11 @@ class FaultyBlobStore:
         """Append, unless this is the call that fails."""
         return await self._write(lambda: self._journals.append(name, record, expected))
 
-    async def read_journal(self, name: str) -> Journal | None:
+    async def read_journal(
+        self, name: str, unless: Revision | None = None
+    ) -> Journal | Unchanged | None:
         """Read through."""
-        return await self._journals.read_journal(name)
+        return await self._journals.read_journal(name, unless)
 
     @property
     def _journals(self) -> JournalBlobStore:

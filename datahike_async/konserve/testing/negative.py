@@ -29,7 +29,9 @@ class IgnoresConditions(MemoryBlobStore):
 class WritesUnordered(MemoryBlobStore):
     """Its write of many keys is neither ordered nor atomic: the last goes first."""
 
-    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
         """Write backward, condition after condition."""
         if len(writes) == 1:
             return await super().write_many(writes)
@@ -57,7 +59,9 @@ class LosesRanges(MemoryBlobStore):
 class KeepsRevisions(MemoryBlobStore):
     """The revision of a name does not change when its bytes do."""
 
-    async def write_many(self, writes: Sequence[Write]) -> Sequence[Revision]:
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
         """Write under one revision for ever."""
         await super().write_many([w._replace(expected=None) for w in writes])
         data: Any = self._open()

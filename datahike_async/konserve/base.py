@@ -1,0 +1,115 @@
+"""A base for backends: the calls that can be made of others, made of others.
+
+A backend whose driver knows one key at a time subclasses ``BlobStoreBase`` and writes ``read``,
+``write``, ``delete`` and ``names``; one that can do better overrides the rest too.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+import anyio
+
+from datahike_async.konserve.blob import (
+    UNCHANGED,
+    Blob,
+    Capabilities,
+    Expected,
+    Revision,
+    Unchanged,
+    Write,
+)
+
+__all__ = ["BlobStoreBase", "gather"]
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+async def gather(
+    call: Callable[[A], Awaitable[T]], arguments: Sequence[A], limit: int
+) -> Sequence[T]:
+    """Return ``call`` of each argument, in order, at most ``limit`` of them running at a time.
+
+    The first error comes out bare, after the calls that were running have ended.
+    """
+    if len(arguments) == 1 or limit == 1:
+        return [await call(argument) for argument in arguments]
+    results: dict[int, T] = {}
+    failed: list[Exception] = []
+    todo = iter(enumerate(arguments))
+
+    async def worker() -> None:
+        for index, argument in todo:
+            if failed:
+                return
+            try:
+                results[index] = await call(argument)
+            except Exception as error:
+                # Kept bare: a task group would wrap it.
+                failed.append(error)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(limit, len(arguments))):
+            group.start_soon(worker)
+    if failed:
+        raise failed[0]
+    return [results[index] for index in range(len(arguments))]
+
+
+class BlobStoreBase(ABC):
+    """A store of blobs, but for what is particular to it; see :mod:`datahike_async.konserve.blob`.
+
+    ``at_once`` is how many single calls run at a time where a call of several keys is made of them.
+    """
+
+    at_once: int = 16
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this store promises."""
+
+    @abstractmethod
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
+        """Return the bytes ``[start, end)`` of ``name``, or None where there is none."""
+
+    @abstractmethod
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Replace ``name`` by ``data`` and return its new revision."""
+
+    @abstractmethod
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Remove ``name`` and say whether it was there."""
+
+    @abstractmethod
+    def names(self) -> AsyncIterator[Sequence[str]]:
+        """Iterate over pages of the names that are there."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release what the store holds; further calls raise ``StoreClosed``."""
+
+    async def read_latest(
+        self, name: str, unless: Revision | None = None
+    ) -> Blob | Unchanged | None:
+        """Read, and compare; a store that can leave the bytes out does better."""
+        found = await self.read(name)
+        return UNCHANGED if found is not None and found.revision == unless else found
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
+        """Read concurrently."""
+        found = await gather(self.read, names, self.at_once)
+        return {name: blob for name, blob in zip(names, found, strict=True) if blob is not None}
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Write one after another, or concurrently where the order does not matter."""
+        return await gather(lambda w: self.write(*w), writes, 1 if ordered else self.at_once)
+
+    async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
+        """Delete concurrently."""
+        return await gather(self.delete, names, self.at_once)

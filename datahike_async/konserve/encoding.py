@@ -1,0 +1,111 @@
+"""Encoding: values to the bytes of a blob and back, by serializer, compressor and encryptor.
+
+Which of them a store uses is chosen when it is opened; which of them made a value stands in its
+envelope. So a store may change its mind, and old values stay readable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datahike_async.konserve.compressors import compress, compressor_id, decompress
+from datahike_async.konserve.encryptors import Encryptor
+from datahike_async.konserve.envelope import BINARY, KINDS, Envelope, seal, unseal
+from datahike_async.konserve.errors import CorruptValue, UnsupportedEncoding
+from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
+
+__all__ = ["Encoding"]
+
+_last_write = 0
+
+
+def _now_ms() -> int:
+    """Return milliseconds since the epoch, strictly rising within the process."""
+    global _last_write
+    _last_write = max(time.time_ns() // 1_000_000, _last_write + 1)
+    return _last_write
+
+
+class Encoding:
+    """How one store encodes. ``serializer`` is the one it writes with."""
+
+    def __init__(
+        self, compressor: str, serializer: Serializer | None, encryptor: Encryptor | None
+    ) -> None:
+        self.serializer: Serializer = serializer or MessagePack()
+        self.encryptor = encryptor
+        self._serializers: dict[int, Serializer] = {1: MessagePack()}
+        self._serializers[self.serializer.id] = self.serializer
+        self._compressor = compressor_id(compressor)
+
+    def know(self, serializers: Iterable[Serializer]) -> None:
+        """Make further serializers known for reading."""
+        for one in serializers:
+            self._serializers[one.id] = one
+
+    def seal(self, key: Any, value: Any, kind: int, meta: Mapping[str, Any] | None) -> bytes:
+        """Return the bytes of the blob of ``key``. Raises TypeError for what cannot be stored."""
+        described = {"key": key, "type": KINDS[kind], "last-write": _now_ms(), **(meta or {})}
+        if kind == BINARY:
+            if not isinstance(value, (bytes, bytearray, memoryview)):
+                raise TypeError(f"a binary value is bytes, not {type(value).__name__}")
+            data, used = bytes(value), 0
+        else:
+            data, used = compress(self.serializer.serialize(value), self._compressor)
+        packed = self._serializers[1].serialize(described)
+        cipher = self.encryptor
+        if cipher is None:
+            return seal(Envelope(kind, self.serializer.id, used, data, packed))
+        name = name_of_key(key)
+        data, packed = cipher.encrypt(data, name, "value"), cipher.encrypt(packed, name, "meta")
+        return seal(Envelope(kind, self.serializer.id, used, data, packed, cipher.id))
+
+    def open(self, name: str, data: bytes, key: Any = None) -> Envelope:
+        """Return the parts of a blob, checked and decrypted; ``key`` is named in an error.
+
+        Raises CorruptValue, UnsupportedEncoding.
+        """
+        try:
+            envelope = unseal(data)
+            return envelope if envelope.encryptor == 0 else self._decrypted(name, envelope)
+        except CorruptValue as error:
+            shown = name if key is None else repr(key)
+            raise CorruptValue(f"The value of {shown}: {error}", key=key) from error
+
+    def _decrypted(self, name: str, envelope: Envelope) -> Envelope:
+        cipher = self.encryptor
+        if cipher is None or cipher.id != envelope.encryptor:
+            raise UnsupportedEncoding(
+                f"A stored value was encrypted by encryptor {envelope.encryptor}, which this store "
+                "was not given."
+            )
+        return envelope._replace(
+            value=cipher.decrypt(envelope.value, name, "value"),
+            meta=cipher.decrypt(envelope.meta, name, "meta"),
+        )
+
+    def value(self, key: Any, envelope: Envelope) -> Any:
+        """Return the value. Raises CorruptValue, UnsupportedEncoding."""
+        if envelope.kind == BINARY:
+            return envelope.value
+        serializer = self._serializers.get(envelope.serializer)
+        if serializer is None:
+            raise UnsupportedEncoding(
+                f"The value of {key!r} was written by serializer {envelope.serializer}, which is "
+                "not known here."
+            )
+        return serializer.deserialize(decompress(envelope.value, envelope.compressor))
+
+    def meta(self, envelope: Envelope) -> dict[str, Any]:
+        """Return the meta."""
+        return dict(self._serializers[1].deserialize(envelope.meta))
+
+    def seal_record(self, name: str, record: bytes) -> bytes:
+        """Return a record as the journal of ``name`` keeps it."""
+        return self.encryptor.encrypt(record, name, "record") if self.encryptor else record
+
+    def open_record(self, name: str, record: bytes) -> bytes:
+        """Return a record that ``seal_record`` made."""
+        return self.encryptor.decrypt(record, name, "record") if self.encryptor else record
