@@ -1,0 +1,187 @@
+"""Makes, finds, opens and removes S3 stores.
+
+A store is all that lies under its prefix, and the object ``konserve.store`` there says that it is
+one: its format and id, or that it is being deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid4
+
+import anyio
+from anyio.to_thread import run_sync
+
+from datahike_async.konserve import (
+    ABSENT,
+    CorruptValue,
+    RevisionMismatch,
+    StoreConfigError,
+    StoreExists,
+    StoreNotFound,
+    UnsupportedEncoding,
+)
+from datahike_async_s3.settings import KEYS, Settings, settings_of
+
+if TYPE_CHECKING:
+    from datahike_async_s3.store import S3BlobStore
+
+__all__ = ["S3Backend"]
+
+_FORMAT: Final = 1
+_DELETED: Final = b"konserve-s3 deleted\n"
+
+
+async def _open(settings: Settings) -> S3BlobStore:
+    def load() -> Any:
+        # The driver takes a fifth of a second to import: not on the event loop.
+        from datahike_async_s3 import client, errors, store
+
+        return client, errors, store
+
+    client, errors, store = await run_sync(load)
+    with errors.translated(f"opening {settings.place}"):
+        return store.S3BlobStore(await client.open_client(settings), settings)  # type: ignore[no-any-return]
+
+
+class S3Backend:
+    """Prefixes of buckets as stores; see the README for the keys of the configuration."""
+
+    keys: frozenset[str] = KEYS
+    compressor = "zstd"
+
+    async def create(self, config: Mapping[str, Any]) -> S3BlobStore:
+        """Make a store. Raises StoreExists; StoreConfigError where the prefix is in use."""
+        settings = settings_of(config)
+        store = await _open(settings)
+        try:
+            await self._create(store, settings, config.get("id") or uuid4())
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def _create(self, store: S3BlobStore, settings: Settings, id_: UUID) -> None:
+        from datahike_async_s3.store import MARKER
+
+        try:
+            found = await store.read_latest(MARKER)
+        except StoreNotFound as error:
+            if not settings.create_bucket:
+                raise StoreNotFound(f"{error} Create it, or set create-bucket to true.") from error
+            await _make_bucket(store, settings)
+            found = None
+        if found is not None and found.data == _DELETED:  # type: ignore[union-attr]
+            await _remove_all(store)
+            found = None
+        if found is None:
+            if (await store.page())[0]:
+                raise StoreConfigError(
+                    f"There are other objects at {settings.place}; give the store a prefix of its "
+                    "own."
+                )
+            text = f"konserve-s3 {_FORMAT} {id_}\n"
+            try:
+                await store.write(MARKER, text.encode(), ABSENT)
+                return
+            except RevisionMismatch:
+                pass
+        raise StoreExists(f"S3 store already exists at {settings.place}.")
+
+    async def connect(self, config: Mapping[str, Any]) -> S3BlobStore:
+        """Open a store. Raises StoreNotFound; StoreConfigError where it is another store."""
+        settings = settings_of(config)
+        store = await _open(settings)
+        try:
+            found = await _id(store)
+            if found is None:
+                raise StoreNotFound(
+                    f"S3 store does not exist at {settings.place}. Create it first."
+                )
+            wanted = config.get("id")
+            if wanted is not None and wanted != found:
+                raise StoreConfigError(
+                    f"The store at {settings.place} has the id {found}, not {wanted}: it is "
+                    "another store.",
+                    error=":store-identity-mismatch",
+                )
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def attach(self, config: Mapping[str, Any]) -> S3BlobStore:
+        """Open a store without a request: whether it exists shows when it is read."""
+        return await _open(settings_of(config))
+
+    async def exists(self, config: Mapping[str, Any]) -> bool:
+        """Say whether there is a store."""
+        store = await _open(settings_of(config))
+        try:
+            return await _id(store) is not None
+        except StoreNotFound:
+            return False
+        finally:
+            await store.close()
+
+    async def delete(self, config: Mapping[str, Any]) -> None:
+        """Remove all objects of a store; its bucket stays."""
+        store = await _open(settings_of(config))
+        try:
+            await _delete(store)
+        except StoreNotFound:
+            return
+        finally:
+            await store.close()
+
+
+async def _id(store: S3BlobStore) -> UUID | None:
+    from datahike_async_s3.store import MARKER
+
+    found = await store.read(MARKER)
+    if found is None or found.data == _DELETED:
+        return None
+    words = found.data.decode("ascii", "replace").split()
+    if len(words) != 3 or words[0] != "konserve-s3" or not words[1].isdigit():
+        raise CorruptValue(f"The object {MARKER!r} of {store!r} is none of ours.")
+    if int(words[1]) > _FORMAT:
+        raise UnsupportedEncoding(
+            f"{store!r} has format {words[1]}; this version reads up to {_FORMAT}."
+        )
+    try:
+        return UUID(words[2])
+    except ValueError as error:
+        raise CorruptValue(f"The object {MARKER!r} of {store!r} names no id.") from error
+
+
+async def _delete(store: S3BlobStore) -> None:
+    from datahike_async_s3.store import MARKER
+
+    if await store.read(MARKER) is None:
+        return
+    # No store from here on, but known as the rest of one: deleting it can be repeated.
+    await store.write(MARKER, _DELETED)
+    await _remove_all(store)
+
+
+async def _remove_all(store: S3BlobStore) -> None:
+    from datahike_async_s3.store import MARKER
+
+    after = None
+    while True:
+        page, after = await store.page(after)
+        await store.remove([name for name in page if name != MARKER])
+        if after is None:
+            break
+    await store.remove([MARKER])
+
+
+async def _make_bucket(store: S3BlobStore, settings: Settings) -> None:
+    from datahike_async_s3.errors import translated
+
+    where: dict[str, Any] = {}
+    if settings.region not in (None, "us-east-1"):
+        where["CreateBucketConfiguration"] = {"LocationConstraint": settings.region}
+    with anyio.CancelScope(shield=True), translated(f"creating the bucket {settings.bucket}"):
+        await store._ask("create_bucket", **where)
