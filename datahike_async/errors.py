@@ -17,6 +17,7 @@ __all__ = [
     "DatabaseNotFound",
     "DatahikeError",
     "EdnError",
+    "FencingUnsupported",
     "HeadConflict",
     "QueryError",
     "SnapshotExpired",
@@ -54,6 +55,10 @@ class DatahikeError(Exception):
 
 class ConfigError(DatahikeError):
     """A configuration names an unknown key, a bad value, or does not match the database."""
+
+
+class FencingUnsupported(ConfigError):
+    """The store accepts conditional writes and ignores the condition: writers would collide."""
 
 
 class DatabaseExists(DatahikeError):

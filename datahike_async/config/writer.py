@@ -27,6 +27,7 @@ _WRITER_KEYS: Final = {
     "commit-wait-time": "commit_wait_time",
     "head-conflict-retries": "head_conflict_retries",
     "writer-ownership": "writer_ownership",
+    "require-fencing": "require_fencing",
     "unsafe-unfenced": "unsafe_unfenced",
 }
 
@@ -38,7 +39,8 @@ class WriterConfig:
     ``transaction_queue_size`` bounds how many may wait; ``commit_wait_time`` (ms) is how long a
     commit waits for company; ``head_conflict_retries`` how often a lost race with another process
     is run again; ``writer_ownership`` ``"shared"`` runs again, ``"exclusive"`` closes instead;
-    ``unsafe_unfenced`` trusts a store without trying out its conditional writes.
+    ``require_fencing`` writes only where the store's conditional writes keep their word, and
+    ``unsafe_unfenced`` writes anywhere, for whoever is sure to be the only writer.
     """
 
     backend: str = "self"
@@ -48,7 +50,13 @@ class WriterConfig:
     commit_wait_time: float = 0
     head_conflict_retries: int = 100
     writer_ownership: str = "shared"
+    require_fencing: bool = True
     unsafe_unfenced: bool = False
+
+    @property
+    def trusting(self) -> bool:
+        """Whether conditional writes are not tried out."""
+        return self.unsafe_unfenced or not self.require_fencing
 
 
 def writer_config(value: Any) -> WriterConfig:
@@ -88,8 +96,9 @@ def writer_config(value: Any) -> WriterConfig:
     wait = given.get("commit_wait_time", 0)
     if type(wait) not in (int, float) or wait < 0:
         raise bad_value("writer", wait, "milliseconds of at least 0 as :commit-wait-time")
-    if "unsafe_unfenced" in given:
-        as_bool("writer", given["unsafe_unfenced"])
+    for key in ("unsafe_unfenced", "require_fencing"):
+        if key in given:
+            as_bool("writer", given[key])
     if "writer_ownership" in given:
         given["writer_ownership"] = keyword_in(
             "writer", given["writer_ownership"], "shared", "exclusive"

@@ -317,6 +317,10 @@ class PersistentSet:
         clean = Branch(node.level, node.keys, node.counts, [None] * len(addresses), addresses)
         return sink.put(encode(clean), clean)
 
+    def tops(self) -> Sequence[Address]:
+        """Return the root's address, unless it is resident."""
+        return [] if self._root is not None or self._address is None else [self._address]
+
     def addresses(self) -> Iterator[Address]:
         """Iterate over the addresses of all stored nodes."""
         if self._address is not None:

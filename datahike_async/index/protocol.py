@@ -80,6 +80,10 @@ class Index(Protocol):
         """Write unwritten nodes, children first; return the clean index and its root record."""
         ...
 
+    def tops(self) -> Sequence[Address]:
+        """Return the addresses of the nodes that every look into it needs first: one wave."""
+        ...
+
     def addresses(self) -> Iterator[Address]:
         """Iterate over the addresses of all stored nodes (for garbage collection)."""
         ...

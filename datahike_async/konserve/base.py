@@ -72,6 +72,11 @@ class BlobStoreBase(ABC):
     def capabilities(self) -> Capabilities:
         """What this store promises."""
 
+    @property
+    def server(self) -> str:
+        """What is at the other end, for messages; empty where nothing is."""
+        return ""
+
     @abstractmethod
     async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
         """Return the bytes ``[start, end)`` of ``name``, or None where there is none."""

@@ -134,6 +134,11 @@ class BlobStore(Protocol):
         """What this store promises."""
         ...
 
+    @property
+    def server(self) -> str:
+        """What is at the other end, for messages; empty where nothing is."""
+        ...
+
     async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
         """Return the bytes ``[start, end)`` of ``name``, or None where there is none."""
         ...

@@ -13,6 +13,7 @@ __all__ = [
     "RevisionMismatch",
     "StoreClosed",
     "StoreConfigError",
+    "StoreDenied",
     "StoreExists",
     "StoreFull",
     "StoreIOError",
@@ -71,6 +72,10 @@ class RevisionMismatch(KonserveError):
 
 class OutcomeUnknown(KonserveError):
     """A write may or may not have become durable; read the key again before acting."""
+
+
+class StoreDenied(KonserveError):
+    """The store refused access: credentials or permissions. Nothing was written."""
 
 
 class StoreFull(KonserveError):

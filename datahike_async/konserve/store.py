@@ -94,6 +94,11 @@ class Store:
         found = self.config.get("id")
         return found if isinstance(found, UUID) else None
 
+    @property
+    def server(self) -> str:
+        """What is at the other end, for messages; empty where nothing is."""
+        return self.blobs.server
+
     def assoc_serializers(self, serializers: Iterable[Serializer]) -> None:
         """Make further serializers known for reading."""
         self.encoding.know(serializers)

@@ -83,6 +83,18 @@ class Draft(Snapshot):
         """Assert a datom of which the caller knows that (e, a) has no value, or not this one."""
         self.mem.assert_row(e, attr.id, v, typed_key(v), self.tx, attr.indexed)
 
+    def redo(self, e: int, attr: Attr, v: Any, t: int, added: bool) -> None:
+        """Do again what ``logged`` says was done, without a look at the trees."""
+        mem, key = self.mem, typed_key(v)
+        if added:
+            mem.assert_row(e, attr.id, v, key, t, attr.indexed)
+            return
+        for row in mem.live(mem.by_ea.get(e << 32 | attr.id, []), len(mem), len(mem.e)):
+            if mem.key[row] == key:
+                mem.retract_row(row, self.tx)
+                return
+        mem.retract_base(e, attr.id, v, key, t, self.tx, attr.indexed)
+
     def retract(self, e: int, attr: Attr, v: Any) -> bool:
         """Retract a datom; returns False where it is not there."""
         fact = self.find(e, attr.id, v)
@@ -172,6 +184,16 @@ class Draft(Snapshot):
         mem = Memtable()
         mem.owner = self._owner
         return Snapshot(self.schema, trees, mem, 0, 0, self.max_eid, self.max_tx)
+
+
+def logged(mem: Memtable, start: int, stop: int) -> list[tuple[int, int, Any, int, bool]]:
+    """Return operations as the log keeps them: a retraction carries the transaction it undoes.
+
+    So whoever replays them need not look at the trees.
+    """
+    e, a, v, t = mem.e, mem.a, mem.v, mem.t
+    rows = [(op, True) if op >= 0 else (~op, False) for op in mem.ops[start:stop]]
+    return [(e[r], a[r], v[r], t[r], added) for r, added in rows]
 
 
 def operations(mem: Memtable, start: int, stop: int) -> list[tuple[int, int, Any, int, bool]]:

@@ -37,7 +37,7 @@ __all__ = [
     "encode_segment",
 ]
 
-_RECORD_FORMAT: Final = 1
+_RECORD_FORMAT: Final = 2
 _COLUMNS_FROM: Final = 512
 """Operations from which an entry is stored as compressed columns instead of plain lists."""
 
@@ -65,7 +65,7 @@ class Record(NamedTuple):
 def encode_entry(applied: Applied) -> bytes:
     """Encode a transaction that was applied."""
     if not applied.bulk:
-        operations = applied.operations()
+        operations = applied.logged()
         if len(operations) < _COLUMNS_FROM:
             return _encode_plain(applied, operations)
     e, a, v, t, added = applied.columns()
@@ -134,6 +134,8 @@ def decode_record(data: bytes, where: str) -> Record:
                 "Upgrade datahike-async to open this database.",
                 error=":db-was-written-with-newer-datahike-version",
             )
+        if format_ < _RECORD_FORMAT:
+            raise UnsupportedFormat(f"{where} was written before version 0.1.0 was released.")
         return Record(generation, UUID(bytes=commit), [_decode_entry(e) for e in entries])
     except UnsupportedFormat:
         raise

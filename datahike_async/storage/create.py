@@ -9,7 +9,8 @@ from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
-from datahike_async.konserve.blob import ABSENT
+from datahike_async.konserve.blob import ABSENT, ConditionalDomain
+from datahike_async.konserve.errors import RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import TX0, Snapshot
 from datahike_async.snapshot.trees import Trees
@@ -18,6 +19,7 @@ from datahike_async.storage.flush import flush
 from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key, layout_of
 from datahike_async.storage.node_store import NodeStore
+from datahike_async.storage.probe import Fence
 from datahike_async.tx.apply import Applied, apply
 from datahike_async.values.schema import Schema
 
@@ -62,10 +64,12 @@ async def write_first_head(
     initial: Applied | None,
     env: Env,
 ) -> None:
-    """Write the head of a new branch.
+    """Write the head of a new branch, to a store that can be trusted with it.
 
-    Raises RevisionMismatch where it exists already, and konserve's other errors.
+    Raises FencingUnsupported; RevisionMismatch where it exists already; konserve's other errors.
     """
+    trust = config.writer.trusting
+    await Fence(store, store_id, config.store["backend"], env, trust=trust).check()
     layout = layout_of(store.capabilities)
     factory = index_factory(config.index)
     source = NodeStore(store, factory.decode, config.store_cache_size * NODE_BYTES)
@@ -105,4 +109,10 @@ async def write_first_head(
         recent=Recent(commit.bytes),
         tail=() if record is None or bulk else (record,),
     )
-    await store.assoc(head_key(config.branch), encode_head(head), expected_revision=ABSENT)
+    key = head_key(config.branch)
+    if store.capabilities.conditional is not ConditionalDomain.NONE:
+        await store.assoc(key, encode_head(head), expected_revision=ABSENT)
+    elif await store.exists(key):
+        raise RevisionMismatch(f"There is a head at {key} already.", expected=ABSENT)
+    else:
+        await store.assoc(key, encode_head(head))

@@ -28,7 +28,7 @@ from datahike_async.storage.node_store import NodeStore
 from datahike_async.tx.apply import replay
 from datahike_async.values.schema import Schema
 
-__all__ = ["BranchState", "missing_branch", "read_branch", "reread_branch", "restore"]
+__all__ = ["BranchState", "extend", "missing_branch", "read_branch", "reread_branch", "restore"]
 
 _INLINE_BYTES: Final = 32 * 1024
 _INLINE_ENTRIES: Final = 32
@@ -127,7 +127,15 @@ async def restore(
     mem.owner = owner
     schema = Schema.from_data(base.schema)
     snapshot = Snapshot(schema, trees, mem, 0, 0, trees.max_eid, trees.max_tx)
-    entries = [entry for record in state.records for entry in record.entries]
+    snapshot, instant = await extend(snapshot, state.records, source, owner)
+    return snapshot, instant or base.instant
+
+
+async def extend(
+    snapshot: Snapshot, records: Sequence[Record], source: NodeStore, owner: object | None
+) -> tuple[Snapshot, datetime | None]:
+    """Return the snapshot after further records, and the instant of the newest, if there is one."""
+    entries = [entry for record in records for entry in record.entries]
     at = 0
 
     def go() -> None:
@@ -149,4 +157,4 @@ async def restore(
                 break
             except NodeMiss as miss:
                 await miss.source.fetch(miss.addresses)
-    return snapshot, entries[-1].instant if entries else base.instant
+    return snapshot, entries[-1].instant if entries else None

@@ -1,54 +1,105 @@
 """Probe: does a store that promises compare-and-set keep its word?
 
 Some servers accept a conditional write and ignore the condition; two writers would then lose each
-other's commits without an error. So a store that several machines share is tried out once, on a
-key of its own, before anything is entrusted to it.
+other's commits without an error. So a store that several machines share is tried out, on a key of
+its own, before the first write is entrusted to it. Who only reads never pays for it.
 """
 
 from __future__ import annotations
 
 from typing import Final
+from uuid import UUID
 
 import anyio
 
 from datahike_async.env import Env
-from datahike_async.errors import ConfigError
+from datahike_async.errors import FencingUnsupported
 from datahike_async.konserve.blob import ABSENT, ConditionalDomain, Expected
-from datahike_async.konserve.errors import KonserveError, RevisionMismatch
+from datahike_async.konserve.errors import (
+    KonserveError,
+    OutcomeUnknown,
+    RevisionMismatch,
+    StoreUnavailable,
+)
 from datahike_async.konserve.store import Store
 
-__all__ = ["require_fencing"]
+__all__ = ["Fence"]
 
 _AT_ONCE: Final = 8
+_REMOVE_SECONDS: Final = 5.0
+
+_trusted: set[tuple[UUID, str]] = set()
+"""Stores of this process that kept their word, with the server that was asked."""
 
 
-async def require_fencing(store: Store, backend: str, env: Env) -> None:
-    """Try the store's conditional writes where machines share it.
+class Fence:
+    """Whether the conditional writes of one store can be trusted: found out once, when asked.
 
-    Raises ConfigError naming what went wrong; konserve's errors where the store fails.
+    With ``trust`` it is not asked, which is for whoever is sure to be the only writer.
     """
-    if store.capabilities.conditional is ConditionalDomain.NONE:
-        raise ConfigError(
-            f"The store :{backend} cannot compare before it writes, so two writers could lose each "
-            "other's transactions. Use another backend.",
-            backend=backend,
-        )
-    if store.capabilities.conditional is not ConditionalDomain.GLOBAL:
-        return
-    key = f"probe/{env.new_uuid().hex}"
+
+    def __init__(
+        self, store: Store, store_id: UUID, backend: str, env: Env, *, trust: bool = False
+    ) -> None:
+        self._store = store
+        self._backend = backend
+        self._env = env
+        self._place = (store_id, store.server)
+        self._passed = trust
+        self._wrong: str | None = None
+
+    async def check(self) -> None:
+        """Raise FencingUnsupported, naming server and reason, unless the store can be trusted.
+
+        Raises konserve's definite errors where the store cannot be asked.
+        """
+        if self._passed:
+            return
+        if self._wrong is None:
+            self._wrong = await self._look()
+        if self._wrong:
+            raise FencingUnsupported(
+                f"{self._wrong} Two writers could lose each other's transactions without an "
+                "error, so nothing is written; reading goes on. Use another server or backend; "
+                "or, where this process is sure to be the only writer, set :unsafe-unfenced? true "
+                "in :writer.",
+                backend=self._backend,
+                server=self._store.server,
+            )
+        self._passed = True
+
+    async def _look(self) -> str:
+        store = self._store
+        domain = store.capabilities.conditional
+        if domain is ConditionalDomain.NONE:
+            return f"The store :{self._backend} cannot compare before it writes."
+        if domain is not ConditionalDomain.GLOBAL or self._place in _trusted:
+            # Of one process or machine: the backend itself compares, and its tests show it.
+            return ""
+        key = f"probe/{self._env.new_uuid().hex}"
+        try:
+            wrong = await _what_is_wrong(store, key)
+        except OutcomeUnknown as error:
+            # Nothing of the caller's was sent yet.
+            raise StoreUnavailable(
+                f"The store could not be tried out, nothing was written: {error}"
+            ) from error
+        finally:
+            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
+                await _removed(store, key)
+        if not wrong:
+            _trusted.add(self._place)
+            return ""
+        at = f", {store.server}," if store.server else ""
+        return f"The store :{self._backend}{at} does not honour conditional writes: {wrong}."
+
+
+async def _removed(store: Store, key: str) -> None:
     try:
-        wrong = await _what_is_wrong(store, key)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await store.dissoc(key)
-    if wrong:
-        raise ConfigError(
-            f"The store :{backend} does not honour conditional writes: {wrong}. Two writers could "
-            "lose each other's transactions without an error. Use another server or backend; or, "
-            "where this process is sure to be the only writer, set :unsafe-unfenced? true in "
-            ":writer.",
-            backend=backend,
-        )
+        await store.dissoc(key)
+    except KonserveError:
+        # A few bytes stay behind, which nobody names.
+        return
 
 
 async def _what_is_wrong(store: Store, key: str) -> str | None:
@@ -72,11 +123,11 @@ async def _what_is_wrong(store: Store, key: str) -> str | None:
     async with anyio.create_task_group() as tasks:
         for n in range(_AT_ONCE):
             tasks.start_soon(contend, 10 + n)
+    if len(won) > 1:
+        return f"{len(won)} of {_AT_ONCE} writes with one revision were accepted"
     if failed:
         raise failed[0]
-    if len(won) != 1:
-        return f"{len(won)} of {_AT_ONCE} writes with one revision were accepted"
-    return None
+    return None if won else "of several writes with the right revision none was accepted"
 
 
 async def _accepted(store: Store, key: str, value: int, expected: Expected) -> bool:

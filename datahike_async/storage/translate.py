@@ -12,6 +12,7 @@ from datahike_async.errors import (
     DatabaseExists,
     DatabaseNotFound,
     DatahikeError,
+    FencingUnsupported,
     HeadConflict,
     StorageError,
     TransactionOutcomeUnknown,
@@ -19,7 +20,6 @@ from datahike_async.errors import (
 )
 from datahike_async.konserve.errors import (
     CorruptValue,
-    FencingUnsupported,
     KonserveError,
     OutcomeUnknown,
     RevisionMismatch,
@@ -29,6 +29,9 @@ from datahike_async.konserve.errors import (
     StoreNotFound,
     UnsupportedEncoding,
     UnsupportedOperation,
+)
+from datahike_async.konserve.errors import (
+    FencingUnsupported as TheirFencingUnsupported,
 )
 
 __all__ = ["konserve_errors", "translate"]
@@ -40,7 +43,7 @@ _CLASSES: tuple[tuple[type[KonserveError], type[DatahikeError], str | None], ...
     (StoreNotFound, DatabaseNotFound, ":backend-does-not-exist"),
     (StoreExists, DatabaseExists, ":db-already-exists"),
     (StoreConfigError, ConfigError, None),
-    (FencingUnsupported, ConfigError, None),
+    (TheirFencingUnsupported, FencingUnsupported, None),
     (UnsupportedOperation, ConfigError, None),
     (StoreClosed, ConnectionClosed, ":connection-has-been-released"),
     (OutcomeUnknown, TransactionOutcomeUnknown, None),

@@ -15,12 +15,13 @@ from uuid import UUID
 from datahike_async.env import Env
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
+from datahike_async.konserve.blob import UNCHANGED
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.flush import Flushed, flush
 from datahike_async.storage.layout import layout_of
 from datahike_async.storage.node_store import NodeStore
-from datahike_async.storage.open import BranchState, restore
+from datahike_async.storage.open import BranchState, extend, restore
 from datahike_async.transactor.committer import Committer
 
 __all__ = ["Branch", "Prepared"]
@@ -52,9 +53,23 @@ class Branch:
         self.snapshot: Snapshot
 
     async def adopt(self, state: BranchState) -> None:
-        """Take over what was read from the store."""
-        snapshot, instant = await restore(state, self.factory, self.source, self.owner)
-        self.committer.adopt(state)
+        """Take over what was read from the store.
+
+        Where others only appended to what is known here, only that is replayed.
+        """
+        committer = self.committer
+        known = len(committer.tail)
+        if (
+            hasattr(self, "snapshot")
+            and state.head.base.encoded == committer.base.encoded
+            and list(state.encoded[:known]) == committer.tail
+        ):
+            records = state.records[known:]
+            snapshot, instant = await extend(self.snapshot, records, self.source, self.owner)
+            instant = instant or self.instant
+        else:
+            snapshot, instant = await restore(state, self.factory, self.source, self.owner)
+        committer.adopt(state)
         self.snapshot, self.instant = snapshot, instant
 
     async def catch_up(self) -> None:
@@ -63,10 +78,17 @@ class Branch:
             await self.adopt(self.committer.behind)
 
     async def refresh(self) -> None:
-        """Read the head, and take it over where others have published."""
-        state = await self.committer.look()
-        if state.revision != self.committer.revision:
+        """Read the head, and take it over where others have published: one conditional read."""
+        state = await self.committer.look_again()
+        if state is not UNCHANGED:
             await self.adopt(state)
+
+    async def warm(self) -> None:
+        """Fetch the tops of all indexes in one wave, for every first query needs some."""
+        indexes = self.snapshot.trees.current.values()
+        tops = [address for index in indexes for address in index.tops()]
+        if tops:
+            await self.source.fetch(tops)
 
     # -- publishing: each raises what ``Committer`` raises ---------------------------------------
 

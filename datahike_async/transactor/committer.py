@@ -19,7 +19,7 @@ import anyio
 
 from datahike_async.env import Env
 from datahike_async.errors import StorageError
-from datahike_async.konserve.blob import Revision
+from datahike_async.konserve.blob import UNCHANGED, ConditionalDomain, Revision, Unchanged
 from datahike_async.konserve.errors import (
     KonserveError,
     OutcomeUnknown,
@@ -31,7 +31,8 @@ from datahike_async.konserve.store import Store
 from datahike_async.storage.codec import encode_record
 from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key
-from datahike_async.storage.open import BranchState, read_branch
+from datahike_async.storage.open import BranchState, reread_branch
+from datahike_async.storage.probe import Fence
 from datahike_async.transactor.failures import unknown
 
 __all__ = ["Committer", "Moved"]
@@ -52,11 +53,13 @@ class Committer:
     """The head of one branch as this writer last published or read it."""
 
     def __init__(
-        self, store: Store, state: BranchState, env: Env, writer: UUID, settle_seconds: float
+        self, store: Store, state: BranchState, env: Env, fence: Fence, settle_seconds: float
     ) -> None:
         self.store = store
+        self.fence = fence
         self.env = env
-        self.writer = writer
+        self.writer = env.new_uuid()
+        self.conditional = store.capabilities.conditional is not ConditionalDomain.NONE
         self.key = head_key(state.head.base.branch)
         self.journal = store.capabilities.journal
         self.settle_seconds = settle_seconds
@@ -76,11 +79,15 @@ class Committer:
         # Others published on top of ours: the actor must reload before it applies anything.
         self.behind: BranchState | None = None
 
-    async def look(self) -> BranchState:
-        """Read the branch as it is now. Raises StorageError where its head has vanished."""
-        state = await read_branch(self.store, self.base.branch, self.base.store)
+    async def look_again(self) -> BranchState | Unchanged:
+        """Read the branch, unless it is as this writer knows it: one conditional read.
+
+        Raises StorageError where its head has vanished.
+        """
+        base = self.base
+        state = await reread_branch(self.store, base.branch, base.store, self.revision)
         if state is None:
-            raise _vanished(self.base.branch)
+            raise _vanished(base.branch)
         return state
 
     async def publish(self, entries: Sequence[bytes]) -> UUID:
@@ -154,7 +161,8 @@ class Committer:
                 tuple(tail),
             )
         )
-        store, key, revision = self.store, self.key, self.revision
+        store, key = self.store, self.key
+        revision = self.revision if self.conditional else None
 
         async def send() -> Revision:
             return await store.assoc(key, data, expected_revision=revision)
@@ -162,6 +170,7 @@ class Committer:
         return send
 
     async def _send(self, send: Send, generation: int, id_: UUID) -> None:
+        await self.fence.check()
         try:
             self.revision = await send()
         except (RevisionMismatch, OutcomeUnknown) as error:
@@ -180,18 +189,18 @@ class Committer:
         with anyio.move_on_after(self.settle_seconds):
             while True:
                 try:
-                    state = await self.look()
+                    state = await self.look_again()
                 except (StoreClosed, StoreIOError) as failed:
                     raise unknown(failed) from failed
                 except KonserveError as failed:
                     error = failed
                 else:
-                    if id_ in state.recent:
-                        self.revision = state.revision
-                        if state.generation != generation:
-                            self.behind = state
-                        return
-                    if state.revision != self.revision:
+                    if state is not UNCHANGED:
+                        if id_ in state.recent:
+                            self.revision = state.revision
+                            if state.generation != generation:
+                                self.behind = state
+                            return
                         if state.generation - len(state.recent) >= generation:
                             raise unknown(error)
                         raise Moved(state)

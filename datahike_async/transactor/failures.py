@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datahike_async.errors import (
+    ConnectionClosed,
     DatahikeError,
     HeadConflict,
     StorageError,
@@ -13,7 +14,7 @@ from datahike_async.errors import (
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.storage.translate import translate
 
-__all__ = ["as_ours", "conflict", "fenced", "shut_down", "unfinished", "unknown"]
+__all__ = ["again", "as_ours", "closed", "conflict", "fenced", "shut_down", "unfinished", "unknown"]
 
 _FATAL = ":fatal-commit-error"
 
@@ -27,6 +28,21 @@ def as_ours(error: BaseException) -> DatahikeError:
     made = StorageError(f"The writer failed: {error!r}", error=_FATAL)
     made.__cause__ = error
     return made
+
+
+def again(error: DatahikeError) -> DatahikeError:
+    """Return a fresh error that says the same."""
+    made = type(error)(str(error))
+    made.data.update(error.data)
+    made.__cause__ = error
+    return made
+
+
+def closed() -> ConnectionClosed:
+    """Return the error for a call that the end of its connection overtook."""
+    return ConnectionClosed(
+        "The connection was released meanwhile.", error=":connection-has-been-released"
+    )
 
 
 def shut_down(cause: DatahikeError | None) -> WriterError:

@@ -23,7 +23,6 @@ from datahike_async.konserve.store import Store, connect_store, release_store
 from datahike_async.storage.create import NODE_BYTES
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.open import missing_branch, read_branch
-from datahike_async.storage.probe import require_fencing
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
 
@@ -49,8 +48,6 @@ class _Registry:
     def __init__(self) -> None:
         self.lock = anyio.Lock()
         self.live: dict[_Key, _Shared] = {}
-        # Stores whose compare-and-set was tried out.
-        self.trusted: set[UUID] = set()
 
 
 _registries: RunVar[_Registry] = RunVar("datahike_async.transactors")
@@ -135,7 +132,8 @@ async def join(
             if _same_place(shared, config):
                 return _member(shared, config)
         with konserve_errors():
-            store = await connect_store(dict(config.store))
+            # The head has to be there: reading it tells whether the store is.
+            store = await connect_store(dict(config.store), verify=False)
         try:
             made = await _open(registry, store, config, env, wrap, limits)
         except BaseException:
@@ -174,15 +172,13 @@ async def _open(
     with konserve_errors():
         state = await read_branch(store, config.branch, config.store.get("id"))
         if state is None:
+            await release_store(await connect_store(dict(config.store)))
             raise missing_branch(config.branch)
         base = state.head.base
         key = (base.store, config.branch)
         live = registry.live.get(key)
         if live is not None and live.transactor.fatal is None:
             return live
-        if base.store not in registry.trusted and not config.writer.unsafe_unfenced:
-            await require_fencing(store, config.store["backend"], env)
-            registry.trusted.add(base.store)
         adopted = config.adopting(base.config)
         adopted = adopted.in_store({**config.store, "id": base.store})
         factory = index_factory(adopted.index)

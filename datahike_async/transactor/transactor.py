@@ -23,21 +23,25 @@ from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import (
     DatahikeError,
+    FencingUnsupported,
     TransactionError,
     TransactionOutcomeUnknown,
     WriterError,
 )
 from datahike_async.index.registry import index_factory
-from datahike_async.konserve.errors import KonserveError
+from datahike_async.konserve.errors import KonserveError, StoreDenied
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.open import BranchState
+from datahike_async.storage.probe import Fence
 from datahike_async.storage.translate import translate
 from datahike_async.transactor.branch import Branch, Prepared
 from datahike_async.transactor.committer import Committer, Moved
 from datahike_async.transactor.failures import (
+    again,
     as_ours,
+    closed,
     conflict,
     fenced,
     shut_down,
@@ -77,6 +81,8 @@ class Transactor:
         self._flush_floor = 0
         self._thread = threading.get_ident()
         self._refreshing: list[Refresh] = []
+        self._published = False
+        self._ended = False
 
     @classmethod
     async def open(
@@ -91,9 +97,13 @@ class Transactor:
     ) -> Transactor:
         """Return the transactor of a branch that was read; its snapshot is the branch's."""
         limits = limits or Limits()
-        committer = Committer(store, state, env, env.new_uuid(), limits.settle_seconds)
+        trust = config.writer.trusting
+        fence = Fence(store, state.head.base.store, config.store["backend"], env, trust=trust)
+        committer = Committer(store, state, env, fence, limits.settle_seconds)
         branch = Branch(store, source, index_factory(config.index), committer, env)
         await branch.adopt(state)
+        if store.capabilities.remote:
+            await branch.warm()
         return cls(branch, config, wrap, limits)
 
     @property
@@ -155,6 +165,8 @@ class Transactor:
         """
         if self.fatal is not None:
             raise shut_down(self.fatal)
+        if self._ended:
+            raise closed()
         request = Refresh()
         self._refreshing.append(request)
         self.mailbox.wake()
@@ -267,16 +279,25 @@ class Transactor:
                     group.fail(fenced, name)
                     self.shut(fenced(name))
                     return
-                await branch.adopt(moved.state)
+                try:
+                    await branch.adopt(moved.state)
+                except Exception as error:
+                    # Nothing of the group was written, and nothing could be on what is there now.
+                    self.shut(as_ours(error))
+                    group.fail(shut_down, self.fatal)
+                    return
                 retries -= 1
                 if retries < 0:
                     group.fail(conflict, name)
                     return
                 group = await group.again()
+            except FencingUnsupported as error:
+                group.fail(again, error)
+                return
             except KonserveError as error:
                 # Whatever the group appended is not read by anyone: the next one forks the tip.
                 group.fail(translate, error)
-                if not error.retryable:
+                if not error.retryable and not isinstance(error, StoreDenied):
                     self.shut(translate(error))
                 return
             except TransactionOutcomeUnknown as error:
@@ -285,6 +306,7 @@ class Transactor:
                 return
         committed = group.answer(before, commit)
         if committed:
+            self._published = True
             for subscriber in list(self.subscribers.values()):
                 subscriber(committed)
         await branch.catch_up()
@@ -339,13 +361,27 @@ class Transactor:
             await branch.catch_up()
             self._flush_floor = 0
         except Moved as moved:
-            await branch.adopt(moved.state)
+            if self.config.writer.writer_ownership == "exclusive":
+                self.shut(fenced(self.config.branch))
+                return
+            try:
+                await branch.adopt(moved.state)
+            except Exception as error:
+                self.shut(as_ours(error))
         except Exception as error:
             self._flush_failed(as_ours(error))
 
     async def close(self) -> None:
-        """Flush if much has gathered. The store stays open; nobody may be running the actor."""
-        if self.fatal is None and self.snapshot.n >= self.limits.close_rows:
+        """Flush if much has gathered. The store stays open; nobody may be running the actor.
+
+        What others wrote is theirs to flush: a process that only reads publishes nothing.
+        """
+        self._ended = True
+        for request in self._refreshing:
+            request.answer(closed())
+        self._refreshing.clear()
+        wrote = self._published and self.fatal is None
+        if wrote and self.snapshot.n >= self.limits.close_rows:
             await self._flush()
             if self._prepared is not None:
                 await self._publish_flush()

@@ -16,7 +16,7 @@ from datahike_async.edn.types import Keyword
 from datahike_async.env import Env
 from datahike_async.errors import TransactionError
 from datahike_async.index.source import NodeMiss, resolve
-from datahike_async.snapshot.draft import Draft, operations
+from datahike_async.snapshot.draft import Draft, logged, operations
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
 from datahike_async.tx.bulk import LEAST, Bulk, collect
 from datahike_async.tx.entities import Entities, Retry
@@ -95,9 +95,18 @@ class Applied:
             done += [(e, a, v, tx, True) for e, a, v in bulk]
         return done
 
+    def logged(self) -> list[Operation]:
+        """Return what was done as the log keeps it; see ``replay``."""
+        done = logged(self._mem, *self._span)
+        if self._bulk is not None:
+            tx = self.tx
+            bulk = zip(self._bulk.e, self._bulk.a, self._bulk.v, strict=True)
+            done += [(e, a, v, tx, True) for e, a, v in bulk]
+        return done
+
     def columns(self) -> tuple[list[int], list[int], list[Any], list[int], list[bool]]:
-        """Return the same as parallel lists: half a million tuples would stall the collector."""
-        done = operations(self._mem, *self._span)
+        """Return ``logged`` as parallel lists: a million tuples would stall the collector."""
+        done = logged(self._mem, *self._span)
         e, a, v, t, added = map(list, zip(*done, strict=True)) if done else ([], [], [], [], [])
         if self._bulk is not None:
             new = len(self._bulk.e)
@@ -229,7 +238,7 @@ def replay(
 ) -> Snapshot:
     """Carry out logged operations, unchecked; the schema follows from them.
 
-    Raises NodeMiss where a tree node is needed; nothing is done then.
+    Raises NodeMiss where a tree node is needed (for a schema that changed); nothing is done then.
     """
     draft = Draft(base, tx, owner)
     try:
@@ -240,10 +249,7 @@ def replay(
         dirty: dict[int, None] = {}
         for e, a, v, t, added in operations:
             attr = draft.schema.attrs[a]
-            if added:
-                draft.add(e, attr, v, t)
-            else:
-                draft.retract(e, attr, v)
+            draft.redo(e, attr, v, t, added)
             if attr.ident in SCHEMA_PROPERTIES:
                 dirty[e] = None
         for e in dirty:

@@ -77,7 +77,7 @@ async def test_serializers_may_differ_within_a_store(store):
 async def test_configurations(tmp_path):
     for config, error, part in (
         ({"backend": "memori"}, UnknownBackend, "did you mean 'memory'|did you mean memory"),
-        ({"backend": "s3"}, UnknownBackend, "pip install datahike-async-s3"),
+        ({"backend": "redis"}, UnknownBackend, "pip install datahike-async-redis"),
         ({"backend": "nonesuch"}, UnknownBackend, "datahike-async-nonesuch"),
         ({}, StoreConfigError, "backend"),
         ({"backend": "memory"}, StoreConfigError, "id"),

@@ -13,8 +13,8 @@ import pytest
 
 from datahike_async import connection as d
 from datahike_async.errors import (
-    ConfigError,
     DatahikeError,
+    FencingUnsupported,
     StorageError,
     TransactionOutcomeUnknown,
     WriterError,
@@ -50,8 +50,8 @@ def wrapping(monkeypatch: pytest.MonkeyPatch) -> Callable[[Wrapping], None]:
     """Wrap the blobs of every store that a connection opens from now on."""
 
     def wrap(make: Wrapping) -> None:
-        async def connect_store(config: Any) -> stores.Store:
-            store = await stores.connect_store(config)
+        async def connect_store(config: Any, **options: Any) -> stores.Store:
+            store = await stores.connect_store(config, **options)
             store.blobs = make(store.blobs)
             store.capabilities = store.blobs.capabilities
             return store
@@ -294,16 +294,22 @@ class Careless(Remote):
     honest = False
 
 
-async def test_a_store_that_ignores_conditions_is_found_out(
+async def test_a_store_that_ignores_conditions_can_only_be_read(
     store: dict[str, Any], wrapping: Callable[[Wrapping], None]
 ) -> None:
+    async with d.connect(store=store) as conn:
+        await conn.transact([{":n": 0}])
     wrapping(Careless)
-    with pytest.raises(ConfigError, match="created twice") as caught:
-        async with d.connect(store=store):
-            pass
-    assert ":unsafe-unfenced?" in str(caught.value)
-    async with d.connect(store=store, writer={":unsafe-unfenced?": True}) as conn:
-        await conn.transact([{":n": 1}])
+    async with d.connect(store=store) as conn:
+        for _ in range(2):
+            with pytest.raises(FencingUnsupported, match="created twice") as caught:
+                await conn.transact([{":n": 7}])
+            assert ":unsafe-unfenced?" in str(caught.value)
+        assert [x.v for x in await conn.db().datoms("aevt", ":n")] == [0]
+        await conn.sync()
+    for writer in ({":unsafe-unfenced?": True}, {":require-fencing": False}):
+        async with d.connect(store=store, writer=writer) as conn:
+            await conn.transact([{":n": 1}])
     wrapping(Remote)
     async with d.connect(store=store) as conn:
         await conn.transact([{":n": 2}])
@@ -311,15 +317,42 @@ async def test_a_store_that_ignores_conditions_is_found_out(
         assert not [key for key in left if str(key).startswith("probe/")]
 
 
-async def test_a_store_without_compare_and_set_is_refused(
+class Weak(FaultyBlobStore):
+    """It cannot compare, and says so."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
+
+async def test_a_store_without_compare_and_set_needs_the_word_of_its_only_writer(
     store: dict[str, Any], wrapping: Callable[[Wrapping], None]
 ) -> None:
-    class Weak(FaultyBlobStore):
-        @property
-        def capabilities(self) -> Capabilities:
-            return Capabilities()
-
     wrapping(Weak)
-    with pytest.raises(ConfigError, match="compare"):
-        async with d.connect(store=store):
-            pass
+    async with d.connect(store=store) as conn:
+        with pytest.raises(FencingUnsupported, match="compare"):
+            await conn.transact([{":n": 1}])
+    async with d.connect(store=store, writer={":unsafe-unfenced?": True}, limits=LIMITS) as conn:
+        for n in range(20):
+            await conn.transact([{":n": n}])
+    async with d.connect(store=store) as conn:
+        assert [x.v for x in await conn.db().datoms("aevt", ":n")] == list(range(20))
+
+
+async def test_reading_publishes_nothing(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None]
+) -> None:
+    async with d.connect(store=store) as conn:
+        for n in range(9):
+            await conn.transact([{":n": n}])
+    made: list[FaultyBlobStore] = []
+
+    def watched(blobs: Any) -> FaultyBlobStore:
+        made.append(Remote(blobs))
+        return made[-1]
+
+    wrapping(watched)
+    async with d.connect(store=store, limits=LIMITS._replace(close_rows=1)) as conn:
+        await conn.sync()
+        assert len(await conn.db().datoms("aevt", ":n")) == 9
+    assert made[0].writes == 0

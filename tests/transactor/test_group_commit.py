@@ -128,8 +128,8 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
 ) -> None:
     gates: list[Gate] = []
 
-    async def connect_store(config: Any) -> stores.Store:
-        store = await stores.connect_store(config)
+    async def connect_store(config: Any, **options: Any) -> stores.Store:
+        store = await stores.connect_store(config, **options)
         store.blobs = gate = Gate(store.blobs)
         gates.append(gate)
         return store
@@ -168,8 +168,8 @@ async def test_nobody_waits_for_a_flush_when_the_writer_is_handed_over(
 ) -> None:
     gates: list[Gate] = []
 
-    async def connect_store(config: Any) -> stores.Store:
-        store = await stores.connect_store(config)
+    async def connect_store(config: Any, **options: Any) -> stores.Store:
+        store = await stores.connect_store(config, **options)
         store.blobs = gate = Gate(store.blobs)
         gates.append(gate)
         return store

@@ -18,6 +18,7 @@ from datahike_async.konserve import (
     RevisionMismatch,
     StoreClosed,
     StoreConfigError,
+    StoreDenied,
     StoreFull,
     StoreIOError,
     StoreNotFound,
@@ -120,7 +121,7 @@ def _refused(error: b.ClientError, what: str, writes: bool, expected: object) ->
     if code in _FULL or status == 507:
         return StoreFull(f"{what}: {code}: {message}.")
     if code in _DENIED or status in (401, 403):
-        return StoreIOError(
+        return StoreDenied(
             f"{what}: the server refused with {code or status}: {message}. Check the credentials, "
             "the bucket's policy and this machine's clock."
         )

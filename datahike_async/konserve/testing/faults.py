@@ -62,6 +62,11 @@ class FaultyBlobStore:
         """What the wrapped store promises."""
         return self.blobs.capabilities
 
+    @property
+    def server(self) -> str:
+        """What is at the other end of the wrapped store."""
+        return self.blobs.server
+
     async def _write(self, call: Callable[[], Awaitable[T]]) -> T:
         number = self.writes
         self.writes += 1
