@@ -96,7 +96,7 @@ async def write(store: Store, sink: Sink) -> None:
     writes = [Assoc(key, data, binary=True) for key, data in sink.writes]
     for attempt in range(_ATTEMPTS if writes else 0):
         try:
-            await store.multi_assoc(writes)
+            await store.multi_assoc(writes, ordered=False)
             return
         except OutcomeUnknown as error:
             if attempt == _ATTEMPTS - 1:

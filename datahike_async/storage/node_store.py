@@ -25,12 +25,21 @@ from datahike_async.storage.translate import konserve_errors
 
 __all__ = ["NodeStore"]
 
-_GAP: Final = 16 * 1024
-"""Bytes between two nodes that are cheaper to read along than to skip."""
-_READ_BYTES: Final = 1024 * 1024
-_AT_ONCE: Final = 16
 _KEYS_AT_ONCE: Final = 256
 _DECODE_IN_THREAD: Final = 256 * 1024
+
+
+class _Habit(NamedTuple):
+    """How to read packs. ``gap``: bytes between two nodes that are cheaper to read than to skip."""
+
+    gap: int
+    read_bytes: int
+    at_once: int
+
+
+_NEAR: Final = _Habit(16 * 1024, 1024 * 1024, 16)
+_REMOTE: Final = _Habit(256 * 1024, 4 * 1024 * 1024, 64)
+"""Where a request takes as long as a megabyte: fewer and longer ones, all in one round."""
 
 
 class _Read(NamedTuple):
@@ -53,6 +62,7 @@ class NodeStore:
         self.cache = NodeCache(limit)
         self.get: Callable[[Address], Any | None] = self.cache.get
         self._layout = layout_of(store.capabilities)
+        self._habit = _REMOTE if store.capabilities.remote else _NEAR
         self._thread = threading.get_ident()
         self._loading: dict[Address, anyio.Event] = {}
 
@@ -99,7 +109,7 @@ class NodeStore:
             self._loading[address] = done
         try:
             with konserve_errors():
-                await self._read_all(_plan(addresses))
+                await self._read_all(_plan(addresses, self._habit))
         finally:
             for address in addresses:
                 del self._loading[address]
@@ -130,7 +140,7 @@ class NodeStore:
                     failed.append(error)
 
         async with anyio.create_task_group() as group:
-            for _ in range(min(len(reads), _AT_ONCE)):
+            for _ in range(min(len(reads), self._habit.at_once)):
                 group.start_soon(worker)
         if failed:
             raise failed[0]
@@ -182,7 +192,7 @@ def _corrupt(address: Address, why: str) -> CorruptData:
     )
 
 
-def _plan(addresses: Iterable[Address]) -> list[_Read]:
+def _plan(addresses: Iterable[Address], habit: _Habit) -> list[_Read]:
     """Group addresses into reads: near ranges of one blob together."""
     reads: list[_Read] = []
     for address in sorted(addresses):
@@ -191,8 +201,8 @@ def _plan(addresses: Iterable[Address]) -> list[_Read]:
         if (
             last is not None
             and last.blob == address.blob
-            and address.offset - last.stop <= _GAP
-            and stop - last.start <= _READ_BYTES
+            and address.offset - last.stop <= habit.gap
+            and stop - last.start <= habit.read_bytes
         ):
             last.addresses.append(address)
             reads[-1] = last._replace(stop=max(stop, last.stop))

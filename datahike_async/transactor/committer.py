@@ -5,7 +5,7 @@ The protocol, as a table of what a failed publication does next:
     the head, read again, names our publication   → it was ours: Published
     its revision is still the expected one        → send the identical request again
     it moved on without us                        → Moved: reload, run the transactions again
-    it cannot be read, or remembers too little    → Unknown
+    it cannot be read, or remembers too little    → Unknown, if a sending got no answer
 
 Nothing is applied here: the actor hands in encoded records and takes the outcome.
 """
@@ -186,11 +186,15 @@ class Committer:
         error: KonserveError,
     ) -> None:
         pause = 0.005
+        # What was refused was not written; what got no answer may have been.
+        doubtful = isinstance(error, OutcomeUnknown)
         with anyio.move_on_after(self.settle_seconds):
             while True:
                 try:
                     state = await self.look_again()
                 except (StoreClosed, StoreIOError) as failed:
+                    if not doubtful:
+                        raise
                     raise unknown(failed) from failed
                 except KonserveError as failed:
                     error = failed
@@ -201,7 +205,7 @@ class Committer:
                             if state.generation != generation:
                                 self.behind = state
                             return
-                        if state.generation - len(state.recent) >= generation:
+                        if doubtful and state.generation - len(state.recent) >= generation:
                             raise unknown(error)
                         raise Moved(state)
                     try:
@@ -212,10 +216,11 @@ class Committer:
                     except KonserveError as again:
                         # Never a definite failure: what was sent first may still land.
                         error = again
+                        doubtful = doubtful or isinstance(again, OutcomeUnknown)
                 # Jitter: writers that collided must not collide again.
                 await anyio.sleep(pause * (0.5 + self.env.random()))
                 pause = min(pause * 2, 1.0)
-        raise unknown(error)
+        raise unknown(error) if doubtful else error
 
 
 def _vanished(branch: str) -> StorageError:

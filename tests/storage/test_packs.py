@@ -9,7 +9,7 @@ import pytest
 from datahike_async.errors import CorruptData
 from datahike_async.konserve.blob import Capabilities
 from datahike_async.storage.layout import PACK_BYTES, Layout
-from datahike_async.storage.node_store import NodeStore, _plan, checked
+from datahike_async.storage.node_store import _NEAR, NodeStore, _plan, checked
 from datahike_async.storage.pack import make_sink, parts_of
 
 
@@ -70,7 +70,7 @@ def test_near_ranges_are_read_as_one() -> None:
     addresses = [sink.put_part(b"x" * 1000) for _ in range(100)]
     near = addresses[:10]
     far = addresses[60:62]
-    reads = _plan([*reversed(far), *near])
+    reads = _plan([*reversed(far), *near], _NEAR)
     assert [(r.start, r.stop, len(r.addresses)) for r in reads] == [
         (0, 10_000, 10),
         (60_000, 62_000, 2),

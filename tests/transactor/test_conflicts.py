@@ -11,6 +11,7 @@ import pytest
 
 from datahike_async import connection as d
 from datahike_async.errors import (
+    ConnectionClosed,
     DatahikeError,
     HeadConflict,
     TransactionError,
@@ -18,6 +19,7 @@ from datahike_async.errors import (
     WriterFenced,
 )
 from datahike_async.konserve import store as stores
+from datahike_async.storage.head import RECENT
 from datahike_async.transactor import branch as branches
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
@@ -279,3 +281,72 @@ async def test_sync_of_a_vanished_head_fails_and_the_writer_lives(store: dict[st
         await stores.release_store(opened)
         await conn.sync()
         await conn.transact([{":name": "Ada"}])
+
+
+async def test_a_writer_far_behind_catches_up(store: dict[str, Any], reloads: list[int]) -> None:
+    """What was refused was not written, also where the head no longer remembers the time before."""
+    async with Strangers(store, limits=SMALL) as idle, Strangers(store, limits=SMALL) as busy:
+        for i in range(RECENT + 20):
+            await busy.transact([{":name": f"busy{i}"}])
+        before = len(reloads)
+        await idle.transact([{":name": "idle"}])
+        assert len(reloads) == before + 1
+        assert len(await idle.db().datoms("aevt", ":name")) == RECENT + 21
+
+
+async def test_a_refresh_replays_what_is_new_alone(
+    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Strangers(store) as writer, Strangers(store) as reader:
+        for i in range(10):
+            await writer.transact([{":name": f"a{i}"}])
+        await reader.sync()
+        replayed: list[int] = []
+        extend = branches.extend
+
+        async def counted(snapshot: Any, records: Any, *rest: Any) -> Any:
+            replayed.append(len(records))
+            return await extend(snapshot, records, *rest)
+
+        monkeypatch.setattr(branches, "extend", counted)
+        held = reader.db()
+        await reader.sync()
+        assert replayed == []
+        await writer.transact([{":name": "b"}, {":db/id": 100, ":counter": 5}])
+        await writer.transact([[":db/retract", 100, ":counter", 5]])
+        await reader.sync()
+        assert replayed == [2]
+        assert len(await reader.db().datoms("aevt", ":name")) == 11
+        assert await reader.db().datoms("eavt", 100, ":counter") == []
+        assert len(await held.datoms("aevt", ":name")) == 10
+        # Its own transactions go on from there.
+        await reader.transact([{":name": "c"}])
+        await writer.sync()
+        assert len(await writer.db().datoms("aevt", ":name")) == 12
+
+
+async def test_an_exclusive_writer_is_fenced_by_a_flush_too(store: dict[str, Any]) -> None:
+    mine = Strangers(store, writer={":writer-ownership": ":exclusive"})
+    async with mine as owner, Strangers(store) as other:
+        await owner.transact([{":name": "a"}])
+        actor = owner._transactor
+        prepared = await actor._branch.prepare_flush()
+        await other.transact([{":name": "b"}])
+        actor._prepared = prepared
+        actor.mailbox.wake()
+        with anyio.fail_after(10):
+            while actor.fatal is None:
+                await anyio.sleep(0.01)
+        assert isinstance(actor.fatal, WriterFenced)
+        with pytest.raises(WriterError):
+            await owner.transact([{":name": "c"}])
+    async with d.connect(store=store) as conn:
+        assert {x.v for x in await conn.db().datoms("aevt", ":name")} == {"a", "b"}
+
+
+async def test_a_refresh_that_the_release_overtakes_is_answered(store: dict[str, Any]) -> None:
+    async with Strangers(store) as conn:
+        actor = conn._transactor
+        await conn.release()
+        with anyio.fail_after(10), pytest.raises(ConnectionClosed):
+            await actor.refresh()

@@ -57,7 +57,7 @@ class Settings:
     session_token: str | None = field(default=None, repr=False)
     profile: str | None = None
     create_bucket: bool = False
-    requests_at_once: int = 32
+    requests_at_once: int = 64
     multipart_bytes: int = 64 * 1024 * 1024
     timeout: float = 20.0
     retry_seconds: float = 30.0
@@ -86,7 +86,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         session_token=_text(config, "session-token"),
         profile=_text(config, "profile"),
         create_bucket=_flag(config, "create-bucket", default=False),
-        requests_at_once=_whole(config, "requests-at-once", 32, 1, 1024),
+        requests_at_once=_whole(config, "requests-at-once", 64, 1, 1024),
         multipart_bytes=_whole(config, "multipart-bytes", 64 << 20, _LEAST_PART, 5 << 30),
         timeout=_seconds(config, "timeout", 20.0),
         retry_seconds=_seconds(config, "retry-seconds", 30.0),
