@@ -4,10 +4,12 @@
     python3 dev.py demo      the main job: load this machine's Python packages, then ask questions
     python3 dev.py test      the tests (--slow adds the long ones)
     python3 dev.py check     formatting, lint, types and import contracts
+    python3 dev.py servers   install the S3 servers that tests use (`test` does it too)
     python3 dev.py bench     the benchmarks (see benchmarks/README.md)
 
 Needs nothing but Python 3.11 or newer with venv and pip: the first run makes ``.venv`` beside this
-file and installs the project and its backends into it. What follows the command goes on to it.
+file and installs the project and its backends into it; the servers go to ``.servers``, and one
+that cannot be had is a warning, or a failure where CI=true. What follows the command goes on to it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("DATAHIKE_ASYNC_VENV", ROOT / ".venv"))
 BACKENDS = sorted(p.parent for p in (ROOT / "backends").glob("*/pyproject.toml"))
-GROUPS = {"demo": [], "test": ["test"], "check": ["test", "lint"], "bench": ["test", "bench"]}
+GROUPS = {
+    "demo": [],
+    "test": ["test"],
+    "check": ["test", "lint"],
+    "servers": [],
+    "bench": ["test", "bench"],
+}
 
 
 def python() -> str:
@@ -75,6 +83,8 @@ def test(arguments: list[str]) -> int:
     if "--slow" in arguments:
         arguments = [a for a in arguments if a != "--slow"]
         marker = []
+    if status := servers(["--quiet"]):
+        return status
     return run(python(), "-m", "pytest", *marker, *arguments)
 
 
@@ -95,12 +105,16 @@ def check(arguments: list[str]) -> int:
     return failed
 
 
+def servers(arguments: list[str]) -> int:
+    return run(python(), str(ROOT / "tests" / "servers" / "install.py"), *arguments)
+
+
 def bench(arguments: list[str]) -> int:
     return run(python(), "-m", "benchmarks", *arguments)
 
 
 def main() -> int:
-    commands = {"demo": demo, "test": test, "check": check, "bench": bench}
+    commands = {"demo": demo, "test": test, "check": check, "servers": servers, "bench": bench}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
         return 2
