@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 
-GRACE = 3.0  # seconds between asking the command to end and killing it
+GRACE = 1.0  # seconds between asking the command to end and killing it
 
 
 def main() -> int:

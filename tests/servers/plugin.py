@@ -52,5 +52,6 @@ def pytest_terminal_summary(
     if session is None:
         return
     parts = ["ran " + (", ".join(sorted(session.running)) or "none")]
+    parts += [f"{name} did not start" for name in sorted(session.failed)]
     parts += [f"missing {name} ({reason})" for name, reason in sorted(session.missing.items())]
     terminalreporter.write_line("S3 servers: " + "; ".join(parts))

@@ -24,6 +24,7 @@ from pathlib import Path
 from tests.servers import install
 
 START_LIMIT = 30.0  # seconds until a server must answer
+ATTEMPTS = 3
 STOP_LIMIT = 10.0  # seconds until it must be gone; its guard kills it well before
 GUARD = Path(__file__).with_name("guard.py")
 # What a server may know of the environment of the tests: no credentials, no proxies.
@@ -104,7 +105,7 @@ class Servers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[str, _Process] = {}
-        self._failed: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self.missing: dict[str, str] = {}
 
     @property
@@ -117,8 +118,8 @@ class Servers:
         with self._lock:
             if name in self._running:
                 return self._running[name].server
-            if name in self._failed:
-                raise RuntimeError(self._failed[name])
+            if name in self.failed:
+                raise RuntimeError(self.failed[name])
             reason = install.missing(name)
             if reason is not None:
                 self.missing[name] = reason
@@ -126,7 +127,7 @@ class Servers:
             try:
                 self._running[name] = _Process(name)
             except RuntimeError as error:
-                self._failed[name] = str(error)
+                self.failed[name] = str(error)
                 raise
             return self._running[name].server
 
@@ -146,10 +147,12 @@ class _Process:
         deadline = time.monotonic() + START_LIMIT
         try:
             # Another process may take the port first: the server then ends, and is tried again.
-            while not self._start(name, free_port(), deadline):
-                if time.monotonic() > deadline:
-                    log = (self._folder / "log").read_text(errors="replace")
-                    raise RuntimeError(f"the server {name} did not start; it said:\n{log[-4000:]}")
+            for _ in range(ATTEMPTS):
+                if time.monotonic() < deadline and self._start(name, free_port(), deadline):
+                    break
+            else:
+                log = (self._folder / "log").read_text(errors="replace")
+                raise RuntimeError(f"the server {name} did not start; it said:\n{log[-4000:]}")
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -181,7 +184,6 @@ class _Process:
         try:
             while time.monotonic() < deadline:
                 if self._process.poll() is not None:
-                    time.sleep(0.2)
                     break
                 if answers(self.server.endpoint) and self._process.poll() is None:
                     return True
