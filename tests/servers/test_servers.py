@@ -8,7 +8,7 @@ from tests.servers.client import make_bucket, send
 from tests.servers.programs import S3Server
 
 
-def test_an_object_is_put_read_listed_and_deleted(s3_server: S3Server):
+def test_an_object_is_put_read_listed_and_deleted(s3_server: S3Server) -> None:
     bucket = make_bucket(s3_server)
     assert send(s3_server, "PUT", f"/{bucket}/a/b", b"0123456789").status == 200
     assert send(s3_server, "GET", f"/{bucket}/a/b").body == b"0123456789"
@@ -22,7 +22,7 @@ def test_an_object_is_put_read_listed_and_deleted(s3_server: S3Server):
     assert send(s3_server, "GET", f"/{bucket}/a/b").status == 404
 
 
-def test_conditional_writes_are_honoured_by_those_said_to(s3_server: S3Server):
+def test_conditional_writes_are_honoured_by_those_said_to(s3_server: S3Server) -> None:
     bucket = make_bucket(s3_server)
     path = f"/{bucket}/tip"
     first = send(s3_server, "PUT", path, b"one", headers={"If-None-Match": "*"})
@@ -38,7 +38,7 @@ def test_conditional_writes_are_honoured_by_those_said_to(s3_server: S3Server):
         assert (second.status, third.status, body) == (200, 200, b"three")
 
 
-def test_only_rclone_verifies_signatures(s3_server: S3Server):
+def test_only_rclone_verifies_signatures(s3_server: S3Server) -> None:
     wrong = dataclasses.replace(s3_server, secret_key="wrong")
     assert send(wrong, "GET", "/").status == (403 if s3_server.name == "rclone" else 200)
     assert send(s3_server, "GET", "/").status == 200
