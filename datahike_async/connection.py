@@ -254,6 +254,7 @@ async def create_database(config: Any = None, *, env: Env = SYSTEM, **options: A
     """
     wanted = Config.of(config, **options)
     initial = await _initial_tx(wanted.initial_tx)
+    # What is wrong with the input shows before a store is made.
     empty, applied = await first_head(wanted, initial, env)
     store_config = dict(wanted.store)
     with konserve_errors():
@@ -265,6 +266,8 @@ async def create_database(config: Any = None, *, env: Env = SYSTEM, **options: A
             store = await stores.connect_store(store_config)
         created = False
         try:
+            if store.capabilities.remote:
+                empty, applied = await first_head(wanted, initial, env, remote=True)
             store_id = store_config.get("id") or await _identity(store, wanted) or env.new_uuid()
             await write_first_head(store, store_id, wanted, empty, applied, env)
             created = True

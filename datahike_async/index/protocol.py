@@ -92,8 +92,11 @@ class Index(Protocol):
 class IndexFactory(Protocol):
     """Makes and restores indexes of one kind; what the index registry holds under a name."""
 
-    def check_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return ``config`` completed with defaults; raise ConfigError on a bad key or value."""
+    def check_config(self, config: Mapping[str, Any], *, remote: bool = False) -> Mapping[str, Any]:
+        """Return ``config`` completed with defaults; raise ConfigError on a bad key or value.
+
+        ``remote``: the nodes will lie behind a network, where fewer and larger ones are better.
+        """
         ...
 
     def empty(self, order: Order, temporal: bool, config: Mapping[str, Any]) -> Index:

@@ -68,9 +68,10 @@ class Trees:
         keep_history: bool,
         max_eid: int,
         max_tx: int,
+        remote: bool = False,
     ) -> Trees:
         """Return trees without datoms."""
-        config = factory.check_config(config)
+        config = factory.check_config(config, remote=remote)
         return cls(
             factory,
             config,

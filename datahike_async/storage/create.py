@@ -29,8 +29,8 @@ NODE_BYTES = 64 * 1024
 """What one node of ``:store-cache-size`` counts for."""
 
 
-def empty_snapshot(config: Config) -> Snapshot:
-    """Return the state of a database without transactions.
+def empty_snapshot(config: Config, *, remote: bool = False) -> Snapshot:
+    """Return the state of a database without transactions, which will lie in a ``remote`` store.
 
     Raises ConfigError where the index or its config is unknown.
     """
@@ -40,17 +40,20 @@ def empty_snapshot(config: Config) -> Snapshot:
         keep_history=config.keep_history,
         max_eid=0,
         max_tx=TX0,
+        remote=remote,
     )
     schema = Schema.empty(config.schema_flexibility)
     return Snapshot(schema, trees, Memtable(), 0, 0, 0, TX0)
 
 
-async def first_head(config: Config, initial_tx: Any, env: Env) -> tuple[Snapshot, Applied | None]:
+async def first_head(
+    config: Config, initial_tx: Any, env: Env, *, remote: bool = False
+) -> tuple[Snapshot, Applied | None]:
     """Return the empty state and the initial transaction, applied to it.
 
     Raises TransactionError where the initial transaction is refused.
     """
-    snapshot = empty_snapshot(config)
+    snapshot = empty_snapshot(config, remote=remote)
     if initial_tx is None:
         return snapshot, None
     return snapshot, await apply(snapshot, initial_tx, env=env)

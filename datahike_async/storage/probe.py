@@ -26,6 +26,7 @@ from datahike_async.konserve.store import Store
 __all__ = ["Fence"]
 
 _AT_ONCE: Final = 8
+_ATTEMPTS: Final = 4
 _REMOVE_SECONDS: Final = 5.0
 
 _trusted: set[tuple[UUID, str]] = set()
@@ -44,7 +45,7 @@ class Fence:
         self._store = store
         self._backend = backend
         self._env = env
-        self._place = (store_id, store.server)
+        self._store_id = store_id
         self._passed = trust
         self._wrong: str | None = None
 
@@ -73,25 +74,32 @@ class Fence:
         domain = store.capabilities.conditional
         if domain is ConditionalDomain.NONE:
             return f"The store :{self._backend} cannot compare before it writes."
-        if domain is not ConditionalDomain.GLOBAL or self._place in _trusted:
+        place = (self._store_id, store.server)
+        if domain is not ConditionalDomain.GLOBAL or place in _trusted:
             # Of one process or machine: the backend itself compares, and its tests show it.
             return ""
-        key = f"probe/{self._env.new_uuid().hex}"
-        try:
-            wrong = await _what_is_wrong(store, key)
-        except OutcomeUnknown as error:
-            # Nothing of the caller's was sent yet.
-            raise StoreUnavailable(
-                f"The store could not be tried out, nothing was written: {error}"
-            ) from error
-        finally:
-            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
-                await _removed(store, key)
+        wrong = await self._tried()
         if not wrong:
-            _trusted.add(self._place)
+            _trusted.add(place)
             return ""
         at = f", {store.server}," if store.server else ""
         return f"The store :{self._backend}{at} does not honour conditional writes: {wrong}."
+
+    async def _tried(self) -> str | None:
+        for attempt in range(_ATTEMPTS):
+            key = f"probe/{self._env.new_uuid().hex}"
+            try:
+                return await _what_is_wrong(self._store, key)
+            except OutcomeUnknown as error:
+                if attempt == _ATTEMPTS - 1:
+                    # Nothing of the caller's was sent yet.
+                    raise StoreUnavailable(
+                        f"The store could not be tried out, nothing was written: {error}"
+                    ) from error
+            finally:
+                with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
+                    await _removed(self._store, key)
+        raise AssertionError("the last attempt returns or raises")
 
 
 async def _removed(store: Store, key: str) -> None:

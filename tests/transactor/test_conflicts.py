@@ -21,8 +21,8 @@ from datahike_async.errors import (
 from datahike_async.konserve import store as stores
 from datahike_async.storage.head import RECENT
 from datahike_async.transactor import branch as branches
-from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
+from tests.strangers import Strangers
 
 pytestmark = pytest.mark.anyio
 
@@ -50,25 +50,6 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any
         store["path"] = str(tmp_path / "db")
     await d.create_database(store=store, initial_tx=COUNTER)
     return store
-
-
-class Strangers:
-    """Connections that do not share a writer, as if each were a process of its own."""
-
-    def __init__(self, store: dict[str, Any], **options: Any) -> None:
-        self._opening = d.connect(store=store, **options)
-        self._registry = sharing._Registry()
-
-    async def __aenter__(self) -> d.Connection:
-        mine = sharing._registry()
-        sharing._registries.set(self._registry)
-        try:
-            return await self._opening.__aenter__()
-        finally:
-            sharing._registries.set(mine)
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._opening.__aexit__(*error)
 
 
 async def value(conn: d.Connection) -> Any:

@@ -65,8 +65,12 @@ class Settings:
     @property
     def place(self) -> str:
         """Where the store lies, for messages."""
+        return self.place_of("")
+
+    def place_of(self, name: str) -> str:
+        """Where an object of the store lies, for messages."""
         at = f" at {self.endpoint}" if self.endpoint else ""
-        return f"s3://{self.bucket}/{self.prefix}{at}"
+        return f"s3://{self.bucket}/{self.prefix}{name}{at}"
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:

@@ -86,7 +86,7 @@ class S3BlobStore(BlobStoreBase):
         return answer
 
     def _what(self, verb: str, name: str = "") -> str:
-        return f"{verb} {self._settings.place}{name}"
+        return f"{verb} {self._settings.place_of(name)}"
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], *, again: bool = True) -> T:
         """Repeat what may be repeated; with ``again`` also what may have been done."""

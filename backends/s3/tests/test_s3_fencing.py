@@ -1,4 +1,4 @@
-"""Servers that accept conditional writes and ignore the condition are refused, by name and reason."""
+"""Servers that accept conditional writes and ignore the condition are refused, by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ async def test_a_database_is_not_created_there(careless: S3Server) -> None:
     config = {"store": config_on(careless)}
     with pytest.raises(d.FencingUnsupported, match="does not honour conditional writes") as caught:
         await d.create_database(config)
-    print(str(caught.value))
     assert careless.endpoint in str(caught.value)
     assert ":unsafe-unfenced?" in str(caught.value)
     assert not await d.database_exists(config)
