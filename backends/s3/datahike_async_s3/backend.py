@@ -76,7 +76,8 @@ class S3Backend:
             await _remove_all(store)
             found = None
         if found is None:
-            if (await store.page())[0]:
+            there, _ = await store.page()
+            if there and MARKER not in there:
                 raise StoreConfigError(
                     f"There are other objects at {settings.place}; give the store a prefix of its "
                     "own."

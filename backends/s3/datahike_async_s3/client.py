@@ -14,6 +14,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import AioSession
 
+from datahike_async_s3.redact import redact
 from datahike_async_s3.settings import Settings
 
 __all__ = ["open_client"]
@@ -51,6 +52,7 @@ async def open_client(settings: Settings) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+    redact(settings.access_key, settings.secret, settings.session_token)
     region = settings.region
     if region is None and settings.endpoint is not None:
         region = "us-east-1"

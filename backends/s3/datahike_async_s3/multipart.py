@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -21,8 +21,8 @@ _ABORT_SECONDS: Final = 10.0
 Ask = Callable[..., Awaitable[Any]]
 
 
-async def put_in_parts(ask: Ask, name: str, data: bytes, condition: Mapping[str, str]) -> Revision:
-    """Write an object in parts; ``condition`` decides when all of them are there.
+async def put_in_parts(ask: Ask, name: str, data: bytes) -> Revision:
+    """Write an object in parts.
 
     Raises the driver's errors. What a failed or cancelled upload sent is thrown away.
     """
@@ -43,7 +43,6 @@ async def put_in_parts(ask: Ask, name: str, data: bytes, condition: Mapping[str,
             name,
             MultipartUpload={"Parts": list(parts)},
             **upload,
-            **condition,
         )
         return str(done["ETag"])
     except BaseException:

@@ -188,7 +188,7 @@ class S3BlobStore(BlobStoreBase):
     # -- writing -------------------------------------------------------------------------------
 
     async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
-        """Replace an object: one request, or several for a large one."""
+        """Replace an object: one request, or several for a large one without a condition."""
         if expected is not None:
             return await self._patiently(lambda: self._write(name, data, expected), again=False)
         async with self._limit:
@@ -201,8 +201,9 @@ class S3BlobStore(BlobStoreBase):
         elif expected is not None:
             condition = {"IfMatch": expected}
         with translated(self._what("writing", name), writes=True, expected=expected):
-            if len(data) >= self._settings.multipart_bytes:
-                return await put_in_parts(self._ask, name, data, condition)
+            # The probe tries the conditions of puts, and servers exist that ignore those of parts.
+            if expected is None and len(data) >= self._settings.multipart_bytes:
+                return await put_in_parts(self._ask, name, data)
             answer = await self._ask("put_object", name, Body=data, **condition)
             return str(answer["ETag"])
 
