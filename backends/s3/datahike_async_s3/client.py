@@ -13,6 +13,7 @@ from typing import Any, Final
 from aiobotocore.config import AioConfig
 from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import AioSession
+from anyio.to_thread import run_sync
 
 from datahike_async_s3.redact import redact
 from datahike_async_s3.settings import Settings
@@ -25,8 +26,15 @@ _SPARE_CONNECTIONS: Final = 8
 
 @cache
 def _session(profile: str | None) -> AioSession:
-    # One a profile: it keeps the service's model, which takes long to read.
+    # One a profile: it keeps the service's model and the configuration files.
     return AioSession(profile=profile)
+
+
+def _ready_session(profile: str | None) -> AioSession:
+    """Return a session that has read its files."""
+    made = _session(profile)
+    made.get_scoped_config()
+    return made
 
 
 async def open_client(settings: Settings) -> Any:
@@ -56,7 +64,8 @@ async def open_client(settings: Settings) -> Any:
     region = settings.region
     if region is None and settings.endpoint is not None:
         region = "us-east-1"
-    made = _session(settings.profile).create_client(
+    session = await run_sync(_ready_session, settings.profile)
+    made = session.create_client(
         "s3",
         region_name=region,
         endpoint_url=settings.endpoint,
