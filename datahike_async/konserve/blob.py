@@ -10,12 +10,15 @@ The contract, which ``datahike_async.konserve.testing`` checks:
 * A reader sees the whole old or the whole new bytes of a name, never a mixture.
 * ``expected`` makes a write conditional and atomic: ``ABSENT`` means the name must not exist, a
   revision means it must still have that revision; else ``RevisionMismatch`` and nothing is written.
+  Where conditions hold, a revision that was replaced or removed never comes back.
+* ``read`` returns what there is of a range: at and past the end no bytes, which is not None.
 * ``read_latest`` sees every write that was acknowledged to anyone before it began; no cache
   answers for the store. Other reads may lag behind writers elsewhere (wrappers say how far).
 * ``write_many`` keeps order unless ``ordered`` is False: an item is durable before a later one
   becomes visible. With ``capabilities.atomic_multi`` all become visible at once or none does.
 * A failure whose effect is not known raises ``OutcomeUnknown``; every other error means that
   nothing was written (of ``write_many`` without ``atomic_multi``: a prefix may have been).
+* ``names`` lists every name that is there from beginning to end, whatever comes and goes meanwhile.
 * Cancelling a write either prevents it or lets it finish; it never leaves half of it.
 """
 
@@ -100,6 +103,7 @@ class Capabilities:
     remote: bool = False
     """A request crosses a network: layers above ask for more at once, and in fewer rounds."""
     max_value_bytes: int | None = None
+    """A longer write is refused with ``UnsupportedOperation``; None: no limit to speak of."""
 
 
 class Blob(NamedTuple):
