@@ -7,7 +7,7 @@ between it and the caller. What holds then: a definite error means that nothing 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import pytest
@@ -58,11 +58,12 @@ async def _in_every_way(
     kind: str,
     prepare: Callable[[Store, Any], Awaitable[object]],
     operation: Callable[[Store, Any], Awaitable[object]],
-) -> AsyncIterator[tuple[Any, str, FaultyBlobStore]]:
+) -> list[tuple[Any, str, FaultyBlobStore]]:
     """Run an operation under every fault at each of its calls, each time on a key of its own.
 
-    Yields the key, what the caller was told, and the faulty blobs.
+    Returns of each the key, what the caller was told, and the faulty blobs.
     """
+    attempts = []
     counting = FaultyBlobStore(store.blobs, reads=True, each_item=True)
     await prepare(store, (kind,))
     await operation(_over(store, counting), (kind,))
@@ -80,7 +81,8 @@ async def _in_every_way(
         )
         told = await _outcome(operation(_over(store, blobs), key))
         assert blobs.calls > plan.at, "the fault was never met"
-        yield key, told, blobs
+        attempts.append((key, told, blobs))
+    return attempts
 
 
 async def _nothing(_store: Store, _key: Any) -> None:
@@ -155,7 +157,7 @@ class FailureLaws(Laws):
         def write(store: Store, key: Any) -> Awaitable[object]:
             return store.multi_assoc([((key, n), n) for n in range(4)])
 
-        async for key, told, blobs in _in_every_way(store, "many", _nothing, write):
+        for key, told, blobs in await _in_every_way(store, "many", _nothing, write):
             landed = 0
             for _ in range(2):
                 there = [n for n in range(4) if await store.exists((key, n))]
@@ -176,7 +178,7 @@ class FailureLaws(Laws):
         def add(store: Store, key: Any) -> Awaitable[object]:
             return store.update(key, lambda n: n + 1)
 
-        async for key, told, blobs in _in_every_way(store, "update", _zero, add):
+        for key, told, blobs in await _in_every_way(store, "update", _zero, add):
             await blobs.land()
             found = await latest(store, key)
             assert found in {RETURNED: (1,), REFUSED: (0,), UNKNOWN: (0, 1)}[told], key
@@ -189,7 +191,7 @@ class FailureLaws(Laws):
         def add(store: Store, key: Any) -> Awaitable[object]:
             return store.update(key, lambda n: n + 1)
 
-        async for key, told, blobs in _in_every_way(store, "late update", _zero, add):
+        for key, told, blobs in await _in_every_way(store, "late update", _zero, add):
             before, after = await other.update(key, lambda n: n + 10)
             await blobs.land()
             assert before in {RETURNED: (1,), REFUSED: (0,), UNKNOWN: (0, 1)}[told], key
@@ -202,7 +204,7 @@ class FailureLaws(Laws):
         def add(store: Store, key: Any) -> Awaitable[object]:
             return store.append(key, "second")
 
-        async for key, told, blobs in _in_every_way(store, "append", start, add):
+        for key, told, blobs in await _in_every_way(store, "append", start, add):
             await blobs.land()
             more = (await store.log(key))[1:]
             assert (
@@ -222,7 +224,7 @@ class FailureLaws(Laws):
             _, revision = await store.get(key, with_revision=True)
             await store.journal_append(key, b"record", expected_revision=revision)
 
-        async for key, told, blobs in _in_every_way(store, "journal", _zero, add):
+        for key, told, blobs in await _in_every_way(store, "journal", _zero, add):
             await blobs.land()
             found: Any = await store.journal(key)
             _, records, revision = found

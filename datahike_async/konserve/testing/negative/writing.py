@@ -1,0 +1,226 @@
+"""Stores that write or list several keys badly, or leave what was cancelled half done."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from anyio import Event
+from anyio.lowlevel import checkpoint
+
+from datahike_async.konserve.backends.memory import MemoryBlobStore
+from datahike_async.konserve.blob import (
+    UNCHANGED,
+    Blob,
+    Capabilities,
+    ConditionalDomain,
+    Expected,
+    Journal,
+    Revision,
+    Unchanged,
+    Write,
+)
+from datahike_async.konserve.errors import RevisionMismatch
+from datahike_async.konserve.testing.negative.planting import found_by
+from datahike_async.konserve.testing.sound import Journalling
+
+__all__ = [
+    "AppendsToWhatever",
+    "AtomicInNameOnly",
+    "CarriesRecordsOn",
+    "ForgetsAPage",
+    "GoesDownWithItsReader",
+    "JournalAlwaysUnchanged",
+    "LeavesHalfAWrite",
+    "MixesUpRevisions",
+    "PretendsJournals",
+    "SkipsAfterDeletes",
+    "StumblesOverDeletes",
+    "WritesBackward",
+]
+
+
+# -- several keys ------------------------------------------------------------------------------
+
+
+@found_by(
+    "test_nothing_is_written_after_a_condition_that_failed",
+    "test_a_write_of_many_that_was_cancelled_left_a_prefix",
+    "test_of_a_key_that_is_written_twice_the_last_value_stays",
+)
+class WritesBackward(Journalling):
+    """Its write of many keys begins with the last."""
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Write the last first."""
+        return (await super().write_many(writes[::-1]))[::-1]
+
+
+@found_by(
+    "test_nothing_is_written_after_a_condition_that_failed",
+    "test_a_write_of_many_that_was_cancelled_left_a_prefix",
+)
+class AtomicInNameOnly(MemoryBlobStore):
+    """It declares its writes of many keys atomic, and makes them one by one."""
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Write one after another."""
+        revisions: list[Revision] = []
+        for write in writes:
+            revisions += await super().write_many([write])
+            await checkpoint()
+        return revisions
+
+
+@found_by("test_revisions_come_in_the_order_of_the_writes")
+class MixesUpRevisions(MemoryBlobStore):
+    """The revisions of its writes of many keys come in another order than the writes."""
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Return the last first."""
+        return (await super().write_many(writes))[::-1]
+
+
+@found_by("test_every_key_is_listed_once", "test_a_listing_is_complete_though_names_go_meanwhile")
+class ForgetsAPage(MemoryBlobStore):
+    """Its listing leaves out what lies behind the first thousand names."""
+
+    async def names(self) -> AsyncIterator[Sequence[str]]:
+        """Iterate over the first page alone."""
+        async for page in super().names():
+            yield page[:1000]
+
+
+@found_by("test_a_listing_is_complete_though_names_go_meanwhile")
+class StumblesOverDeletes(MemoryBlobStore):
+    """Its listing walks over what others change meanwhile."""
+
+    async def names(self) -> AsyncIterator[Sequence[str]]:
+        """Iterate over what is there at each moment."""
+        for name in self._open():
+            yield [name]
+
+
+@found_by("test_a_listing_is_complete_though_names_go_meanwhile")
+class SkipsAfterDeletes(MemoryBlobStore):
+    """Its listing remembers a place by number, and deletes move what comes after."""
+
+    async def names(self) -> AsyncIterator[Sequence[str]]:
+        """Iterate by the number of the next name."""
+        at = 0
+        while page := sorted(self._open())[at : at + 100]:
+            yield page
+            at += len(page)
+
+
+# -- calls that are given up -------------------------------------------------------------------
+
+
+@found_by(
+    "test_a_write_that_was_cancelled_happened_whole_or_not_at_all",
+    "test_a_creation_that_was_cancelled_happened_whole_or_not_at_all",
+)
+class LeavesHalfAWrite(MemoryBlobStore):
+    """It writes in two steps, and a call that is cancelled between them leaves the first."""
+
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Write half, and some time later all."""
+        revision = await super().write(name, data[: len(data) // 2], expected)
+        await checkpoint()
+        return await super().write(name, data, revision)
+
+
+@found_by("test_a_read_that_was_cancelled_harms_nobody")
+class GoesDownWithItsReader(MemoryBlobStore):
+    """Reads at once share one request, which ends when the first of them is cancelled."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self._running: dict[str, tuple[Event, list[Blob | None]]] = {}
+
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
+        """Read, or wait for what another reads."""
+        if name in self._running:
+            done, found = self._running[name]
+            await done.wait()
+            return found[0] if found else None
+        done, found = self._running[name] = Event(), []
+        try:
+            await checkpoint()
+            found.append(await super().read(name, start, end))
+            return found[0]
+        finally:
+            del self._running[name]
+            done.set()
+
+
+# -- journals ----------------------------------------------------------------------------------
+
+
+@found_by("test_records_are_kept_in_order_each_with_a_revision_of_its_own")
+class PretendsJournals(MemoryBlobStore):
+    """It declares journals and has none."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Promise too much."""
+        return Capabilities(conditional=ConditionalDomain.PROCESS, journal=True)
+
+
+@found_by(
+    "test_records_are_kept_in_order_each_with_a_revision_of_its_own",
+    "test_of_sixteen_who_append_at_one_revision_one_wins",
+)
+class AppendsToWhatever(Journalling):
+    """Its appends have no condition."""
+
+    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        """Append to what is there."""
+        while True:
+            found = await self.read(name)
+            try:
+                return await super().append(name, record, found.revision if found else expected)
+            except RevisionMismatch:
+                if found is None:
+                    raise
+
+
+@found_by("test_writing_starts_an_empty_journal")
+class CarriesRecordsOn(Journalling):
+    """Writing a name leaves the records of its journal there."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self._kept: dict[str, list[bytes]] = {}
+
+    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        """Append, and remember for ever."""
+        revision = await super().append(name, record, expected)
+        self._kept.setdefault(name, []).append(record)
+        return revision
+
+    async def read_journal(
+        self, name: str, unless: Revision | None = None
+    ) -> Journal | Unchanged | None:
+        """Return what was ever appended."""
+        found = await super().read_journal(name, unless)
+        if isinstance(found, Journal):
+            return found._replace(records=self._kept.get(name, []))
+        return found
+
+
+@found_by("test_a_journal_that_has_not_changed_is_said_to_be_unchanged")
+class JournalAlwaysUnchanged(Journalling):
+    """Whoever asks whether a journal has grown is told that it has not."""
+
+    async def read_journal(
+        self, name: str, unless: Revision | None = None
+    ) -> Journal | Unchanged | None:
+        """Compare nothing."""
+        return UNCHANGED if unless is not None else await super().read_journal(name)

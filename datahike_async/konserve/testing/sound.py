@@ -1,0 +1,129 @@
+"""Small stores in memory that keep what they promise, each with another set of promises.
+
+They show what the suite asks of stores that promise little, and the ones in ``negative`` are made
+of them. Between their steps they let others run, as stores that reach for a disk do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anyio.lowlevel import checkpoint
+
+from datahike_async.konserve.backends.memory import MemoryBackend, MemoryBlobStore
+from datahike_async.konserve.blob import (
+    UNCHANGED,
+    Capabilities,
+    ConditionalDomain,
+    Expected,
+    Journal,
+    Revision,
+    Unchanged,
+    Write,
+)
+from datahike_async.konserve.errors import (
+    RevisionMismatch,
+    StoreNotFound,
+    UnsupportedOperation,
+)
+
+__all__ = ["Bare", "Journalling", "Specimens"]
+
+_records: dict[Revision, list[bytes]] = {}
+"""The records of a name, by the revision that the last of them made."""
+
+
+class Bare(MemoryBlobStore):
+    """Promises nothing: no conditions, no journals, many keys one after another."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Promise as little as can be."""
+        return Capabilities(durable=False, ranged_reads=False)
+
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Write, after a pause."""
+        return (await self.write_many([Write(name, data, expected)]))[0]
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Write one after another, with a pause before each."""
+        revisions: list[Revision] = []
+        for write in writes:
+            await checkpoint()
+            revisions += await super().write_many([write])
+        return revisions
+
+
+class Journalling(Bare):
+    """Compares and sets, appends to journals, and takes values of 64 KiB and no more."""
+
+    limit: int = 1 << 16
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Promise conditions, journals and a limit."""
+        return Capabilities(
+            durable=False,
+            conditional=ConditionalDomain.PROCESS,
+            journal=True,
+            max_value_bytes=1 << 16,
+        )
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Write one after another; refuse them all where one is too long."""
+        if any(len(write.data) > self.limit for write in writes):
+            raise UnsupportedOperation(f"A value has more than {self.limit} bytes.")
+        return await super().write_many(writes)
+
+    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        """Give the bytes a new revision, with one record more than the old one had."""
+        await checkpoint()
+        found = self._open().get(name)
+        if found is None:
+            raise RevisionMismatch(f"{name} does not exist.", expected=expected)
+        self._check(name, expected)
+        (revision,) = await MemoryBlobStore.write_many(self, [Write(name, found[0])])
+        _records[revision] = [*_records.pop(found[1], []), bytes(record)]
+        return revision
+
+    async def read_journal(
+        self, name: str, unless: Revision | None = None
+    ) -> Journal | Unchanged | None:
+        """Return bytes and records, which are of one moment."""
+        found = self._open().get(name)
+        if found is None:
+            return None
+        data, revision = found
+        return (
+            UNCHANGED if revision == unless else Journal(data, _records.get(revision, []), revision)
+        )
+
+
+class Specimens(MemoryBackend):
+    """Memory stores of one kind, sound or broken; register it under a name of its own.
+
+    It also attaches: a store that is not there shows when something is read from it.
+    """
+
+    def __init__(self, kind: type[MemoryBlobStore]) -> None:
+        self.kind = kind
+
+    async def create(self, config: Mapping[str, Any]) -> MemoryBlobStore:
+        """Make a store of the kind."""
+        return self.kind((await super().create(config))._open())
+
+    async def connect(self, config: Mapping[str, Any]) -> MemoryBlobStore:
+        """Open a store of the kind."""
+        return self.kind((await super().connect(config))._open())
+
+    async def attach(self, config: Mapping[str, Any]) -> MemoryBlobStore:
+        """Open a store of the kind, or one that holds nothing."""
+        try:
+            return await self.connect(config)
+        except StoreNotFound:
+            return self.kind({})
