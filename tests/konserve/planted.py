@@ -1,19 +1,44 @@
-"""The suite on every broken store; ``test_compliance`` runs it and expects the failures."""
+"""The suite on broken stores, and on sound ones whose callers misuse them.
+
+Not collected by itself: ``test_compliance`` runs what is ``EXPECTED``, and each must fail.
+"""
 
 import uuid
+from contextlib import asynccontextmanager, nullcontext, suppress
 
+import anyio
 import pytest
 
 from datahike_async.konserve import register_backend
 from datahike_async.konserve.backends.memory import MemoryBlobStore
-from datahike_async.konserve.errors import OutcomeUnknown
+from datahike_async.konserve.errors import KonserveError, OutcomeUnknown, StoreIOError
+from datahike_async.konserve.locks import KeyLocks
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.testing import StoreCompliance
+from datahike_async.konserve.testing.laws import cancellation
 from datahike_async.konserve.testing.negative import BROKEN
-from datahike_async.konserve.testing.sound import Specimens
+from datahike_async.konserve.testing.sound import Bare, Journalling, Specimens
+
+EXPECTED = [(kind, law) for kind, planted in BROKEN.items() for law in planted.found_by]
+EXPECTED += [
+    ("RetriesBlindly", "test_an_update_under_faults_counts_once_or_says_so"),
+    ("RetriesBlindly", "test_an_append_under_faults_is_there_once_or_says_so"),
+    ("GoesOnAfterFailures", "test_a_write_of_many_that_fails_leaves_a_prefix"),
+    ("SwallowsErrors", "test_after_a_lost_answer_reading_tells_what_is_there"),
+    ("SwallowsErrors", "test_a_write_that_lands_late_is_there_once_it_has_landed"),
+    ("SwallowsErrors", "test_an_update_under_faults_counts_once_or_says_so"),
+    ("SwallowsErrorsOfJournals", "test_a_record_under_faults_is_there_once_or_says_so"),
+    ("SwallowsErrors", "test_a_read_that_fails_says_so_and_can_be_repeated"),
+    ("HasNoLocks", "test_no_update_is_lost_within_one_handle"),
+    ("HasNoLocks", "test_no_element_of_a_log_is_lost_within_one_handle"),
+    ("LeavesLocksHeld", "test_an_update_that_was_cancelled_leaves_the_key_to_others"),
+]
 
 
 class OfKind(StoreCompliance):
+    matrix_name = "planted"
+    kind = MemoryBlobStore
+
     @pytest.fixture
     def store_config(self):
         register_backend("planted", Specimens(self.kind))
@@ -25,19 +50,85 @@ for name, planted in BROKEN.items():
 
 
 class TestRetriesBlindly(OfKind):
-    """No flaw of a backend: what the layer above must not do."""
-
-    kind = MemoryBlobStore
+    """What a caller must not do who does not know: the same once more."""
 
     @pytest.fixture(autouse=True)
-    def retries(self, monkeypatch):
+    def misused(self, monkeypatch):
         for operation in ("update", "append"):
             once = getattr(Store, operation)
 
-            async def twice(self, *args, once=once, **options):
+            async def twice(self, *args, once=once):
                 try:
-                    return await once(self, *args, **options)
+                    return await once(self, *args)
                 except OutcomeUnknown:
-                    return await once(self, *args, **options)
+                    return await once(self, *args)
 
             monkeypatch.setattr(Store, operation, twice)
+
+
+class TestGoesOnAfterFailures(OfKind):
+    """Items after one that failed are written all the same."""
+
+    kind = Bare
+
+    @pytest.fixture(autouse=True)
+    def misused(self, monkeypatch):
+        async def each(self, items, *, ordered=True):
+            failed = None
+            for key, value in items:
+                try:
+                    await self.assoc(key, value)
+                except KonserveError as error:
+                    failed = error
+            if failed is not None:
+                raise failed
+
+        monkeypatch.setattr(Store, "multi_assoc", each)
+
+
+class TestSwallowsErrors(OfKind):
+    """Errors are taken for nothing, or for nothing there."""
+
+    @pytest.fixture(autouse=True)
+    def misused(self, monkeypatch):
+        for operation in ("assoc", "update", "journal_append", "get"):
+            loud = getattr(Store, operation)
+
+            async def quiet(self, *args, loud=loud, **options):
+                with suppress(OutcomeUnknown, StoreIOError):
+                    return await loud(self, *args, **options)
+
+            monkeypatch.setattr(Store, operation, quiet)
+
+
+class TestSwallowsErrorsOfJournals(TestSwallowsErrors):
+    kind = Journalling
+
+
+class TestHasNoLocks(OfKind):
+    """Calls on one key of one handle do not wait for each other."""
+
+    kind = Bare
+
+    @pytest.fixture(autouse=True)
+    def misused(self, monkeypatch):
+        monkeypatch.setattr(KeyLocks, "holding", lambda self, name: nullcontext())
+
+
+class TestLeavesLocksHeld(OfKind):
+    """A call that is cancelled keeps its lock."""
+
+    kind = Bare
+
+    @pytest.fixture(autouse=True)
+    def misused(self, monkeypatch):
+        @asynccontextmanager
+        async def holding(self, name):
+            if name in self._locks:
+                await anyio.sleep_forever()
+            self._locks[name] = None
+            yield
+            del self._locks[name]
+
+        monkeypatch.setattr(KeyLocks, "holding", holding)
+        monkeypatch.setattr(cancellation, "PATIENCE", 0.1)

@@ -46,5 +46,6 @@ class StoreCompliance(
 ):
     """All laws of a store. Subclass it and override ``store_config``; see the module.
 
-    ``matrix_name`` is the store's name in the support matrix, by default that of its backend.
+    ``matrix_name`` is the store's name in the support matrix, by default that of its backend; with
+    "" it is left out.
     """

@@ -34,8 +34,8 @@ _COLUMNS: Final = (
 )
 LEGEND: Final = (
     "A capability is declared by the store and held to by the laws of the suite. "
-    "*no*: not declared, and seen to be refused where it can be asked for; "
-    "*unproven*: declared, but no law of it has run; **broken**: declared, but a law of it failed."
+    "no: not declared, and seen to be refused where it can be asked for; "
+    "*unproven*: none of its laws has run; **broken**: one of its laws failed."
 )
 
 
@@ -55,7 +55,7 @@ class Row:
         """Return the cell of a promise; ``declared`` is how it is declared, "no" if it is not."""
         if promise in self.broken:
             return f"{declared} (**broken**)"
-        if declared == "no" or promise in self.kept:
+        if promise in (self.refused if declared == "no" else self.kept):
             return declared
         return f"{declared} (*unproven*)"
 
@@ -67,12 +67,12 @@ class Matrix:
         self._rows: dict[str, Row] = {}
 
     def add(self, properties: Iterable[tuple[str, Any]], passed: bool) -> None:
-        """Add the outcome of one test; one that is not of the suite is left out."""
+        """Add the outcome of one test; one that is not of the suite, or of no name, is left out."""
         found = list(properties)
         stores = [value for name, value in found if name == "konserve.store"]
-        if not stores:
+        backend, loop = stores[0] if stores else ("", "")
+        if not backend:
             return
-        backend, loop = stores[0]
         row = self._rows.setdefault(backend, Row(backend))
         counts = row.passed if passed else row.failed
         counts[loop] = counts.get(loop, 0) + 1

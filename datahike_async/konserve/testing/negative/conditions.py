@@ -22,6 +22,7 @@ __all__ = [
     "DeletesWhatever",
     "IgnoresConditions",
     "KeepsRevisions",
+    "LooksAtTheFirstConditionOnly",
 ]
 
 
@@ -98,6 +99,22 @@ class KeepsRevisions(MemoryBlobStore):
         for write in writes:
             data[write.name] = (data[write.name][0], "1")
         return ["1"] * len(writes)
+
+
+@found_by(
+    "test_several_conditions_are_each_looked_at",
+    "test_nothing_is_written_after_a_condition_that_failed",
+)
+class LooksAtTheFirstConditionOnly(MemoryBlobStore):
+    """Of a write of many keys it looks at the first condition."""
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Write whatever the others expect."""
+        return await super().write_many(
+            [*writes[:1], *(write._replace(expected=None) for write in writes[1:])]
+        )
 
 
 @found_by("test_a_revision_never_comes_back")

@@ -91,6 +91,37 @@ class AnswersFromACache(MemoryBlobStore):
         return await super().delete(name, expected)
 
 
+@found_by(
+    "test_the_last_write_is_what_is_there",
+    "test_several_keys_are_written_read_and_removed_in_one_call",
+    "test_a_key_that_is_not_there_is_never_unchanged",
+)
+class FindsWhatWasDeleted(MemoryBlobStore):
+    """It says that it has deleted a name, and goes on finding it."""
+
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Say whether there is something to delete."""
+        self._check(name, expected)
+        return name in self._open()
+
+    async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
+        """Say whether there is something to delete."""
+        return [name in self._open() for name in names]
+
+
+@found_by(
+    "test_a_missing_key_is_said_to_be_missing",
+    "test_the_last_write_is_what_is_there",
+)
+class DeletesWhatIsNotThere(MemoryBlobStore):
+    """It says of every name it deletes that it was there."""
+
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Say yes."""
+        await super().delete(name, expected)
+        return True
+
+
 # -- bytes -------------------------------------------------------------------------------------
 
 

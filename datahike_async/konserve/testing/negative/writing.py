@@ -136,6 +136,34 @@ class LeavesHalfAWrite(MemoryBlobStore):
         return await super().write(name, data, revision)
 
 
+@found_by("test_a_conditional_write_that_was_cancelled_moved_the_revision_or_did_not")
+class MovesTheRevisionFirst(MemoryBlobStore):
+    """It takes a new revision, and some time later writes the bytes that belong to it."""
+
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Write the old bytes again, and some time later the new ones."""
+        found = await self.read(name)
+        if found is None:
+            return await super().write(name, data, expected)
+        revision = await super().write(name, found.data, expected)
+        await checkpoint()
+        self._open()[name] = (data, revision)
+        return revision
+
+
+@found_by("test_a_delete_that_was_cancelled_happened_or_did_not")
+class DeletesInSteps(MemoryBlobStore):
+    """It removes the bytes, and some time later the name."""
+
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Empty a name, and some time later remove it."""
+        self._check(name, expected)
+        if name in self._open():
+            await self.write(name, b"")
+        await checkpoint()
+        return await super().delete(name)
+
+
 @found_by("test_a_read_that_was_cancelled_harms_nobody")
 class GoesDownWithItsReader(MemoryBlobStore):
     """Reads at once share one request, which ends when the first of them is cancelled."""
@@ -224,3 +252,37 @@ class JournalAlwaysUnchanged(Journalling):
     ) -> Journal | Unchanged | None:
         """Compare nothing."""
         return UNCHANGED if unless is not None else await super().read_journal(name)
+
+
+@found_by("test_a_record_whose_append_was_cancelled_is_there_whole_or_not_at_all")
+class LeavesHalfARecord(Journalling):
+    """It appends in two steps, and a call that is cancelled between them leaves the first."""
+
+    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        """Append half, and some time later the rest."""
+        half = len(record) // 2
+        revision = await super().append(name, record[:half], expected)
+        return await super().append(name, record[half:], revision)
+
+
+@found_by("test_two_handles_share_a_journal")
+class KeepsRecordsToItself(Journalling):
+    """A record is known to the handle that appended it."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self._mine: list[bytes] = []
+
+    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        """Append, and remember here alone."""
+        self._mine.append(record)
+        return await super().append(name, record, expected)
+
+    async def read_journal(
+        self, name: str, unless: Revision | None = None
+    ) -> Journal | Unchanged | None:
+        """Return the records of this handle."""
+        found = await super().read_journal(name, unless)
+        if isinstance(found, Journal):
+            return found._replace(records=[r for r in found.records if r in self._mine])
+        return found
