@@ -32,16 +32,21 @@ EXPECTED += [
     ("HasNoLocks", "test_no_update_is_lost_within_one_handle"),
     ("HasNoLocks", "test_no_element_of_a_log_is_lost_within_one_handle"),
     ("LeavesLocksHeld", "test_an_update_that_was_cancelled_leaves_the_key_to_others"),
+    ("LeavesLocksHeld", "test_an_append_that_was_cancelled_happened_once_or_not_at_all"),
+    ("KeepsDeletedStores", "test_a_store_is_created_once_connected_to_and_deleted"),
+    ("KeepsDeletedStores", "test_a_store_that_is_made_anew_is_empty"),
+    ("AttachesElsewhere", "test_attaching_finds_a_store_that_is_there"),
 ]
 
 
 class OfKind(StoreCompliance):
     matrix_name = "planted"
     kind = MemoryBlobStore
+    backend = Specimens
 
     @pytest.fixture
     def store_config(self):
-        register_backend("planted", Specimens(self.kind))
+        register_backend("planted", self.backend(self.kind))
         return {"backend": "planted", "id": str(uuid.uuid4())}
 
 
@@ -132,3 +137,21 @@ class TestLeavesLocksHeld(OfKind):
 
         monkeypatch.setattr(KeyLocks, "holding", holding)
         monkeypatch.setattr(cancellation, "PATIENCE", 0.1)
+
+
+class KeepsDeletedStores(Specimens):
+    async def delete(self, config):
+        pass
+
+
+class TestKeepsDeletedStores(OfKind):
+    backend = KeepsDeletedStores
+
+
+class AttachesElsewhere(Specimens):
+    async def attach(self, config):
+        return self.kind({})
+
+
+class TestAttachesElsewhere(OfKind):
+    backend = AttachesElsewhere

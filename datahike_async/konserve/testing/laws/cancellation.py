@@ -168,6 +168,8 @@ class CancellationLaws(Laws):
                         await latest(store, "k")
 
                 group.start_soon(leave)
+                # Let it be the first, whom others may follow.
+                await anyio.lowlevel.checkpoint()
                 group.start_soon(beside)
                 group.start_soon(beside)
                 for _ in range(turns):

@@ -30,6 +30,7 @@ __all__ = [
     "test_a_conditional_write_happens_only_over_what_was_expected",
     "test_of_sixteen_who_replace_one_revision_one_wins",
     "test_no_update_is_lost",
+    "test_no_element_of_a_log_is_lost",
     "test_what_was_lost_can_be_sent_again_under_its_condition",
     "test_a_conditional_write_that_lands_late_overwrites_nobody",
     "test_an_update_that_lands_late_undoes_no_other",
