@@ -55,6 +55,7 @@ class TestJournalling(StoreCompliance):
 def verdicts():
     """What became of each law on each broken store and loop: the outcomes, by those three."""
     tests = [f"{PLANTED}::Test{kind}::{law}" for kind, law in EXPECTED]
+    tests.append(f"{PLANTED}::TestUnbroken")
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider"]
     done = subprocess.run([*command, *tests], capture_output=True, text=True, check=False)
     found = defaultdict(set)
@@ -71,3 +72,11 @@ def test_the_suite_turns_red(verdicts, kind, law, loop):
     outcomes = verdicts[kind, law, loop]
     assert "FAILED" in outcomes, f"{kind} passed"
     assert "ERROR" not in outcomes
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_the_suite_stays_green_where_nothing_is_broken(verdicts, loop):
+    laws = {name for name in dir(StoreCompliance) if name.startswith("test_")}
+    assert {law for _, law in EXPECTED} <= laws
+    for law in laws:
+        assert verdicts["Unbroken", law, loop] == {"PASSED"}, law
