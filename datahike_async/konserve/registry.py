@@ -20,6 +20,9 @@ GROUP: Final = "datahike_async.backends"
 _BUILT_IN: Final = {
     "memory": "datahike_async.konserve.backends.memory:MemoryBackend",
     "file": "datahike_async.konserve.backends.file:FileBackend",
+    "tiered": "datahike_async.konserve.wrappers.tiered:TieredBackend",
+    "caching": "datahike_async.konserve.wrappers.caching:CachingBackend",
+    "retrying": "datahike_async.konserve.wrappers.retrying:RetryingBackend",
 }
 _KNOWN: Final = ("s3", "lmdb", "redis", "sql", "dynamodb", "gcs", "rocksdb")
 

@@ -1,0 +1,99 @@
+"""PassingBlobStore: a store that hands everything on, for wrappers that change a few calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from datahike_async.konserve.base import BlobStoreBase
+from datahike_async.konserve.blob import (
+    Blob,
+    BlobStore,
+    Capabilities,
+    Expected,
+    Journal,
+    JournalBlobStore,
+    Revision,
+    Unchanged,
+    Write,
+)
+
+__all__ = ["PassingBlobStore"]
+
+
+class PassingBlobStore(BlobStoreBase):
+    """Whatever it is asked, ``blobs`` answers."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The store behind."""
+        return self._blobs
+
+    @property
+    def journals(self) -> JournalBlobStore:
+        """The store behind, where its capabilities promise journals."""
+        found: Any = self.blobs
+        return found  # type: ignore[no-any-return]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store behind promises."""
+        return self._blobs.capabilities
+
+    @property
+    def server(self) -> str:
+        """What is at the other end of the store behind."""
+        return self._blobs.server
+
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
+        """Hand on."""
+        return await self.blobs.read(name, start, end)
+
+    async def read_latest(
+        self, name: str, unless: Revision | None = None
+    ) -> Blob | Unchanged | None:
+        """Hand on."""
+        return await self.blobs.read_latest(name, unless)
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
+        """Hand on."""
+        return await self.blobs.read_many(names)
+
+    def names(self) -> AsyncIterator[Sequence[str]]:
+        """Hand on."""
+        return self.blobs.names()
+
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Hand on."""
+        return await self.blobs.write(name, data, expected)
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Hand on."""
+        return await self.blobs.write_many(writes, ordered=ordered)
+
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Hand on."""
+        return await self.blobs.delete(name, expected)
+
+    async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
+        """Hand on."""
+        return await self.blobs.delete_many(names)
+
+    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        """Hand on."""
+        return await self.journals.append(name, record, expected)
+
+    async def read_journal(
+        self, name: str, unless: Revision | None = None
+    ) -> Journal | Unchanged | None:
+        """Hand on."""
+        return await self.journals.read_journal(name, unless)
+
+    async def close(self) -> None:
+        """Hand on."""
+        await self.blobs.close()

@@ -1,0 +1,87 @@
+"""One store that keeps writes back, for all its handles of an event loop.
+
+What one handle has taken and not yet sent, the others must see; so they share what does the
+keeping back. The last handle that is closed ends it.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from anyio.lowlevel import RunVar
+
+from datahike_async.konserve.blob import BlobStore
+from datahike_async.konserve.errors import StoreClosed
+from datahike_async.konserve.wrappers.passing import PassingBlobStore
+
+__all__ = ["Handle", "forget", "share"]
+
+
+class _Shared:
+    """A store and how many handles it has."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self.blobs = blobs
+        self.handles = 0
+
+
+_all: RunVar[dict[UUID, _Shared]] = RunVar("datahike_async.konserve.tiered")
+
+
+def _live() -> dict[UUID, _Shared]:
+    try:
+        return _all.get()
+    except LookupError:
+        made: dict[UUID, _Shared] = {}
+        _all.set(made)
+        return made
+
+
+class Handle(PassingBlobStore):
+    """One handle of a shared store."""
+
+    def __init__(self, id_: UUID, shared: _Shared) -> None:
+        super().__init__(shared.blobs)
+        self._id = id_
+        self._shared = shared
+        self._open = True
+        shared.handles += 1
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The store that is shared."""
+        if not self._open:
+            raise StoreClosed("This store was released; connect to it again.")
+        return self._blobs
+
+    async def close(self) -> None:
+        """Let go of the store; the last one closes it. Raises what closing it raises."""
+        if not self._open:
+            return
+        if self._shared.handles == 1:
+            await self._blobs.close()
+            if _live().get(self._id) is self._shared:
+                del _live()[self._id]
+        self._open = False
+        self._shared.handles -= 1
+
+
+async def share(id_: UUID, fresh: BlobStore, *, new: bool = False) -> Handle:
+    """Return a handle of the store of an id; ``fresh`` becomes it where there is none.
+
+    With ``new`` it was just made, and what is known under the id is of a store that is gone.
+    """
+    live = _live()
+    found = None if new else live.get(id_)
+    if found is None:
+        found = live[id_] = _Shared(fresh)
+        return Handle(id_, found)
+    handle = Handle(id_, found)
+    await fresh.close()
+    return handle
+
+
+def forget(id_: UUID) -> BlobStore | None:
+    """Return the store of an id that is about to be deleted; nobody joins it any more."""
+    found = _live().pop(id_, None)
+    return None if found is None else found.blobs
