@@ -30,10 +30,7 @@ from datahike_async.config import Config
 from datahike_async.connection import (
     Connection,
     connect,
-    create_database,
-    database_exists,
     db,
-    delete_database,
     listen,
     release,
     transact,
@@ -63,6 +60,7 @@ from datahike_async.errors import (
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.index.registry import register_index
 from datahike_async.konserve import register_backend
+from datahike_async.lifecycle import create_database, database_exists, delete_database
 from datahike_async.query.result import QueryResult
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.values.datom import Datom

@@ -1,4 +1,4 @@
-"""Connection: the way to a stored database. Creating, opening, deleting, transacting, listening.
+"""Connection: the way to a stored database: opening, transacting, listening.
 
 ``conn.db()`` is a pointer read; everything that touches storage is a coroutine. A connection is an
 async context manager: what it runs in the background ends with the block, and an exception of the
@@ -19,38 +19,21 @@ import anyio.abc
 
 from datahike_async.config import Config
 from datahike_async.database import Database
-from datahike_async.edn import Keyword, read_all
+from datahike_async.edn import Keyword
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import (
-    ConfigError,
-    ConnectionClosed,
-    DatabaseExists,
-)
-from datahike_async.konserve import store as stores
-from datahike_async.konserve.errors import RevisionMismatch, StoreNotFound
+from datahike_async.errors import ConnectionClosed
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.snapshot.views import View
-from datahike_async.storage.create import first_head, write_first_head
-from datahike_async.storage.open import read_branch
-from datahike_async.storage.translate import konserve_errors
+from datahike_async.snapshot.views import PastView, View
 from datahike_async.transactor.listeners import Listeners
 from datahike_async.transactor.messages import Transact
-from datahike_async.transactor.sharing import Member, forget, join
+from datahike_async.transactor.sharing import Member, join
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
+from datahike_async.tx.answers import Answer, checked_basis, checked_key
+from datahike_async.tx.forms import take_options
+from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 
-__all__ = [
-    "Connection",
-    "connect",
-    "create_database",
-    "database_exists",
-    "db",
-    "delete_database",
-    "listen",
-    "release",
-    "transact",
-    "unlisten",
-]
+__all__ = ["Connection", "connect", "db", "listen", "release", "transact", "unlisten"]
 
 _log = logging.getLogger("datahike_async.connection")
 _COMMIT_ID = Keyword("db/commitId")
@@ -118,16 +101,54 @@ class Connection:
 
     # -- writing -------------------------------------------------------------------------------
 
-    async def transact(self, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None) -> TxReport:
+    async def transact(
+        self,
+        tx_data: Any,
+        tx_meta: Mapping[Any, Any] | None = None,
+        *,
+        expected_basis: Database | int | None = None,
+        idempotency_key: str | None = None,
+    ) -> TxReport:
         """Run a transaction and return its report once it is durable.
 
         ``tx_data`` is a list of maps and vectors, EDN text, or a map with ``:tx-data`` and
-        ``:tx-meta``. Raises TransactionError where it is refused (nothing was written),
+        ``:tx-meta`` (and the options below, as ``:expected-basis`` and ``:idempotency-key``).
+
+        With ``expected_basis``, a database or the id of its newest transaction, it runs on that
+        state or not at all: TransactionError ``:transact/basis-mismatch``. An ``idempotency_key``
+        is kept with the transaction; sent again with the same key, by anyone and at any time, it
+        is not run again, whatever its data: the report is the first one's, and ``repeated``.
+
+        Raises TransactionError where it is refused (nothing was written),
         TransactionOutcomeUnknown where the store does not say, WriterError where the writer had to
         close. Cancelled after it was sent, it still takes its course.
         """
         self._check_open()
-        return self._report(await self._transactor.transact(tx_data, tx_meta))
+        if isinstance(tx_data, (str, Mapping)):
+            tx_data, options = take_options(tx_data)
+            expected_basis = options.get("expected_basis", expected_basis)
+            idempotency_key = options.get("idempotency_key", idempotency_key)
+        basis, key = checked_basis(expected_basis), checked_key(idempotency_key)
+        message = await self._transactor.transact(tx_data, tx_meta, basis, key)
+        if message.answer is not None:
+            return await self._repeated(message.answer)
+        return self._report(message)
+
+    async def _repeated(self, answer: Answer) -> TxReport:
+        state, tx = answer.state, answer.tx
+        kept = state.keep_history
+
+        def at(point: int) -> Database:
+            view = PastView(state, as_of=(point,)) if kept else View(state)
+            return Database(view, config=self.config, env=self._env)
+
+        done = PastView(state, history=kept, as_of=(tx,) if kept else (), since=(tx - 1,))
+        datoms = await Database(done, config=self.config, env=self._env).datoms("eavt")
+
+        def load() -> list[Datom]:
+            return [x for x in datoms if x.tx == tx]
+
+        return TxReport(at(tx - 1), at(tx), tx, answer.tempids, answer.tx_meta, load, repeated=True)
 
     def _report(self, message: Transact) -> TxReport:
         applied, before, commit = message.applied, message.before, message.commit
@@ -243,121 +264,6 @@ def connect(
     return _Connecting(Config.of(config, **options), env, limits)
 
 
-# -- databases ---------------------------------------------------------------------------------
-
-
-async def create_database(config: Any = None, *, env: Env = SYSTEM, **options: Any) -> Config:
-    """Create a database, run ``:initial-tx``, and return the completed config.
-
-    Nothing stays behind where the initial transaction is refused. Raises DatabaseExists
-    ``:db-already-exists``, ConfigError, TransactionError, StorageError.
-    """
-    wanted = Config.of(config, **options)
-    initial = await _initial_tx(wanted.initial_tx)
-    # What is wrong with the input shows before a store is made.
-    empty, applied = await first_head(wanted, initial, env)
-    store_config = dict(wanted.store)
-    with konserve_errors():
-        made = not await _store_exists(store_config)
-        if made:
-            store_config["id"] = store_config.get("id") or env.new_uuid()
-            store = await stores.create_store(store_config)
-        else:
-            store = await stores.connect_store(store_config)
-        created = False
-        try:
-            if store.capabilities.remote:
-                empty, applied = await first_head(wanted, initial, env, remote=True)
-            store_id = store_config.get("id") or await _identity(store, wanted) or env.new_uuid()
-            await write_first_head(store, store_id, wanted, empty, applied, env)
-            created = True
-        except RevisionMismatch:
-            raise DatabaseExists(
-                f"Database already exists: branch :{wanted.branch} at {wanted!r}. Connect to it, "
-                "or delete it first.",
-                error=":db-already-exists",
-                branch=wanted.branch,
-            ) from None
-        finally:
-            with anyio.CancelScope(shield=True):
-                await stores.release_store(store)
-                if made and not created:
-                    await stores.delete_store(store_config)
-    return wanted.in_store({**store_config, "id": store_id})
-
-
-async def _store_exists(store_config: dict[str, Any]) -> bool:
-    if store_config["backend"] == "memory" and store_config.get("id") is None:
-        return False
-    return await stores.store_exists(store_config)
-
-
-async def _identity(store: Any, config: Config) -> UUID | None:
-    state = await read_branch(store, config.branch, None)
-    return None if state is None else state.head.base.store
-
-
-async def _initial_tx(initial: Any) -> Any:
-    if initial is None or not isinstance(initial, str):
-        return initial
-    text = initial
-    if not initial.lstrip().startswith(("[", "{", "(")):
-        try:
-            text = await anyio.Path(initial).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f":initial-tx names the file {initial!r}, which cannot be read: {error}",
-                key=":initial-tx",
-            ) from error
-    forms = read_all(text)
-    return forms[0] if len(forms) == 1 else forms
-
-
-async def database_exists(config: Any = None, **options: Any) -> bool:
-    """Say whether there is a database at a config."""
-    config = Config.of(config, **options)
-    store_config = dict(config.store)
-    with konserve_errors():
-        if not await _store_exists(store_config):
-            return False
-        try:
-            store = await stores.connect_store(store_config)
-        except StoreNotFound:
-            return False
-        try:
-            return await read_branch(store, config.branch, None) is not None
-        finally:
-            with anyio.CancelScope(shield=True):
-                await stores.release_store(store)
-
-
-async def delete_database(config: Any = None, **options: Any) -> None:
-    """Delete a database with all its branches; one that is not there is ignored.
-
-    Connections of this event loop to it fail from then on.
-    """
-    config = Config.of(config, **options)
-    store_config = dict(config.store)
-    with konserve_errors():
-        if not await _store_exists(store_config):
-            return
-        store_id = store_config.get("id")
-        if store_id is None:
-            store = await stores.connect_store(store_config)
-            try:
-                store_id = await _identity(store, config)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await stores.release_store(store)
-        if store_id is not None:
-            gone = ConnectionClosed(
-                "The database was deleted.", error=":connection-has-been-released"
-            )
-            for transactor in forget(store_id):
-                transactor.shut(gone)
-        await stores.delete_store(store_config)
-
-
 # -- Datahike's verbs --------------------------------------------------------------------------
 
 
@@ -367,10 +273,17 @@ def db(conn: Connection) -> Database:
 
 
 async def transact(
-    conn: Connection, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None
+    conn: Connection,
+    tx_data: Any,
+    tx_meta: Mapping[Any, Any] | None = None,
+    *,
+    expected_basis: Database | int | None = None,
+    idempotency_key: str | None = None,
 ) -> TxReport:
     """Run a transaction; see :meth:`Connection.transact`."""
-    return await conn.transact(tx_data, tx_meta)
+    return await conn.transact(
+        tx_data, tx_meta, expected_basis=expected_basis, idempotency_key=idempotency_key
+    )
 
 
 async def release(conn: Connection) -> None:

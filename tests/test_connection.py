@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from datahike_async import connection as d
+import datahike_async as d
 from datahike_async.config import Config
 from datahike_async.edn import Keyword
 from datahike_async.errors import (

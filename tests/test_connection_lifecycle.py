@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 import sniffio
 
-from datahike_async import connection as d
+import datahike_async as d
 from datahike_async.errors import ConnectionClosed, DatahikeError, WriterError
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits

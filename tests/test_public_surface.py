@@ -27,6 +27,7 @@ NAMES = [
     "Datom",
     "Datoms",
     "EdnError",
+    "FencingUnsupported",
     "HeadConflict",
     "Keyword",
     "QueryError",

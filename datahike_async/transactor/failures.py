@@ -7,6 +7,7 @@ from datahike_async.errors import (
     DatahikeError,
     HeadConflict,
     StorageError,
+    TransactionError,
     TransactionOutcomeUnknown,
     WriterError,
     WriterFenced,
@@ -14,7 +15,17 @@ from datahike_async.errors import (
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.storage.translate import translate
 
-__all__ = ["again", "as_ours", "closed", "conflict", "fenced", "shut_down", "unfinished", "unknown"]
+__all__ = [
+    "again",
+    "as_ours",
+    "closed",
+    "conflict",
+    "fenced",
+    "mismatch",
+    "shut_down",
+    "unfinished",
+    "unknown",
+]
 
 _FATAL = ":fatal-commit-error"
 
@@ -42,6 +53,18 @@ def closed() -> ConnectionClosed:
     """Return the error for a call that the end of its connection overtook."""
     return ConnectionClosed(
         "The connection was released meanwhile.", error=":connection-has-been-released"
+    )
+
+
+def mismatch(expected: int, found: int) -> TransactionError:
+    """Return the error for a transaction whose basis is not the state it came to."""
+    # The keyword is ours: Datahike has no expected basis.
+    return TransactionError(
+        f"The transaction expects the database at transaction {expected}, and it is at {found}; "
+        "nothing was written. Read again and decide anew.",
+        error=":transact/basis-mismatch",
+        expected=expected,
+        found=found,
     )
 
 

@@ -16,8 +16,10 @@ from anyio.to_thread import run_sync
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.codec import encode_entry
 from datahike_async.transactor.branch import Branch
+from datahike_async.transactor.failures import mismatch
 from datahike_async.transactor.messages import Transact
 from datahike_async.transactor.offload import LARGE, run_in_thread, runs_anywhere
+from datahike_async.tx.answers import Answer, first_answer
 from datahike_async.tx.apply import Applied, apply
 
 __all__ = ["APPLYING", "Group", "Wrap"]
@@ -29,11 +31,12 @@ APPLYING: ContextVar[Branch | None] = ContextVar("applying", default=None)
 
 
 class _Outcome(NamedTuple):
-    """What became of a message: ``applied`` or ``error``."""
+    """What became of a message: ``applied``, ``error``, or the ``answer`` it had before."""
 
     message: Transact
     applied: Applied | None
     error: BaseException | None
+    answer: Answer | None = None
 
 
 class Group:
@@ -65,11 +68,19 @@ class Group:
                 owner=branch.owner,
                 wrap=self._wrap,
                 last_instant=self._instant,
+                key=message.key,
             )
 
         applied: Applied
         token = APPLYING.set(branch)
         try:
+            if message.basis is not None and message.basis != state.max_tx:
+                raise mismatch(message.basis, state.max_tx)
+            if message.key is not None:
+                answer = await first_answer(state, message.key)
+                if answer is not None:
+                    self._outcomes.append(_Outcome(message, None, None, answer))
+                    return
             if len(data) >= LARGE and await run_sync(runs_anywhere, data):
                 applied = await run_in_thread(call)
                 entry = await run_sync(encode_entry, applied)
@@ -117,11 +128,13 @@ class Group:
     def answer(self, before: UUID, commit: UUID) -> list[Transact]:
         """Reply to everyone after the publication; return those who succeeded."""
         committed = []
-        for message, applied, error in self._outcomes:
+        for message, applied, error, answer in self._outcomes:
             if applied is not None:
                 message.succeed(applied, before, commit)
                 before = commit
                 committed.append(message)
+            elif answer is not None:
+                message.repeat(answer)
             else:
                 assert error is not None
                 message.fail(error)
@@ -129,5 +142,5 @@ class Group:
 
     def fail(self, make: Callable[..., BaseException], on: Any) -> None:
         """Reply that nothing came of it: to each its own error, or ``make(on)``."""
-        for message, _, error in self._outcomes:
+        for message, _, error, _ in self._outcomes:
             message.fail(make(on) if error is None else error)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import anyio
 
+from datahike_async.tx.answers import Answer
 from datahike_async.tx.apply import Applied
 
 __all__ = ["Refresh", "Transact"]
@@ -17,16 +18,38 @@ class Transact:
     """A transaction to be run. ``done`` is set once ``applied`` or ``error`` is there.
 
     ``commit`` is the id of the commit it became durable with, ``before`` that of the state it was
-    applied to (the same for all but the first transaction of a group).
+    applied to (the same for all but the first transaction of a group). ``basis`` is the transaction
+    it must be applied on, ``key`` its idempotency key; ``answer`` stands for ``applied`` where the
+    key was known.
     """
 
-    __slots__ = ("applied", "before", "commit", "done", "error", "tx_data", "tx_meta")
+    __slots__ = (
+        "answer",
+        "applied",
+        "basis",
+        "before",
+        "commit",
+        "done",
+        "error",
+        "key",
+        "tx_data",
+        "tx_meta",
+    )
 
-    def __init__(self, tx_data: Any, tx_meta: Mapping[Any, Any] | None) -> None:
+    def __init__(
+        self,
+        tx_data: Any,
+        tx_meta: Mapping[Any, Any] | None,
+        basis: int | None = None,
+        key: str | None = None,
+    ) -> None:
         self.tx_data = tx_data
         self.tx_meta = tx_meta
+        self.basis = basis
+        self.key = key
         self.done = anyio.Event()
         self.applied: Applied | None = None
+        self.answer: Answer | None = None
         self.before: UUID | None = None
         self.commit: UUID | None = None
         self.error: BaseException | None = None
@@ -36,6 +59,11 @@ class Transact:
         self.applied = applied
         self.before = before
         self.commit = commit
+        self.done.set()
+
+    def repeat(self, answer: Answer) -> None:
+        """Reply what the transaction answered when it was sent for the first time."""
+        self.answer = answer
         self.done.set()
 
     def fail(self, error: BaseException) -> None:

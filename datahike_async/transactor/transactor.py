@@ -128,7 +128,13 @@ class Transactor:
 
     # -- callers -------------------------------------------------------------------------------
 
-    async def transact(self, tx_data: Any, tx_meta: Mapping[Any, Any] | None) -> Transact:
+    async def transact(
+        self,
+        tx_data: Any,
+        tx_meta: Mapping[Any, Any] | None,
+        basis: int | None = None,
+        key: str | None = None,
+    ) -> Transact:
         """Send a transaction and wait until it is durable or refused.
 
         Cancelling before it is sent means it never happened; afterwards it takes its course.
@@ -145,7 +151,7 @@ class Transactor:
                 "for itself. Return the transaction data instead.",
                 error=":transact/syntax",
             )
-        message = Transact(*normalize(tx_data, tx_meta))
+        message = Transact(*normalize(tx_data, tx_meta), basis, key)
         if self.fatal is not None:
             raise shut_down(self.fatal)
         if not self.mailbox.put_nowait(message):

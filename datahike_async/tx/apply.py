@@ -133,8 +133,9 @@ async def apply(
     owner: object | None = None,
     wrap: Wrap | None = None,
     last_instant: datetime | None = None,
+    key: str | None = None,
 ) -> Applied:
-    """Apply a transaction to ``base``, storing nothing.
+    """Apply a transaction to ``base``, storing nothing; keep its idempotency ``key`` with it.
 
     ``owner`` is the memtable's owner (None for values); ``wrap`` makes the database value that
     transaction functions get; ``last_instant`` is that of the newest transaction where the caller
@@ -158,16 +159,20 @@ async def apply(
         entities = Entities(draft, upserted, kept, base.max_eid)
         run = Transaction(draft, entities, instant, wrap)
         try:
-            reported = run.begin(meta)
+            reported = run.begin(meta, key)
             bulk = None
             if len(items) >= LEAST:
                 bulk = collect(draft, items)
             if bulk is None:
                 await _items(run, items)
                 run.finish()
+                if key is not None:
+                    run.keep_answer(entities.tempids)
             else:
                 draft.max_eid = bulk.max_eid
                 entities.tempids.update(bulk.tempids)
+                if key is not None:
+                    run.keep_answer(entities.tempids)
                 trees = draft.assert_bulk(bulk.e, bulk.a, bulk.v)
         except NodeMiss as miss:
             base = draft.abort()
@@ -181,6 +186,7 @@ async def apply(
                     owner=owner,
                     wrap=wrap,
                     last_instant=last_instant,
+                    key=key,
                 )
         except Retry as retry:
             base = draft.abort()

@@ -12,9 +12,26 @@ from datahike_async.errors import TransactionError
 from datahike_async.values.datom import Datom
 from datahike_async.values.schema import Attr, Schema
 
-__all__ = ["keyword", "normalize", "require_attr", "syntax_error", "unknown_attribute"]
+__all__ = [
+    "keyword",
+    "normalize",
+    "require_attr",
+    "syntax_error",
+    "take_options",
+    "unknown_attribute",
+]
 
 _TX_DATA: Final = (Keyword("tx-data"), ":tx-data", "tx-data", "tx_data")
+_OPTIONS: Final = {
+    spelling: name
+    for name in ("expected_basis", "idempotency_key")
+    for spelling in (
+        name,
+        name.replace("_", "-"),
+        ":" + name.replace("_", "-"),
+        Keyword(name.replace("_", "-")),
+    )
+}
 _TX_META: Final = (Keyword("tx-meta"), ":tx-meta", "tx-meta", "tx_meta")
 
 
@@ -49,6 +66,23 @@ def normalize(
     if tx_meta is not None and not isinstance(tx_meta, Mapping):
         raise syntax_error(f"Bad :tx-meta {tx_meta!r}, expected a map.")
     return list(tx_data), tx_meta or {}
+
+
+def take_options(tx_data: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the data without the keys that are about the sending, and those by name."""
+    if isinstance(tx_data, str) and not isinstance(tx_data, Char):
+        tx_data = read(tx_data)
+    if not isinstance(tx_data, Mapping):
+        return tx_data, {}
+    options: dict[str, Any] = {}
+    rest: dict[Any, Any] = {}
+    for key, value in tx_data.items():
+        name = _OPTIONS.get(key) if isinstance(key, (str, Keyword)) else None
+        if name is None:
+            rest[key] = value
+        else:
+            options[name] = value
+    return rest, options
 
 
 def keyword(value: Any) -> Keyword | None:

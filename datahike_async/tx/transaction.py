@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from datahike_async.edn.types import Keyword
+from datahike_async.tx.answers import stored_tempids
 from datahike_async.tx.checks import check_schema, check_value
 from datahike_async.tx.forms import keyword, syntax_error, unknown_attribute
 from datahike_async.tx.vectors import Vectors
 from datahike_async.values.datom import Datom
-from datahike_async.values.schema import TX_INSTANT
+from datahike_async.values.schema import IDEMPOTENCY_KEY, IDEMPOTENCY_TEMPIDS, TX_INSTANT
 
 __all__ = ["Transaction"]
 
@@ -23,8 +24,13 @@ __all__ = ["Transaction"]
 class Transaction(Vectors):
     """One run of one transaction over a draft."""
 
-    def begin(self, meta: Mapping[Any, Any]) -> dict[Keyword, Any]:
-        """Write the transaction's own entity; return the tx-meta as it is reported."""
+    def begin(self, meta: Mapping[Any, Any], key: str | None = None) -> dict[Keyword, Any]:
+        """Write the transaction's own entity; return the tx-meta as it is reported.
+
+        With an idempotency key it is written also where no history is kept.
+        """
+        if key is not None:
+            meta = {**meta, IDEMPOTENCY_KEY: key}
         out: dict[Keyword, Any] = {TX_INSTANT: self.instant}
         draft = self.draft
         attrs = []
@@ -42,13 +48,18 @@ class Transaction(Vectors):
                 continue
             out[attr.ident] = value
             attrs.append((attr, value))
-        if draft.keep_history:
+        if draft.keep_history or key is not None:
             instant = draft.schema.by_key[TX_INSTANT]
             draft.add_new(draft.tx, instant, self.instant)
             for attr, value in attrs:
                 for one in self._values(attr, value):
                     self._add(draft.tx, attr, one)
         return out
+
+    def keep_answer(self, tempids: Mapping[Any, int]) -> None:
+        """Keep with the transaction what whoever sends it again will be told."""
+        attr = self.draft.schema.by_key[IDEMPOTENCY_TEMPIDS]
+        self.draft.add_new(self.draft.tx, attr, stored_tempids(tempids))
 
     def item(self, item: Any) -> Awaitable[Any] | None:
         """Carry out one top-level item; return the awaitable of an async function's result."""

@@ -19,6 +19,8 @@ class TxReport(Mapping[Any, Any]):
     ``db_before`` and ``db_after`` are database values; ``tx_data`` the datoms it added and
     retracted, in order; ``tempids`` maps each tempid the caller used to its entity id; ``tx_meta``
     is what was said of the transaction, ``:db/txInstant`` always among it; ``tx`` is its id.
+    ``repeated`` says that it had been run before, under the same idempotency key; without history
+    both databases are then the present one, and ``tx_data`` is what is left of its datoms.
     """
 
     def __init__(
@@ -29,12 +31,15 @@ class TxReport(Mapping[Any, Any]):
         tempids: Mapping[Any, int],
         tx_meta: Mapping[Keyword, Any],
         load: Callable[[], Sequence[Datom]],
+        *,
+        repeated: bool = False,
     ) -> None:
         self.db_before = db_before
         self.db_after = db_after
         self.tx = tx
         self.tempids = tempids
         self.tx_meta = tx_meta
+        self.repeated = repeated
         self._load = load
 
     @cached_property

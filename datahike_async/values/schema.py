@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import TransactionError
+from datahike_async.errors import TransactionError, UnsupportedFormat
 from datahike_async.values.types import ANY, VALUE_TYPES, ValueType
 
 __all__ = ["SYSTEM_ATTRIBUTES", "Attr", "Schema"]
@@ -33,6 +33,8 @@ TUPLE_TYPES: Final = _K("db/tupleTypes")
 TX_INSTANT: Final = _K("db/txInstant")
 
 MANY: Final = _K("db.cardinality/many")
+IDEMPOTENCY_KEY: Final = _K("db.idempotency/key")
+IDEMPOTENCY_TEMPIDS: Final = _K("db.idempotency/tempids")
 ONE: Final = _K("db.cardinality/one")
 UNIQUE_IDENTITY: Final = _K("db.unique/identity")
 UNIQUE_VALUE: Final = _K("db.unique/value")
@@ -59,6 +61,8 @@ _SYSTEM: Final = (
     (_K("db.valid/from"), "instant", False, None, True),
     (_K("db.valid/to"), "instant", False, None, True),
     (_K("db.install/attribute"), "any", True, None, False),
+    (IDEMPOTENCY_KEY, "string", False, "value", True),
+    (IDEMPOTENCY_TEMPIDS, "string", False, None, False),
 )
 
 SYSTEM_ATTRIBUTES: Final = frozenset(row[0] for row in _SYSTEM)
@@ -328,7 +332,13 @@ class Schema:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Schema:
-        """Restore a schema from :meth:`to_data`."""
+        """Restore a schema from :meth:`to_data`. Raises UnsupportedFormat."""
+        if data["system"] != len(_SYSTEM):
+            raise UnsupportedFormat(
+                f"The database has {data['system']} system attributes, this version knows "
+                f"{len(_SYSTEM)}: it was written by a newer version, or before 0.1.0.",
+                error=":db-was-written-with-newer-datahike-version",
+            )
         schema = cls.empty(data["flexibility"])
         attrs = list(schema.attrs)
         attrs += [Attr(ident, i) for i, ident in enumerate(data["attrs"], data["system"])]

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from datahike_async import connection as d
+import datahike_async as d
 from datahike_async.database import Database, empty_db
 from datahike_async.errors import CorruptData, DatahikeError, TransactionError, UnsupportedFormat
 from datahike_async.index.codec import pack, unpack

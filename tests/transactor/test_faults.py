@@ -11,7 +11,7 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from datahike_async import connection as d
+import datahike_async as d
 from datahike_async.errors import (
     DatahikeError,
     FencingUnsupported,

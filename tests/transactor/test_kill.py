@@ -13,13 +13,13 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from datahike_async import connection as d
+import datahike_async as d
 
 pytestmark = pytest.mark.anyio
 
 WRITER = """
 import sys, anyio
-from datahike_async import connection as d
+import datahike_async as d
 from datahike_async.transactor.transactor import Limits
 
 async def main(path, first):
