@@ -74,13 +74,14 @@ class Group:
         applied: Applied
         token = APPLYING.set(branch)
         try:
-            if message.basis is not None and message.basis != state.max_tx:
-                raise mismatch(message.basis, state.max_tx)
+            # The key first: what was done once is answered, though its basis is long past.
             if message.key is not None:
                 answer = await first_answer(state, message.key)
                 if answer is not None:
                     self._outcomes.append(_Outcome(message, None, None, answer))
                     return
+            if message.basis is not None and message.basis != state.max_tx:
+                raise mismatch(message.basis, state.max_tx)
             if len(data) >= LARGE and await run_sync(runs_anywhere, data):
                 applied = await run_in_thread(call)
                 entry = await run_sync(encode_entry, applied)

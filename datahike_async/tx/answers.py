@@ -59,7 +59,10 @@ def stored_tempids(tempids: Mapping[Any, int]) -> str:
 
 
 async def first_answer(state: Snapshot, key: str) -> Answer | None:
-    """Return what the transaction with a key answered, or None where there is none in ``state``."""
+    """Return what the transaction with a key answered, or None where there is none in ``state``.
+
+    Its meta is what is kept of it: of an attribute with many values, a list.
+    """
     try:
         return _find(state, key)
     except NodeMiss as miss:
@@ -79,6 +82,12 @@ def _find(state: Snapshot, key: str) -> Answer | None:
             entity_id=tx,
         )
     rows = state.entity(tx)
-    meta = {schema.attrs[a].ident: v for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True)}
+    meta: dict[Keyword, Any] = {}
+    for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True):
+        attr = schema.attrs[a]
+        if attr.many:
+            meta.setdefault(attr.ident, []).append(v)
+        else:
+            meta[attr.ident] = v
     stored = meta.pop(IDEMPOTENCY_TEMPIDS, "{}")
     return Answer(state, tx, read(stored), meta)

@@ -18,8 +18,8 @@ from datahike_async.snapshot.draft import Draft
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.tx.checks import check_value
 from datahike_async.tx.entities import Entities
-from datahike_async.tx.forms import keyword, require_attr, syntax_error
-from datahike_async.values.schema import SCHEMA_PROPERTIES, Attr
+from datahike_async.tx.forms import keyword, require_attr, reserved, syntax_error
+from datahike_async.values.schema import KEPT_FOR_US, SCHEMA_PROPERTIES, Attr
 
 __all__ = ["Facts", "Wrap", "schema_properties"]
 
@@ -66,6 +66,8 @@ class Facts(ABC):
 
     def _attr(self, key: Any) -> Attr:
         attr = require_attr(key, self.draft.schema)
+        if attr is not None and attr.ident in KEPT_FOR_US:
+            raise reserved(attr.ident)
         if attr is None:
             name = keyword(key)
             assert name is not None

@@ -16,6 +16,7 @@ __all__ = [
     "keyword",
     "normalize",
     "require_attr",
+    "reserved",
     "syntax_error",
     "take_options",
     "unknown_attribute",
@@ -92,6 +93,14 @@ def keyword(value: Any) -> Keyword | None:
     if isinstance(value, str) and len(value) > 1 and value[0] == ":":
         return Keyword(value)
     return None
+
+
+def reserved(attribute: Keyword) -> TransactionError:
+    """Return the error for an attribute that only the library writes."""
+    return syntax_error(
+        f"{attribute} is written by transact alone; pass idempotency_key to it.",
+        attribute=attribute,
+    )
 
 
 def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") -> TransactionError:

@@ -13,10 +13,15 @@ from typing import Any
 from datahike_async.edn.types import Keyword
 from datahike_async.tx.answers import stored_tempids
 from datahike_async.tx.checks import check_schema, check_value
-from datahike_async.tx.forms import keyword, syntax_error, unknown_attribute
+from datahike_async.tx.forms import keyword, reserved, syntax_error, unknown_attribute
 from datahike_async.tx.vectors import Vectors
 from datahike_async.values.datom import Datom
-from datahike_async.values.schema import IDEMPOTENCY_KEY, IDEMPOTENCY_TEMPIDS, TX_INSTANT
+from datahike_async.values.schema import (
+    IDEMPOTENCY_KEY,
+    IDEMPOTENCY_TEMPIDS,
+    KEPT_FOR_US,
+    TX_INSTANT,
+)
 
 __all__ = ["Transaction"]
 
@@ -29,6 +34,9 @@ class Transaction(Vectors):
 
         With an idempotency key it is written also where no history is kept.
         """
+        for given in meta:
+            if keyword(given) in KEPT_FOR_US:
+                raise reserved(IDEMPOTENCY_KEY)
         if key is not None:
             meta = {**meta, IDEMPOTENCY_KEY: key}
         out: dict[Keyword, Any] = {TX_INSTANT: self.instant}

@@ -11,10 +11,10 @@ from datahike_async.errors import TransactionError
 from datahike_async.functions import lookup_function
 from datahike_async.tx.checks import check_value
 from datahike_async.tx.entities import CURRENT_TX, is_tempid
-from datahike_async.tx.forms import keyword, require_attr, syntax_error
+from datahike_async.tx.forms import keyword, require_attr, reserved, syntax_error
 from datahike_async.tx.maps import Maps
 from datahike_async.values.datom import Datom
-from datahike_async.values.schema import Attr
+from datahike_async.values.schema import KEPT_FOR_US, Attr
 
 __all__ = ["Vectors"]
 
@@ -99,6 +99,8 @@ class Vectors(Maps):
         _, ref, key, *rest = item
         eid = self.entities.existing(ref, ":db/retract")
         attr = require_attr(key, self.draft.schema)
+        if attr is not None and attr.ident in KEPT_FOR_US:
+            raise reserved(attr.ident)
         if eid is None or attr is None:
             return
         if attr.tuple_attrs:
@@ -173,7 +175,8 @@ class Vectors(Maps):
         )
 
     def _datom(self, datom: Datom) -> None:
-        attr = self._attr(datom.a)
+        # A datom is taken as it is: one from another database may be an idempotency key.
+        attr = self.draft.schema.by_key.get(datom.a) or self._attr(datom.a)
         eid = self.entities.explicit(datom.e)
         if datom.added:
             self._add(eid, attr, datom.v, datom.tx)

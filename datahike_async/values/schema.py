@@ -35,6 +35,8 @@ TX_INSTANT: Final = _K("db/txInstant")
 MANY: Final = _K("db.cardinality/many")
 IDEMPOTENCY_KEY: Final = _K("db.idempotency/key")
 IDEMPOTENCY_TEMPIDS: Final = _K("db.idempotency/tempids")
+KEPT_FOR_US: Final = frozenset({IDEMPOTENCY_KEY, IDEMPOTENCY_TEMPIDS})
+"""What a user can read and not write."""
 ONE: Final = _K("db.cardinality/one")
 UNIQUE_IDENTITY: Final = _K("db.unique/identity")
 UNIQUE_VALUE: Final = _K("db.unique/value")

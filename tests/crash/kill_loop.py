@@ -67,7 +67,7 @@ def _head_before_nodes() -> None:
     """Packs are written some time after the head that names them was published."""
     original = stores.Store.multi_assoc
 
-    async def late(self: Any, items: Any) -> Any:
+    async def late(self: Any, items: Any, *, ordered: bool = True) -> Any:
         assocs = list(items)
 
         def write() -> None:

@@ -130,6 +130,39 @@ async def test_every_kind_of_database_keeps_keys(options: dict[str, Any], tmp_pa
         assert (again.tx, again.tempids, again.instant) == (first.tx, first.tempids, first.instant)
 
 
+async def test_a_key_is_answered_whatever_its_basis(store: Mapping[str, Any]) -> None:
+    async with Strangers(store) as conn:
+        basis = conn.db()
+        first = await conn.transact([{":n": 1}], expected_basis=basis, idempotency_key="k")
+        again = await conn.transact([{":n": 1}], expected_basis=basis, idempotency_key="k")
+        assert (again.tx, again.repeated) == (first.tx, True)
+
+
+async def test_the_meta_of_the_first_answer_is_whole(store: Mapping[str, Any]) -> None:
+    async with Strangers(store) as conn:
+        await conn.transact(
+            "[{:db/ident :tag :db/valueType :db.type/string :db/cardinality :db.cardinality/many}]"
+        )
+        await conn.transact([{":n": 1}], {":tag": ["a", "b"]}, idempotency_key="k")
+        again = await conn.transact([{":n": 1}], idempotency_key="k")
+        assert again.tx_meta[d.Keyword("tag")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("attribute", [":db.idempotency/key", ":db.idempotency/tempids"])
+async def test_nobody_writes_keys_by_hand(attribute: str, store: Mapping[str, Any]) -> None:
+    async with Strangers(store) as conn:
+        for data, meta in (
+            ([{attribute: "x"}], None),
+            ([{":n": 1, d.Keyword(attribute): "x"}], None),
+            ([[":db/add", "new", attribute, "x"]], None),
+            ([[":db/retract", 1, attribute, "x"]], None),
+            ([{":n": 1}], {attribute: "x"}),
+        ):
+            with pytest.raises(d.TransactionError, match="idempotency_key") as caught:
+                await conn.transact(data, meta)
+            assert caught.value.error == ":transact/syntax"
+
+
 async def test_a_large_load_keeps_its_key(store: Mapping[str, Any]) -> None:
     load = [{":db/id": -1 - i, ":name": f"p{i}", ":n": i} for i in range(3_000)]
     async with Strangers(store) as conn:
