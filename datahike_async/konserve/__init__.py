@@ -4,7 +4,7 @@
 ``testing`` the suite that every backend passes. Imports anyio, msgpack, zstandard, and no sibling.
 """
 
-from datahike_async.konserve.base import BlobStoreBase
+from datahike_async.konserve.base import BlobStoreBase, require_revision
 from datahike_async.konserve.blob import (
     ABSENT,
     UNCHANGED,
@@ -12,8 +12,11 @@ from datahike_async.konserve.blob import (
     BlobStore,
     Capabilities,
     ConditionalDomain,
+    Expected,
     Journal,
     JournalBlobStore,
+    Revision,
+    Unchanged,
     Write,
 )
 from datahike_async.konserve.errors import (
@@ -58,6 +61,7 @@ __all__ = [
     "Capabilities",
     "ConditionalDomain",
     "CorruptValue",
+    "Expected",
     "FencingUnsupported",
     "Journal",
     "JournalBlobStore",
@@ -65,6 +69,7 @@ __all__ = [
     "MessagePack",
     "NotAnAppendLog",
     "OutcomeUnknown",
+    "Revision",
     "RevisionMismatch",
     "Serializer",
     "Store",
@@ -76,6 +81,7 @@ __all__ = [
     "StoreIOError",
     "StoreNotFound",
     "StoreUnavailable",
+    "Unchanged",
     "UnknownBackend",
     "UnsupportedEncoding",
     "UnsupportedOperation",
@@ -85,5 +91,6 @@ __all__ = [
     "delete_store",
     "register_backend",
     "release_store",
+    "require_revision",
     "store_exists",
 ]

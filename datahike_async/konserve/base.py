@@ -13,6 +13,7 @@ from typing import TypeVar
 import anyio
 
 from datahike_async.konserve.blob import (
+    ABSENT,
     UNCHANGED,
     Blob,
     Capabilities,
@@ -21,8 +22,9 @@ from datahike_async.konserve.blob import (
     Unchanged,
     Write,
 )
+from datahike_async.konserve.errors import RevisionMismatch
 
-__all__ = ["BlobStoreBase", "gather"]
+__all__ = ["BlobStoreBase", "gather", "require_revision"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -57,6 +59,17 @@ async def gather(
     if failed:
         raise failed[0]
     return [results[index] for index in range(len(arguments))]
+
+
+def require_revision(name: str, expected: Expected, found: Revision | None) -> None:
+    """Check a write's condition against the revision that ``name`` has, None where it is absent.
+
+    Call it where nobody else can write before you do. Raises RevisionMismatch.
+    """
+    if expected is not None and found != (None if expected is ABSENT else expected):
+        raise RevisionMismatch(
+            f"{name} has revision {found}, not {expected}.", expected=expected, found=found
+        )
 
 
 class BlobStoreBase(ABC):

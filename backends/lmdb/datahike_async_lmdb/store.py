@@ -19,17 +19,17 @@ from anyio import CancelScope
 from anyio.to_thread import run_sync
 
 from datahike_async.konserve import (
-    ABSENT,
     Blob,
     BlobStoreBase,
     Capabilities,
     ConditionalDomain,
-    RevisionMismatch,
+    Expected,
+    Revision,
     StoreClosed,
     StoreNotFound,
     Write,
+    require_revision,
 )
-from datahike_async.konserve.blob import Expected, Revision
 from datahike_async_lmdb.environment import BLOBS, META, Shared, committing
 
 __all__ = ["DELETED", "MARKER", "LmdbBlobStore"]
@@ -174,12 +174,7 @@ class LmdbBlobStore(BlobStoreBase):
             return
         found = txn.get(name.encode())
         revision = None if found is None else str(_REVISION.unpack_from(found)[0])
-        if revision != (None if expected is ABSENT else expected):
-            raise RevisionMismatch(
-                f"{name} has revision {revision}, not {expected}.",
-                expected=expected,
-                found=revision,
-            )
+        require_revision(name, expected, revision)
 
     async def delete(self, name: str, expected: Expected = None) -> bool:
         """Remove a name."""

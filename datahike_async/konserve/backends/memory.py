@@ -7,9 +7,8 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from datahike_async.konserve.base import BlobStoreBase
+from datahike_async.konserve.base import BlobStoreBase, require_revision
 from datahike_async.konserve.blob import (
-    ABSENT,
     Blob,
     Capabilities,
     ConditionalDomain,
@@ -18,7 +17,6 @@ from datahike_async.konserve.blob import (
     Write,
 )
 from datahike_async.konserve.errors import (
-    RevisionMismatch,
     StoreClosed,
     StoreConfigError,
     StoreExists,
@@ -57,15 +55,7 @@ class MemoryBlobStore(BlobStoreBase):
 
     def _check(self, name: str, expected: Expected) -> None:
         found = self._open().get(name)
-        if expected is None:
-            return
-        revision = None if found is None else found[1]
-        if revision != (None if expected is ABSENT else expected):
-            raise RevisionMismatch(
-                f"{name} has revision {revision}, not {expected}.",
-                expected=expected,
-                found=revision,
-            )
+        require_revision(name, expected, None if found is None else found[1])
 
     async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
         """Return bytes and revision, or None."""
