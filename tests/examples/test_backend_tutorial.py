@@ -1,0 +1,230 @@
+"""The how-to on writing a backend, done word for word: its commands run, its code is real."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import datahike_async as d
+from datahike_async.konserve import UnknownBackend, create_store
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "backend"
+HOW_TO = ROOT / "docs" / "how-to" / "write-a-backend.md"
+MODULE = "sqlite_backend_example.py"
+INSTALL = "-m pip install"
+CONFIG = {"store": {"backend": "sqlite-example", "path": "db.sqlite"}}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", HOW_TO.read_text(), re.M | re.S)
+
+
+def quoted(block: str) -> bool:
+    """Say whether a block stands in the example, line by line, at whatever indentation."""
+    files = [p for p in EXAMPLE.rglob("*") if p.suffix in (".py", ".toml")]
+    plain = textwrap.dedent(block)
+    forms = [textwrap.indent(plain, " " * n) for n in (0, 4, 8, 12)]
+    return any("\n" + form in "\n" + file.read_text() for file in files for form in forms)
+
+
+class Followed(NamedTuple):
+    """Where the commands of the how-to were followed, and what they printed."""
+
+    folder: Path
+    printed: str
+
+    def run(self, *arguments: str, first: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.folder / ".venv" / "bin" / "python"), *arguments],
+            cwd=self.folder.parent,
+            env=environment(first),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+
+
+def environment(first: Path | None = None) -> dict[str, str]:
+    """What is installed for the tests can be seen, so that nothing needs to be downloaded."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))}
+    seen = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(ROOT)]
+    places = seen if first is None else [str(first), *seen]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PYTHONPATH": os.pathsep.join(places), "PATH": path}
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory) -> Followed:
+    checkout = tmp_path_factory.mktemp("checkout")
+    ignored = shutil.ignore_patterns(".*", "__pycache__")
+    shutil.copytree(EXAMPLE, checkout / "examples" / "backend", ignore=ignored)
+    commands = "".join(blocks("sh"))
+    assert commands.count(INSTALL) == 1
+    commands = commands.replace(INSTALL, f"{INSTALL} --no-index --no-build-isolation")
+    done = subprocess.run(
+        ["bash", "-euxc", commands],
+        cwd=checkout,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return Followed(checkout / "my-backend", done.stdout)
+
+
+def test_the_commands_lead_to_a_backend_that_passes_the_suite(followed):
+    passed = re.search(r"(\d+) passed in", followed.printed)
+    assert passed is not None, followed.printed
+    assert int(passed[1]) > 60
+    assert not re.search(r"failed|skipped|error", followed.printed.splitlines()[-1])
+
+
+def test_the_module_is_short():
+    assert len((EXAMPLE / MODULE).read_text().splitlines()) < 150
+
+
+def test_it_is_not_importable_without_being_installed():
+    command = [sys.executable, "-c", "import sqlite_backend_example"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError: No module named 'sqlite_backend_example'" in done.stderr
+
+
+def test_it_is_found_by_its_entry_point(followed):
+    program = """
+        from importlib.metadata import distribution, entry_points
+
+        (point,) = entry_points(group="datahike_async.backends", name="sqlite-example")
+        assert point.dist.name == "datahike-async-sqlite-example", point.dist
+        assert ".venv" in point.load().create.__code__.co_filename
+    """
+    done = followed.run("-c", textwrap.dedent(program))
+    assert done.returncode == 0, done.stdout
+
+
+def test_all_code_of_the_how_to_is_real(followed):
+    ran = 0
+    for block in blocks("python"):
+        if not quoted(block):
+            done = followed.run("-W", "error", "-c", block)
+            assert done.returncode == 0, f"{block}\n{done.stdout}"
+            ran += 1
+    assert ran == 2
+    assert len(blocks("python")) - ran > 10
+    assert blocks("toml")
+    assert all(quoted(block) for block in blocks("toml"))
+    fences = re.findall(r"^```(\w*)$", HOW_TO.read_text(), re.M)
+    assert set(fences) == {"", "python", "sh", "toml"}
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "test"),
+    [
+        ("k.require_revision(", "print(", "test_compare_and_set"),
+        ("BEGIN IMMEDIATE", "SELECT 1", "test_a_failed_condition_in_a_multi_write"),
+        ("otherwise=k.OutcomeUnknown", "", "test_a_failed_commit"),
+        ("shield=True", "", "test_a_close_that_is_cancelled"),
+        ("db.execute(SEED)", "pass", "test_no_revision_comes_twice"),
+    ],
+)
+def test_its_tests_turn_red(followed, tmp_path, right, wrong, test):
+    text = (EXAMPLE / MODULE).read_text()
+    assert text.count(right) == 1
+    (tmp_path / MODULE).write_text(text.replace(right, wrong))
+    done = followed.run("-m", "pytest", "-q", "-x", "my-backend", "-k", test, first=tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert "1 failed" in done.stdout
+    assert "SyntaxError" not in done.stdout
+    sound = followed.run("-m", "pytest", "-q", "-x", "my-backend", "-k", test)
+    assert sound.returncode == 0, sound.stdout
+
+
+WRITER = f"""
+import sys
+import anyio
+import datahike_async as d
+
+async def main():
+    async with d.connect({CONFIG!r}) as conn:
+        for i in range(50):
+            await conn.transact([{{":writer": int(sys.argv[1]), ":i": i}}])
+
+anyio.run(main)
+"""
+CREATE = f"""
+import anyio
+import datahike_async as d
+
+async def main():
+    await d.create_database({CONFIG!r}, schema_flexibility="read")
+    async with d.connect({CONFIG!r}) as conn:
+        await conn.transact([{{":name": "Ada"}}])
+
+anyio.run(main)
+"""
+QUERY = f"""
+import anyio
+import datahike_async as d
+
+async def main():
+    async with d.connect({CONFIG!r}) as conn:
+        db = conn.db()
+        assert await db.q("[:find ?n . :where [_ :name ?n]]") == "Ada"
+        rows = await db.q("[:find ?w ?i (count ?e) :where [?e :writer ?w] [?e :i ?i]]")
+        assert sorted(rows) == [(w, i, 1) for w in range(2) for i in range(50)]
+    await d.delete_database({CONFIG!r})
+    assert not await d.database_exists({CONFIG!r})
+
+anyio.run(main, backend="trio")
+"""
+
+
+def test_a_database_is_shared_by_processes_and_outlives_them(followed):
+    done = followed.run("-c", CREATE)
+    assert done.returncode == 0, done.stdout
+    python = str(followed.folder / ".venv" / "bin" / "python")
+    folder, seen = followed.folder.parent, environment()
+    writers = [
+        subprocess.Popen([python, "-c", WRITER, str(n)], cwd=folder, env=seen) for n in range(2)
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    done = followed.run("-c", QUERY)
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_unknown_key_is_named(followed):
+    program = f"""
+import anyio
+import datahike_async as d
+
+async def main():
+    try:
+        await d.create_database(store={{**{CONFIG["store"]!r}, "pth": "x"}})
+    except d.ConfigError as error:
+        print(error)
+
+anyio.run(main)
+"""
+    done = followed.run("-c", program)
+    assert "Unknown key 'pth'" in done.stdout
+    assert "did you mean 'path'?" in done.stdout
+
+
+@pytest.mark.anyio
+async def test_a_missing_package_is_named():
+    with pytest.raises(UnknownBackend, match="the package datahike-async-sqlite-example"):
+        await create_store(CONFIG["store"])
+    with pytest.raises(d.ConfigError, match="the package datahike-async-sqlite-example"):
+        await d.create_database(CONFIG)
