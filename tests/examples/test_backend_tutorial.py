@@ -132,8 +132,12 @@ def test_all_code_of_the_how_to_is_real(followed):
 @pytest.mark.parametrize(
     ("right", "wrong", "test"),
     [
-        ("k.require_revision(", "print(", "test_compare_and_set"),
-        ("BEGIN IMMEDIATE", "SELECT 1", "test_a_failed_condition_in_a_multi_write"),
+        (
+            "k.require_revision(",
+            "print(",
+            "test_a_conditional_write_happens_only_over_what_was_expected",
+        ),
+        ("BEGIN IMMEDIATE", "SELECT 1", "test_nothing_is_written_after_a_condition_that_failed"),
         ("otherwise=k.OutcomeUnknown", "", "test_a_failed_commit"),
         ("shield=True", "", "test_a_close_that_is_cancelled"),
         ("db.execute(SEED)", "pass", "test_no_revision_comes_twice"),

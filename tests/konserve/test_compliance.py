@@ -60,7 +60,9 @@ def verdicts():
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider"]
     # With CI set, pytest works out every difference in full: minutes, for values this large.
     quiet = {key: value for key, value in os.environ.items() if key != "CI"}
-    done = subprocess.run([*command, *tests], capture_output=True, text=True, check=False, env=quiet)
+    done = subprocess.run(
+        [*command, *tests], capture_output=True, text=True, check=False, env=quiet
+    )
     found = defaultdict(set)
     line = re.compile(r"^(PASSED|FAILED|ERROR) \S+::Test(\w+)::(\w+)\[(asyncio|trio)", re.M)
     for outcome, kind, law, loop in line.findall(done.stdout):
