@@ -1,16 +1,17 @@
-"""``python -m benchmarks [workloads|commits|opening|web …]``: all of them without a name."""
+"""``python -m benchmarks [workloads|commits|opening|web|remote …]``: all of them without a name."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import commits, opening, web, workloads
+from benchmarks import commits, opening, remote, web, workloads
 
 RUNS = {
     "workloads": workloads.run,
     "commits": commits.run,
     "opening": opening.run,
     "web": web.run,
+    "remote": remote.run,
 }
 
 

@@ -11,9 +11,11 @@ from typing import Final
 
 from datahike_async.konserve.blob import Capabilities
 
-__all__ = ["Layout", "head_key", "layout_of"]
+__all__ = ["Layout", "head_key", "layout_of", "pack_bytes"]
 
 PACK_BYTES: Final = 8 * 1024 * 1024
+_PACK_OVERHEAD: Final = 64 * 1024
+"""Bytes of a pack's index, footer and envelope, with room to spare."""
 
 
 class Layout(Enum):
@@ -28,6 +30,12 @@ def layout_of(capabilities: Capabilities) -> Layout:
     if capabilities.cheap_small_keys or capabilities.atomic_multi:
         return Layout.NODES
     return Layout.PACKS
+
+
+def pack_bytes(capabilities: Capabilities) -> int:
+    """Return how many bytes of nodes a pack may have in a store."""
+    most = capabilities.max_value_bytes
+    return PACK_BYTES if most is None else max(1, min(PACK_BYTES, most - _PACK_OVERHEAD))
 
 
 def head_key(branch: str) -> str:

@@ -16,7 +16,7 @@ from uuid import UUID
 from datahike_async.errors import CorruptData
 from datahike_async.index.codec import pack, unpack
 from datahike_async.index.source import Address
-from datahike_async.storage.layout import PACK_BYTES, Layout
+from datahike_async.storage.layout import Layout, pack_bytes
 from datahike_async.storage.node_store import NodeStore
 
 __all__ = ["Sink", "make_sink", "parts_of"]
@@ -59,13 +59,14 @@ class PackSink(Sink):
 
     def __init__(self, source: NodeStore, id: UUID) -> None:
         super().__init__(source, id)
+        self._most = pack_bytes(source.store.capabilities)
         self._parts: list[bytes] = []
         self._index: list[tuple[int, int, int]] = []
         self._size = 0
 
     def put_part(self, data: bytes) -> Address:
         """Take bytes and return their address."""
-        if self._size and self._size + len(data) > PACK_BYTES:
+        if self._size and self._size + len(data) > self._most:
             self._close()
         crc = zlib.crc32(data)
         address = Address(self._name(), self._size, len(data), crc)

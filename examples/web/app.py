@@ -3,6 +3,11 @@
 pip install datahike-async starlette uvicorn
 uvicorn --factory examples.web.app:make_app
 
+It keeps its entries in ./guestbook. Any other store is a change of its config alone; on S3
+(pip install datahike-async-s3), where any number of servers share the book:
+
+GUESTBOOK='{:store {:backend :s3 :bucket "my-databases" :prefix "guestbook"}}' uvicorn --factory …
+
 POST /entries {"name": …, "text": …}     add an entry
 GET  /entries?limit=10                   the newest entries
 GET  /entries/{id}?as_of={tx}            one entry, perhaps as it was
@@ -44,10 +49,10 @@ PATTERN = "[:entry/id :entry/name :entry/text]"
 
 
 def make_app(config: Mapping[str, Any] | None = None) -> Starlette:
-    """Return the application; ``config`` names the database, files in ./guestbook by default."""
-    database = config or {
-        "store": {"backend": "file", "path": os.environ.get("GUESTBOOK", "guestbook")}
-    }
+    """Return the application; ``config`` names the database, else GUESTBOOK does, as EDN."""
+    database = d.Config.of(
+        config or os.environ.get("GUESTBOOK", '{:store {:backend :file :path "guestbook"}}')
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

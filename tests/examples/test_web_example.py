@@ -13,6 +13,9 @@ import anyio
 import httpx
 import pytest
 
+from datahike_async.edn import write
+from tests.stores import store_on
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 pytestmark = pytest.mark.anyio
@@ -34,9 +37,9 @@ async def client_of(app) -> AsyncIterator[httpx.AsyncClient]:
             yield client
 
 
-@pytest.fixture
-def config(tmp_path):
-    return {"store": {"backend": "file", "path": str(tmp_path / "guestbook")}}
+@pytest.fixture(params=["file", "s3-moto", "tiered-file-s3"])
+def config(request, tmp_path, servers):
+    return {"store": store_on(request.param, tmp_path, servers)}
 
 
 async def test_entries_and_their_past(config):
@@ -57,6 +60,16 @@ async def test_entries_and_their_past(config):
         assert (await client.get("/stats")).json()["entries"] == 1
     async with client_of(web.make_app(config)) as client:
         assert (await client.get("/entries")).json()[0]["text"] == "second"
+
+
+async def test_two_servers_share_the_book_on_s3(tmp_path, servers, monkeypatch):
+    web = load("web/app.py")
+    store = store_on("s3-moto", tmp_path, servers)
+    monkeypatch.setenv("GUESTBOOK", write({"store": store}))
+    async with client_of(web.make_app()) as client:
+        id_ = (await client.post("/entries", json={"name": "Ada", "text": "hello"})).json()["id"]
+    async with client_of(web.make_app()) as other:
+        assert (await other.get(f"/entries/{id_}")).json()["text"] == "hello"
 
 
 async def test_writers_and_readers_at_once(config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,3 +14,26 @@ class TestS3(StoreCompliance):
     @pytest.fixture
     def store_config(self, store_config: dict[str, Any]) -> dict[str, Any]:
         return store_config
+
+
+def tiered(front: dict[str, Any], back: dict[str, Any]) -> dict[str, Any]:
+    parts = {"frontend-config": front, "backend-config": back}
+    return {"backend": "tiered", "id": back["id"], **parts}
+
+
+@pytest.mark.slow
+class TestMemoryBeforeS3(StoreCompliance):
+    matrix_name = "tiered (memory, s3)"
+
+    @pytest.fixture
+    def store_config(self, store_config: dict[str, Any]) -> dict[str, Any]:
+        return tiered({"backend": "memory"}, store_config)
+
+
+@pytest.mark.slow
+class TestFileBeforeS3(StoreCompliance):
+    matrix_name = "tiered (file, s3)"
+
+    @pytest.fixture
+    def store_config(self, store_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+        return tiered({"backend": "file", "path": str(tmp_path / "front")}, store_config)
