@@ -28,7 +28,7 @@ def test_the_first_program_of_the_readme(
     program = blocks("README.md")[0].replace(
         "anyio.run(main)  ", f'anyio.run(main, backend="{loop}")  '
     )
-    assert run in program
+    assert f'"{loop}")' in program
     exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
     exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
 
