@@ -344,3 +344,38 @@ async def test_secrets_are_nowhere_to_be_found(
     assert bodies
     for body in bodies:
         assert CANARY.encode() not in body
+
+
+async def test_credentials_from_the_usual_chain(
+    store_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from datahike_async_s3 import client
+
+    config = {k: v for k, v in store_config.items() if k not in ("access-key", "secret")}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    # No machine of a test has a role to ask for.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    files = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(files))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+    client._session.cache_clear()
+    with pytest.raises(StoreConfigError, match="no credentials were found"):
+        await create_store(config)
+    with pytest.raises(StoreConfigError, match="nobody"):
+        await create_store({**config, "profile": "nobody"})
+
+    client._session.cache_clear()
+    files.write_text("[somebody]\naws_access_key_id = k\naws_secret_access_key = s\n")
+    store = await create_store({**config, "profile": "somebody"})
+    await store.assoc("k", 1)
+    await store.release()
+
+    client._session.cache_clear()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    store = await connect_store(config)
+    assert await store.get("k") == 1
+    await store.release()
+    client._session.cache_clear()
