@@ -106,7 +106,7 @@ def test_errors_have_one_root():
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_the_program_of_the_readme_runs(tmp_path, backend):
     text = (ROOT / "README.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     program = program.replace("anyio.run(main) ", f"anyio.run(main, backend={backend!r}) ")
     for _ in range(2):  # the second run finds the database
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The code of README and how-tos runs as it stands there."""
+"""The code of the how-tos runs as it stands there, and README's configurations are some."""
 
 from __future__ import annotations
 
@@ -20,19 +20,6 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_the_first_program_of_the_readme(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    program = blocks("README.md")[0].replace(
-        "anyio.run(main)  ", f'anyio.run(main, backend="{loop}")  '
-    )
-    assert f'"{loop}")' in program
-    exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
-    exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
-
-
 async def test_retrying_safely(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     for block in blocks("docs/how-to/retry-safely.md"):
@@ -50,6 +37,13 @@ async def test_retrying_safely(tmp_path: Path) -> None:
             for _ in range(5):
                 group.start_soon(names["count_up"], conn, counter)
         assert (await conn.db().pull("[:counter/n]", counter))[":counter/n"] == 5
+
+
+def test_the_configs_of_the_readme_are_some() -> None:
+    for block in blocks("README.md")[1:]:
+        names: dict[str, Any] = {}
+        exec(block, names)
+        assert d.Config.of(names["config"]).store["backend"]
 
 
 def test_every_config_of_choosing_a_backend_is_one() -> None:

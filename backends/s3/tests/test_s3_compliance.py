@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datahike_async.konserve.testing import StoreCompliance
+from tests.servers.programs import S3Server
 
 
 class TestS3(StoreCompliance):
+    @pytest.fixture(params=["moto", pytest.param("ministack", marks=pytest.mark.slow)])
+    def server(self, request: pytest.FixtureRequest, servers: Callable[[str], S3Server]) -> Any:
+        # The second server takes as long again; the other tests run on both.
+        return servers(request.param)
+
     @pytest.fixture
     def store_config(self, store_config: dict[str, Any]) -> dict[str, Any]:
         return store_config
