@@ -6,7 +6,8 @@ copy-on-write trees. A snapshot is a pair (memtable, n): it sees what the first 
 say. Operations only append, and what they change in older rows (``dead``) is a number not below
 ``n`` for every earlier snapshot, so readers need no lock, on whatever thread they are.
 
-One owner may append at the tip; anyone whose ``n`` is not the tip forks first (:meth:`fork`).
+One owner may append at the tip, and one writer at a time (:meth:`claim`); anyone else, and anyone
+whose ``n`` is not the tip, forks first (:meth:`fork`).
 
 Rows are of two kinds. *Own* rows were asserted here (``born`` is the operation that did it). *Base*
 rows repeat a datom of the trees that was retracted here; ``born`` is -1. ``dead`` is the operation
@@ -36,6 +37,7 @@ class Memtable:
     """An append-only MVCC log with hash indexes. See the module for who may call what."""
 
     __slots__ = (
+        "_turn",
         "a",
         "born",
         "by_a",
@@ -69,12 +71,35 @@ class Memtable:
         self.by_av: dict[int, dict[Any, list[int]]] = {}
         # Only this object may append to the shared log; None: whoever stands at the tip.
         self.owner: object | None = None
+        # Whoever pops it may append. Threads may share a memtable, and popping is atomic.
+        self._turn = [None]
 
     def __len__(self) -> int:
         """Return the number of operations: the ``n`` of a snapshot at the tip."""
         return len(self.ops)
 
     # -- writing, at the tip ---------------------------------------------------------------
+
+    def claim(self, n: int, owner: object | None) -> bool:
+        """Take the right to append at ``n``, to be given back by :meth:`release`.
+
+        False where ``owner`` may not, where ``n`` is not the tip, and while another one has it.
+        """
+        if self.owner is not owner or len(self.ops) != n:
+            return False
+        try:
+            self._turn.pop()
+        except IndexError:
+            return False
+        if len(self.ops) != n:
+            # A whole transaction of another thread went by between the two lines.
+            self._turn.append(None)
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give back the right to append; the tip is what it is to stay."""
+        self._turn.append(None)
 
     def assert_row(self, e: int, a: int, v: Any, key: Any, t: int, indexed: bool) -> int:
         """Append the assertion of a datom that is not live, and return its row."""

@@ -30,11 +30,12 @@ class Draft(Snapshot):
 
     def __init__(self, base: Snapshot, tx: int, owner: object | None = None) -> None:
         mem = base.mem
-        if len(mem) != base.n or mem.owner is not owner:
-            mem = mem.fork(base.n)
         # While this draft runs, everybody else forks: a transaction function may await, or
-        # speculate on the value it was given, and both stand at this very tip.
-        mem.owner = self
+        # speculate on the value it was given, and both stand at this very tip; so may a thread.
+        if not mem.claim(base.n, owner):
+            mem = mem.fork(base.n)
+            mem.owner = owner
+            mem.claim(base.n, owner)
         self._owner = owner
         super().__init__(base.schema, base.trees, mem, ALIVE, ALIVE, base.max_eid, base.max_tx)
         self.base = base
@@ -133,9 +134,6 @@ class Draft(Snapshot):
         self.shared = True
         return self._snapshot()
 
-    def _release(self) -> None:
-        self.mem.owner = self._owner
-
     def _snapshot(self) -> Snapshot:
         mem = self.mem
         return Snapshot(
@@ -144,15 +142,17 @@ class Draft(Snapshot):
 
     def commit(self) -> Snapshot:
         """Return the finished state."""
-        self._release()
-        return self._snapshot()
+        after = self._snapshot()
+        self.mem.release()
+        return after
 
     def abort(self) -> Snapshot:
         """Take everything back and return the state to go on from (equal to the base)."""
-        self._release()
         if not self.shared:
             self.mem.undo_to(self.mark)
+            self.mem.release()
             return self.base
+        self.mem.release()
         mem: Memtable = self.mem.fork(self.mark)
         mem.owner = self._owner
         base = self.base
@@ -180,7 +180,7 @@ class Draft(Snapshot):
 
     def commit_bulk(self, trees: Trees) -> Snapshot:
         """Return the finished state over the trees that :meth:`assert_bulk` made."""
-        self._release()
+        self.mem.release()
         mem = Memtable()
         mem.owner = self._owner
         return Snapshot(self.schema, trees, mem, 0, 0, self.max_eid, self.max_tx)
