@@ -271,7 +271,8 @@ async def test_a_writer_far_behind_catches_up(store: dict[str, Any], reloads: li
             await busy.transact([{":name": f"busy{i}"}])
         before = len(reloads)
         await idle.transact([{":name": "idle"}])
-        assert len(reloads) == before + 1
+        # More than one where a flush of the busy one came between.
+        assert len(reloads) > before
         assert len(await idle.db().datoms("aevt", ":name")) == RECENT + 21
 
 
