@@ -33,11 +33,16 @@ from datahike_async.konserve.blob import (
     Unchanged,
     Write,
 )
-from datahike_async.konserve.errors import StoreClosed, StoreConfigError, StoreNotFound
+from datahike_async.konserve.errors import StoreClosed, StoreConfigError
 from datahike_async.konserve.locks import KeyLocks
 from datahike_async.konserve.wrappers.behind import Behind
 from datahike_async.konserve.wrappers.changes import Changes
 from datahike_async.konserve.wrappers.front import Front
+from datahike_async.konserve.wrappers.frontend import (
+    open_frontend,
+    refuse_same,
+    remove_frontend,
+)
 from datahike_async.konserve.wrappers.nested import Nested, nested, text
 from datahike_async.konserve.wrappers.sharing import forget, share
 
@@ -323,16 +328,21 @@ class TieredBackend:
                 f'"write-behind-bytes" is a number of bytes, not {limit!r}.',
                 key="write-behind-bytes",
             )
-        return nested(config, "frontend-config"), nested(config, "backend-config"), policy, limit
+        front, back = nested(config, "frontend-config"), nested(config, "backend-config")
+        return front, back, policy, limit
 
     async def create(self, config: Mapping[str, Any]) -> BlobStore:
-        """Make the backend, and a frontend that is empty."""
+        """Make the backend, and a frontend that is empty.
+
+        Raises StoreConfigError where the frontend is a store of its own: it would be emptied.
+        """
         front, back, policy, limit = self._parts(config)
+        await refuse_same(front, back)
+        # What is left of a frontend may be of another store. Looked at before anything is made.
+        await remove_frontend(front)
         blobs = await back.create()
         try:
-            # What is left of a frontend may be of another store.
-            await front.delete()
-            made = TieredBlobStore(await front.create(), blobs, policy, limit)
+            made = TieredBlobStore(await open_frontend(front), blobs, policy, limit)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await blobs.close()
@@ -342,21 +352,20 @@ class TieredBackend:
 
     async def connect(self, config: Mapping[str, Any]) -> BlobStore:
         """Open the backend, and the frontend; it is made where it is missing."""
-        _, back, _, _ = self._parts(config)
+        front, back, _, _ = self._parts(config)
+        await refuse_same(front, back)
         return await self._around(await back.connect(), config)
 
     async def attach(self, config: Mapping[str, Any]) -> BlobStore:
         """Open both; whether the backend exists may show later."""
-        _, back, _, _ = self._parts(config)
+        front, back, _, _ = self._parts(config)
+        await refuse_same(front, back)
         return await self._around(await back.attach(), config)
 
     async def _around(self, blobs: BlobStore, config: Mapping[str, Any]) -> BlobStore:
         front, _, policy, limit = self._parts(config)
         try:
-            try:
-                frontend = await front.connect()
-            except StoreNotFound:
-                frontend = await front.create()
+            frontend = await open_frontend(front)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await blobs.close()
@@ -383,4 +392,4 @@ class TieredBackend:
             if isinstance(open_, TieredBlobStore):
                 open_.abandon()
         await back.delete()
-        await front.delete()
+        await remove_frontend(front)

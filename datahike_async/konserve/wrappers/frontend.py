@@ -1,0 +1,80 @@
+"""Opening and removing the store that is a frontend, and never one that is somebody's data.
+
+A frontend is emptied without asking, so it carries a mark. A store that holds anything and has no
+mark is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import aclosing
+from typing import Any, Final
+
+from anyio.to_thread import run_sync
+
+from datahike_async.konserve.blob import BlobStore
+from datahike_async.konserve.errors import StoreConfigError, StoreNotFound
+from datahike_async.konserve.wrappers.nested import Nested
+
+__all__ = ["open_frontend", "refuse_same", "remove_frontend"]
+
+_MARK: Final = b"konserve frontend".hex()
+
+
+async def refuse_same(front: Nested, back: Nested) -> None:
+    """Raise StoreConfigError where both are one store."""
+    mine, theirs = front.config, back.config
+    given = [c["path"] for c in (mine, theirs) if _is_path(c.get("path"))]
+    paths = await run_sync(lambda: [os.path.realpath(path) for path in given])
+    if mine == theirs or (len(paths) == 2 and paths[0] == paths[1]):
+        raise StoreConfigError(
+            "frontend-config and backend-config name the same store; a frontend is a cache and "
+            "needs a place of its own."
+        )
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+async def _refuse_data(blobs: BlobStore, front: Nested) -> None:
+    if await blobs.read(_MARK) is not None:
+        return
+    names: Any = blobs.names()
+    async with aclosing(names) as pages:
+        async for page in pages:
+            if page:
+                raise StoreConfigError(
+                    f"frontend-config names a {front.config['backend']} store that holds data and "
+                    "is no frontend. A frontend is a cache, and emptied at will: give it a place "
+                    "of its own.",
+                    error=":frontend-holds-data",
+                )
+
+
+async def open_frontend(front: Nested) -> BlobStore:
+    """Open a frontend; make it where it is missing. Raises StoreConfigError where it holds data."""
+    try:
+        blobs = await front.connect()
+    except StoreNotFound:
+        blobs = await front.create()
+    try:
+        await _refuse_data(blobs, front)
+        await blobs.write(_MARK, b"1")
+    except BaseException:
+        await blobs.close()
+        raise
+    return blobs
+
+
+async def remove_frontend(front: Nested) -> None:
+    """Remove a frontend, if it is there. Raises StoreConfigError where it holds data."""
+    try:
+        blobs = await front.connect()
+    except StoreNotFound:
+        return
+    try:
+        await _refuse_data(blobs, front)
+    finally:
+        await blobs.close()
+    await front.delete()
