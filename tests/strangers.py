@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from datahike_async import connection as d
 from datahike_async.transactor import sharing
+
+
+@contextmanager
+def as_a_stranger() -> Iterator[None]:
+    """Let connections that are opened inside the block share no writer with those outside."""
+    mine = sharing._registry()
+    sharing._registries.set(sharing._Registry())
+    try:
+        yield
+    finally:
+        sharing._registries.set(mine)
 
 
 class Strangers:

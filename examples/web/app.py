@@ -61,6 +61,8 @@ def make_app(config: Mapping[str, Any] | None = None) -> Starlette:
         async with d.connect(database) as conn:
             await conn.transact(SCHEMA)
             app.state.conn = conn
+            # What several machines share, others change too.
+            app.state.shared = conn.config.store["backend"] in ("s3", "tiered")
             yield
 
     return Starlette(
@@ -92,10 +94,16 @@ async def add(request: Request) -> Response:
     return JSONResponse({"id": str(id_), "tx": report.tx}, status_code=201)
 
 
+async def present(request: Request) -> d.Database:
+    """Return the database as it is: this server's own state, or, of a shared store, everyone's."""
+    conn: d.Connection = request.app.state.conn
+    return await conn.sync() if request.app.state.shared else conn.db()
+
+
 async def newest(request: Request) -> Response:
     """List the newest entries."""
     limit = int(request.query_params.get("limit", "10"))
-    rows = await d.q(NEWEST, request.app.state.conn.db(), limit=limit)
+    rows = await d.q(NEWEST, await present(request), limit=limit)
     return JSONResponse(
         [{"id": str(i), "name": name, "text": text, "tx": tx} for i, name, text, tx in rows]
     )
@@ -103,7 +111,7 @@ async def newest(request: Request) -> Response:
 
 async def one(request: Request) -> Response:
     """Show one entry, now or as of a transaction."""
-    db = request.app.state.conn.db()
+    db = await present(request)
     if "as_of" in request.query_params:
         db = db.as_of(int(request.query_params["as_of"]))
     entry = await db.pull(PATTERN, [":entry/id", request.path_params["id"]])
@@ -123,7 +131,7 @@ async def change(request: Request) -> Response:
 
 async def stats(request: Request) -> Response:
     """Count entries and people: one database value, so the numbers belong together."""
-    db = request.app.state.conn.db()
+    db = await present(request)
     rows = await d.q(COUNTS, db)
     entries, people = rows[0] if rows else (0, 0)
     return JSONResponse({"entries": entries, "people": people, "tx": db.max_tx})

@@ -15,6 +15,7 @@ import pytest
 
 from datahike_async.edn import write
 from tests.stores import store_on
+from tests.strangers import as_a_stranger
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -64,12 +65,18 @@ async def test_entries_and_their_past(config):
 
 async def test_two_servers_share_the_book_on_s3(tmp_path, servers, monkeypatch):
     web = load("web/app.py")
-    store = store_on("s3-moto", tmp_path, servers)
-    monkeypatch.setenv("GUESTBOOK", write({"store": store}))
-    async with client_of(web.make_app()) as client:
-        id_ = (await client.post("/entries", json={"name": "Ada", "text": "hello"})).json()["id"]
-    async with client_of(web.make_app()) as other:
-        assert (await other.get(f"/entries/{id_}")).json()["text"] == "hello"
+    monkeypatch.setenv("GUESTBOOK", write({"store": store_on("s3-moto", tmp_path, servers)}))
+    # Each has a registry of writers of its own, as if it were another process.
+    async with client_of(web.make_app()) as one:
+        with as_a_stranger():
+            two = web.make_app()
+            async with client_of(two) as other:
+                made = await one.post("/entries", json={"name": "Ada", "text": "hello"})
+                id_ = made.json()["id"]
+                assert (await other.get(f"/entries/{id_}")).json()["text"] == "hello"
+                assert (await other.get("/stats")).json()["entries"] == 1
+                await other.put(f"/entries/{id_}", json={"text": "goodbye"})
+                assert (await one.get("/entries")).json()[0]["text"] == "goodbye"
 
 
 async def test_writers_and_readers_at_once(config):
