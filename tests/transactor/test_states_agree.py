@@ -69,11 +69,11 @@ def transaction(chance: random.Random) -> list[Any]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("backend", ["memory", "file"])
+@pytest.mark.parametrize("backend", ["memory", "file", "lmdb"])
 async def test_states_agree(seed: int, backend: str, tmp_path: Path) -> None:
     chance = random.Random(seed)
     store: dict[str, Any] = {"backend": backend, "id": uuid4()}
-    if backend == "file":
+    if backend != "memory":
         store["path"] = str(tmp_path / "db")
     await d.create_database(store=store, initial_tx=SCHEMA)
 

@@ -24,7 +24,7 @@ from datahike_async.konserve import (
     StoreNotFound,
     UnsupportedEncoding,
 )
-from datahike_async_lmdb.environment import META, Shared, committing
+from datahike_async_lmdb.environment import META, Shared, committing, table
 from datahike_async_lmdb.store import DELETED, MARKER, LmdbBlobStore
 
 __all__ = ["LmdbBackend"]
@@ -87,7 +87,7 @@ class LmdbBackend:
             return store
 
     def _mark(self, shared: Shared, text: bytes) -> bool:
-        meta = shared.environment.open_db(META)
+        meta = table(shared.environment, META)
         with committing(shared.environment, meta) as txn:
             # Of two that create it one must lose.
             return bool(txn.put(MARKER, text, overwrite=text == DELETED))
@@ -124,7 +124,7 @@ class LmdbBackend:
 
     def _read_marker(self, shared: Shared) -> bytes | None:
         try:
-            meta = shared.environment.open_db(META, create=False)
+            meta = table(shared.environment, META, create=False)
         except lmdb.NotFoundError:
             return None
         with shared.environment.begin(db=meta) as txn:

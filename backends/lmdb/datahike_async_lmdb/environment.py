@@ -22,13 +22,23 @@ from datahike_async.konserve import (
     StoreIOError,
 )
 
-__all__ = ["BLOBS", "META", "Shared", "committing"]
+__all__ = ["BLOBS", "META", "Shared", "committing", "table"]
 
 T = TypeVar("T")
 
 BLOBS: Final = b"blobs"
 META: Final = b"meta"
 _READERS: Final = 512
+
+
+def table(environment: Any, name: bytes, *, create: bool = True) -> Any:
+    """Open a table. Raises NotFoundError where it is missing and not to be made.
+
+    In a transaction begun here: the one that the driver would begin waits for other writers without
+    letting their threads run.
+    """
+    with environment.begin(write=True) as txn:
+        return environment.open_db(name, txn=txn, create=create)
 
 
 @contextmanager

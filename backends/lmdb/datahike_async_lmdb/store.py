@@ -30,7 +30,7 @@ from datahike_async.konserve import (
     Write,
     require_revision,
 )
-from datahike_async_lmdb.environment import BLOBS, META, Shared, committing
+from datahike_async_lmdb.environment import BLOBS, META, Shared, committing, table
 
 __all__ = ["DELETED", "MARKER", "LmdbBlobStore"]
 
@@ -55,8 +55,8 @@ class LmdbBlobStore(BlobStoreBase):
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._environment = shared.environment
-        self._blobs = shared.call(shared.environment.open_db, BLOBS)
-        self._meta = shared.call(shared.environment.open_db, META)
+        self._blobs = shared.call(table, shared.environment, BLOBS)
+        self._meta = shared.call(table, shared.environment, META)
         # Guards the count of calls under way, which closing waits for.
         self._state = threading.Condition()
         self._active = 0
