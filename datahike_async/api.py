@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from datahike_async.database import Database
+from datahike_async.database import Database, require_database
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import QueryError
 from datahike_async.pausing import pause
 from datahike_async.query.api import q as run_query
 from datahike_async.snapshot.datoms import Datoms
@@ -49,63 +48,56 @@ async def q(
     return await run_query(query, *inputs, limit=limit, offset=offset, timeout=timeout, pause=pause)
 
 
-def _database(db: Any) -> Database:
-    if isinstance(db, Database):
-        return db
-    hint = "; pass its value, conn.db()" if hasattr(db, "transact") else ""
-    raise QueryError(f"A database is expected, not {db!r}{hint}.", error=":datahike/db-expected")
-
-
 async def pull(db: Database, pattern: Any, eid: Any) -> Any:
     """Return what ``pattern`` names of one entity; see :meth:`Database.pull`."""
-    return await _database(db).pull(pattern, eid)
+    return await require_database(db).pull(pattern, eid)
 
 
 async def pull_many(db: Database, pattern: Any, eids: Iterable[Any]) -> list[Any]:
     """Return one pull result an entity; see :meth:`Database.pull_many`."""
-    return await _database(db).pull_many(pattern, eids)
+    return await require_database(db).pull_many(pattern, eids)
 
 
 async def datoms(db: Database, index: str | Keyword, *components: Any) -> Datoms:
     """Return the datoms of an index under components; see :meth:`Database.datoms`."""
-    return await _database(db).datoms(index, *components)
+    return await require_database(db).datoms(index, *components)
 
 
 async def seek_datoms(db: Database, index: str | Keyword, *components: Any) -> Datoms:
     """Return the datoms from components on; see :meth:`Database.seek_datoms`."""
-    return await _database(db).seek_datoms(index, *components)
+    return await require_database(db).seek_datoms(index, *components)
 
 
 async def rseek_datoms(db: Database, index: str | Keyword, *components: Any) -> Datoms:
     """Return the datoms down from components; see :meth:`Database.rseek_datoms`."""
-    return await _database(db).rseek_datoms(index, *components)
+    return await require_database(db).rseek_datoms(index, *components)
 
 
 async def index_range(db: Database, attrid: Any, start: Any = None, end: Any = None) -> Datoms:
     """Return the datoms of an indexed attribute by value; see :meth:`Database.index_range`."""
-    return await _database(db).index_range(attrid, start, end)
+    return await require_database(db).index_range(attrid, start, end)
 
 
 def as_of(db: Database, point: int | datetime) -> Database:
     """Return the database as it was; see :meth:`Database.as_of`."""
-    return _database(db).as_of(point)
+    return require_database(db).as_of(point)
 
 
 def since(db: Database, point: int | datetime) -> Database:
     """Return what was asserted since; see :meth:`Database.since`."""
-    return _database(db).since(point)
+    return require_database(db).since(point)
 
 
 def history(db: Database) -> Database:
     """Return every assertion and retraction; see :meth:`Database.history`."""
-    return _database(db).history()
+    return require_database(db).history()
 
 
 def schema(db: Database) -> Mapping[Keyword, Mapping[Keyword, Any]]:
     """Return the user's attributes; see :attr:`Database.schema`."""
-    return _database(db).schema
+    return require_database(db).schema
 
 
 def reverse_schema(db: Database) -> Mapping[Keyword, frozenset[Keyword]]:
     """Return property → attributes; see :attr:`Database.reverse_schema`."""
-    return _database(db).reverse_schema
+    return require_database(db).reverse_schema

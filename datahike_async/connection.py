@@ -21,7 +21,7 @@ from datahike_async.config import Config
 from datahike_async.database import Database
 from datahike_async.edn import Keyword
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import ConnectionClosed
+from datahike_async.errors import ArgumentError, ConnectionClosed, shown
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.transactor.listeners import Listeners
@@ -168,7 +168,10 @@ class Connection:
         """
         self._check_open()
         if not callable(listener):
-            raise TypeError(f"{listener!r} is not callable; pass a function of one report")
+            raise ArgumentError(
+                f"{shown(listener)} is not callable; pass a function of one report."
+            )
+        _check_key(key)
         if key is None:
             self._keys += 1
             key = self._keys
@@ -178,6 +181,7 @@ class Connection:
 
     def unlisten(self, key: Any) -> None:
         """Call the listener of ``key`` no more; an unknown key is ignored."""
+        _check_key(key)
         self._listeners.by_key.pop(key, None)
         if not self._listeners:
             self._transactor.subscribers.pop(self, None)
@@ -203,6 +207,15 @@ class Connection:
         finally:
             self._transactor.subscribers.pop(self, None)
             self._left.set()
+
+
+def _check_key(key: Any) -> None:
+    try:
+        hash(key)
+    except TypeError:
+        raise ArgumentError(
+            f"The key of a listener is hashable, such as a string, not {shown(key)}."
+        ) from None
 
 
 class _Connecting:
@@ -267,9 +280,22 @@ def connect(
 # -- Datahike's verbs --------------------------------------------------------------------------
 
 
+def _connection(conn: Any) -> Connection:
+    if isinstance(conn, Connection):
+        return conn
+    hint = ""
+    if isinstance(conn, Database):
+        hint = " A database value never changes; transact on the connection it came from."
+    elif isinstance(conn, _Connecting):
+        hint = " Enter it first: async with connect(config) as conn."
+    raise ArgumentError(
+        f"A connection is expected, not {shown(conn)}.{hint}", error=":datahike/conn-expected"
+    )
+
+
 def db(conn: Connection) -> Database:
     """Return the database of a connection as it is now."""
-    return conn.db()
+    return _connection(conn).db()
 
 
 async def transact(
@@ -281,25 +307,25 @@ async def transact(
     idempotency_key: str | None = None,
 ) -> TxReport:
     """Run a transaction; see :meth:`Connection.transact`."""
-    return await conn.transact(
+    return await _connection(conn).transact(
         tx_data, tx_meta, expected_basis=expected_basis, idempotency_key=idempotency_key
     )
 
 
 async def release(conn: Connection) -> None:
     """Close a connection; see :meth:`Connection.release`."""
-    await conn.release()
+    await _connection(conn).release()
 
 
 def listen(conn: Connection, *arguments: Any) -> Any:
     """Listen to commits, ``listen(conn, f)`` or ``listen(conn, key, f)``; return the key."""
     if len(arguments) == 1:
-        return conn.listen(arguments[0])
+        return _connection(conn).listen(arguments[0])
     if len(arguments) == 2:
-        return conn.listen(arguments[1], arguments[0])
-    raise TypeError("listen takes a connection, perhaps a key, and a function")
+        return _connection(conn).listen(arguments[1], arguments[0])
+    raise ArgumentError("listen takes a connection, perhaps a key, and a function.")
 
 
 def unlisten(conn: Connection, key: Any) -> None:
     """Stop listening; see :meth:`Connection.unlisten`."""
-    conn.unlisten(key)
+    _connection(conn).unlisten(key)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from datahike_async.edn.types import Keyword
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import DatahikeError, TransactionError
+from datahike_async.errors import ConfigError, DatahikeError, QueryError, TransactionError, shown
 from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
@@ -23,7 +23,7 @@ from datahike_async.query import api as query_api
 from datahike_async.query import pull_execute
 from datahike_async.snapshot import datoms as datom_access
 from datahike_async.snapshot.datoms import Datoms
-from datahike_async.snapshot.snapshot import TX0, Snapshot
+from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.snapshot.views import View
 from datahike_async.tx.apply import ABSORB_AT, absorbed, apply
@@ -155,7 +155,7 @@ class Database:
 
     async def pull_many(self, pattern: Any, eids: Iterable[Any]) -> list[Any]:
         """Return one pull result an entity, in the order of ``eids``."""
-        return await pull_execute.pull_many(self.view, pattern, list(eids))
+        return await pull_execute.pull_many(self.view, pattern, eids)
 
     async def datoms(self, index: str | Keyword, *components: Any) -> Datoms:
         """Return the datoms of ``index`` (``"eavt"``, ``"aevt"``, ``"avet"``) under components.
@@ -224,29 +224,40 @@ class Database:
 
 def _time_point(point: int | datetime) -> int | datetime:
     if isinstance(point, datetime):
-        if point.tzinfo is None:
+        if point.utcoffset() is None:
             raise DatahikeError(
-                f"{point!r} has no time zone; give an aware datetime, for example with "
-                "tzinfo=datetime.UTC."
+                f"{shown(point)} has no time zone; give an aware datetime, for example with "
+                "tzinfo=datetime.UTC.",
+                error=":temporal/invalid-time-point",
             )
         return point
-    if type(point) is not int or point < TX0:
+    if type(point) is not int or not TX0 <= point <= EMAX:
         raise DatahikeError(
-            f"Invalid transaction ID {point!r}. It must be a transaction id (at least {TX0}) or "
-            "an aware datetime.",
+            f"Invalid transaction ID {shown(point)}. It must be a transaction id ({TX0} "
+            f"to {EMAX}) or an aware datetime.",
             error=":temporal/invalid-time-point",
         )
     return point
 
 
+def require_database(db: Any) -> Database:
+    """Return ``db`` where it is a Database; else raise QueryError ``:datahike/db-expected``."""
+    if isinstance(db, Database):
+        return db
+    hint = "; pass its value, conn.db()" if hasattr(db, "transact") else ""
+    raise QueryError(
+        f"A database is expected, not {shown(db)}{hint}.", error=":datahike/db-expected"
+    )
+
+
 async def with_(db: Database, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None) -> TxReport:
     """Apply a transaction to a database value without storing it; see :meth:`Database.with_`."""
-    return await db.with_(tx_data, tx_meta)
+    return await require_database(db).with_(tx_data, tx_meta)
 
 
 async def db_with(db: Database, tx_data: Any) -> Database:
     """Return ``db`` with a transaction applied, storing nothing."""
-    return await db.db_with(tx_data)
+    return await require_database(db).db_with(tx_data)
 
 
 def empty_db(
@@ -264,11 +275,30 @@ def empty_db(
     ":db.cardinality/many"}}``; it takes no entity ids. Entity ids start at 1. Raises
     TransactionError ``:schema/validation`` on a bad schema.
     """
+    if type(keep_history) is not bool:
+        raise ConfigError(f"keep_history is True or False, not {shown(keep_history)}.")
+    flexibility = _name(schema_flexibility)
+    if flexibility not in ("read", "write"):
+        raise ConfigError(
+            f'schema_flexibility is "read" or "write", not {shown(schema_flexibility)}.'
+        )
+    if _name(index) is None:
+        raise ConfigError(f"index is the name of an index, not {shown(index)}.")
+    if index_config is not None and not isinstance(index_config, Mapping):
+        raise ConfigError(
+            f'index_config is a dict such as {{"branching-factor": 512}}, not '
+            f"{shown(index_config)}."
+        )
     trees = Trees.empty(
         index_factory(index), index_config or {}, keep_history=keep_history, max_eid=0, max_tx=TX0
     )
-    known = Schema.empty(schema_flexibility.removeprefix(":")).with_map(schema or {})
+    known = Schema.empty(flexibility).with_map({} if schema is None else schema)
     return Database(View(Snapshot(known, trees, Memtable(), 0, 0, 0, TX0)), env=env)
+
+
+def _name(name: Any) -> str | None:
+    text = name.text if isinstance(name, Keyword) else name
+    return text.removeprefix(":") if isinstance(text, str) else None
 
 
 def init_db(
@@ -282,5 +312,9 @@ def init_db(
     comes twice keeps its last value. Options are those of :func:`empty_db`.
     """
     db = empty_db(schema, **options)
+    if isinstance(datoms, (str, bytes, Mapping)) or not isinstance(datoms, Iterable):
+        raise TransactionError(
+            f"init_db takes a list of datoms, not {shown(datoms)}.", error=":transact/syntax"
+        )
     snapshot = db.snapshot
     return Database(View(snapshot.build(datoms)), env=db._env)

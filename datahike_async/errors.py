@@ -3,13 +3,16 @@
 Every error carries ``data``, a dict whose ``":error"`` entry is Datahike's keyword as a string
 (``":transact/schema"``), for callers that dispatch on it. ``retryable`` says whether the same call
 may succeed later without a change. This module imports nothing of ours.
+
+:func:`shown` is how a message names a value of the caller's, whatever that may be.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
+    "ArgumentError",
     "ConfigError",
     "ConnectionClosed",
     "CorruptData",
@@ -27,7 +30,23 @@ __all__ = [
     "UnsupportedFormat",
     "WriterError",
     "WriterFenced",
+    "shown",
 ]
+
+_SHOWN: Final = 160
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value, cut short; its type where it cannot be printed.
+
+    A value may be nested too deeply, be an int of more digits than Python prints, or have a repr
+    that fails; the error that names it must not fail over it.
+    """
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 class DatahikeError(Exception):
@@ -53,8 +72,21 @@ class DatahikeError(Exception):
         return self.data.get(":error")
 
 
+class ArgumentError(DatahikeError, TypeError, ValueError):
+    """An argument is not what the function takes, before any database is asked.
+
+    Also a TypeError and a ValueError, as such mistakes are in the rest of Python.
+    """
+
+    def __init__(self, message: str, *, error: str = ":argument/invalid", **data: Any) -> None:
+        super().__init__(message, error=error, **data)
+
+
 class ConfigError(DatahikeError):
     """A configuration names an unknown key, a bad value, or does not match the database."""
+
+    def __init__(self, message: str, *, error: str | None = None, **data: Any) -> None:
+        super().__init__(message, error=error or ":config/invalid", **data)
 
 
 class FencingUnsupported(ConfigError):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.errors import ArgumentError, shown
 
 __all__ = ["lookup_function", "register_function", "unregister_function"]
 
@@ -26,9 +27,12 @@ def register_function(
     database value first, and returns transaction data. It may be a coroutine function. Registering
     a name again replaces it.
     """
+    text = _text(name)
     if not callable(function):
-        raise TypeError(f"{function!r} is not callable; pass a function to register as {name}")
-    _functions[_text(name)] = function
+        raise ArgumentError(
+            f"{shown(function)} is not callable; pass a function to register as {text}."
+        )
+    _functions[text] = function
     return function
 
 
@@ -43,5 +47,8 @@ def lookup_function(name: str | Symbol | Keyword) -> Callable[..., Any] | None:
 
 
 def _text(name: str | Symbol | Keyword) -> str:
-    text = name if isinstance(name, str) else name.text
-    return text.removeprefix(":")
+    if isinstance(name, str):
+        return name.removeprefix(":")
+    if not isinstance(name, (Symbol, Keyword)):
+        raise ArgumentError(f"The name of a function is a symbol or a string, not {shown(name)}.")
+    return name.text

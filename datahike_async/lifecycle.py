@@ -10,7 +10,7 @@ import anyio
 from datahike_async.config import Config
 from datahike_async.edn import read_all
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import ConfigError, ConnectionClosed, DatabaseExists
+from datahike_async.errors import ConfigError, ConnectionClosed, DatabaseExists, shown
 from datahike_async.konserve import store as stores
 from datahike_async.konserve.errors import RevisionMismatch, StoreNotFound
 from datahike_async.storage.create import first_head, write_first_head
@@ -48,8 +48,8 @@ async def create_database(config: Any = None, *, env: Env = SYSTEM, **options: A
             created = True
         except RevisionMismatch:
             raise DatabaseExists(
-                f"Database already exists: branch :{wanted.branch} at {wanted!r}. Connect to it, "
-                "or delete it first.",
+                f"Database already exists: branch :{wanted.branch} at {shown(wanted)}. Connect "
+                "to it, or delete it first.",
                 error=":db-already-exists",
                 branch=wanted.branch,
             ) from None
@@ -79,9 +79,10 @@ async def _initial_tx(initial: Any) -> Any:
     if not initial.lstrip().startswith(("[", "{", "(")):
         try:
             text = await anyio.Path(initial).read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # A ValueError: the name is none, or the file is not in UTF-8.
             raise ConfigError(
-                f":initial-tx names the file {initial!r}, which cannot be read: {error}",
+                f":initial-tx names the file {shown(initial)}, which cannot be read: {error}",
                 key=":initial-tx",
             ) from error
     forms = read_all(text)

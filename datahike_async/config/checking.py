@@ -19,7 +19,7 @@ from datahike_async.config.names import (
 )
 from datahike_async.config.writer import writer_config
 from datahike_async.edn import Keyword, Symbol
-from datahike_async.errors import ConfigError
+from datahike_async.errors import ConfigError, shown
 
 
 def plain_store(store: Any) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def plain_store(store: Any) -> dict[str, Any]:
             out["id"] = UUID(str(id_).removeprefix("#uuid").strip(' "'))
         except ValueError:
             raise bad_value(
-                "store", store, f"a UUID as :id, not {id_!r}", error=":invalid-id-type"
+                "store", store, f"a UUID as :id, not {shown(id_)}", error=":invalid-id-type"
             ) from None
     if out["backend"] == "file" and not isinstance(out.get("path"), (str, os.PathLike)):
         raise bad_value("store", store, "a :path, a folder of its own for this database")

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from datahike_async.edn import Keyword, Symbol
-from datahike_async.errors import ConfigError
+from datahike_async.errors import ConfigError, shown
 
 # Option → attribute. The text of the option is Datahike's, without colon and question mark.
 FIELDS: Final = {
@@ -64,7 +64,7 @@ def text_of(key: Any) -> str:
     if isinstance(key, (Keyword, Symbol)):
         return key.text
     if not isinstance(key, str):
-        raise ConfigError(f"A config key is a keyword or a string, not {key!r}.")
+        raise ConfigError(f"A config key is a keyword or a string, not {shown(key)}.")
     return key.removeprefix(":")
 
 
@@ -95,7 +95,7 @@ def unknown_key(what: str, key: Any, known: list[str], **data: Any) -> ConfigErr
     """Return the error for an unknown key; it names the nearest of ``known``."""
     near = get_close_matches(":" + name_of(key), known, 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
-    return ConfigError(f"{what} has no key {key!r}; {hint}", key=str(key), **data)
+    return ConfigError(f"{what} has no key {shown(key)}; {hint}", key=str(key), **data)
 
 
 def bad_value(key: str, value: Any, expected: str, **data: Any) -> ConfigError:
@@ -103,7 +103,7 @@ def bad_value(key: str, value: Any, expected: str, **data: Any) -> ConfigError:
     if isinstance(value, Mapping):
         value = masked({str(k): v for k, v in value.items()})
     return ConfigError(
-        f"Bad value {value!r} at {option(key)}: expected {expected}.",
+        f"Bad value {shown(value)} at {option(key)}: expected {expected}.",
         key=option(key),
         value=value,
         **data,

@@ -7,7 +7,7 @@ from typing import Any
 
 from datahike_async.config.names import text_of
 from datahike_async.edn import read
-from datahike_async.errors import ConfigError, EdnError
+from datahike_async.errors import ConfigError, EdnError, shown
 
 
 def from_text(text: str) -> Any:
@@ -33,7 +33,8 @@ def _from_uri(uri: str) -> dict[str, Any]:
         store["path"] = parts.netloc + parts.path
     if backend not in ("memory", "file"):
         raise ConfigError(
-            f"The URI form knows mem and file, not {parts.scheme!r}; give the config as a dict."
+            f"The URI form knows mem and file, not {shown(parts.scheme)}; give the config as a "
+            "dict."
         )
     return {"store": store}
 

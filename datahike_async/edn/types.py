@@ -9,6 +9,8 @@ from threading import RLock
 from typing import Any, ClassVar, Final, NoReturn
 from weakref import WeakValueDictionary
 
+from datahike_async.errors import ArgumentError, shown
+
 __all__ = ["Char", "FrozenMap", "Keyword", "Symbol", "Tagged", "kw", "sym"]
 
 # Re-entrant: a signal handler or a finaliser may intern a name while its thread holds the lock.
@@ -47,6 +49,8 @@ def _intern(cls: type[_Name], text: str) -> Any:
     found = cls._interned.get(text)
     if found is not None:
         return found
+    if not text.isascii():
+        _check_storable(text)
     made = object.__new__(cls)
     namespace, slash, name = text.partition("/")
     if not slash or not namespace or not name:
@@ -58,6 +62,21 @@ def _intern(cls: type[_Name], text: str) -> Any:
     # dictionary's own setdefault is not atomic.
     with _interning:
         return cls._interned.setdefault(text, made)
+
+
+def _check_storable(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(
+            f"{shown(text)} is no name: it has half of a surrogate pair, which UTF-8 cannot hold."
+        ) from None
+
+
+def _no_name(cls: type[_Name], text: object) -> ArgumentError:
+    if isinstance(text, str):
+        return ArgumentError(f"a {cls.__name__.lower()} needs a name; {shown(text)} has none")
+    return ArgumentError(f"a {cls.__name__.lower()} is made of a str, not of {shown(text)}")
 
 
 class Keyword(_Name):
@@ -73,10 +92,12 @@ class Keyword(_Name):
         """Return the keyword of a text, with or without its leading colon."""
         if isinstance(text, Keyword):
             return text
+        if not isinstance(text, str):
+            raise _no_name(cls, text)
         if text[:1] == ":":
             text = text[1:]
         if not text:
-            raise ValueError("a keyword needs a name")
+            raise _no_name(cls, text)
         return _intern(cls, text)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
@@ -96,8 +117,8 @@ class Symbol(_Name):
         """Return the symbol of a text."""
         if isinstance(text, Symbol):
             return text
-        if not text:
-            raise ValueError("a symbol needs a name")
+        if not text or not isinstance(text, str):
+            raise _no_name(cls, text)
         return _intern(cls, text)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
@@ -114,8 +135,8 @@ class Char(str):
 
     def __new__(cls, text: str) -> Char:
         """Return the character of a string of length one."""
-        if len(text) != 1:
-            raise ValueError("a character is one code point")
+        if not isinstance(text, str) or len(text) != 1:  # type: ignore[redundant-expr]
+            raise ArgumentError(f"a character is one code point, not {shown(text)}")
         return super().__new__(cls, text)
 
     def __eq__(self, other: object) -> bool:

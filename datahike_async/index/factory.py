@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from datahike_async.errors import ConfigError
+from datahike_async.errors import ConfigError, shown
 from datahike_async.index.columns import Rows
 from datahike_async.index.node import Node, decode
 from datahike_async.index.persistent_set import PersistentSet
@@ -35,14 +35,14 @@ class PersistentSetFactory:
             name = str(getattr(key, "text", key)).removeprefix(":")
             if name not in out:
                 raise ConfigError(
-                    f"persistent-set has no index-config key {key!r}; it knows "
+                    f"persistent-set has no index-config key {shown(key)}; it knows "
                     + ", ".join(":" + k for k in out)
                 )
             if name == "branching-factor":
                 if type(value) is not int or not _SMALLEST_LEAF <= value <= _LARGEST_LEAF:
                     raise ConfigError(
                         f":{name} is the number of datoms a leaf; it should be an int from "
-                        f"{_SMALLEST_LEAF} to {_LARGEST_LEAF}, not {value!r}"
+                        f"{_SMALLEST_LEAF} to {_LARGEST_LEAF}, not {shown(value)}"
                     )
             elif type(value) is not int or value:
                 raise ConfigError(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.columns import CODED, FLOAT, I64, INSTANT, INT, Column
 from datahike_async.query.relation import column_of, group_codes
@@ -65,7 +65,8 @@ def _number_check(name: str, values: Sequence[Any]) -> None:
     for v in values:
         if isinstance(v, bool) or not isinstance(v, (int, float, Decimal)):
             raise QueryError(
-                f"({name} …) takes numbers; {v!r} is a {type(v).__name__}.", error=":query/where"
+                f"({name} …) takes numbers; {shown(v)} is a {type(v).__name__}.",
+                error=":query/where",
             )
 
 
@@ -168,13 +169,16 @@ def _function(name: Any, args: Sequence[Any]) -> Callable[[list[Any]], Any]:
     if text in _COUNTED and len(args) < 2:
         n = args[0] if args else None
         if n is not None and (type(n) is not int or n < 0):
-            raise QueryError(f"({text} {n!r} …) takes a number of values.", error=":parser/find")
+            raise QueryError(
+                f"({text} {shown(n)} …) takes a number of values.", error=":parser/find"
+            )
         return lambda values: _COUNTED[text](n, values)
     found = lookup_function(name)
     if found is None:
         known = ", ".join(sorted((*_SIMPLE, *_COUNTED)))
         raise QueryError(
-            f"Unknown aggregate {text!r}; known are {known}, and what register_function names.",
+            f"Unknown aggregate {shown(text)}; known are {known}, and what register_function "
+            "names.",
             error=":query/where",
         )
     return lambda values: found(*args, values)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.aggregates import Groups, aggregate
@@ -23,6 +23,7 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.execute import Engine, State
 from datahike_async.query.functions import bind_values
+from datahike_async.query.parse import seconds_of
 from datahike_async.query.prepare import NO_RULES, Prepared, prepare, rules_of
 from datahike_async.query.pull_execute import pull_many
 from datahike_async.query.relation import Relation, distinct, group_codes, plain_value
@@ -57,15 +58,19 @@ async def q(
         if "query" in names:
             unknown = [k for k in names if k not in _ARGUMENTS]
             if unknown:
-                raise QueryError(f"Unknown key :{unknown[0]} in a query's argument map.")
+                raise QueryError(
+                    f"Unknown key :{unknown[0]} in a query's argument map; known: "
+                    + ", ".join(":" + name for name in _ARGUMENTS),
+                    error=":parser/query",
+                )
             get = {name: query[key] for name, key in names.items()}
-            inputs = (*(get.get("args") or ()), *inputs)
+            inputs = (*_arguments(get.get("args")), *inputs)
             limit = get.get("limit", limit)
             offset = get.get("offset", offset)
             timeout = get.get("timeout", timeout)
             query = get["query"]
         elif "args" in names:
-            inputs = (*query[names["args"]], *inputs)
+            inputs = (*_arguments(query[names["args"]]), *inputs)
             query = {k: v for k, v in query.items() if k != names["args"]}
     prepared = prepare(query)
     point = prepared.point
@@ -87,10 +92,17 @@ async def q(
     parsed = prepared.query
     if limit is not None and (type(limit) is not int or limit < 0):
         raise QueryError(
-            f":limit should be a non-negative int, not {limit!r}.", error=":parser/limit"
+            f":limit should be a non-negative int, not {shown(limit)}.", error=":parser/limit"
         )
-    seconds = parsed.timeout if timeout is None else timeout / 1000
-    engine, state = _bind(parsed, inputs, _deadline(seconds, pause))
+    if offset is not None and type(offset) is not int:
+        raise QueryError(
+            f":offset should be a non-negative int, not {shown(offset)}.", error=":parser/offset"
+        )
+    seconds = parsed.timeout if timeout is None else seconds_of(timeout)
+    try:
+        engine, state = _bind(parsed, inputs, _deadline(seconds, pause))
+    except RecursionError:
+        raise QueryError("An input is nested too deeply.", error=":query/binding") from None
     prepared.check(engine.rules.known, state.variables())
     state = await engine.run(parsed.where, state, prepared.wanted)
     return await _shaped(
@@ -100,6 +112,16 @@ async def q(
         parsed.limit if limit is None else limit,
         parsed.offset if offset is None else max(offset, 0),
     )
+
+
+def _arguments(given: Any) -> Iterable[Any]:
+    if given is None:
+        return ()
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise QueryError(
+            f":args should be a list of inputs, not {shown(given)}.", error=":query/binding"
+        )
+    return given
 
 
 def _deadline(seconds: float | None, pause: Pause | None) -> Pause | None:
@@ -148,7 +170,7 @@ def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[En
                     views[name] = view
                 elif hasattr(value, "transact"):
                     raise QueryError(
-                        f"The input for {name!r} is a connection; pass its database value, "
+                        f"The input for {shown(name)} is a connection; pass its database value, "
                         "conn.db().",
                         error=":datahike/db-expected",
                     )
@@ -156,7 +178,9 @@ def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[En
                 rules = NO_RULES if value is None else rules_of(value)
             elif is_var(name):
                 if value is None:
-                    raise QueryError(f"nil cannot be bound to {name!r}.", error=":query/binding")
+                    raise QueryError(
+                        f"nil cannot be bound to {shown(name)}.", error=":query/binding"
+                    )
                 consts[name] = plain_value(value)
                 if callable(value):
                     functions[name] = value
@@ -299,7 +323,7 @@ def _grouped(
             name = given.get(element.function, element.function)
             if is_var(element.function) and name is element.function:
                 raise QueryError(
-                    f"The aggregate {element.function!r} is not bound by :in.",
+                    f"The aggregate {shown(element.function)} is not bound by :in.",
                     error=":query/where",
                 )
             out.append(aggregate(name, args, relation.columns[variable], groups))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.query.ast import (
     BLANK,
     BindCollection,
@@ -21,25 +21,33 @@ from datahike_async.query.ast import (
 __all__ = ["DOTS", "binding_variables", "parse_binding", "symbols"]
 
 DOTS: Final = Symbol("...")
+_MOST_LEVELS: Final = 128
 _MARKS: Final = ("_", "...", ".")
 
 
-def symbols(form: Any) -> Any:
-    """Turn the strings of a query given as Python data into the symbols they stand for."""
+def symbols(form: Any, levels: int = _MOST_LEVELS) -> Any:
+    """Turn the strings of a query given as Python data into the symbols they stand for.
+
+    Raises QueryError for data that is nested too deeply, or contains itself.
+    """
+    if not levels:
+        raise QueryError(
+            f"A query or rule is nested deeper than {_MOST_LEVELS} levels.", error=":parser/query"
+        )
     if type(form) is str:
         if (form[:1] == "?" and len(form) > 1) or form[:1] in ("$", "%") or form in _MARKS:
             return Symbol(form)
         return form
     if type(form) is list:
-        return [symbols(x) for x in form]
+        return [symbols(x, levels - 1) for x in form]
     if type(form) is tuple:
         head = form[0] if form else None
-        rest = tuple(symbols(x) for x in form)
-        if type(head) is str and type(rest[0]) is str and rest[0][:1] != ":":
+        rest = tuple(symbols(x, levels - 1) for x in form)
+        if type(head) is str and type(rest[0]) is str and rest[0][:1] not in (":", ""):
             rest = (Symbol(rest[0]), *rest[1:])
         return rest
     if isinstance(form, Mapping):
-        return {k: symbols(v) for k, v in form.items()}
+        return {k: symbols(v, levels - 1) for k, v in form.items()}
     return form
 
 
@@ -50,7 +58,7 @@ def parse_binding(form: Any, section: str = "binding") -> Binding:
     if type(form) is Symbol:
         if section != "in" and not is_var(form):
             raise QueryError(
-                f"Cannot bind to {form!r}; expected a variable.",
+                f"Cannot bind to {shown(form)}; expected a variable.",
                 error=f":parser/{section}",
                 form=form,
             )
@@ -61,7 +69,7 @@ def parse_binding(form: Any, section: str = "binding") -> Binding:
         if len(form) == 1 and isinstance(form[0], (list, tuple)):
             return BindRelation(tuple(parse_binding(x, section) for x in form[0]))
         return BindTuple(tuple(parse_binding(x, section) for x in form))
-    raise QueryError(f"Cannot parse binding {form!r}.", error=f":parser/{section}", form=form)
+    raise QueryError(f"Cannot parse binding {shown(form)}.", error=f":parser/{section}", form=form)
 
 
 def binding_variables(binding: Binding) -> list[Symbol]:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.edn.types import Char, Keyword, Symbol
+from datahike_async.errors import shown
 from datahike_async.query.builtins_data import COLLECTIONS
 from datahike_async.query.builtins_text import TEXT
 from datahike_async.values.order import compare
@@ -109,7 +110,7 @@ def _differ(*args: Any) -> bool:
 def _numbers(name: str, args: tuple[Any, ...]) -> None:
     for a in args:
         if type(a) not in _NUMBERS:
-            raise TypeError(f"({name} …) takes numbers; {a!r} is a {type(a).__name__}")
+            raise TypeError(f"({name} …) takes numbers; {shown(a)} is a {type(a).__name__}")
 
 
 def _common(a: Any, b: Any) -> tuple[Any, Any]:
@@ -206,7 +207,7 @@ def _sign(name: str, holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 def _parity(name: str, rest: int) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         if type(value) is not int:
-            raise TypeError(f"({name} …) takes an int, not {value!r}")
+            raise TypeError(f"({name} …) takes an int, not {shown(value)}")
         return value % 2 == rest
 
     check.__name__ = name
@@ -230,7 +231,7 @@ def _double(value: Any) -> float:
 
 def _parse_long(text: Any) -> int | None:
     if not isinstance(text, str):
-        raise TypeError(f"(parse-long …) takes a string, not {text!r}")
+        raise TypeError(f"(parse-long …) takes a string, not {shown(text)}")
     body = text[1:] if text[:1] in ("-", "+") else text
     if not (body.isascii() and body.isdigit()) or len(body) > 19:
         return None
@@ -240,7 +241,7 @@ def _parse_long(text: Any) -> int | None:
 
 def _parse_double(text: Any) -> float | None:
     if not isinstance(text, str):
-        raise TypeError(f"(parse-double …) takes a string, not {text!r}")
+        raise TypeError(f"(parse-double …) takes a string, not {shown(text)}")
     try:
         return float(text) if "_" not in text else None
     except ValueError:
@@ -251,7 +252,7 @@ def _bigdec(value: Any) -> Decimal:
     try:
         return Decimal(repr(value)) if type(value) is float else Decimal(value)
     except (InvalidOperation, DivisionByZero) as error:
-        raise ValueError(f"{value!r} is no number") from error
+        raise ValueError(f"{shown(value)} is no number") from error
 
 
 # -- the rest ----------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ def _first_true(*args: Any) -> Any:
 
 def _complement(function: Any) -> Callable[..., bool]:
     if not callable(function):
-        raise TypeError(f"(complement …) takes a function, not {function!r}")
+        raise TypeError(f"(complement …) takes a function, not {shown(function)}")
     return lambda *args: not truthy(function(*args))
 
 

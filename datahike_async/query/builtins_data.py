@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from datahike_async.errors import shown
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
@@ -25,7 +26,7 @@ def _items(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return [tuple(pair) for pair in value.items()]
     if isinstance(value, bytes) or not hasattr(value, "__iter__"):
-        raise TypeError(f"({name} …) takes a collection, not {value!r}")
+        raise TypeError(f"({name} …) takes a collection, not {shown(value)}")
     return list(value)
 
 
@@ -54,7 +55,7 @@ def _contains(collection: Any, key: Any) -> bool:
     if isinstance(collection, (Mapping, *_SETS)):
         wanted = typed_key(key)
         return any(typed_key(k) == wanted for k in collection)
-    raise TypeError(f"(contains? …) takes a collection, not {collection!r}")
+    raise TypeError(f"(contains? …) takes a collection, not {shown(collection)}")
 
 
 def _get(collection: Any, key: Any, default: Any = None) -> Any:
@@ -74,7 +75,7 @@ def _nth(collection: Any, index: Any, *default: Any) -> Any:
         return items[index]
     if default:
         return default[0]
-    raise IndexError(f"{index!r} is not within the {len(items)} elements")
+    raise IndexError(f"{shown(index)} is not within the {len(items)} elements")
 
 
 def _range(*args: Any) -> list[int]:

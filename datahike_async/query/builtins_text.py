@@ -15,6 +15,7 @@ from uuid import UUID
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.edn.writer import write
+from datahike_async.errors import shown
 
 __all__ = ["MAX_PATTERN", "MAX_TEXT", "TEXT"]
 
@@ -45,7 +46,7 @@ def _pr_str(*args: Any) -> str:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a string is expected, not {value!r}")
+        raise TypeError(f"a string is expected, not {shown(value)}")
     return value
 
 
@@ -64,7 +65,7 @@ def _name(value: Any) -> str:
 
 def _namespace(value: Any) -> str | None:
     if not isinstance(value, (Keyword, Symbol)):
-        raise TypeError(f"(namespace …) takes a keyword or symbol, not {value!r}")
+        raise TypeError(f"(namespace …) takes a keyword or symbol, not {shown(value)}")
     return value.namespace
 
 
@@ -104,7 +105,7 @@ def _pattern(pattern: Any, text: Any = "") -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"bad pattern {source!r}: {error}") from error
+        raise ValueError(f"bad pattern {shown(source)}: {error}") from error
 
 
 def _groups(found: re.Match[str] | None) -> Any:

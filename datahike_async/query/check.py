@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.query.ast import (
     Clause,
     Function,
@@ -146,7 +146,7 @@ class Checker:
             if missing:
                 return QueryError(
                     "All branches of (or …) should bind the same variables; "
-                    f"{missing[0]!r} is missing in one. Use or-join to say which are shared.",
+                    f"{shown(missing[0])} is missing in one. Use or-join to say which are shared.",
                     error=":query/where",
                 )
         return _insufficient(_listed(variables))

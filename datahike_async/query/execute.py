@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.query.ast import (
     Clause,
@@ -147,7 +147,8 @@ class Engine:
         if name in self.sources:
             return self.sources[name]
         raise QueryError(
-            f"The source {name!r} is used in :where and not given in :in.", error=":query/where"
+            f"The source {shown(name)} is used in :where and not given in :in.",
+            error=":query/where",
         )
 
     async def run(
@@ -295,7 +296,7 @@ class Engine:
             if missing:
                 raise QueryError(
                     "All branches of (or …) should bind the same variables; "
-                    f"{missing[0]!r} is missing in one. Use or-join to say which are shared.",
+                    f"{shown(missing[0])} is missing in one. Use or-join to say which are shared.",
                     error=":query/where",
                 )
             parts.append(inner.whole(columns))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.columns import Column, Rows
 from datahike_async.query.ast import (
@@ -34,6 +34,7 @@ from datahike_async.query.relation import (
     equal_mask,
 )
 from datahike_async.query.vector import column_of_call, mask_of_call
+from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Functions:
                 return await self._each_function(clause, relation, args, predicate=predicate)
             return await self._rows(found, function, relation, args, predicate=predicate)
         if not isinstance(function, Symbol):
-            raise QueryError(f"{function!r} is no function.", error=":query/where")
+            raise QueryError(f"{shown(function)} is no function.", error=":query/where")
         if function in self.given:
             return await self._rows(
                 self.given[function], function, relation, args, predicate=predicate
@@ -147,7 +148,7 @@ class Functions:
         if isinstance(function, Symbol):
             function = named_function(function)
         if not callable(function):
-            raise QueryError(f"{name} is {function!r}, no function.", error=":query/where")
+            raise QueryError(f"{name} is {shown(function)}, no function.", error=":query/where")
         given = [self._given_source(arg) for arg in args]
         return await call_rows(
             function,
@@ -219,7 +220,9 @@ class Functions:
         attr = view.schema.by_key.get(key) if isinstance(key, (str, Keyword)) else None
         if attr is None:
             return [None] * len(refs)
-        ids = [r if type(r) is int else await read(reference, view, r) for r in refs]
+        ids = [
+            r if type(r) is int and 0 <= r <= EMAX else await read(reference, view, r) for r in refs
+        ]
         if len(ids) > _FEW:
             rows: Rows = await read(view.attr, attr.id)
             # What names no entity, or lies beyond 64 bits, has no attributes.
@@ -294,7 +297,7 @@ def _tuple(items: Sequence[Binding], values: Sequence[Any], relation: Relation) 
     for row in rows:
         if len(row) < len(items):
             raise QueryError(
-                f"Not enough elements in {row!r} to bind a tuple of {len(items)}.",
+                f"Not enough elements in {shown(row)} to bind a tuple of {len(items)}.",
                 error=":query/binding",
             )
     fresh: dict[Symbol, Column] = {}
@@ -304,7 +307,9 @@ def _tuple(items: Sequence[Binding], values: Sequence[Any], relation: Relation) 
         part = [row[i] for row in rows]
         if isinstance(item, BindScalar):
             if any(x is None for x in part):
-                raise QueryError(f"nil cannot be bound to {item.name!r}.", error=":query/binding")
+                raise QueryError(
+                    f"nil cannot be bound to {shown(item.name)}.", error=":query/binding"
+                )
             column = column_of(part)
             known = relation.columns.get(item.name, fresh.get(item.name))
             if known is None:
@@ -351,7 +356,9 @@ def _items(value: Any, what: str) -> Sequence[Any]:
         hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
     ):
         return list(value)
-    raise QueryError(f"Cannot bind value {value!r} to {what}.", error=":query/binding", value=value)
+    raise QueryError(
+        f"Cannot bind value {shown(value)} to {what}.", error=":query/binding", value=value
+    )
 
 
 def _plain(value: Any) -> Any:

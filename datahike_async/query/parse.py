@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.query.ast import (
     DEFAULT_SOURCE,
     Aggregate,
@@ -25,7 +25,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.bindings import DOTS, binding_variables, parse_binding, symbols
 from datahike_async.query.where import parse_clauses, variables_of
 
-__all__ = ["parse_query", "parse_query_data"]
+__all__ = ["parse_query", "parse_query_data", "seconds_of"]
 
 _SECTIONS: Final = (
     "find",
@@ -41,6 +41,7 @@ _SECTIONS: Final = (
     "timeout",
     "args",
 )
+_FOREVER: Final = 1e15
 _DOT: Final = Symbol(".")
 _DEFAULT_IN: Final = (BindScalar(DEFAULT_SOURCE),)
 _RETURN_MAPS: Final = ("keys", "strs", "syms")
@@ -74,7 +75,7 @@ def parse_query_data(query: Any) -> Query:
     elif isinstance(query, (list, tuple)):
         sections = _split(query)
     else:
-        raise _error("query", f"A query is a vector, a map or text, not {query!r}.", query)
+        raise _error("query", f"A query is a vector, a map or text, not {shown(query)}.", query)
     for name in sections:
         if name == "having":
             raise _error("having", "The :having section is not supported by this version.")
@@ -87,7 +88,7 @@ def parse_query_data(query: Any) -> Query:
     ins = _ins(sections["in"]) if sections.get("in") is not None else _DEFAULT_IN
     where = sections.get("where", ())
     if not isinstance(where, (list, tuple)):
-        raise _error("where", f"Cannot parse :where {where!r}; expected clauses.", where)
+        raise _error("where", f"Cannot parse :where {shown(where)}; expected clauses.", where)
     clauses = parse_clauses(where)
     return_names = [str(name) for name in _RETURN_MAPS if name in sections]
     keys = _return_map(sections, return_names, find)
@@ -120,7 +121,7 @@ def _split(query: Sequence[Any]) -> dict[Any, Any]:
                 raise _error("query", f"The section :{name} occurs twice.")
             current = sections[name] = []
         elif current is None:
-            raise _error("query", f"A query begins with :find, not {item!r}.", query)
+            raise _error("query", f"A query begins with :find, not {shown(item)}.", query)
         else:
             current.append(item)
     for name in ("limit", "offset", "timeout", "order-by"):
@@ -134,7 +135,7 @@ def _split(query: Sequence[Any]) -> dict[Any, Any]:
 
 def _find(form: Any) -> Find:
     if not isinstance(form, (list, tuple)) or not form:
-        raise _error("find", f"Cannot parse :find {form!r}; expected variables.", form)
+        raise _error("find", f"Cannot parse :find {shown(form)}; expected variables.", form)
     if len(form) == 2 and form[1] is _DOT:
         return Find("scalar", (_element(form[0]),))
     if len(form) == 1 and type(form[0]) is list:
@@ -157,16 +158,22 @@ def _element(form: Any) -> Any:
             if args and type(args[0]) is Symbol and args[0].text[0] == "$":
                 source, *args = args
             if len(args) != 2 or not is_var(args[0]):
-                raise _error("find", f"Cannot parse {form!r}; expected (pull ?e pattern).", form)
+                raise _error(
+                    "find", f"Cannot parse {shown(form)}; expected (pull ?e pattern).", form
+                )
             pattern = args[1]
             return Pull(source, args[0], pattern)
         if head is Symbol("aggregate") and args:
             head, *args = args
         if type(head) is Symbol and args:
             if not is_var(args[-1]):
-                raise _error("find", f"The last argument of {form!r} should be a variable.", form)
+                raise _error(
+                    "find", f"The last argument of {shown(form)} should be a variable.", form
+                )
             return Aggregate(head, tuple(args))
-    raise _error("find", f"Cannot parse {form!r} in :find; expected a variable, aggregate or pull.")
+    raise _error(
+        "find", f"Cannot parse {shown(form)} in :find; expected a variable, aggregate or pull."
+    )
 
 
 # -- in ----------------------------------------------------------------------------------------
@@ -174,7 +181,7 @@ def _element(form: Any) -> Any:
 
 def _ins(form: Any) -> tuple[Binding, ...]:
     if not isinstance(form, (list, tuple)):
-        raise _error("in", f"Cannot parse :in {form!r}; expected a vector of bindings.", form)
+        raise _error("in", f"Cannot parse :in {shown(form)}; expected a vector of bindings.", form)
     return tuple(parse_binding(item, "in") for item in form)
 
 
@@ -183,7 +190,7 @@ def _ins(form: Any) -> tuple[Binding, ...]:
 
 def _variables(form: Any, section: str) -> list[Symbol]:
     if not isinstance(form, (list, tuple)) or not all(map(is_var, form)):
-        raise _error(section, f"Cannot parse :{section} {form!r}; expected variables.", form)
+        raise _error(section, f"Cannot parse :{section} {shown(form)}; expected variables.", form)
     return list(form)
 
 
@@ -197,6 +204,8 @@ def _return_map(
     if find.kind in ("scalar", "collection"):
         raise _error("return-maps", f":{names[0]} goes with tuples, not with a {find.kind} find.")
     given = sections[names[0]]
+    if not isinstance(given, (list, tuple)):
+        raise _error("return-maps", f":{names[0]} should be a list of names, not {shown(given)}.")
     if len(given) != len(find.elements):
         raise _error(
             "return-maps",
@@ -227,7 +236,7 @@ def _order_by(form: Any, find: Find) -> tuple[tuple[int, bool], ...]:
         else:
             item = Symbol(item) if type(item) is str else item
             if item not in find.elements:
-                raise _error("order-by", f":order-by {item!r} is not in :find.")
+                raise _error("order-by", f":order-by {shown(item)} is not in :find.")
             out.append((find.elements.index(item), False))
     return tuple(out)
 
@@ -237,17 +246,22 @@ def _count(sections: Mapping[Any, Any], name: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or (name == "limit" and value < 0):
-        raise _error(name, f":{name} should be a non-negative int, not {value!r}.")
+        raise _error(name, f":{name} should be a non-negative int, not {shown(value)}.")
     return value
 
 
 def _timeout(value: Any) -> float | None:
-    """Return seconds of a timeout given in milliseconds, as Datahike's are."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise _error("timeout", f":timeout should be a positive number of ms, not {value!r}.")
-    return value / 1000
+    return None if value is None else seconds_of(value)
+
+
+def seconds_of(value: Any) -> float:
+    """Return seconds of a timeout given in milliseconds, as Datahike's are.
+
+    Raises QueryError ``:parser/timeout``.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < _FOREVER:
+        raise _error("timeout", f":timeout should be a positive number of ms, not {shown(value)}.")
+    return float(value) / 1000
 
 
 def _check(query: Query) -> None:
@@ -272,8 +286,8 @@ def _check(query: Query) -> None:
     plain = [e for e in query.find.elements if is_var(e)]
     shared = [v for v in query.with_ if v in plain]
     if shared:
-        raise _error("query", f":find and :with should not share {shared[0]!r}.")
+        raise _error("query", f":find and :with should not share {shown(shared[0])}.")
     names = [b.name for b in query.ins if isinstance(b, BindScalar)]
     for name in names:
         if names.count(name) > 1:
-            raise _error("query", f":in names {name!r} twice.")
+            raise _error("query", f":in names {shown(name)} twice.")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import QueryError, TransactionError
+from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.index.columns import BOOL, I64, INT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, resolve
@@ -21,6 +21,7 @@ from datahike_async.query.ast import BLANK, Pattern, is_var
 from datahike_async.query.estimate import FEW, read
 from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
 from datahike_async.query.tuples import match_tuples
+from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key
@@ -51,7 +52,7 @@ async def match_pattern(source: Any, clause: Pattern, state: State) -> None:
     attr = view.schema.by_key.get(a) if isinstance(a, (Keyword, str)) else None
     if attr is None and not isinstance(a, (Keyword, str)):
         raise QueryError(
-            f"Bad format for attribute in pattern, must be a keyword: {a!r}.",
+            f"Bad format for attribute in pattern, must be a keyword: {shown(a)}.",
             error=":search/pattern",
         )
     if not _is_free(e):
@@ -94,10 +95,12 @@ def _nothing(terms: Sequence[Any]) -> Relation:
 
 def _entity(view: View, ref: Any) -> Any:
     if type(ref) is int:
-        return ref
+        # A query asks; a number that no entity can have finds nothing.
+        return ref if -EMAX <= ref <= EMAX else _NO_MATCH
     if isinstance(ref, (bool, float, type(None))):
         raise QueryError(
-            f"Bad format for entity-id in pattern, must be a number, ident or lookup ref: {ref!r}.",
+            "Bad format for entity-id in pattern, must be a number, ident or lookup ref: "
+            f"{shown(ref)}.",
             error=":search/pattern",
         )
     found = view.entid(ref)

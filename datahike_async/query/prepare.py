@@ -74,7 +74,7 @@ def rules_of(given: Any) -> RuleSet:
         return _rules_text(given)
     try:
         key = _frozen(given)
-    except TypeError:
+    except (TypeError, RecursionError):
         return RuleSet(parse_rules(given))
     found = _rules_data.get(key)
     if found is None:
@@ -109,7 +109,7 @@ def prepare(query: Any) -> Prepared:
         return _prepared_text(query)
     try:
         key = _frozen(query)
-    except TypeError:
+    except (TypeError, RecursionError):
         return Prepared(parse_query(query))
     found = _prepared_data.get(key)
     if found is None:

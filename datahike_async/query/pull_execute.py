@@ -7,14 +7,16 @@ reads, and depth costs no stack. Knows views and patterns, nothing of queries.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from datahike_async.errors import QueryError
+from datahike_async.edn.types import Keyword
+from datahike_async.errors import QueryError, shown
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.pull_map import EntityMap, copied
 from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, parse_pattern, xform_of
 from datahike_async.query.pull_read import ALL, COLUMNS_FROM, SMALL, Reader, merged
+from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 
@@ -62,7 +64,7 @@ async def pull_many(
     ``pause`` is awaited after every thousand or so.
     """
     spec = parse_pattern(pattern)
-    refs = eids if isinstance(eids, (list, tuple)) else list(eids)
+    refs = eids if isinstance(eids, (list, tuple)) else _listed(eids)
     out: list[EntityMap | None] = []
     for start in range(0, len(refs), _CHUNK):
         part = refs[start : start + _CHUNK]
@@ -75,8 +77,18 @@ async def pull_many(
     return out
 
 
+def _listed(eids: Any) -> list[Any]:
+    if isinstance(eids, (str, bytes, Keyword, Mapping)) or not isinstance(eids, Iterable):
+        raise QueryError(
+            f"pull_many takes a list of entity ids, lookup refs or idents, not {shown(eids)}.",
+            error=":entity-id/syntax",
+            entity_id=eids,
+        )
+    return list(eids)
+
+
 def _pulled(view: View, spec: Spec, refs: Sequence[Any]) -> list[EntityMap | None]:
-    ids = [r if type(r) is int else view.entid(r) for r in refs]
+    ids = [r if type(r) is int and 0 <= r <= EMAX else view.entid(r) for r in refs]
     maps = _Pull(view).run(spec, ids)
     if len(ids) == 1:
         return [maps.get(ids[0])]
@@ -376,7 +388,8 @@ def _transformed(xform: Callable[[Any], Any], spec: AttrSpec, value: Any) -> Any
         raise
     except Exception as error:
         raise QueryError(
-            f"The :xform of {spec.key!r} failed on {value!r}: {type(error).__name__}: {error}",
+            f"The :xform of {shown(spec.key)} failed on {shown(value)}: {type(error).__name__}: "
+            f"{error}",
             error=":pull/xform",
             attribute=spec.name,
         ) from error
@@ -384,7 +397,7 @@ def _transformed(xform: Callable[[Any], Any], spec: AttrSpec, value: Any) -> Any
 
 def _too_large(spec: AttrSpec, what: str) -> QueryError:
     return QueryError(
-        f"The pull of {spec.key!r} {what} along the paths of the graph; give the recursion a "
+        f"The pull of {shown(spec.key)} {what} along the paths of the graph; give the recursion a "
         "depth, such as {:friend 3}, or a :limit, or ask for the reachable entities with a rule.",
         error=":pull/too-large",
         attribute=spec.name,

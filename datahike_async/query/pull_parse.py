@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Char, Keyword, Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import is_async
@@ -87,7 +87,7 @@ def _pattern(form: Any, depth: int) -> Spec:
     if not isinstance(form, (list, tuple)) or not form:
         raise _error(
             f"A pull pattern is a vector that is not empty, such as [:person/name] or [*], "
-            f"not {form!r}.",
+            f"not {shown(form)}.",
             form,
         )
     attrs: dict[Any, AttrSpec] = {}
@@ -135,8 +135,10 @@ def _named(name: Keyword) -> AttrSpec:
     return AttrSpec(Keyword(f"{name.namespace}/{text}" if name.namespace else text), True, name)
 
 
-def _attribute(form: Any) -> AttrSpec:
+def _attribute(form: Any, levels: int = 8) -> AttrSpec:
     """Parse an attribute name or an attribute with options."""
+    if not levels:
+        raise _error("An attribute of a pull pattern is nested too deeply.", None)
     if isinstance(form, Keyword):
         return _named(form)
     if isinstance(form, str) and form[:1] == ":" and len(form) > 1:
@@ -147,21 +149,21 @@ def _attribute(form: Any) -> AttrSpec:
             if len(form) != 3:
                 raise _error(
                     f"({head} …) takes an attribute and a value, as in ({head} :person/aka 10); "
-                    f"got {form!r}.",
+                    f"got {shown(form)}.",
                     form,
                 )
-            return _options(_attribute(form[1]), [Keyword(head), form[2]], form)
-        return _options(_attribute(form[0]), list(form[1:]), form)
+            return _options(_attribute(form[1], levels - 1), [Keyword(head), form[2]], form)
+        return _options(_attribute(form[0], levels - 1), list(form[1:]), form)
     raise _error(
-        f"Cannot parse {form!r} in a pull pattern; expected an attribute such as :person/name, *, "
-        "a map {:person/friend [:person/name]}, or an attribute with options.",
+        f"Cannot parse {shown(form)} in a pull pattern; expected an attribute such as "
+        ":person/name, *, a map {:person/friend [:person/name]}, or an attribute with options.",
         form,
     )
 
 
 def _options(spec: AttrSpec, options: list[Any], form: Any) -> AttrSpec:
     if len(options) % 2:
-        raise _error(f"The options in {form!r} should come in pairs.", form)
+        raise _error(f"The options in {shown(form)} should come in pairs.", form)
     values: dict[str, Any] = {
         "key": spec.key,
         "limit": spec.limit,
@@ -172,13 +174,14 @@ def _options(spec: AttrSpec, options: list[Any], form: Any) -> AttrSpec:
         name = key.text if isinstance(key, Keyword) else str(key).removeprefix(":")
         if name not in _OPTIONS:
             raise _error(
-                f"Unknown option {key!r} in {form!r}; known: :as :limit :default :xform.", form
+                f"Unknown option {shown(key)} in {shown(form)}; known: :as :limit :default :xform.",
+                form,
             )
         if name == "as":
             values["key"] = _key(value, form)
         elif name == "limit":
             if value is not None and (type(value) is not int or value < 1):
-                raise _error(f":limit in {form!r} should be a positive int or nil.", form)
+                raise _error(f":limit in {shown(form)} should be a positive int or nil.", form)
             values["limit"] = value
         elif name == "xform":
             values["xform"] = _function(value, form)
@@ -193,7 +196,7 @@ def _key(value: Any, form: Any) -> Any:
     try:
         hash(value)
     except TypeError:
-        raise _error(f":as in {form!r} should be a keyword or a string.", form) from None
+        raise _error(f":as in {shown(form)} should be a keyword or a string.", form) from None
     return value
 
 
@@ -203,7 +206,7 @@ def _function(value: Any, form: Any) -> Callable[[Any], Any] | Symbol:
         _find(name, form)
         return name
     if not callable(value):
-        raise _error(f":xform in {form!r} should be a function or the name of one.", form)
+        raise _error(f":xform in {shown(form)} should be a function or the name of one.", form)
     return value  # type: ignore[no-any-return]
 
 
@@ -211,7 +214,7 @@ def _find(name: Symbol, form: Any) -> Callable[[Any], Any]:
     found = lookup_function(name) or BUILTINS.get(name.text.removeprefix("clojure.core/"))
     if found is None:
         raise _error(
-            f"Unknown function {name} for :xform in {form!r}; make it known with "
+            f"Unknown function {name} for :xform in {shown(form)}; make it known with "
             "register_function.",
             form,
         )
@@ -222,7 +225,9 @@ def xform_of(xform: Callable[[Any], Any] | Symbol) -> Callable[[Any], Any]:
     """Return the function of an ``:xform``, as it is registered now."""
     found = _find(xform, xform) if isinstance(xform, Symbol) else xform
     if is_async(found):
-        raise _error(f":xform {xform!r} is a coroutine function; pull takes plain ones.", xform)
+        raise _error(
+            f":xform {shown(xform)} is a coroutine function; pull takes plain ones.", xform
+        )
     return found
 
 
@@ -230,12 +235,12 @@ def _sub(spec: AttrSpec, sub: Any, form: Any, depth: int) -> AttrSpec:
     nested: Spec | None = None
     recursion: int | None = None
     if spec.name is DB_ID:
-        raise _error(f":db/id in {form!r} takes no pattern: it is no reference.", form)
+        raise _error(f":db/id in {shown(form)} takes no pattern: it is no reference.", form)
     if _word(sub) == "...":
         recursion = -1
     elif type(sub) is int:
         if sub < 1:
-            raise _error(f"The depth of recursion in {form!r} should be at least 1.", form)
+            raise _error(f"The depth of recursion in {shown(form)} should be at least 1.", form)
         recursion = sub
     elif isinstance(sub, str) and sub.lstrip()[:1] in ("[", "#"):
         nested = _pattern(read(sub), depth + 1)
@@ -243,7 +248,8 @@ def _sub(spec: AttrSpec, sub: Any, form: Any, depth: int) -> AttrSpec:
         nested = _pattern(sub, depth + 1)
     else:
         raise _error(
-            f"Cannot parse {sub!r} in {form!r}; an attribute in a map takes a pattern, a depth or "
+            f"Cannot parse {shown(sub)} in {shown(form)}; an attribute in a map takes a pattern, "
+            "a depth or "
             '"...".',
             form,
         )

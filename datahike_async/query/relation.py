@@ -101,6 +101,8 @@ def plain_value(value: Any) -> Any:
         return tuple(map(plain_value, value))
     if kind is set:
         return frozenset(value)
+    if kind is bytearray or kind is memoryview:
+        return bytes(value)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.query.ast import BLANK, Pattern, is_var
 from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
@@ -21,13 +21,13 @@ __all__ = ["match_tuples"]
 
 def match_tuples(source: Any, clause: Pattern, state: State) -> Relation:
     """Match a pattern against a plain collection of tuples."""
-    if isinstance(source, (str, bytes)) or not isinstance(source, Iterable):
+    if isinstance(source, (str, bytes, bytearray, memoryview)) or not isinstance(source, Iterable):
         raise QueryError(
-            f"The source {clause.source!r} is neither a database nor a collection of tuples: "
-            f"{source!r}.",
+            f"The source {shown(clause.source)} is neither a database nor a collection of tuples: "
+            f"{shown(source)}.",
             error=":query/where",
         )
-    rows = [tuple(row) for row in source]
+    rows = [_row(row, clause) for row in source]
     terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
     width = max((i + 1 for i, t in enumerate(terms) if t is not BLANK), default=0)
     rows = [row for row in rows if len(row) >= width]
@@ -46,6 +46,16 @@ def match_tuples(source: Any, clause: Pattern, state: State) -> Relation:
     if not columns:
         return Relation({}, 1 if mask.any() else 0)
     return Relation(columns, len(rows)).take(mask).project_distinct()
+
+
+def _row(row: Any, clause: Pattern) -> tuple[Any, ...]:
+    try:
+        return tuple(row)
+    except TypeError:
+        raise QueryError(
+            f"The source {clause.source!r} is a collection of tuples; {shown(row)} is none.",
+            error=":query/where",
+        ) from None
 
 
 def _plain(value: Any) -> Any:

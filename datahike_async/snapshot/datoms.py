@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+import numpy as np
+
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Rows
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.snapshot.views import View
@@ -90,12 +92,13 @@ def order_of(index: str | Keyword | Order) -> Order:
     """Return the sort order named ``"eavt"``, ``":eavt"`` or ``Keyword("eavt")``."""
     if isinstance(index, Order):
         return index
-    text = index.text if isinstance(index, Keyword) else str(index).removeprefix(":")
+    text = index.text if isinstance(index, Keyword) else index
     try:
-        return Order(text)
-    except ValueError:
+        return Order(text.removeprefix(":"))
+    except (ValueError, AttributeError):
         raise QueryError(
-            f"There is no index {index!r}; use :eavt, :aevt or :avet.", error=":unknown-index-type"
+            f"There is no index {shown(index)}; use :eavt, :aevt or :avet.",
+            error=":unknown-index-type",
         ) from None
 
 
@@ -105,13 +108,16 @@ _NOWHERE = object()
 def bound_of(view: View, order: Order, components: Sequence[Any]) -> Bound | None:
     """Translate components (entity refs, attributes, values) into a bound; None: nothing there."""
     if len(components) > 4:
-        raise QueryError(f"{order.value} takes at most 4 components, got {len(components)}.")
+        raise QueryError(
+            f"{order.value} takes at most 4 components, got {len(components)}.",
+            error=":search/pattern",
+        )
     names = order.value
     by_name = dict(zip(names, components, strict=False))
     attr: Attr | None = None
     out: list[Any] = []
     if by_name.get("a") is not None:
-        attr = view.schema.by_key.get(by_name["a"])
+        attr = _attribute(view, by_name["a"])
         if attr is None or (order is Order.AVET and not attr.indexed):
             return None
     for name in names[: len(components)]:
@@ -127,11 +133,31 @@ def bound_of(view: View, order: Order, components: Sequence[Any]) -> Bound | Non
         elif name == "v":
             found = _value(view, attr, component)
         else:
-            found = int(component)
+            found = _transaction(component)
         if found is _NOWHERE:
             return None
         out.append(found)
     return tuple(out)
+
+
+def _attribute(view: View, key: Any) -> Attr | None:
+    if not isinstance(key, (str, Keyword)):
+        raise QueryError(
+            f"Bad format for attribute, must be a keyword such as :person/name, not {shown(key)}.",
+            error=":search/pattern",
+            attribute=key,
+        )
+    return view.schema.by_key.get(key)
+
+
+def _transaction(tx: Any) -> int:
+    if not isinstance(tx, (int, np.integer)) or isinstance(tx, bool):
+        raise QueryError(
+            f"Bad format for transaction ID, must be a number, not {shown(tx)}.",
+            error=":search/pattern",
+            tx=tx,
+        )
+    return int(tx)
 
 
 def _value(view: View, attr: Attr | None, value: Any) -> Any:
@@ -173,12 +199,12 @@ def seek(
 
 def index_range(view: View, attrid: Any, start: Any = None, end: Any = None) -> Datoms:
     """Return the datoms of an indexed attribute with start <= v <= end, by value."""
-    attr = view.schema.by_key.get(attrid)
+    attr = _attribute(view, attrid)
     if attr is None or not attr.indexed:
         raise QueryError(
-            f"Attribute {attrid!r} should be marked as :db/index true to be read by value."
+            f"Attribute {shown(attrid)} should be marked as :db/index true to be read by value."
             if attr is not None
-            else f"Attribute {attrid!r} is not in the schema.",
+            else f"Attribute {shown(attrid)} is not in the schema.",
             error=":db/unknown-attribute" if attr is None else ":db/index-required",
             attribute=attrid,
         )

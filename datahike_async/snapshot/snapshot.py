@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import DatahikeError
+from datahike_async.errors import DatahikeError, TransactionError, shown
 from datahike_async.index.columns import Column, Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import Bound, Order
@@ -309,21 +309,25 @@ class Snapshot:
         return [a.id for a in self.schema.attrs if self.count_attr(a.id)]
 
     def build(self, datoms: Iterable[Any]) -> Snapshot:
-        """Return a state with ``datoms`` merged in: (e, attribute, value[, tx]) of any order.
+        """Return a state with ``datoms`` merged in: (e, attribute, value[, tx[, True]]), unordered.
 
         For an empty state: what is here already is not looked at. Of several values of one
-        (e, a) of cardinality one the last counts.
+        (e, a) of cardinality one the last counts. Raises TransactionError for what is no datom.
         """
         schema = self.schema
         facts: dict[Any, tuple[int, int, Any, int]] = {}
         for datom in datoms:
-            e, key, v, *rest = datom
+            e, key, v, t = _components(datom)
             attr = schema.by_key.get(key)
             if attr is None:
+                if schema.flexibility == "write":
+                    raise _bad_datom(datom, f"attribute {key} is not in the schema")
                 schema, attr = schema.with_attr(Keyword(key))
             v = attr.coerce(v, attr.ident)
+            if attr.is_ref and not 0 <= v <= EMAX:
+                raise _bad_datom(datom, f"{v} is no entity id")
             identity = (e, attr.id, typed_key(v)) if attr.many else (e, attr.id)
-            facts[identity] = (e, attr.id, v, rest[0] if rest and rest[0] else TX0)
+            facts[identity] = (e, attr.id, v, t)
         by_a: dict[int, list[tuple[int, int, Any, int]]] = {}
         for fact in facts.values():
             by_a.setdefault(fact[1], []).append(fact)
@@ -340,6 +344,30 @@ class Snapshot:
         max_tx = max((f[3] for f in facts.values()), default=self.max_tx)
         trees = self.trees.merge(runs, {}, {}, schema, max_eid, max_tx)
         return Snapshot(schema, trees, Memtable(), 0, 0, max_eid, max_tx)
+
+
+def _components(datom: Any) -> tuple[int, Any, Any, int]:
+    try:
+        e, key, v, *rest = datom
+    except (TypeError, ValueError):
+        raise _bad_datom(datom, "it has not the three components (e, attribute, value)") from None
+    if type(e) is not int or not 0 <= e <= EMAX:
+        raise _bad_datom(datom, f"its entity is no int from 0 to {EMAX}")
+    if not isinstance(key, (Keyword, str)) or key in ("", ":"):
+        raise _bad_datom(datom, "its attribute is no keyword such as :person/name")
+    t = rest[0] if rest and rest[0] is not None else TX0
+    # Datoms made by hand have 0 for "no transaction".
+    if type(t) is not int or not (t == 0 or TX0 <= t <= EMAX):
+        raise _bad_datom(datom, f"its transaction is no int from {TX0} to {EMAX}")
+    if len(rest) > 1 and rest[1] is not True:
+        raise _bad_datom(datom, "it is no assertion, and a database is built of those")
+    return e, key, v, t or TX0
+
+
+def _bad_datom(datom: Any, why: str) -> TransactionError:
+    return TransactionError(
+        f"Bad datom {shown(datom)}: {why}.", error=":transact/syntax", datom=datom
+    )
 
 
 def _bound_key(order: Order, bound: Bound) -> tuple[Any, ...]:

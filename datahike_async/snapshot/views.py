@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import EMPTY_I64, I64, Rows
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import position_of, sorted_rows
-from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.snapshot.snapshot import EMAX, Snapshot
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import IDENT, TX_INSTANT, Schema
 
@@ -104,18 +104,18 @@ class View:
         ``:lookup-ref/unique`` or ``:entity-id/syntax`` where it is none of these.
         """
         if type(ref) is int:
-            return ref
+            return ref if -EMAX <= ref <= EMAX else _no_entity(ref)
         if isinstance(ref, Keyword):
             return self._ident(ref)
-        if isinstance(ref, str) and ref.startswith(":"):
+        if isinstance(ref, str) and len(ref) > 1 and ref[0] == ":":
             return self._ident(Keyword(ref))
         if isinstance(ref, (list, tuple)):
             return self._lookup_ref(ref)
         if isinstance(ref, np.integer):
-            return int(ref)
+            return self.entid(int(ref))
         raise QueryError(
-            f"{ref!r} names no entity; expected an entity id, an ident such as :color/red, or a "
-            "lookup ref such as [:person/email value].",
+            f"{shown(ref)} names no entity; expected an entity id, an ident such as :color/red, "
+            "or a lookup ref such as [:person/email value].",
             error=":entity-id/syntax",
             entity_id=ref,
         )
@@ -125,7 +125,9 @@ class View:
         found = self.entid(ref)
         if found is None:
             raise QueryError(
-                f"Nothing found for entity id {ref!r}.", error=":entity-id/missing", entity_id=ref
+                f"Nothing found for entity id {shown(ref)}.",
+                error=":entity-id/missing",
+                entity_id=ref,
             )
         return found
 
@@ -138,7 +140,8 @@ class View:
     def _lookup_ref(self, ref: Sequence[Any]) -> int | None:
         if len(ref) != 2:
             raise QueryError(
-                f"Lookup ref {ref!r} should have two elements: a unique attribute and a value.",
+                f"Lookup ref {shown(ref)} should have two elements: a unique attribute and a "
+                "value.",
                 error=":lookup-ref/syntax",
                 entity_id=ref,
             )
@@ -146,8 +149,8 @@ class View:
         attr = self.schema.by_key.get(key) if isinstance(key, (str, Keyword)) else None
         if attr is None or attr.unique is None:
             raise QueryError(
-                f"Lookup ref {ref!r} needs an attribute that is marked :db/unique; {key!r} "
-                + ("is not." if attr is not None else "is not in the schema."),
+                f"Lookup ref {shown(ref)} needs an attribute that is marked :db/unique; "
+                f"{shown(key)} " + ("is not." if attr is not None else "is not in the schema."),
                 error=":lookup-ref/unique",
                 entity_id=ref,
             )
@@ -159,6 +162,14 @@ class View:
                 return None
         found = self.lookup(attr.id, attr.coerce(value, attr.ident))
         return found[0] if found else None
+
+
+def _no_entity(eid: int) -> NoReturn:
+    raise QueryError(
+        f"{shown(eid)} is beyond the highest entity id, {EMAX}.",
+        error=":entity-id/syntax",
+        entity_id=eid,
+    )
 
 
 class PastView(View):

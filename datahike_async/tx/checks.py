@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Final
 
-from datahike_async.errors import TransactionError
+from datahike_async.errors import TransactionError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.snapshot.draft import Draft
 from datahike_async.values.schema import CARDINALITY, IDENT, VALUE_TYPE, Attr, Schema
@@ -33,14 +33,14 @@ def check_value(attr: Attr, value: Any) -> Any:
         predicate = lookup_function(name)
         if predicate is None:
             raise TransactionError(
-                f"The predicate {name!r} in :db.attr/preds of {attr.ident} is not registered; call "
-                f"register_function({str(name)!r}, f) first.",
+                f"The predicate {shown(name)} in :db.attr/preds of {attr.ident} is not "
+                f"registered; call register_function({shown(str(name))}, f) first.",
                 error=":transact/attr-pred-unresolved",
                 attribute=attr.ident,
             )
         if predicate(value) is not True:
             raise TransactionError(
-                f"Value {value!r} for {attr.ident} failed the predicate {name!r}.",
+                f"Value {shown(value)} for {attr.ident} failed the predicate {shown(name)}.",
                 error=":transact/attr-pred",
                 attribute=attr.ident,
                 value=value,
@@ -51,7 +51,7 @@ def check_value(attr: Attr, value: Any) -> Any:
 def _tuple(attr: Attr, value: Any) -> Any:
     if isinstance(value, FloatArray) or not isinstance(value, tuple):
         raise TransactionError(
-            f"Bad entity value {value!r} for {attr.ident}: a vector is expected.",
+            f"Bad entity value {shown(value)} for {attr.ident}: a vector is expected.",
             error=":transact/schema",
             attribute=attr.ident,
         )
@@ -59,7 +59,7 @@ def _tuple(attr: Attr, value: Any) -> Any:
         types = attr.tuple_types
         if len(value) != len(types):
             raise TransactionError(
-                f"Bad entity value {value!r} for {attr.ident}: it takes exactly {len(types)} "
+                f"Bad entity value {shown(value)} for {attr.ident}: it takes exactly {len(types)} "
                 "elements.",
                 error=":transact/syntax",
                 attribute=attr.ident,
@@ -68,7 +68,8 @@ def _tuple(attr: Attr, value: Any) -> Any:
         assert attr.tuple_type is not None
         if len(value) > 8:
             raise TransactionError(
-                f"Bad entity value {value!r} for {attr.ident}: a tuple holds at most 8 values.",
+                f"Bad entity value {shown(value)} for {attr.ident}: a tuple holds at most 8 "
+                "values.",
                 error=":transact/syntax",
                 attribute=attr.ident,
             )
@@ -120,6 +121,9 @@ def check_schema(draft: Draft, before: Schema, touched: set[int]) -> None:
             )
         if new.unique and new.many:
             raise _refuse(f"{new.ident} cannot be :db/unique and :db.cardinality/many.", new)
+        after.check_parts(new)
+        for composite in after.composites.get(new.ident, ()):
+            after.check_parts(composite)
         known = before.by_key.get(new.ident)
         if known is not None:
             _check_change(draft, known, new)
@@ -135,7 +139,7 @@ def _incomplete(props: Any) -> TransactionError:
     missing = [k for k in (IDENT, VALUE_TYPE, CARDINALITY) if k not in props]
     return TransactionError(
         "Incomplete schema transaction attributes, expected :db/ident, :db/valueType, "
-        f":db/cardinality; {', '.join(map(repr, missing))} missing in {dict(props)!r}.",
+        f":db/cardinality; {', '.join(map(repr, missing))} missing in {shown(dict(props))}.",
         error=":transact/schema",
     )
 
@@ -190,7 +194,7 @@ def _mismatch(draft: Draft, new: Attr) -> str | None:
         except TransactionError:
             same = False
         if not same:
-            return _LOOSE + f" ({value!r})"
+            return _LOOSE + f" ({shown(value)})"
     return None
 
 
@@ -209,6 +213,6 @@ def _cannot_be_unique(draft: Draft, new: Attr) -> str | None:
         seen: set[Any] = set()
         for value, rank in zip(values.tolist(), values.ranks().tolist(), strict=True):
             if rank in seen:
-                return f"Cannot add :db/unique, existing duplicate value {value!r}"
+                return f"Cannot add :db/unique, existing duplicate value {shown(value)}"
             seen.add(rank)
     return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from datahike_async.edn.types import Char, Keyword
-from datahike_async.errors import QueryError, TransactionError
+from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.snapshot.draft import Draft
 from datahike_async.snapshot.snapshot import EMAX, TX0
 from datahike_async.snapshot.views import View
@@ -92,7 +92,7 @@ class Entities:
         if known is not None and known != eid:
             if ref in self.upserted:
                 raise TransactionError(
-                    f"Conflicting upsert: tempid {ref!r} resolves both to {known} and {eid}.",
+                    f"Conflicting upsert: tempid {shown(ref)} resolves both to {known} and {eid}.",
                     error=":transact/upsert",
                     tempid=ref,
                 )
@@ -124,7 +124,8 @@ class Entities:
             return self.current_tx(ref)
         if is_tempid(ref):
             raise syntax_error(
-                f"Can't use tempid {ref!r} in {what}. Tempids are allowed in :db/add and maps.",
+                f"Can't use tempid {shown(ref)} in {what}. Tempids are allowed in :db/add and "
+                "maps.",
                 tempid=ref,
             )
         try:
@@ -141,7 +142,9 @@ class Entities:
         found = self.existing(ref, what)
         if found is None:
             raise TransactionError(
-                f"Nothing found for entity id {ref!r}.", error=":entity-id/missing", entity_id=ref
+                f"Nothing found for entity id {shown(ref)}.",
+                error=":entity-id/missing",
+                entity_id=ref,
             )
         return self.explicit(found)
 
@@ -160,7 +163,7 @@ class Entities:
             return self.tempid(ref)
         if ref is None or isinstance(ref, bool) or ref == 0:
             raise TransactionError(
-                f"Expected a number, string, keyword or lookup ref for :db/id, got {ref!r}.",
+                f"Expected a number, string, keyword or lookup ref for :db/id, got {shown(ref)}.",
                 error=":entity-id/syntax",
                 entity_id=ref,
             )
@@ -181,8 +184,8 @@ class Entities:
             eid = entities[0]
             if found is not None and found[2] != eid:
                 raise TransactionError(
-                    f"Conflicting upserts: {found[0].ident} {found[1]!r} resolves to {found[2]}, "
-                    f"but {attr.ident} {value!r} resolves to {eid}.",
+                    f"Conflicting upserts: {found[0].ident} {shown(found[1])} resolves to "
+                    f"{found[2]}, but {attr.ident} {shown(value)} resolves to {eid}.",
                     error=":transact/upsert",
                     entity_id=ref,
                 )
@@ -192,8 +195,8 @@ class Entities:
         attr, value, eid = found
         if type(ref) is int and ref > 0 and ref != eid:
             raise TransactionError(
-                f"Conflicting upsert: {attr.ident} {value!r} resolves to {eid}, but entity already "
-                f"has :db/id {ref}.",
+                f"Conflicting upsert: {attr.ident} {shown(value)} resolves to {eid}, but entity "
+                f"already has :db/id {ref}.",
                 error=":transact/upsert",
                 entity_id=ref,
             )

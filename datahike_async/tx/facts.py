@@ -12,10 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from datahike_async.edn.types import Char, Keyword
-from datahike_async.errors import TransactionError
+from datahike_async.errors import TransactionError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.snapshot.draft import Draft
-from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.tx.checks import check_value
 from datahike_async.tx.entities import Entities
 from datahike_async.tx.forms import keyword, require_attr, reserved, syntax_error
@@ -57,6 +56,8 @@ class Facts(ABC):
         self.schema_dirty: set[int] = set()
         self.composite_dirty: dict[int, None] = {}
         self.ensured: list[tuple[Any, int]] = []
+        # How many entity maps the one at work is nested in.
+        self.depth = 0
 
     @abstractmethod
     def _map(self, item: Mapping[Any, Any]) -> int:
@@ -91,9 +92,13 @@ class Facts(ABC):
             value = self._ref(eid, attr, value)
         else:
             value = check_value(attr, value)
-        if t is not None and not (type(t) is int and 0 <= t <= EMAX):
-            raise syntax_error(f"Bad transaction id {t!r}; expected an int up to {EMAX}.")
         draft = self.draft
+        if t is not None and not (type(t) is int and 0 <= t <= draft.tx):
+            raise syntax_error(
+                f"Bad transaction id {shown(t)}; expected an int up to {draft.tx}, the id of this "
+                "very transaction. Leave it out, or build the database with init_db.",
+                tx=t,
+            )
         if attr.unique is not None:
             self._check_unique(eid, attr, value)
         if draft.add(eid, attr, value, t):
@@ -104,7 +109,7 @@ class Facts(ABC):
             return self._map(value)
         if isinstance(value, (Char, bool)) or value is None:
             attr.coerce(value, attr.ident)
-            raise syntax_error(f"Bad entity value {value!r} for {attr.ident}.")
+            raise syntax_error(f"Bad entity value {shown(value)} for {attr.ident}.")
         if type(value) is int or isinstance(value, (str, Keyword, list, tuple)):
             return self.entities.entity(value)
         made = attr.coerce(value, attr.ident)
@@ -114,7 +119,7 @@ class Facts(ABC):
         for other in self.draft.lookup(attr.id, value):
             if other != eid:
                 raise TransactionError(
-                    f"Cannot add [{eid} {attr.ident} {value!r}] because of unique constraint: "
+                    f"Cannot add [{eid} {attr.ident} {shown(value)}] because of unique constraint: "
                     f"entity {other} has this value already.",
                     error=":transact/unique",
                     attribute=attr.ident,
@@ -178,7 +183,7 @@ class Facts(ABC):
         if missing:
             raise TransactionError(
                 f"Entity {eid} missing attributes {', '.join(map(repr, missing))} of spec "
-                f"{spec!r}.",
+                f"{shown(spec)}.",
                 error=":transact/ensure",
                 entity_id=eid,
             )
@@ -186,13 +191,13 @@ class Facts(ABC):
             predicate = lookup_function(name)
             if predicate is None:
                 raise TransactionError(
-                    f"The predicate {name!r} of spec {spec!r} is not registered.",
+                    f"The predicate {shown(name)} of spec {shown(spec)} is not registered.",
                     error=":transact/ensure",
                 )
             db = draft.frozen() if self.wrap is None else self.wrap(draft.frozen())
             if predicate(db, eid) is not True:
                 raise TransactionError(
-                    f"Entity {eid} failed the predicate {name!r} of spec {spec!r}.",
+                    f"Entity {eid} failed the predicate {shown(name)} of spec {shown(spec)}.",
                     error=":transact/ensure",
                     entity_id=eid,
                 )

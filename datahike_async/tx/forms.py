@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Char, Keyword
-from datahike_async.errors import TransactionError
+from datahike_async.errors import TransactionError, shown
 from datahike_async.values.datom import Datom
 from datahike_async.values.schema import Attr, Schema
 
 __all__ = [
+    "MOST_LEVELS",
     "keyword",
     "normalize",
     "require_attr",
@@ -21,6 +22,9 @@ __all__ = [
     "take_options",
     "unknown_attribute",
 ]
+
+MOST_LEVELS: Final = 128
+"""So deep may entity maps be nested in one another."""
 
 _TX_DATA: Final = (Keyword("tx-data"), ":tx-data", "tx-data", "tx_data")
 _OPTIONS: Final = {
@@ -48,24 +52,24 @@ def normalize(
     if isinstance(tx_data, str) and not isinstance(tx_data, Char):
         tx_data = read(tx_data)
     if isinstance(tx_data, Mapping):
-        found = [k for k in tx_data if k in _TX_DATA]
+        found = [k for k in tx_data if isinstance(k, (str, Keyword)) and k in _TX_DATA]
         if not found:
             raise syntax_error(
                 "Bad argument to transact: a map needs the key :tx-data; to transact one entity "
                 "map, put it into a list."
             )
-        unknown = [k for k in tx_data if k not in _TX_DATA and k not in _TX_META]
+        unknown = [k for k in tx_data if k not in (*_TX_DATA, *_TX_META)]
         if unknown:
-            raise syntax_error(f"Bad argument to transact: unknown key {unknown[0]!r}.")
+            raise syntax_error(f"Bad argument to transact: unknown key {shown(unknown[0])}.")
         meta = next((tx_data[k] for k in tx_data if k in _TX_META), None)
         return normalize(tx_data[found[0]], tx_meta if meta is None else meta)
     if isinstance(tx_data, (bytes, Keyword, Datom)) or not isinstance(tx_data, Iterable):
         raise syntax_error(
-            f"Bad transaction data {tx_data!r}, expected a list of maps and vectors.",
+            f"Bad transaction data {shown(tx_data)}, expected a list of maps and vectors.",
             tx_data=tx_data,
         )
     if tx_meta is not None and not isinstance(tx_meta, Mapping):
-        raise syntax_error(f"Bad :tx-meta {tx_meta!r}, expected a map.")
+        raise syntax_error(f"Bad :tx-meta {shown(tx_meta)}, expected a map.")
     return list(tx_data), tx_meta or {}
 
 
@@ -109,7 +113,7 @@ def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") 
     near = get_close_matches(str(key) if isinstance(key, str) else repr(key), known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return TransactionError(
-        f"Bad {what} {key!r}, not defined in current schema.{hint}",
+        f"Bad {what} {shown(key)}, not defined in current schema.{hint}",
         error=":transact/schema",
         attribute=key,
     )
@@ -128,8 +132,10 @@ def require_attr(key: Any, schema: Schema) -> Attr | None:
         return found
     name = keyword(key)
     if name is None:
-        hint = f"; did you mean {':' + key!r}?" if isinstance(key, str) else ""
-        raise syntax_error(f"Bad entity attribute {key!r}, expected a keyword{hint}", attribute=key)
+        hint = f"; did you mean {shown(':' + key)}?" if isinstance(key, str) else ""
+        raise syntax_error(
+            f"Bad entity attribute {shown(key)}, expected a keyword{hint}", attribute=key
+        )
     if schema.flexibility == "write" or name.namespace == "db":
         raise unknown_attribute(key, schema)
     return None

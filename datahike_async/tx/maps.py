@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import TransactionError
+from datahike_async.errors import TransactionError, shown
 from datahike_async.tx.entities import CURRENT_TX, is_tempid
 from datahike_async.tx.facts import Facts
-from datahike_async.tx.forms import keyword, syntax_error
+from datahike_async.tx.forms import MOST_LEVELS, keyword, syntax_error
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import ANY
 
@@ -77,6 +77,18 @@ class Maps(Facts):
 
     def _map(self, item: Mapping[Any, Any]) -> int:
         """Carry out an entity map and return its entity id."""
+        self.depth += 1
+        if self.depth > MOST_LEVELS:
+            raise syntax_error(
+                f"Entity maps are nested deeper than {MOST_LEVELS} levels; give them tempids and "
+                "put them side by side."
+            )
+        try:
+            return self._one_map(item)
+        finally:
+            self.depth -= 1
+
+    def _one_map(self, item: Mapping[Any, Any]) -> int:
         ref: Any = None
         plain: list[tuple[Attr, Any]] = []
         reverse: list[tuple[Attr, Any]] = []
@@ -88,7 +100,7 @@ class Maps(Facts):
                 if isinstance(ref, bool) or not isinstance(ref, (int, str, Keyword, list, tuple)):
                     raise TransactionError(
                         f"Expected a number, string, keyword or lookup ref for :db/id, "
-                        f"got {ref!r}.",
+                        f"got {shown(ref)}.",
                         error=":entity-id/syntax",
                         entity_id=ref,
                     )

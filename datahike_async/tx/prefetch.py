@@ -8,6 +8,7 @@ from typing import Any
 from datahike_async.errors import TransactionError
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.tx.forms import MOST_LEVELS
 
 __all__ = ["prefetch"]
 
@@ -33,16 +34,18 @@ def prefetch(base: Snapshot, items: list[Any]) -> None:
         except TransactionError:
             return  # the ordinary path says what is wrong, where it comes to it
 
-    def entity_map(item: Mapping[Any, Any]) -> None:
+    def entity_map(item: Mapping[Any, Any], levels: int = MOST_LEVELS) -> None:
+        if not levels:
+            return  # as above
         for key, value in item.items():
             if getattr(key, "text", key) in ("db/id", ":db/id"):
                 named(value)
             elif isinstance(value, Mapping):
-                entity_map(value)
+                entity_map(value, levels - 1)
             elif isinstance(value, (list, tuple)):
                 for one in value:
                     if isinstance(one, Mapping):
-                        entity_map(one)
+                        entity_map(one, levels - 1)
                     else:
                         named(one)
             elif not isinstance(value, (set, frozenset)):

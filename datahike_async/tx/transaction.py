@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from datahike_async.edn.types import Keyword
+from datahike_async.errors import shown
 from datahike_async.tx.answers import stored_tempids
 from datahike_async.tx.checks import check_schema, check_value
 from datahike_async.tx.forms import keyword, reserved, syntax_error, unknown_attribute
@@ -45,7 +46,9 @@ class Transaction(Vectors):
         for key, value in meta.items():
             name = keyword(key)
             if name is None:
-                raise syntax_error(f"Bad transaction meta attribute {key!r}, expected a keyword.")
+                raise syntax_error(
+                    f"Bad transaction meta attribute {shown(key)}, expected a keyword."
+                )
             attr = draft.schema.by_key.get(name)
             if attr is None and draft.schema.flexibility == "write":
                 raise unknown_attribute(key, draft.schema, "transaction meta attribute")
@@ -86,7 +89,9 @@ class Transaction(Vectors):
         elif isinstance(item, Mapping):
             self._map(item)
         else:
-            raise syntax_error(f"Bad entity type at {item!r}, expected map or vector.", item=item)
+            raise syntax_error(
+                f"Bad entity type at {shown(item)}, expected map or vector.", item=item
+            )
         if self.schema_dirty:
             self._update_schema()
         if self.composite_dirty:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import TransactionError
+from datahike_async.errors import TransactionError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.tx.checks import check_value
 from datahike_async.tx.entities import CURRENT_TX, is_tempid
@@ -40,7 +40,7 @@ class Vectors(Maps):
             name = head
         if name is None:
             raise syntax_error(
-                f"Unknown operation {head!r} in {item!r}; expected :db/add.", item=item
+                f"Unknown operation {shown(head)} in {shown(item)}; expected :db/add.", item=item
             )
         text = _ALIASES.get(name.text, name.text)
         if text == "db/add":
@@ -72,7 +72,7 @@ class Vectors(Maps):
     def _arity(self, item: Any, least: int, most: int | None) -> None:
         if len(item) < least or (most is not None and len(item) > most):
             span = f"{least}" if most == least else f"{least} to {most or 'any number of'}"
-            raise syntax_error(f"{item!r} should have {span} elements.", item=item)
+            raise syntax_error(f"{shown(item)} should have {span} elements.", item=item)
 
     def _op_add(self, item: Any) -> None:
         self._arity(item, 4, 5)
@@ -82,7 +82,7 @@ class Vectors(Maps):
         if attr.tuple_attrs:
             raise syntax_error(f"Can't modify tuple attrs directly: {attr.ident}.")
         if value is None:
-            raise syntax_error(f"Cannot store nil as a value of {name}: {item!r}.")
+            raise syntax_error(f"Cannot store nil as a value of {name}: {shown(item)}.")
         if attr.unique == "identity" and is_tempid(ref) and ref not in CURRENT_TX:
             known = self._known_value(attr, value)
             found = self.draft.lookup(attr.id, known) if known is not None else []
@@ -105,6 +105,10 @@ class Vectors(Maps):
             return
         if attr.tuple_attrs:
             raise syntax_error(f"Can't modify tuple attrs directly: {attr.ident}.")
+        if len(rest) > 1 and type(rest[1]) is not int:
+            raise syntax_error(
+                f"Bad transaction id {shown(rest[1])} in {shown(item)}; expected an int.", item=item
+            )
         if not rest or rest[0] is None:
             self.draft.retract_all(eid, attr)
         else:
@@ -193,8 +197,8 @@ class Vectors(Maps):
             )
             if found is None:
                 raise syntax_error(
-                    f"Unknown operation or transaction function {function!r}; expected :db/add, "
-                    ":db/retract, … or a name given to register_function.",
+                    f"Unknown operation or transaction function {shown(function)}; expected "
+                    ":db/add, :db/retract, … or a name given to register_function.",
                     operation=function,
                 )
             function = found
@@ -208,8 +212,8 @@ class Vectors(Maps):
                 return []
             if isinstance(result, (str, Mapping)) or not isinstance(result, (list, tuple)):
                 raise syntax_error(
-                    f"The transaction function {name!r} returned {result!r}; expected a list of "
-                    "maps and vectors."
+                    f"The transaction function {shown(name)} returned {shown(result)}; expected "
+                    "a list of maps and vectors."
                 )
             return result
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import TransactionError, UnsupportedFormat
+from datahike_async.errors import TransactionError, UnsupportedFormat, shown
 from datahike_async.values.types import ANY, VALUE_TYPES, ValueType
 
 __all__ = ["SYSTEM_ATTRIBUTES", "Attr", "Schema"]
@@ -274,14 +274,33 @@ class Schema:
     def with_map(self, attributes: Mapping[Any, Mapping[Any, Any]]) -> Schema:
         """Return the schema with attributes that no entity defines."""
         schema = self
+        if not isinstance(attributes, Mapping):
+            raise _malformed(
+                "A schema is a map of attributes to their properties, such as "
+                f'{{":name": {{}}}}, not {shown(attributes)}.'
+            )
         for i, (key, given) in enumerate(attributes.items(), 1):
+            if not isinstance(key, (str, Keyword)) or key in ("", ":"):
+                raise _malformed(f"An attribute is a keyword such as :name, not {shown(key)}.")
             ident = Keyword(key)
+            if not isinstance(given, Mapping):
+                raise _malformed(
+                    f"The properties of attribute {ident} are a map, such as "
+                    f'{{":db/index": True}}, not {shown(given)}.',
+                    attribute=ident,
+                )
             props: dict[Keyword, Any] = {IDENT: ident}
             for name, value in given.items():
-                prop = schema.by_key.get(name)
+                prop = schema.by_key.get(name) if isinstance(name, (str, Keyword)) else None
                 if prop is None or prop.ident not in SCHEMA_PROPERTIES:
                     raise _bad(ident, name, value, "properties such as :db/valueType")
-                props[prop.ident] = prop.coerce(value, prop.ident)
+                if prop.many:
+                    values = value if isinstance(value, (list, tuple, set)) else [value]
+                    props[prop.ident] = tuple(prop.coerce(v, prop.ident) for v in values)
+                else:
+                    props[prop.ident] = prop.coerce(value, prop.ident)
+            if props[IDENT] is not ident:
+                raise _bad(ident, IDENT, props[IDENT], f"{ident}, or none")
             if props.keys() == {IDENT}:
                 schema, _ = schema.with_attr(ident)
                 continue
@@ -289,7 +308,24 @@ class Schema:
             schema = schema.with_entity(-i, props)
             # The negative id only keys the definition: such an attribute is no entity.
             schema = Schema(schema.flexibility, schema.attrs, schema.entities, idents)
+        for attr in schema.attrs:
+            schema.check_parts(attr)
         return schema
+
+    def check_parts(self, attr: Attr) -> None:
+        """Raise TransactionError ``:transact/schema`` for a composite tuple that cannot be.
+
+        Its parts have cardinality one and are no tuples; without schema on read they exist.
+        """
+        for part in attr.tuple_attrs:
+            found = self.by_key.get(part)
+            if found is None or (found.eid is None and not found.system):
+                if self.flexibility == "write":
+                    raise _bad_part(attr, part, "which is not in the schema; define it as well")
+            elif found.tuple_attrs:
+                raise _bad_part(attr, part, "which is itself a tuple")
+            elif found.many:
+                raise _bad_part(attr, part, "which must not have :db.cardinality/many")
 
     def public(self) -> dict[Keyword, dict[Keyword, Any]]:
         """Return ident → attribute map, the user's attributes only."""
@@ -354,11 +390,24 @@ class Schema:
 
 def _bad(ident: Keyword, prop: Keyword, value: Any, expected: str) -> TransactionError:
     return TransactionError(
-        f"Attribute {ident} has {prop} {value!r}; expected {expected}.",
+        f"Attribute {ident} has {prop} {shown(value)}; expected {expected}.",
         error=":schema/validation",
         attribute=ident,
         key=prop,
         value=value,
+    )
+
+
+def _malformed(message: str, **data: Any) -> TransactionError:
+    return TransactionError(message, error=":schema/validation", **data)
+
+
+def _bad_part(attr: Attr, part: Keyword, why: str) -> TransactionError:
+    return TransactionError(
+        f":db/tupleAttrs of {attr.ident} references {part}, {why}.",
+        error=":transact/schema",
+        attribute=attr.ident,
+        part=part,
     )
 
 
@@ -382,7 +431,10 @@ def _idents_tuple(
         return ()
     if not isinstance(value, (tuple, list)) or not value:
         raise _bad(ident, prop, value, "a vector of keywords that is not empty")
-    return tuple(Keyword(v) if isinstance(v, str) else v for v in value)
+    for v in value:
+        if not isinstance(v, (str, Keyword)) or v in ("", ":"):
+            raise _bad(ident, prop, value, f"keywords in the vector, not {shown(v)}")
+    return tuple(map(Keyword, value))
 
 
 def _attr_of(
@@ -401,18 +453,16 @@ def _attr_of(
         if t not in types:
             raise _bad(ident, TUPLE_TYPES, t, "value types such as :db.type/long")
     many = cardinality is MANY
-    if tuple_attrs:
-        if many:
-            raise _bad(ident, TUPLE_ATTRS, tuple_attrs, ":db.cardinality/one for a composite tuple")
-        for part in tuple_attrs:
-            found = schema.by_key.get(part)
-            if found is not None and (found.many or found.tuple_attrs):
-                raise _bad(ident, TUPLE_ATTRS, part, "parts of cardinality one that are no tuples")
+    if tuple_attrs and many:
+        raise _bad(ident, TUPLE_ATTRS, tuple_attrs, ":db.cardinality/one for a composite tuple")
     is_tuple = tuple_attrs or tuple_types or tuple_type
     if type_ is Keyword("db.type/tuple") and not is_tuple:
         raise _bad(
             ident, VALUE_TYPE, type_, ":db/tupleAttrs, :db/tupleType or :db/tupleTypes beside it"
         )
+    max_length = props.get(MAX_LENGTH)
+    if max_length is not None and max_length < 0:
+        raise _bad(ident, MAX_LENGTH, max_length, "a length of at least 0")
     return Attr(
         ident,
         id,
@@ -424,7 +474,7 @@ def _attr_of(
         component=bool(props.get(COMPONENT)),
         no_history=bool(props.get(NO_HISTORY)),
         doc=props.get(DOC),
-        max_length=props.get(MAX_LENGTH),
+        max_length=max_length,
         preds=tuple(props.get(PREDS, ())),
         tuple_attrs=tuple_attrs,
         tuple_type=tuple_type,

@@ -18,7 +18,7 @@ from uuid import UUID
 import numpy as np
 
 from datahike_async.edn.types import Char, FrozenMap, Keyword, Symbol, Tagged
-from datahike_async.errors import TransactionError
+from datahike_async.errors import TransactionError, shown
 
 __all__ = ["ANY", "VALUE_TYPES", "DoubleArray", "FloatArray", "ValueType", "plain", "typed_key"]
 
@@ -105,7 +105,10 @@ def typed_key(value: Any) -> Any:
     if kind is Tagged:
         return ("tagged", value.tag, typed_key(value.value))
     made = plain(value)
-    return (kind.__name__, value) if made is value else typed_key(made)
+    if made is not value:
+        return typed_key(made)
+    # What has no hash, such as an array of NumPy, equals itself alone.
+    return (kind.__name__, id(value) if getattr(kind, "__hash__", None) is None else value)
 
 
 def plain(value: Any) -> Any:
@@ -177,7 +180,7 @@ class ValueType:
         if made is not _NO:
             return made
         raise TransactionError(
-            f"Bad entity value {_shown(value)} for attribute {attribute}: it is a "
+            f"Bad entity value {shown(value)} for attribute {attribute}: it is a "
             f"{type(value).__name__}, and {self.ident} takes {self.expects}.",
             error=":transact/schema",
             attribute=attribute,
@@ -187,16 +190,7 @@ class ValueType:
 
 
 _NO: Final = object()
-_SHOWN: Final = 120
 _MOST_LEVELS: Final = 64
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # an int of more digits than Python prints
-        return f"a {type(value).__name__}"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _boolean(v: Any) -> Any:
