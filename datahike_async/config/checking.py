@@ -10,6 +10,7 @@ from uuid import UUID
 
 from datahike_async.config.names import (
     FIELDS,
+    MOST_LEVELS,
     QUESTION,
     as_bool,
     as_count,
@@ -27,9 +28,11 @@ def plain_store(store: Any) -> dict[str, Any]:
     if not isinstance(store, Mapping):
         raise bad_value("store", store, 'a dict such as {":backend" ":file", ":path" "/data/db"}')
 
-    def plain(value: Any) -> Any:
+    def plain(value: Any, levels: int = MOST_LEVELS) -> Any:
         if isinstance(value, Mapping):
-            return {text_of(k): plain(v) for k, v in value.items()}
+            if not levels:
+                raise bad_value("store", store, f"maps nested at most {MOST_LEVELS} levels deep")
+            return {text_of(k): plain(v, levels - 1) for k, v in value.items()}
         return value.text if isinstance(value, (Keyword, Symbol)) else value
 
     out = {text_of(key): plain(value) for key, value in store.items()}
@@ -48,14 +51,25 @@ def plain_store(store: Any) -> dict[str, Any]:
     id_ = out.get("id")
     if id_ is not None and not isinstance(id_, UUID):
         try:
-            out["id"] = UUID(str(id_).removeprefix("#uuid").strip(' "'))
+            out["id"] = UUID(
+                (id_ if isinstance(id_, str) else "").removeprefix("#uuid").strip(' "')
+            )
         except ValueError:
             raise bad_value(
                 "store", store, f"a UUID as :id, not {shown(id_)}", error=":invalid-id-type"
             ) from None
-    if out["backend"] == "file" and not isinstance(out.get("path"), (str, os.PathLike)):
+    if out["backend"] == "file" and not _is_path(out.get("path")):
         raise bad_value("store", store, "a :path, a folder of its own for this database")
     return out
+
+
+def _is_path(path: Any) -> bool:
+    if not isinstance(path, (str, os.PathLike)):
+        return False
+    try:
+        return bool(path) and b"\0" not in os.fsencode(path)
+    except (TypeError, UnicodeEncodeError):
+        return False
 
 
 def _index_config(value: Any) -> dict[str, Any]:

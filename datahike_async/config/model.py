@@ -177,7 +177,9 @@ def _check_supported(config: Config) -> None:
     gc = config.online_gc
     if isinstance(gc, Mapping) and any(name_of(k) == "enabled" and v for k, v in gc.items()):
         raise refused("online-gc", "collect offline.")
-    if config.value_caps not in (None, {}):
+    if config.value_caps is not None and not (
+        isinstance(config.value_caps, Mapping) and not config.value_caps
+    ):
         raise refused("value-caps", "use :db/maxLength on the attributes.")
 
 

@@ -59,6 +59,10 @@ QUESTION: Final = frozenset(
 _HARMLESS: Final = frozenset({"backend", "id", "path", "compressor", "region", "bucket", "table"})
 
 
+MOST_LEVELS: Final = 16
+"""So deep may the maps of a config be nested."""
+
+
 def text_of(key: Any) -> str:
     """Return the text of a keyword, symbol or string key, without its colon."""
     if isinstance(key, (Keyword, Symbol)):
@@ -101,7 +105,7 @@ def unknown_key(what: str, key: Any, known: list[str], **data: Any) -> ConfigErr
 def bad_value(key: str, value: Any, expected: str, **data: Any) -> ConfigError:
     """Return the error for a value of an option that is not what was ``expected``."""
     if isinstance(value, Mapping):
-        value = masked({str(k): v for k, v in value.items()})
+        value = _masked_map(value)
     return ConfigError(
         f"Bad value {shown(value)} at {option(key)}: expected {expected}.",
         key=option(key),
@@ -112,18 +116,20 @@ def bad_value(key: str, value: Any, expected: str, **data: Any) -> ConfigError:
 
 def show(value: Any) -> str:
     """Return the repr of a value, secrets masked."""
-    if isinstance(value, Mapping):
-        return repr(masked({str(k): v for k, v in value.items()}))
-    return repr(value)
+    return shown(_masked_map(value) if isinstance(value, Mapping) else value)
 
 
-def masked(store: Mapping[str, Any]) -> dict[str, Any]:
+def _masked_map(value: Mapping[Any, Any]) -> dict[str, Any]:
+    return masked({k if isinstance(k, str) else shown(k): v for k, v in value.items()})
+
+
+def masked(store: Mapping[Any, Any], levels: int = MOST_LEVELS) -> dict[str, Any]:
     """Return a map with everything masked that may be a secret."""
     out: dict[str, Any] = {}
     for key, value in store.items():
-        name = name_of(key)
+        name = name_of(key) if isinstance(key, (str, Keyword, Symbol)) else None
         if isinstance(value, Mapping):
-            out[key] = masked(value)
+            out[key] = masked(value, levels - 1) if levels else "***"
         elif name in _HARMLESS or value is None or isinstance(value, (bool, int, float)):
             out[key] = value
         else:

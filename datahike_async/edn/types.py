@@ -117,7 +117,7 @@ class Symbol(_Name):
         """Return the symbol of a text."""
         if isinstance(text, Symbol):
             return text
-        if not text or not isinstance(text, str):
+        if not isinstance(text, str) or not text:  # type: ignore[redundant-expr]
             raise _no_name(cls, text)
         return _intern(cls, text)  # type: ignore[no-any-return]
 

@@ -20,6 +20,7 @@ from datahike_async.konserve.blob import (
     Write,
 )
 from datahike_async.konserve.errors import (
+    BadArgument,
     CorruptValue,
     FencingUnsupported,
     KonserveError,
@@ -55,6 +56,7 @@ __all__ = [
     "UNCHANGED",
     "Assoc",
     "Backend",
+    "BadArgument",
     "Blob",
     "BlobStore",
     "BlobStoreBase",

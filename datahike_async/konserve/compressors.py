@@ -5,7 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
-from datahike_async.konserve.errors import CorruptValue, StoreConfigError, UnsupportedEncoding
+from datahike_async.konserve.errors import (
+    CorruptValue,
+    StoreConfigError,
+    UnsupportedEncoding,
+    shown,
+)
 
 __all__ = ["NONE", "ZSTD", "compress", "compressor_id", "decompress"]
 
@@ -26,9 +31,9 @@ def _zstd() -> Any:
 
 def compressor_id(name: str) -> int:
     """Return the number of a compressor; raise StoreConfigError for an unknown name."""
-    found = _NAMES.get(name)
+    found = _NAMES.get(name) if isinstance(name, str) else None  # type: ignore[redundant-expr]
     if found is None:
-        raise StoreConfigError(f"Unknown compressor {name!r}; known: {', '.join(_NAMES)}.")
+        raise StoreConfigError(f"Unknown compressor {shown(name)}; known: {', '.join(_NAMES)}.")
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.konserve.compressors import compressor_id
-from datahike_async.konserve.errors import StoreConfigError
+from datahike_async.konserve.errors import StoreConfigError, shown
 from datahike_async.konserve.registry import Backend, backend
 
 __all__ = ["checked", "public"]
@@ -22,7 +22,16 @@ HIDDEN: Final = "***"
 
 
 def _plain(key: Any) -> str:
-    return str(getattr(key, "text", key)).removeprefix(":").replace("_", "-")
+    return _text(key, "A key").replace("_", "-")
+
+
+def _text(name: Any, what: str) -> str:
+    text = getattr(name, "text", name)
+    if not isinstance(text, str):
+        raise StoreConfigError(
+            f"{what} of a store configuration is a string or a keyword, not {shown(name)}."
+        )
+    return text.removeprefix(":")
 
 
 def checked(config: Mapping[Any, Any]) -> tuple[dict[str, Any], Backend]:
@@ -32,12 +41,12 @@ def checked(config: Mapping[Any, Any]) -> tuple[dict[str, Any], Backend]:
     UnknownBackend.
     """
     if not isinstance(config, Mapping):
-        raise StoreConfigError(f"A store configuration is a map, not {config!r}.")
+        raise StoreConfigError(f"A store configuration is a map, not {shown(config)}.")
     plain = {_plain(k): v for k, v in config.items()}
     if "backend" not in plain:
         raise StoreConfigError('A store configuration needs a "backend", such as "file".')
+    plain["backend"] = _text(plain["backend"], "The backend")
     made = backend(plain["backend"])
-    plain["backend"] = str(getattr(plain["backend"], "text", plain["backend"])).removeprefix(":")
     known = _COMMON | made.keys
     for key in plain:
         if key not in known:
@@ -59,10 +68,10 @@ def _id(value: Any) -> UUID | None:
     if value is None or isinstance(value, UUID):
         return value
     try:
-        return UUID(str(value))
+        return UUID(value if isinstance(value, str) else "")
     except ValueError:
         raise StoreConfigError(
-            f"The id of a store is a UUID, not {value!r}.", error=":invalid-id-type"
+            f"The id of a store is a UUID, not {shown(value)}.", error=":invalid-id-type"
         ) from None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from datahike_async.konserve.compressors import compress, compressor_id, decompress
 from datahike_async.konserve.encryptors import Encryptor
 from datahike_async.konserve.envelope import BINARY, KINDS, Envelope, seal, unseal
-from datahike_async.konserve.errors import CorruptValue, UnsupportedEncoding
+from datahike_async.konserve.errors import BadArgument, CorruptValue, UnsupportedEncoding, shown
 from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
 
 __all__ = ["Encoding"]
@@ -46,11 +46,13 @@ class Encoding:
             self._serializers[one.id] = one
 
     def seal(self, key: Any, value: Any, kind: int, meta: Mapping[str, Any] | None) -> bytes:
-        """Return the bytes of the blob of ``key``. Raises TypeError for what cannot be stored."""
+        """Return the bytes of the blob of ``key``; raise BadArgument for what cannot be stored."""
+        if meta is not None and not isinstance(meta, Mapping):
+            raise BadArgument(f"The meta of {shown(key)} is a map, not {shown(meta)}.")
         described = {"key": key, "type": KINDS[kind], "last-write": _now_ms(), **(meta or {})}
         if kind == BINARY:
             if not isinstance(value, (bytes, bytearray, memoryview)):
-                raise TypeError(f"a binary value is bytes, not {type(value).__name__}")
+                raise BadArgument(f"The binary value of {shown(key)} is bytes, not {shown(value)}.")
             data, used = bytes(value), 0
         else:
             data, used = compress(self.serializer.serialize(value), self._compressor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "BadArgument",
     "CorruptValue",
     "FencingUnsupported",
     "KonserveError",
@@ -22,7 +23,19 @@ __all__ = [
     "UnknownBackend",
     "UnsupportedEncoding",
     "UnsupportedOperation",
+    "shown",
 ]
+
+_SHOWN = 160
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value for a message, cut short; its type where it cannot be printed."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 class KonserveError(Exception):
@@ -36,6 +49,13 @@ class KonserveError(Exception):
     def __init__(self, message: str, **data: Any) -> None:
         super().__init__(message)
         self.data = data
+
+
+class BadArgument(KonserveError, TypeError, ValueError, IndexError):
+    """A key, a value, a path or an option is not what the call takes; nothing was written.
+
+    Also what Python raises for such mistakes: a TypeError, a ValueError, an IndexError.
+    """
 
 
 class StoreConfigError(KonserveError):

@@ -15,7 +15,13 @@ from uuid import UUID
 
 import msgpack
 
-from datahike_async.konserve.errors import CorruptValue, StoreConfigError, UnsupportedEncoding
+from datahike_async.konserve.errors import (
+    BadArgument,
+    CorruptValue,
+    StoreConfigError,
+    UnsupportedEncoding,
+    shown,
+)
 
 __all__ = ["MessagePack", "Serializer", "name_of_key"]
 
@@ -35,7 +41,7 @@ class Serializer(Protocol):
         ...
 
     def serialize(self, value: Any) -> bytes:
-        """Return the bytes of a value; raise TypeError for one it cannot hold."""
+        """Return the bytes of a value; raise BadArgument for one it cannot hold."""
         ...
 
     def deserialize(self, data: bytes) -> Any:
@@ -60,14 +66,27 @@ class MessagePack:
         decode: Callable[[Any], Any],
     ) -> None:
         """Store values of ``kind`` as what ``encode`` returns, under code 32 to 127."""
-        if not FIRST_HANDLER <= code <= 127:
-            raise StoreConfigError(f"Handler codes go from {FIRST_HANDLER} to 127, not {code}.")
+        if type(code) is not int or not FIRST_HANDLER <= code <= 127:  # type: ignore[redundant-expr]
+            raise StoreConfigError(
+                f"Handler codes go from {FIRST_HANDLER} to 127, not {shown(code)}."
+            )
+        if not isinstance(kind, type) or not callable(encode) or not callable(decode):
+            raise StoreConfigError(
+                "A handler is a type, a code and two functions, not "
+                f"{shown((kind, code, encode, decode))}."
+            )
         self._encoders[kind] = (code, encode)
         self._decoders[code] = decode
 
     def serialize(self, value: Any) -> bytes:
-        """Return the bytes of a value; raise TypeError for one it cannot hold."""
-        return msgpack.packb(value, default=self._default, strict_types=True)  # type: ignore[no-any-return]
+        """Return the bytes of a value; raise BadArgument for one it cannot hold."""
+        try:
+            return msgpack.packb(value, default=self._default, strict_types=True)  # type: ignore[no-any-return]
+        except BadArgument:
+            raise
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            # Of text that is no Unicode, of nesting without end: what the packer says of them.
+            raise BadArgument(f"{shown(value)} cannot be stored: {error}", value=value) from error
 
     def deserialize(self, data: bytes) -> Any:
         """Return the value; raise CorruptValue for bytes that are none."""
@@ -89,7 +108,7 @@ class MessagePack:
             return msgpack.ExtType(_UUID, value.bytes)
         if kind is datetime:
             if value.tzinfo is None:
-                raise TypeError(f"{value!r} has no time zone and cannot be stored")
+                raise BadArgument(f"{shown(value)} has no time zone and cannot be stored")
             micros = (value - _EPOCH) // _MICROSECOND
             return msgpack.ExtType(_INSTANT, micros.to_bytes(8, "big", signed=True))
         if kind is int:
@@ -102,8 +121,9 @@ class MessagePack:
             items = b"".join(sorted(self.serialize(x) for x in value))
             count = len(value).to_bytes(4, "big")
             return msgpack.ExtType(_SET if kind is set else _FROZENSET, count + items)
-        raise TypeError(
-            f"{value!r} of type {kind.__name__} cannot be stored; register a handler for it"
+        raise BadArgument(
+            f"{shown(value)} of type {kind.__name__} cannot be stored; register a handler for it",
+            value=value,
         )
 
     def _ext(self, code: int, data: bytes) -> Any:
@@ -148,6 +168,9 @@ _KEYS: Final = MessagePack()
 def name_of_key(key: Any, serializer: Serializer | None = None) -> str:
     """Return the name of the blob that holds ``key``: 32 hex digits, equal for equal keys."""
     if type(key) is not str:
-        key = _canonical(key)
+        try:
+            key = _canonical(key)
+        except RecursionError:
+            raise BadArgument("A key is nested too deeply, or contains itself.") from None
     data = (serializer or _KEYS).serialize(key)
     return hashlib.blake2b(data, digest_size=16).hexdigest()

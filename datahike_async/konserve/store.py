@@ -28,12 +28,14 @@ from datahike_async.konserve.encoding import Encoding
 from datahike_async.konserve.encryptors import Encryptor
 from datahike_async.konserve.envelope import BINARY, EDN, HEADER
 from datahike_async.konserve.errors import (
+    BadArgument,
     RevisionMismatch,
     StoreConfigError,
     UnsupportedOperation,
+    shown,
 )
 from datahike_async.konserve.locks import KeyLocks
-from datahike_async.konserve.paths import MISSING, step, with_value
+from datahike_async.konserve.paths import MISSING, hashable, listed, path_of, step, with_value
 from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
 
 __all__ = [
@@ -101,7 +103,13 @@ class Store:
 
     def assoc_serializers(self, serializers: Iterable[Serializer]) -> None:
         """Make further serializers known for reading."""
-        self.encoding.know(serializers)
+        known = listed(serializers, "Serializers")
+        for one in known:
+            if type(getattr(one, "id", None)) is not int or not 1 <= one.id <= 255:
+                raise StoreConfigError(
+                    f"A serializer has an id from 1 to 255; {shown(one)} has none."
+                )
+        self.encoding.know(known)
 
     def register_handler(
         self, kind: type, code: int, encode: Callable[[Any], Any], decode: Callable[[Any], Any]
@@ -158,7 +166,7 @@ class Store:
 
     async def get_in(self, keys: Sequence[Any], default: Any = None) -> Any:
         """Return the value at a path: the first key names it, the others lead into it."""
-        key, *path = keys
+        key, path = path_of(keys)
         value = await self.get(key, MISSING)
         for place in path:
             value = step(value, place)
@@ -175,7 +183,7 @@ class Store:
 
     async def multi_get(self, keys: Iterable[Any]) -> dict[Any, Any]:
         """Return the values of those of ``keys`` that have one."""
-        names = {name_of_key(key): key for key in keys}
+        names = {name_of_key(key): hashable(key) for key in listed(keys, "Keys")}
         found = await self.blobs.read_many(list(names))
         out = {}
         for name, key in names.items():
@@ -234,12 +242,16 @@ class Store:
         """Return the bytes ``[start, end)`` of a binary value, or None.
 
         A whole value is checked. A range is one ranged read, and its bytes are for the caller to
-        check. Raises CorruptValue; TypeError where the whole value is not binary.
+        check. Raises CorruptValue; BadArgument where the whole value is not binary.
         """
         name = name_of_key(key)
-        if start or end is not None:
-            if start < 0 or (end is not None and end < start):
-                raise ValueError(f"no range: [{start}, {end})")
+        if end is not None or start != 0:
+            stop = start if end is None else end
+            if type(start) is not int or type(stop) is not int or not 0 <= start <= stop:
+                raise BadArgument(
+                    f"[{shown(start)}, {shown(end)}) is no range of bytes; give two ints, "
+                    "0 <= start <= end."
+                )
             if end is not None and self.encoding.encryptor is None:
                 blob = await self.blobs.read(name, HEADER + start, HEADER + end)
                 return None if blob is None else blob.data
@@ -248,7 +260,7 @@ class Store:
             return None
         envelope = self.encoding.open(name, blob.data, key)
         if envelope.kind != BINARY:
-            raise TypeError(f"the value of {key!r} is not binary; read it with get")
+            raise BadArgument(f"The value of {shown(key)} is not binary; read it with get.")
         return envelope.value[start:end] if start or end is not None else envelope.value
 
     async def assoc_in(
@@ -258,8 +270,9 @@ class Store:
 
         For a path of one key the old value is not read, and None stands for it.
         """
-        if len(keys) == 1:
-            await self.assoc(keys[0], value, meta=meta)
+        key, path = path_of(keys)
+        if not path:
+            await self.assoc(key, value, meta=meta)
             return None, value
         return await self.update_in(keys, lambda _: value, meta=meta, op="assoc-in")
 
@@ -279,7 +292,8 @@ class Store:
         op: str = "update-in",
     ) -> tuple[Any, Any]:
         """Replace the value at a path by ``f`` of it and return ``(old, new)`` of that place."""
-        key, *path = keys
+        key, path = path_of(keys)
+        _check_callable(f)
         name = name_of_key(key)
         async with self._locks.holding(name):
             for _ in range(_RETRIES):
@@ -321,8 +335,11 @@ class Store:
         RevisionMismatch where a condition fails; items before it may have been written unless the
         backend is atomic.
         """
-        pairs = items.items() if isinstance(items, Mapping) else items
-        assocs = [x if isinstance(x, Assoc) else Assoc(*x) for x in pairs]
+        pairs = items.items() if isinstance(items, Mapping) else listed(items, "Items")
+        assocs = [x if isinstance(x, Assoc) else _assoc(x) for x in pairs]
+        if self._hooks:
+            for item in assocs:
+                hashable(item.key)
         writes = []
         for item in assocs:
             self._check_condition(item.expected_revision)
@@ -336,14 +353,20 @@ class Store:
 
     async def multi_dissoc(self, keys: Iterable[Any]) -> dict[Any, bool]:
         """Remove several keys and say of each whether it was there."""
-        wanted = list(keys)
+        wanted = [hashable(key) for key in listed(keys, "Keys")]
         existed = await self.blobs.delete_many([name_of_key(key) for key in wanted])
         if self._hooks:
             await self._run_hooks("multi-dissoc", keys=wanted)
         return dict(zip(wanted, existed, strict=True))
 
     def _check_condition(self, expected: Expected) -> None:
-        if expected is not None and not self._conditional:
+        if expected is None:
+            return
+        if expected is not ABSENT and not isinstance(expected, str):
+            raise BadArgument(
+                f"expected_revision is ABSENT or what a call returned, not {shown(expected)}."
+            )
+        if not self._conditional:
             raise UnsupportedOperation(
                 "This backend cannot compare-and-set, so expected_revision has no meaning here."
             )
@@ -369,6 +392,7 @@ class Store:
         """Fold ``f(result, element)`` over the log under ``key``, oldest first."""
         from datahike_async.konserve.appendlog import elements
 
+        _check_callable(f)
         for element in await elements(self, key):
             init = f(init, element)
         return init
@@ -385,6 +409,9 @@ class Store:
         the backend has no journals.
         """
         name = name_of_key(key)
+        self._check_condition(expected_revision)
+        if not isinstance(record, (bytes, bytearray, memoryview)):
+            raise BadArgument(f"A record of a journal is bytes, not {shown(record)}.")
         record = self.encoding.seal_record(name, record)
         return await self._journals().append(name, record, expected_revision)
 
@@ -413,11 +440,12 @@ class Store:
 
     def add_write_hook(self, id: Any, hook: Hook) -> None:
         """Call ``hook`` with a map after every write that succeeded (``api-op``, ``key``, …)."""
-        self._hooks[id] = hook
+        _check_callable(hook)
+        self._hooks[hashable(id)] = hook
 
     def remove_write_hook(self, id: Any) -> None:
         """Call the hook of ``id`` no more."""
-        self._hooks.pop(id, None)
+        self._hooks.pop(hashable(id), None)
 
     async def _run_hooks(self, op: str, **event: Any) -> None:
         described = {"api-op": op, **{k.replace("_", "-"): v for k, v in event.items()}}
@@ -429,6 +457,17 @@ class Store:
     async def release(self) -> None:
         """Close the store; further calls raise StoreClosed."""
         await self.blobs.close()
+
+
+def _check_callable(f: Any) -> None:
+    if not callable(f):
+        raise BadArgument(f"A function is expected, not {shown(f)}.")
+
+
+def _assoc(item: Any) -> Assoc:
+    if not isinstance(item, (list, tuple)) or not 2 <= len(item) <= len(Assoc._fields):
+        raise BadArgument(f"An item is a pair of key and value, or an Assoc, not {shown(item)}.")
+    return Assoc(*item)
 
 
 # -- stores ------------------------------------------------------------------------------------
@@ -488,4 +527,6 @@ async def delete_store(config: Mapping[Any, Any]) -> None:
 
 async def release_store(store: Store) -> None:
     """Close a store."""
+    if not isinstance(store, Store):
+        raise BadArgument(f"A store is expected, not {shown(store)}.")
     await store.release()

@@ -27,7 +27,16 @@ def match_tuples(source: Any, clause: Pattern, state: State) -> Relation:
             f"{shown(source)}.",
             error=":query/where",
         )
-    rows = [_row(row, clause) for row in source]
+    try:
+        return _matched([_row(row, clause) for row in source], clause, state)
+    except RecursionError:
+        raise QueryError(
+            f"The source {clause.source!r} holds a value that is nested too deeply.",
+            error=":query/where",
+        ) from None
+
+
+def _matched(rows: list[tuple[Any, ...]], clause: Pattern, state: State) -> Relation:
     terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
     width = max((i + 1 for i, t in enumerate(terms) if t is not BLANK), default=0)
     rows = [row for row in rows if len(row) >= width]

@@ -177,7 +177,7 @@ def canonical(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
 def _text(clause: Clause) -> str:
     try:
         return repr(clause)
-    except ValueError:  # an int of more digits than Python prints
+    except (ValueError, RecursionError):  # such as an int of more digits than Python prints
         return shown(clause)
 
 

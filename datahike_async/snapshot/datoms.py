@@ -92,10 +92,10 @@ def order_of(index: str | Keyword | Order) -> Order:
     """Return the sort order named ``"eavt"``, ``":eavt"`` or ``Keyword("eavt")``."""
     if isinstance(index, Order):
         return index
-    text = index.text if isinstance(index, Keyword) else index
+    text: Any = index.text if isinstance(index, Keyword) else index
     try:
-        return Order(text.removeprefix(":"))
-    except (ValueError, AttributeError):
+        return Order(text.removeprefix(":") if isinstance(text, str) else None)
+    except ValueError:
         raise QueryError(
             f"There is no index {shown(index)}; use :eavt, :aevt or :avet.",
             error=":unknown-index-type",
