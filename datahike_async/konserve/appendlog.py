@@ -12,7 +12,7 @@ from uuid import UUID
 
 from datahike_async.konserve.blob import ABSENT, UNCHANGED
 from datahike_async.konserve.envelope import APPEND_LOG
-from datahike_async.konserve.errors import NotAnAppendLog, RevisionMismatch
+from datahike_async.konserve.errors import NotAnAppendLog, RevisionMismatch, shown
 from datahike_async.konserve.serializers import name_of_key
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def append(store: Store, key: Any, element: Any) -> UUID:
                 await store.dissoc(id_)
                 continue
             return id_
-    raise RevisionMismatch(f"Other writers kept appending to {key!r}; nothing was appended.")
+    raise RevisionMismatch(f"Other writers kept appending to {shown(key)}; nothing was appended.")
 
 
 async def _head(store: Store, key: Any) -> tuple[dict[str, Any] | None, Any]:
@@ -49,7 +49,7 @@ async def _head(store: Store, key: Any) -> tuple[dict[str, Any] | None, Any]:
         return None, ABSENT
     envelope = store.encoding.open(name_of_key(key), blob.data, key)
     if envelope.kind != APPEND_LOG:
-        raise NotAnAppendLog(f"The value of {key!r} is no append log.", key=key)
+        raise NotAnAppendLog(f"The value of {shown(key)} is no append log.", key=key)
     return store.encoding.value(key, envelope), blob.revision
 
 

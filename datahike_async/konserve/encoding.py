@@ -73,8 +73,8 @@ class Encoding:
             envelope = unseal(data)
             return envelope if envelope.encryptor == 0 else self._decrypted(name, envelope)
         except CorruptValue as error:
-            shown = name if key is None else repr(key)
-            raise CorruptValue(f"The value of {shown}: {error}", key=key) from error
+            named = name if key is None else shown(key)
+            raise CorruptValue(f"The value of {named}: {error}", key=key) from error
 
     def _decrypted(self, name: str, envelope: Envelope) -> Envelope:
         cipher = self.encryptor
@@ -95,8 +95,8 @@ class Encoding:
         serializer = self._serializers.get(envelope.serializer)
         if serializer is None:
             raise UnsupportedEncoding(
-                f"The value of {key!r} was written by serializer {envelope.serializer}, which is "
-                "not known here."
+                f"The value of {shown(key)} was written by serializer {envelope.serializer}, which "
+                "is not known here."
             )
         return serializer.deserialize(decompress(envelope.value, envelope.compressor))
 

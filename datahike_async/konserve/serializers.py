@@ -66,11 +66,11 @@ class MessagePack:
         decode: Callable[[Any], Any],
     ) -> None:
         """Store values of ``kind`` as what ``encode`` returns, under code 32 to 127."""
-        if type(code) is not int or not FIRST_HANDLER <= code <= 127:  # type: ignore[redundant-expr]
+        if type(code) is not int or not FIRST_HANDLER <= code <= 127:
             raise StoreConfigError(
                 f"Handler codes go from {FIRST_HANDLER} to 127, not {shown(code)}."
             )
-        if not isinstance(kind, type) or not callable(encode) or not callable(decode):
+        if not (isinstance(kind, type) and callable(encode) and callable(decode)):  # type: ignore[redundant-expr]
             raise StoreConfigError(
                 "A handler is a type, a code and two functions, not "
                 f"{shown((kind, code, encode, decode))}."

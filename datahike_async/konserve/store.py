@@ -154,6 +154,7 @@ class Store:
         backend can tell). Raises CorruptValue, UnsupportedEncoding.
         """
         if with_revision or unless is not None:
+            _check_revision(unless, "unless")
             blob = await self.blobs.read_latest(name_of_key(key), unless)
             if blob is UNCHANGED:
                 return (UNCHANGED, unless) if with_revision else UNCHANGED
@@ -311,7 +312,7 @@ class Store:
                 if self._hooks:
                     await self._run_hooks(op, key=key, key_vec=list(keys), value=new, old_value=old)
                 return old, new
-        raise RevisionMismatch(f"Other writers kept changing {key!r}; nothing was written.")
+        raise RevisionMismatch(f"Other writers kept changing {shown(key)}; nothing was written.")
 
     async def dissoc(self, key: Any, *, expected_revision: Expected = None) -> bool:
         """Remove ``key`` and say whether it was there."""
@@ -362,10 +363,7 @@ class Store:
     def _check_condition(self, expected: Expected) -> None:
         if expected is None:
             return
-        if expected is not ABSENT and not isinstance(expected, str):
-            raise BadArgument(
-                f"expected_revision is ABSENT or what a call returned, not {shown(expected)}."
-            )
+        _check_revision(expected, "expected_revision")
         if not self._conditional:
             raise UnsupportedOperation(
                 "This backend cannot compare-and-set, so expected_revision has no meaning here."
@@ -457,6 +455,11 @@ class Store:
     async def release(self) -> None:
         """Close the store; further calls raise StoreClosed."""
         await self.blobs.close()
+
+
+def _check_revision(revision: Any, what: str) -> None:
+    if not (revision is None or revision is ABSENT or isinstance(revision, str)):
+        raise BadArgument(f"{what} is ABSENT or what a call returned, not {shown(revision)}.")
 
 
 def _check_callable(f: Any) -> None:

@@ -87,6 +87,8 @@ async def q(
                 rows = point.run(view, inputs[1:])
             except NodeMiss as miss:
                 rows = await resolve(miss, point.run, view, inputs[1:])
+            except RecursionError:
+                raise _too_deep() from None
             if rows is not None:
                 return _shaped_rows(prepared, rows)
     parsed = prepared.query
@@ -102,7 +104,7 @@ async def q(
     try:
         engine, state = _bind(parsed, inputs, _deadline(seconds, pause))
     except RecursionError:
-        raise QueryError("An input is nested too deeply.", error=":query/binding") from None
+        raise _too_deep() from None
     prepared.check(engine.rules.known, state.variables())
     state = await engine.run(parsed.where, state, prepared.wanted)
     return await _shaped(
@@ -112,6 +114,10 @@ async def q(
         parsed.limit if limit is None else limit,
         parsed.offset if offset is None else max(offset, 0),
     )
+
+
+def _too_deep() -> QueryError:
+    return QueryError("An input is nested too deeply, or contains itself.", error=":query/binding")
 
 
 def _arguments(given: Any) -> Iterable[Any]:

@@ -351,6 +351,8 @@ def _components(datom: Any) -> tuple[int, Any, Any, int]:
         e, key, v, *rest = datom
     except (TypeError, ValueError):
         raise _bad_datom(datom, "it has not the three components (e, attribute, value)") from None
+    if len(rest) > 2:
+        raise _bad_datom(datom, "it has more than (e, attribute, value, transaction, added)")
     if type(e) is not int or not 0 <= e <= EMAX:
         raise _bad_datom(datom, f"its entity is no int from 0 to {EMAX}")
     if not isinstance(key, (Keyword, str)) or key in ("", ":"):

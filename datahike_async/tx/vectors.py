@@ -181,6 +181,12 @@ class Vectors(Maps):
     def _datom(self, datom: Datom) -> None:
         # A datom is taken as it is: one from another database may be an idempotency key.
         attr = self.draft.schema.by_key.get(datom.a) or self._attr(datom.a)
+        if type(datom.e) is not int or datom.e <= 0:
+            raise TransactionError(
+                f"A datom takes a positive entity id, not {shown(datom.e)}.",
+                error=":entity-id/syntax",
+                entity_id=datom.e,
+            )
         eid = self.entities.explicit(datom.e)
         if datom.added:
             self._add(eid, attr, datom.v, datom.tx)
