@@ -39,6 +39,7 @@ from datahike_async.connection import (
 from datahike_async.database import Database, db_with, empty_db, init_db, with_
 from datahike_async.edn import Char, Keyword, Symbol, Tagged, kw, sym
 from datahike_async.errors import (
+    ArgumentError,
     ConfigError,
     ConnectionClosed,
     CorruptData,
@@ -67,6 +68,7 @@ from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 
 __all__ = [
+    "ArgumentError",
     "Char",
     "Config",
     "ConfigError",

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import datahike_async as d
-from datahike_async import konserve
-from datahike_async.errors import ArgumentError, shown
+from datahike_async import ArgumentError, konserve
+from datahike_async.errors import shown
 
 pytestmark = pytest.mark.anyio
 

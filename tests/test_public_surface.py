@@ -14,6 +14,7 @@ import datahike_async as d
 ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = [
+    "ArgumentError",
     "Char",
     "Config",
     "ConfigError",

@@ -246,7 +246,7 @@ class Store:
         check. Raises CorruptValue; BadArgument where the whole value is not binary.
         """
         name = name_of_key(key)
-        if end is not None or start != 0:
+        if type(start) is not int or start or end is not None:
             stop = start if end is None else end
             if type(start) is not int or type(stop) is not int or not 0 <= start <= stop:
                 raise BadArgument(

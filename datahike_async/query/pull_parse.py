@@ -171,7 +171,8 @@ def _options(spec: AttrSpec, options: list[Any], form: Any) -> AttrSpec:
         "xform": spec.xform,
     }
     for key, value in zip(options[::2], options[1::2], strict=True):
-        name = key.text if isinstance(key, Keyword) else str(key).removeprefix(":")
+        text = key.text if isinstance(key, Keyword) else key
+        name = text.removeprefix(":") if isinstance(text, str) else None
         if name not in _OPTIONS:
             raise _error(
                 f"Unknown option {shown(key)} in {shown(form)}; known: :as :limit :default :xform.",

@@ -177,7 +177,7 @@ def canonical(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
 def _text(clause: Clause) -> str:
     try:
         return repr(clause)
-    except (ValueError, RecursionError):  # such as an int of more digits than Python prints
+    except Exception:  # of a constant: an int of too many digits, an object without a repr
         return shown(clause)
 
 

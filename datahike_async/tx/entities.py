@@ -106,8 +106,8 @@ class Entities:
         if eid >= TX0:
             if eid > max(draft.max_tx, draft.tx):
                 raise TransactionError(
-                    f"Entity id {eid} is beyond the highest one ({TX0 - 1}); ids from {TX0} to "
-                    f"{EMAX} are transactions.",
+                    f"Entity id {shown(eid)} is beyond the highest one ({TX0 - 1}); ids "
+                    f"from {TX0} to {EMAX} are transactions.",
                     error=":entity-id/syntax",
                     entity_id=eid,
                 )

@@ -107,8 +107,12 @@ def typed_key(value: Any) -> Any:
     made = plain(value)
     if made is not value:
         return typed_key(made)
-    # What has no hash, such as an array of NumPy, equals itself alone.
-    return (kind.__name__, id(value) if getattr(kind, "__hash__", None) is None else value)
+    try:
+        hash(value)
+    except TypeError:
+        # What has no hash, such as an array of NumPy, equals itself alone.
+        return (kind.__name__, id(value))
+    return (kind.__name__, value)
 
 
 def plain(value: Any) -> Any:
