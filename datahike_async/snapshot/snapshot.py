@@ -317,8 +317,15 @@ class Snapshot:
         schema = self.schema
         facts: dict[Any, tuple[int, int, Any, int]] = {}
         for datom in datoms:
-            e, key, v, t = _components(datom)
-            attr = schema.by_key.get(key)
+            try:
+                e, key, v, *rest = datom
+                attr = schema.by_key.get(key)
+            except (TypeError, ValueError):
+                _checked(datom)
+                raise
+            t = TX0
+            if rest or attr is None or type(e) is not int or not 0 <= e <= EMAX:
+                t = _checked(datom)
             if attr is None:
                 if schema.flexibility == "write":
                     raise _bad_datom(datom, f"attribute {key} is not in the schema")
@@ -346,9 +353,10 @@ class Snapshot:
         return Snapshot(schema, trees, Memtable(), 0, 0, max_eid, max_tx)
 
 
-def _components(datom: Any) -> tuple[int, Any, Any, int]:
+def _checked(datom: Any) -> int:
+    """Check a datom and return its transaction; raise TransactionError saying what is wrong."""
     try:
-        e, key, v, *rest = datom
+        e, key, _, *rest = datom
     except (TypeError, ValueError):
         raise _bad_datom(datom, "it has not the three components (e, attribute, value)") from None
     if len(rest) > 2:
@@ -363,7 +371,7 @@ def _components(datom: Any) -> tuple[int, Any, Any, int]:
         raise _bad_datom(datom, f"its transaction is no int from {TX0} to {EMAX}")
     if len(rest) > 1 and rest[1] is not True:
         raise _bad_datom(datom, "it is no assertion, and a database is built of those")
-    return e, key, v, t or TX0
+    return t or TX0
 
 
 def _bad_datom(datom: Any, why: str) -> TransactionError:
