@@ -1,0 +1,158 @@
+"""From the relation that ``:where`` leaves to what the find spec asks for.
+
+Aggregates, order, paging, pulls and the shape of the answer. Nothing here looks at clauses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from datahike_async.edn.types import Symbol
+from datahike_async.errors import QueryError, shown
+from datahike_async.index.columns import Column
+from datahike_async.query.aggregates import Groups, aggregate
+from datahike_async.query.ast import Aggregate, Pull, Query, is_var
+from datahike_async.query.execute import Engine, State
+from datahike_async.query.prepare import Prepared
+from datahike_async.query.pull_execute import pull_many
+from datahike_async.query.relation import Relation, group_codes
+from datahike_async.query.result import QueryResult
+from datahike_async.snapshot.views import View
+
+__all__ = ["shaped", "shaped_rows"]
+
+
+def shaped_rows(prepared: Prepared, rows: list[tuple[Any, ...]]) -> Any:
+    """Return the answer whose distinct tuples were found already, as the find spec asks."""
+    kind = prepared.query.find.kind
+    if kind == "relation":
+        return QueryResult.of_rows(prepared.names, rows)
+    if kind == "collection":
+        return [row[0] for row in rows]
+    if not rows:
+        return None
+    return rows[0][0] if kind == "scalar" else rows[0]
+
+
+async def shaped(
+    prepared: Prepared, engine: Engine, state: State, limit: int | None, offset: int
+) -> Any:
+    """Return the answer that the find spec asks for, of the rows that ``:where`` left.
+
+    Groups and aggregates come first, then the order, then ``offset`` and ``limit``, then pulls.
+    Raises QueryError.
+    """
+    parsed = prepared.query
+    elements = parsed.find.elements
+    wanted = prepared.wanted
+    free = [v for v in wanted if not state.bound(v)]
+    if free and not state.empty:
+        raise QueryError(
+            f"Insufficient bindings: {', '.join(map(repr, free))} of :find has no value; fewer "
+            "inputs were given than :in names.",
+            error=":query/where",
+        )
+    relation = state.whole(list(wanted))
+    aggregates = any(isinstance(e, Aggregate) for e in elements)
+    if aggregates:
+        columns, count = _grouped(parsed, engine, state, relation)
+    else:
+        columns = [relation.columns[e.variable if isinstance(e, Pull) else e] for e in elements]
+        count = relation.count
+    if parsed.order_by:
+        keys = [_sort_key(columns[i], descending) for i, descending in parsed.order_by]
+        order = np.lexsort(keys[::-1])
+        columns = [c.take(order) for c in columns]
+    if offset or limit is not None:
+        stop = count if limit is None else min(offset + limit, count)
+        start = min(offset, stop)
+        columns = [c.slice(start, stop) for c in columns]
+        count = stop - start
+    pulls = [i for i, e in enumerate(elements) if isinstance(e, Pull)]
+    kind = parsed.find.kind
+    if not pulls and kind == "relation" and parsed.keys is None:
+        result = QueryResult(prepared.names, columns, count)
+        if not (aggregates or parsed.with_ or parsed.order_by):
+            return result
+        listed: list[tuple[Any, ...]] = []
+        for chunk in result.chunks():
+            listed += chunk
+            if engine.pause is not None:
+                await engine.pause()
+        return listed
+    if kind in ("scalar", "tuple"):
+        columns = [c.slice(0, 1) for c in columns]
+        count = min(count, 1)
+    lists: list[list[Any]] = [c.tolist() for c in columns]
+    for i in pulls:
+        lists[i] = await _pulled(elements[i], engine, state, lists[i])
+    if kind == "scalar":
+        return lists[0][0] if count else None
+    if kind == "collection":
+        return lists[0]
+    rows = list(zip(*lists, strict=True))
+    if kind == "tuple":
+        if parsed.keys is not None:
+            return dict(zip(parsed.keys, rows[0], strict=True)) if rows else None
+        return rows[0] if rows else None
+    if parsed.keys is not None:
+        return [dict(zip(parsed.keys, row, strict=True)) for row in rows]
+    return rows
+
+
+def _sort_key(column: Column, descending: bool) -> Any:
+    ranks = column.ranks()
+    if not descending:
+        return ranks
+    return -ranks.astype(np.float64) if ranks.dtype.kind == "f" else ~ranks.astype(np.int64)
+
+
+async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) -> list[Any]:
+    source = engine.source(element.source)
+    if not isinstance(source, View):
+        raise QueryError(
+            f"(pull {element.source} …) needs a database as its source.", error=":parser/find"
+        )
+    pattern = element.pattern
+    if isinstance(pattern, Symbol):
+        name = pattern
+        if name in engine.functions.given:
+            pattern = engine.functions.given[name]
+        elif name in state.consts:
+            pattern = state.consts[name]
+    found = await pull_many(source, pattern, eids)
+    return list(found)
+
+
+def _grouped(
+    parsed: Query, engine: Engine, state: State, relation: Relation
+) -> tuple[list[Column], int]:
+    elements = parsed.find.elements
+    if not relation.count:
+        empty = Column.of([])
+        return [empty for _ in elements], 0
+    by = [
+        relation.columns[e.variable if isinstance(e, Pull) else e]
+        for e in elements
+        if not isinstance(e, Aggregate)
+    ]
+    groups = Groups(*group_codes(by, relation.count))
+    given = {**engine.functions.given, **state.consts}
+    out: list[Column] = []
+    for element in elements:
+        if isinstance(element, Aggregate):
+            *args, variable = element.args
+            args = [given.get(a, a) if isinstance(a, Symbol) else a for a in args]
+            name = given.get(element.function, element.function)
+            if is_var(element.function) and name is element.function:
+                raise QueryError(
+                    f"The aggregate {shown(element.function)} is not bound by :in.",
+                    error=":query/where",
+                )
+            out.append(aggregate(name, args, relation.columns[variable], groups))
+        else:
+            source = relation.columns[element.variable if isinstance(element, Pull) else element]
+            out.append(source.take(groups.first))
+    return out, groups.count
