@@ -49,6 +49,7 @@ from datahike_async.errors import (
     EdnError,
     FencingUnsupported,
     HeadConflict,
+    MissingLibrary,
     QueryError,
     SnapshotExpired,
     StorageError,
@@ -62,7 +63,7 @@ from datahike_async.functions import register_function, unregister_function
 from datahike_async.index.registry import register_index
 from datahike_async.konserve import register_backend
 from datahike_async.lifecycle import create_database, database_exists, delete_database
-from datahike_async.query.result import QueryResult
+from datahike_async.query.result import QueryList, QueryResult
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
@@ -85,7 +86,9 @@ __all__ = [
     "FencingUnsupported",
     "HeadConflict",
     "Keyword",
+    "MissingLibrary",
     "QueryError",
+    "QueryList",
     "QueryResult",
     "SnapshotExpired",
     "StorageError",

@@ -23,7 +23,7 @@ import datahike_async as d
 from datahike_async.edn import read, write
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.query.parse import parse_query
-from datahike_async.query.result import QueryResult, name_of
+from datahike_async.query.result import QueryList, QueryResult, name_of
 from datahike_async.tables import table
 
 __all__ = ["main"]
@@ -115,6 +115,8 @@ async def _query(arguments: argparse.Namespace) -> int:
         found = await db.q(text, *inputs)
         if isinstance(found, QueryResult):
             found = sorted(found, key=repr)
+        elif isinstance(found, QueryList):
+            found = list(found)
     if arguments.format == "table":
         names = [name_of(e) for e in parse_query(text).find.elements]
         print(_as_table(names, found), end="")

@@ -22,6 +22,7 @@ __all__ = [
     "EdnError",
     "FencingUnsupported",
     "HeadConflict",
+    "MissingLibrary",
     "QueryError",
     "SnapshotExpired",
     "StorageError",
@@ -79,6 +80,13 @@ class ArgumentError(DatahikeError, TypeError, ValueError):
     """
 
     def __init__(self, message: str, *, error: str = ":argument/invalid", **data: Any) -> None:
+        super().__init__(message, error=error, **data)
+
+
+class MissingLibrary(DatahikeError, ImportError):
+    """An optional library is not installed; the message says what to install."""
+
+    def __init__(self, message: str, *, error: str = ":library/missing", **data: Any) -> None:
         super().__init__(message, error=error, **data)
 
 

@@ -18,7 +18,7 @@ from datahike_async.query.execute import Engine, State
 from datahike_async.query.prepare import Prepared
 from datahike_async.query.pull_execute import pull_many
 from datahike_async.query.relation import Relation, group_codes
-from datahike_async.query.result import QueryResult
+from datahike_async.query.result import QueryList, QueryResult
 from datahike_async.snapshot.views import View
 
 __all__ = ["shaped", "shaped_rows"]
@@ -73,15 +73,8 @@ async def shaped(
     pulls = [i for i, e in enumerate(elements) if isinstance(e, Pull)]
     kind = parsed.find.kind
     if not pulls and kind == "relation" and parsed.keys is None:
-        result = QueryResult(prepared.names, columns, count)
-        if not (aggregates or parsed.with_ or parsed.order_by):
-            return result
-        listed: list[tuple[Any, ...]] = []
-        for chunk in result.chunks():
-            listed += chunk
-            if engine.pause is not None:
-                await engine.pause()
-        return listed
+        ordered = aggregates or parsed.with_ or parsed.order_by
+        return (QueryList if ordered else QueryResult)(prepared.names, columns, count)
     if kind in ("scalar", "tuple"):
         columns = [c.slice(0, 1) for c in columns]
         count = min(count, 1)
@@ -99,7 +92,7 @@ async def shaped(
         return rows[0] if rows else None
     if parsed.keys is not None:
         return [dict(zip(parsed.keys, row, strict=True)) for row in rows]
-    return rows
+    return QueryList.of_rows(prepared.names, rows)
 
 
 def _sort_key(column: Column, descending: bool) -> Any:

@@ -13,7 +13,7 @@ from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.query.api import q
-from datahike_async.query.result import QueryResult
+from datahike_async.query.result import QueryList, QueryResult
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +70,7 @@ async def test_pull_in_find() -> None:
         ({Keyword("name"): "Petr", Keyword("age"): 37}, 37),
         ({Keyword("name"): "Ivan", Keyword("age"): 37}, 37),
     ]
-    assert isinstance(found, list)
+    assert isinstance(found, QueryList)
     assert sorted(found, key=lambda r: r[0][Keyword("name")], reverse=True) == expected
     one = await q("[:find (pull ?e [:name]) . :where [?e :age 15]]", db)
     assert one == {Keyword("name"): "Ivan"}
@@ -114,7 +114,7 @@ async def test_pull_in_find() -> None:
 async def test_aggregates(find: str, expected: set[Any]) -> None:
     query = f"[:find {find} :where {NAMES} [?e :age ?a] [?e :score ?s]]"
     found = await q(query, people())
-    assert isinstance(found, list)
+    assert isinstance(found, QueryList)
     assert len(found) == len(expected)
     assert set(found) == expected
 
@@ -125,7 +125,7 @@ async def test_with_keeps_what_a_set_would_merge() -> None:
     assert await q("[:find (sum ?a) . :with ?e :where [?e :age ?a]]", db) == 109
     assert await q("[:find (count ?n) . :with ?e :where [?e :name ?n]]", db) == 4
     bag = await q("[:find ?n :with ?e :where [?e :name ?n]]", db)
-    assert isinstance(bag, list)
+    assert isinstance(bag, QueryList)
     assert sorted(bag) == [("Ivan",), ("Ivan",), ("Oleg",), ("Petr",)]
 
 
