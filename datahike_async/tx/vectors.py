@@ -180,7 +180,10 @@ class Vectors(Maps):
 
     def _datom(self, datom: Datom) -> None:
         # A datom is taken as it is: one from another database may be an idempotency key.
-        attr = self.draft.schema.by_key.get(datom.a) or self._attr(datom.a)
+        known = (
+            self.draft.schema.by_key.get(datom.a) if isinstance(datom.a, (str, Keyword)) else None
+        )
+        attr = known or self._attr(datom.a)
         if type(datom.e) is not int or datom.e <= 0:
             raise TransactionError(
                 f"A datom takes a positive entity id, not {shown(datom.e)}.",

@@ -65,7 +65,8 @@ def same(a: object, b: object) -> bool:
     if isinstance(a, Tagged):
         return a.tag == b.tag and same(a.value, b.value)
     if isinstance(a, float):
-        return math.copysign(1, a) == math.copysign(1, b) and (a == b or (a != a and b != b))
+        # There is one NaN, without a sign.
+        return (a != a and b != b) or (a == b and math.copysign(1, a) == math.copysign(1, b))
     return a == b
 
 

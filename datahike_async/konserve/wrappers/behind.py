@@ -61,6 +61,12 @@ class Behind:
         """Return the revision that was given out for one of the store's; others as they are."""
         return self._given.get((name, revision), revision)
 
+    async def sent(self) -> None:
+        """Wait for a sending that is under way; then ``given`` knows every revision it gave."""
+        if self._sending.locked():
+            async with self._sending:
+                pass
+
     def clear(self) -> None:
         """Let go of what waits: its store is being deleted."""
         self._waiting.clear()

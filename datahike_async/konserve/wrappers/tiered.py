@@ -113,7 +113,13 @@ class TieredBlobStore(BlobStoreBase):
                 if blob is None:
                     return None
                 await self._keep({name: blob}, {name: reading})
+        await self._sent()
         return self._shown(name, blob)._replace(data=blob.data[start:end])
+
+    async def _sent(self) -> None:
+        # What the backend said may be of a write whose revision is not recorded yet.
+        if self._behind is not None:
+            await self._behind.sent()
 
     def _shown(self, name: str, blob: Blob) -> Blob:
         """Return a blob with the revision that whoever wrote it was given."""
@@ -164,6 +170,7 @@ class TieredBlobStore(BlobStoreBase):
             with self._changes.readings(missing) as readings:
                 fetched = await self._back.read_many(missing)
                 await self._keep(fetched, readings)
+            await self._sent()
             found.update((name, self._shown(name, blob)) for name, blob in fetched.items())
         return found
 
