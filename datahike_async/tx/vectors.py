@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import TransactionError, shown
@@ -180,10 +180,9 @@ class Vectors(Maps):
 
     def _datom(self, datom: Datom) -> None:
         # A datom is taken as it is: one from another database may be an idempotency key.
-        known = (
-            self.draft.schema.by_key.get(datom.a) if isinstance(datom.a, (str, Keyword)) else None
-        )
-        attr = known or self._attr(datom.a)
+        key = cast(Any, datom.a)
+        known = self.draft.schema.by_key.get(key) if isinstance(key, (str, Keyword)) else None
+        attr = known or self._attr(key)
         if type(datom.e) is not int or datom.e <= 0:
             raise TransactionError(
                 f"A datom takes a positive entity id, not {shown(datom.e)}.",
