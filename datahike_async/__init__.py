@@ -15,11 +15,13 @@ from datahike_async._version import __version__
 from datahike_async.api import (
     as_of,
     datoms,
+    explain,
     history,
     index_range,
     pull,
     pull_many,
     q,
+    query_stats,
     reverse_schema,
     rseek_datoms,
     schema,
@@ -63,6 +65,9 @@ from datahike_async.functions import register_function, unregister_function
 from datahike_async.index.registry import register_index
 from datahike_async.konserve import register_backend
 from datahike_async.lifecycle import create_database, database_exists, delete_database
+from datahike_async.query.api import QueryStats
+from datahike_async.query.budget import Budget
+from datahike_async.query.explain import Explained
 from datahike_async.query.result import QueryList, QueryResult
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.values.datom import Datom
@@ -70,6 +75,7 @@ from datahike_async.values.report import TxReport
 
 __all__ = [
     "ArgumentError",
+    "Budget",
     "Char",
     "Config",
     "ConfigError",
@@ -83,6 +89,7 @@ __all__ = [
     "Datom",
     "Datoms",
     "EdnError",
+    "Explained",
     "FencingUnsupported",
     "HeadConflict",
     "Keyword",
@@ -90,6 +97,7 @@ __all__ = [
     "QueryError",
     "QueryList",
     "QueryResult",
+    "QueryStats",
     "SnapshotExpired",
     "StorageError",
     "Symbol",
@@ -110,6 +118,7 @@ __all__ = [
     "db_with",
     "delete_database",
     "empty_db",
+    "explain",
     "history",
     "index_range",
     "init_db",
@@ -118,6 +127,7 @@ __all__ = [
     "pull",
     "pull_many",
     "q",
+    "query_stats",
     "register_backend",
     "register_function",
     "register_index",

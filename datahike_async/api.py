@@ -8,18 +8,23 @@ from typing import Any
 
 from datahike_async.database import Database, require_database
 from datahike_async.edn.types import Keyword
-from datahike_async.pausing import pause
-from datahike_async.query.api import q as run_query
+from datahike_async.hosting import HOST
+from datahike_async.query import api as query_api
+from datahike_async.query.api import QueryStats
+from datahike_async.query.budget import Budget
+from datahike_async.query.explain import Explained
 from datahike_async.snapshot.datoms import Datoms
 
 __all__ = [
     "as_of",
     "datoms",
+    "explain",
     "history",
     "index_range",
     "pull",
     "pull_many",
     "q",
+    "query_stats",
     "reverse_schema",
     "rseek_datoms",
     "schema",
@@ -33,19 +38,58 @@ async def q(
     *inputs: Any,
     limit: int | None = None,
     offset: int | None = None,
+    order_by: Any = None,
     timeout: float | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
+    stats: bool = False,
 ) -> Any:
     """Run a Datalog query.
 
     ``query`` is EDN text, a list, or a map; or an argument map ``{":query": …, ":args": […]}``.
     ``inputs`` are what its ``:in`` names (a single ``$`` where it has none): databases, collections
-    of tuples, values, rules. ``limit`` and ``offset`` count rows, ``timeout`` is in milliseconds.
+    of tuples, values, rules.
+
+    Options, which override the query's own sections: ``limit`` and ``offset`` count rows,
+    ``order_by`` is as ``:order-by``, ``timeout`` is in milliseconds, ``budget`` is a
+    :class:`Budget` (or a mapping) of what the query may use; ``stats=True`` returns what
+    :func:`query_stats` does.
 
     Returns a read-only set of tuples over columns for ``:find ?a ?b`` (a list where it is ordered,
     grouped, or has ``:with``), a list for ``[?a ...]``, a tuple or None for ``[?a ?b]``, a value or
-    None for ``?a .``. Raises QueryError and EdnError. Cancellation: noticed between clauses.
+    None for ``?a .``. Raises QueryError (``:query/canceled`` where the time or a budget is used up)
+    and EdnError. A step over many rows runs in a worker thread; cancellation is noticed between
+    steps, and within long ones.
     """
-    return await run_query(query, *inputs, limit=limit, offset=offset, timeout=timeout, pause=pause)
+    return await query_api.q(
+        query,
+        *inputs,
+        limit=limit,
+        offset=offset,
+        order_by=order_by,
+        timeout=timeout,
+        budget=budget,
+        stats=stats,
+        host=HOST,
+    )
+
+
+async def explain(query: Any, *inputs: Any, analyze: bool = False, **options: Any) -> Explained:
+    """Return the plan of a query: ``str()`` of it is a table, ``.data()`` a list of dicts.
+
+    With ``analyze`` the query is run, and each step also says how many rows it left, how long it
+    took, and how many nodes were fetched in how many waves. Options and errors are those of
+    :func:`q`.
+    """
+    return await query_api.explain(query, *inputs, analyze=analyze, host=HOST, **options)
+
+
+async def query_stats(query: Any, *inputs: Any, **options: Any) -> QueryStats:
+    """Run a query; return its ``result`` and, in ``clauses``, what each clause did.
+
+    ``.data()`` is the same in the form of Datahike's query-stats. Options and errors are those of
+    :func:`q`.
+    """
+    return await query_api.query_stats(query, *inputs, host=HOST, **options)
 
 
 async def pull(db: Database, pattern: Any, eid: Any) -> Any:

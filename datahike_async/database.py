@@ -14,13 +14,15 @@ from uuid import UUID
 from datahike_async.edn.types import Keyword
 from datahike_async.env import SYSTEM, Env
 from datahike_async.errors import ConfigError, DatahikeError, QueryError, TransactionError, shown
+from datahike_async.hosting import HOST
 from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import NodeMiss, resolve
-from datahike_async.pausing import pause
 from datahike_async.query import api as query_api
 from datahike_async.query import pull_execute
+from datahike_async.query.api import QueryStats
+from datahike_async.query.explain import Explained
 from datahike_async.snapshot import datoms as datom_access
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
@@ -144,7 +146,15 @@ class Database:
 
     async def q(self, query: Any, *inputs: Any, **options: Any) -> Any:
         """Run ``query`` with this database as its first input; see :func:`datahike_async.q`."""
-        return await query_api.q(query, self, *inputs, pause=pause, **options)
+        return await query_api.q(query, self, *inputs, host=HOST, **options)
+
+    async def explain(self, query: Any, *inputs: Any, **options: Any) -> Explained:
+        """Return the plan of a query on this database; see :func:`datahike_async.explain`."""
+        return await query_api.explain(query, self, *inputs, host=HOST, **options)
+
+    async def query_stats(self, query: Any, *inputs: Any, **options: Any) -> QueryStats:
+        """Run ``query`` on this database and say what each clause did."""
+        return await query_api.query_stats(query, self, *inputs, host=HOST, **options)
 
     async def pull(self, pattern: Any, eid: Any) -> Any:
         """Return the attributes of one entity that ``pattern`` names, as a dict, or None.

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-__all__ = ["Address", "NodeMiss", "NodeSink", "NodeSource", "resolve"]
+__all__ = ["Address", "NodeMiss", "NodeSink", "NodeSource", "fetch", "fetched", "resolve"]
 
 T = TypeVar("T")
 
@@ -64,11 +65,23 @@ class NodeMiss(Exception):
         self.addresses = addresses
 
 
+fetched: ContextVar[list[int] | None] = ContextVar("fetched", default=None)
+"""Where someone counts: a list, to which the number of nodes of every wave is appended."""
+
+
+async def fetch(miss: NodeMiss) -> None:
+    """Fetch what ``miss`` names: one wave."""
+    waves = fetched.get()
+    if waves is not None:
+        waves.append(len(miss.addresses))
+    await miss.source.fetch(miss.addresses)
+
+
 async def resolve(miss: NodeMiss, call: Callable[..., T], *args: Any) -> T:
     """Fetch what ``miss`` names and repeat ``call`` until it misses no more."""
     with miss.source.pinned():
         while True:
-            await miss.source.fetch(miss.addresses)
+            await fetch(miss)
             try:
                 return call(*args)
             except NodeMiss as again:

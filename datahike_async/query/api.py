@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
-from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError, shown
 from datahike_async.index.source import NodeMiss, resolve
-from datahike_async.query.ast import BindIgnore, BindScalar, Query, is_var
-from datahike_async.query.execute import Engine, State
-from datahike_async.query.functions import bind_values
-from datahike_async.query.parse import seconds_of
-from datahike_async.query.prepare import NO_RULES, prepare, rules_of
-from datahike_async.query.relation import Relation, distinct, plain_value
+from datahike_async.query.budget import Meter, budget_of
+from datahike_async.query.execute import Engine
+from datahike_async.query.explain import Explained, explained
+from datahike_async.query.host import Host
+from datahike_async.query.inputs import Request, bind, request_of, too_deep
+from datahike_async.query.parse import order_by_of, seconds_of
+from datahike_async.query.prepare import Prepared, prepare
 from datahike_async.query.shaping import shaped, shaped_rows
-from datahike_async.snapshot.views import View
+from datahike_async.query.state import State
+from datahike_async.query.trace import Ran
 
-__all__ = ["q"]
-
-Pause = Callable[[], Awaitable[None]]
-
-_ARGUMENTS: Final = ("query", "args", "limit", "offset", "order-by", "timeout")
+__all__ = ["QueryStats", "explain", "q", "query_stats"]
 
 
 async def q(
@@ -30,45 +25,32 @@ async def q(
     *inputs: Any,
     limit: int | None = None,
     offset: int | None = None,
+    order_by: Any = None,
     timeout: float | None = None,
-    pause: Pause | None = None,
+    budget: Any = None,
+    stats: bool = False,
+    host: Host | None = None,
 ) -> Any:
-    """Run a Datalog query.
+    """Run a Datalog query; see ``datahike_async.q``.
 
-    ``query`` is EDN text, a list or a map; ``inputs`` are what its ``:in`` names, in order. Or
-    ``query`` is an argument map ``{":query": …, ":args": […]}``. ``timeout`` is in milliseconds.
-    Returns a :class:`QueryResult` for a relation find (a list where it is ordered, grouped or has
-    ``:with``), a list for ``[?x ...]``, a tuple or None for ``[?a ?b]``, a value or None for
-    ``?x .``. Raises QueryError, and EdnError for text that is no EDN.
+    Without a ``host`` nothing pauses and no thread is used.
     """
-    if isinstance(query, Mapping):
-        names = {str(getattr(k, "text", k)).removeprefix(":"): k for k in query}
-        if "query" in names:
-            unknown = [k for k in names if k not in _ARGUMENTS]
-            if unknown:
-                raise QueryError(
-                    f"Unknown key :{unknown[0]} in a query's argument map; known: "
-                    + ", ".join(":" + name for name in _ARGUMENTS),
-                    error=":parser/query",
-                )
-            get = {name: query[key] for name, key in names.items()}
-            inputs = (*_arguments(get.get("args")), *inputs)
-            limit = get.get("limit", limit)
-            offset = get.get("offset", offset)
-            timeout = get.get("timeout", timeout)
-            query = get["query"]
-        elif "args" in names:
-            inputs = (*_arguments(query[names["args"]]), *inputs)
-            query = {k: v for k, v in query.items() if k != names["args"]}
-    prepared = prepare(query)
+    request = request_of(
+        query,
+        inputs,
+        limit=limit,
+        offset=offset,
+        order_by=order_by,
+        timeout=timeout,
+        budget=budget,
+        stats=stats,
+    )
+    if request.stats:
+        return await _measured(request, host)
+    inputs = request.inputs
+    prepared = prepare(request.query)
     point = prepared.point
-    if (
-        point is not None
-        and len(inputs) == point.inputs + 1
-        and limit is None
-        and offset is None
-        and timeout is None
-    ):
+    if point is not None and len(inputs) == point.inputs + 1 and request.plain:
         view = getattr(inputs[0], "__datahike_view__", None)
         if view is not None:
             try:
@@ -76,121 +58,83 @@ async def q(
             except NodeMiss as miss:
                 rows = await resolve(miss, point.run, view, inputs[1:])
             except RecursionError:
-                raise _too_deep() from None
+                raise too_deep() from None
             if rows is not None:
                 return shaped_rows(prepared, rows)
+    return await _run(prepared, request, host, None)
+
+
+async def _run(
+    prepared: Prepared, request: Request, host: Host | None, trace: list[Ran] | None
+) -> Any:
+    engine, state = _engine(prepared, request, host, trace)
     parsed = prepared.query
-    if limit is not None and (type(limit) is not int or limit < 0):
-        raise QueryError(
-            f":limit should be a non-negative int, not {shown(limit)}.", error=":parser/limit"
-        )
-    if offset is not None and type(offset) is not int:
-        raise QueryError(
-            f":offset should be a non-negative int, not {shown(offset)}.", error=":parser/offset"
-        )
-    seconds = parsed.timeout if timeout is None else seconds_of(timeout)
-    try:
-        engine, state = _bind(parsed, inputs, _deadline(seconds, pause))
-    except RecursionError:
-        raise _too_deep() from None
-    prepared.check(engine.rules.known, state.variables())
+    if request.order_by is not None:
+        prepared = prepared.ordered(order_by_of(request.order_by, parsed.find))
     state = await engine.run(parsed.where, state, prepared.wanted)
+    engine.meter.clause = None
     return await shaped(
         prepared,
         engine,
         state,
-        parsed.limit if limit is None else limit,
-        parsed.offset if offset is None else max(offset, 0),
+        parsed.limit if request.limit is None else request.limit,
+        parsed.offset if request.offset is None else max(request.offset, 0),
     )
 
 
-def _too_deep() -> QueryError:
-    return QueryError("An input is nested too deeply, or contains itself.", error=":query/binding")
+def _engine(
+    prepared: Prepared, request: Request, host: Host | None, trace: list[Ran] | None
+) -> tuple[Engine, State]:
+    parsed = prepared.query
+    seconds = parsed.timeout if request.timeout is None else seconds_of(request.timeout)
+    meter = Meter(budget_of(request.budget), seconds)
+    try:
+        bound = bind(parsed, request.inputs)
+    except RecursionError:
+        raise too_deep() from None
+    engine = Engine(bound, prepared.plans, host, meter, trace)
+    state = engine.state(bound.consts, bound.relations)
+    prepared.check(bound.rules, state.variables())
+    return engine, state
 
 
-def _arguments(given: Any) -> Iterable[Any]:
-    if given is None:
-        return ()
-    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
-        raise QueryError(
-            f":args should be a list of inputs, not {shown(given)}.", error=":query/binding"
-        )
-    return given
+# -- looking inside ----------------------------------------------------------------------------
 
 
-def _deadline(seconds: float | None, pause: Pause | None) -> Pause | None:
-    """Return a pause that also stops the query when its time is over."""
-    if seconds is None:
-        return pause
-    end = time.monotonic() + seconds
+@dataclass(frozen=True, slots=True)
+class QueryStats:
+    """A query's answer, and what each of its clauses did."""
 
-    async def check() -> None:
-        if time.monotonic() > end:
-            raise QueryError(
-                f"The query was stopped after its timeout of {seconds * 1000:g} ms.",
-                error=":query/canceled",
-            )
-        if pause is not None:
-            await pause()
+    result: Any
+    clauses: tuple[Ran, ...]
 
-    return check
+    def data(self) -> dict[str, Any]:
+        """Return ``{":ret": …, ":query-stats": […]}``, one map a clause, nested ones after it."""
+        return {":ret": self.result, ":query-stats": [ran.data() for ran in self.clauses]}
 
 
-# -- inputs ------------------------------------------------------------------------------------
+async def query_stats(
+    query: Any, *inputs: Any, host: Host | None = None, **options: Any
+) -> QueryStats:
+    """Run a query and return its answer with statistics of every clause."""
+    return await _measured(request_of(query, inputs, **options), host)
 
 
-def _bind(parsed: Query, inputs: Sequence[Any], pause: Pause | None) -> tuple[Engine, State]:
-    if len(inputs) > len(parsed.ins):
-        raise QueryError(
-            f"The query takes {len(parsed.ins)} inputs (:in), {len(inputs)} were given.",
-            error=":query/binding",
-        )
-    sources: dict[Symbol, Any] = {}
-    views: dict[Symbol, View] = {}
-    functions: dict[Symbol, Any] = {}
-    consts: dict[Symbol, Any] = {}
-    relations: list[Relation] = []
-    rules = NO_RULES
-    for binding, value in zip(parsed.ins, inputs, strict=False):
-        if isinstance(binding, BindIgnore):
-            continue
-        if isinstance(binding, BindScalar):
-            name = binding.name
-            first = name.text[0]
-            if first == "$":
-                sources[name] = value
-                view = getattr(value, "__datahike_view__", None)
-                if view is not None:
-                    views[name] = view
-                elif hasattr(value, "transact"):
-                    raise QueryError(
-                        f"The input for {shown(name)} is a connection; pass its database value, "
-                        "conn.db().",
-                        error=":datahike/db-expected",
-                    )
-            elif first == "%":
-                rules = NO_RULES if value is None else rules_of(value)
-            elif is_var(name):
-                if value is None:
-                    raise QueryError(
-                        f"nil cannot be bound to {shown(name)}.", error=":query/binding"
-                    )
-                consts[name] = plain_value(value)
-                if callable(value):
-                    functions[name] = value
-            else:
-                functions[name] = value
-            continue
-        found = bind_values(binding, [_iterable(value)], Relation({}, 1))
-        relations.append(distinct(found))
-    engine = Engine(sources, views, rules, functions, pause)
-    return engine, State(consts, relations)
+async def _measured(request: Request, host: Host | None) -> QueryStats:
+    trace: list[Ran] = []
+    result = await _run(prepare(request.query), request, host, trace)
+    return QueryStats(result, tuple(trace))
 
 
-def _iterable(value: Any) -> Any:
-    """Let any iterable (a generator, a NumPy array) stand for a collection."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if hasattr(value, "__next__"):
-        return list(value)
-    return value
+async def explain(
+    query: Any, *inputs: Any, analyze: bool = False, host: Host | None = None, **options: Any
+) -> Explained:
+    """Return the plan of a query; with ``analyze`` it is run, and the plan says what happened."""
+    request = request_of(query, inputs, **options)
+    prepared = prepare(request.query)
+    trace: list[Ran] = []
+    if analyze:
+        await _run(prepared, request, host, trace)
+        return Explained.of_run(request.query, trace)
+    engine, state = _engine(prepared, request, host, None)
+    return explained(request.query, prepared, engine, state)

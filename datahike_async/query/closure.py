@@ -16,9 +16,19 @@ import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
 from datahike_async.index.columns import I64, INT, Column
-from datahike_async.query.ast import Clause, Not, Or, Pattern, RuleBranch, RuleCall, is_var
+from datahike_async.query.ast import (
+    DEFAULT_SOURCE,
+    Clause,
+    Not,
+    Or,
+    Pattern,
+    RuleBranch,
+    RuleCall,
+    is_var,
+)
+from datahike_async.query.joins import semi
 from datahike_async.query.reach import reachable
-from datahike_async.query.relation import Relation, group_codes, semi
+from datahike_async.query.relation import Relation, group_codes
 from datahike_async.query.where import variables_of
 
 if TYPE_CHECKING:
@@ -174,8 +184,7 @@ async def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None
     for x, y in reachable(keys[0], keys[1], None if limit is None else keys[2]):
         ends[0].append(x)
         ends[1].append(y)
-        if engine.pause is not None:
-            await engine.pause()
+        await engine.pause()
     made = [np.concatenate(parts) for parts in (ends[::-1] if back else ends)]
     found = {
         p: Column(INT, data) if decode is None else decode.take(data)
@@ -187,11 +196,12 @@ async def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None
 async def _pairs(
     engine: Engine, clauses: Sequence[Clause], ends: Sequence[Symbol], source: Symbol
 ) -> tuple[Column, Column]:
-    from datahike_async.query.execute import State
     from datahike_async.query.ruleset import sourced
 
-    state = State({})
-    await engine.run([sourced(c, source) for c in clauses], state, ends)
+    state = engine.state({})
+    if source is not DEFAULT_SOURCE:
+        clauses = tuple(sourced(c, source) for c in clauses)
+    await engine.run(clauses, state, ends)
     found = state.whole(list(dict.fromkeys(ends)))
     return found.columns[ends[0]], found.columns[ends[1]]
 

@@ -1,22 +1,24 @@
-"""Running the clauses of a query: one relation after another, the cheapest clause next.
+"""Running the clauses of a query, one after the other in the order that was planned.
 
 A conjunction is a set of relations over disjoint variables and the constants that ``:in`` gave.
-The order in which clauses are written never matters: whichever is ready and cheapest runs next,
-and what can never become ready is an error. Everything here is synchronous but for missing nodes,
-asynchronous functions, and the pauses that the caller asked for.
+The order in which clauses are written never matters: they are planned by cost, planned again where
+rows turn out to be far more or fewer than thought, and what can never become ready is an error.
+Everything here is synchronous but for missing nodes, asynchronous functions, and the host's pauses;
+a step over many rows runs in a worker thread that the host lends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from collections.abc import Set as Collection
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from datahike_async.edn.types import Symbol
+from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
+from datahike_async.index.source import fetched
 from datahike_async.query.ast import (
     Clause,
     Function,
@@ -27,97 +29,29 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
-from datahike_async.query.estimate import estimate, fetch_attributes, read_whole
+from datahike_async.query.budget import Meter
+from datahike_async.query.fetch import fetch_attributes, read_whole
 from datahike_async.query.functions import Functions
+from datahike_async.query.host import LARGE, Host
+from datahike_async.query.inputs import Bound
+from datahike_async.query.joins import join, semi, union
 from datahike_async.query.patterns import match_pattern
-from datahike_async.query.relation import Relation, column_of, join, semi, union, unit
+from datahike_async.query.plan import Known, Planner, Plans, Step
+from datahike_async.query.relation import Relation
 from datahike_async.query.rules import Rules
-from datahike_async.query.ruleset import RuleSet
-from datahike_async.query.where import variables_of
+from datahike_async.query.state import State
+from datahike_async.query.trace import Ran
+from datahike_async.query.where import attributes_of, plain_calls, variables_of
 from datahike_async.snapshot.views import View
 
-__all__ = ["Engine", "State"]
+__all__ = ["Engine"]
 
-Pause = Callable[[], Awaitable[None]]
+T = TypeVar("T")
 
-# The cost of what only takes rows away and cannot fail.
-_AT_ONCE: Final = -3.0
 # Fewer rows than this are cheaper to carry along than to make distinct.
 _WORTH: Final = 256
-
-
-class State:
-    """What is known so far in one conjunction."""
-
-    __slots__ = ("consts", "relations")
-
-    def __init__(self, consts: Mapping[Symbol, Any], relations: Sequence[Relation] = ()) -> None:
-        self.consts = consts
-        self.relations: list[Relation] = list(relations)
-
-    def bound(self, variable: Symbol) -> bool:
-        """Whether a variable has a value."""
-        return variable in self.consts or any(variable in r.columns for r in self.relations)
-
-    def variables(self) -> set[Symbol]:
-        """Return all variables that have a value."""
-        return {*self.consts, *(v for relation in self.relations for v in relation.columns)}
-
-    def column_of(self, variable: Symbol) -> Column | None:
-        """Return the column of a variable that is no constant."""
-        for relation in self.relations:
-            found = relation.columns.get(variable)
-            if found is not None:
-                return found
-        return None
-
-    def take(self, variables: Sequence[Symbol]) -> Relation:
-        """Remove the relations that hold any of ``variables`` and return their product."""
-        wanted: list[Relation] = []
-        others: list[Relation] = []
-        for relation in self.relations:
-            (wanted if not relation.columns.keys().isdisjoint(variables) else others).append(
-                relation
-            )
-        self.relations = others
-        out = wanted[0] if wanted else unit()
-        for relation in wanted[1:]:
-            out = join(out, relation)
-        return out
-
-    def add(self, relation: Relation) -> None:
-        """Join a relation with those that share its variables."""
-        if relation.columns:
-            relation = join(self.take(list(relation.columns)), relation)
-            self.relations.append(relation)
-        elif not relation.count:
-            self.relations.append(relation)
-
-    def keep(self, variables: Collection[Symbol]) -> None:
-        """Forget the columns of other variables, where there are enough rows to be worth it."""
-        for i, relation in enumerate(self.relations):
-            if relation.count > _WORTH and not variables >= relation.columns.keys():
-                self.relations[i] = relation.project(variables)
-
-    @property
-    def empty(self) -> bool:
-        """Whether no row can come of it any more."""
-        return any(not r.count for r in self.relations)
-
-    def whole(self, variables: Sequence[Symbol]) -> Relation:
-        """Return the distinct rows over ``variables``, constants included."""
-        if self.empty:
-            none = {v: Column.of([]) for v in variables}
-            return Relation(none, 0)
-        out = unit()
-        columns = [v for v in variables if v not in self.consts]
-        for relation in self.relations:
-            out = join(out, relation.project(columns))
-        for variable in variables:
-            if variable in self.consts:
-                constant = column_of([self.consts[variable]])
-                out = out.with_column(variable, constant.take(np.zeros(out.count, np.int64)))
-        return out
+# Planned again where an estimate was wrong by this factor, and rows matter.
+_WRONG: Final = 10
 
 
 class Engine:
@@ -125,19 +59,28 @@ class Engine:
 
     def __init__(
         self,
-        sources: Mapping[Symbol, Any],
-        views: Mapping[Symbol, View],
-        rules: RuleSet,
-        functions: Mapping[Symbol, Any],
-        pause: Pause | None = None,
+        bound: Bound,
+        plans: Plans,
+        host: Host | None,
+        meter: Meter,
+        trace: list[Ran] | None = None,
     ) -> None:
-        self.sources = sources
-        self.views = views
-        self.rules = Rules(self, rules)
-        self.functions = Functions(self, functions)
-        self.pause = pause
+        self.sources = bound.sources
+        self.views = bound.views
+        self.rules = Rules(self, bound.rules)
+        self.functions = Functions(self, bound.functions)
+        self.host = host
+        self.meter = meter
+        self.trace = trace
+        self.planner = Planner(
+            self.source, bound.rules, self.functions.is_builtin, self.rules.fresh_count
+        )
+        self._plans = plans
         # Whether the attributes that the query reads whole were asked for together already.
         self._ahead = False
+        # Whether this runs in a worker thread just now.
+        self._inside = False
+        self._depth = 0
 
     def source(self, name: Symbol) -> Any:
         """Return the view, or the collection of tuples, that a source names."""
@@ -147,9 +90,40 @@ class Engine:
         if name in self.sources:
             return self.sources[name]
         raise QueryError(
-            f"The source {shown(name)} is used in :where and not given in :in.",
-            error=":query/where",
+            f"The source {name!r} is used in :where and not given in :in.", error=":query/where"
         )
+
+    def state(self, consts: Mapping[Symbol, Any], relations: Sequence[Relation] = ()) -> State:
+        """Return a state on this query's budget."""
+        return State(consts, relations, self.meter)
+
+    async def pause(self) -> None:
+        """Give others a turn; raise where the time is over or the query was cancelled."""
+        self.meter.time()
+        if self.host is not None:
+            if self._inside:
+                self.host.check()
+            else:
+                await self.host.pause()
+
+    async def heavy(self, rows: int, call: Callable[..., T], *args: Any) -> T:
+        """Return ``call(*args)``, made in a worker thread where it is over many rows."""
+        if rows < LARGE or self.host is None or self._inside:
+            return call(*args)
+
+        async def made() -> T:
+            return call(*args)
+
+        found: T = await self._in_thread(made)
+        return found
+
+    async def _in_thread(self, make: Callable[[], Any]) -> Any:
+        assert self.host is not None
+        self._inside = True
+        try:
+            return await self.host.in_thread(make)
+        finally:
+            self._inside = False
 
     async def run(
         self, clauses: Sequence[Clause], state: State, wanted: Sequence[Symbol] | None = None
@@ -158,64 +132,132 @@ class Engine:
 
         Of variables that are neither ``wanted`` nor in a clause to come the values may be dropped.
         """
-        todo = list(clauses)
-        while todo:
+        if len(clauses) == 1:
+            if not state.empty:
+                await self._step(Step(clauses[0], "", -1.0, 0.0), state, ())
+            return state
+        steps = self.plan(clauses, state)
+        while steps:
             if state.empty:
                 return state
-            at = self._next(todo, state) if len(todo) > 1 else 0
-            if wanted is not None and _multiplies(todo[at], state):
-                state.keep({*wanted, *variables_of(todo)})
-            clause = todo.pop(at)
-            await self._one(clause, state, todo)
-            if self.pause is not None:
-                await self.pause()
+            step, steps = steps[0], steps[1:]
+            rest = [s.clause for s in steps]
+            few = wanted is None or not state.relations or state.rows() <= _WORTH
+            if not few and _multiplies(step.clause, state):
+                state.keep({*(wanted or ()), *variables_of((step.clause, *rest))})
+            await self._step(step, state, rest)
+            if len(rest) > 1 and _far_off(step.rows, state.rows()):
+                steps = self.planner.order(rest, state.consts, _known(state))
         return state
 
     # -- the order -----------------------------------------------------------------------------
 
-    def _next(self, todo: list[Clause], state: State) -> int:
-        best, best_cost = -1, float("inf")
-        waiting: int | None = None
-        for i, clause in enumerate(todo):
-            cost = self._cost(clause, state, todo)
-            if cost is None:
-                waiting = i if waiting is None else waiting
-            elif cost < best_cost:
-                best, best_cost = i, cost
-                if cost == _AT_ONCE:
-                    break
-        return best if best >= 0 else (waiting or 0)
-
-    def _cost(self, clause: Clause, state: State, todo: list[Clause]) -> float | None:
-        """Return an estimate of rows, below 0 for what should run at once, None for not yet."""
-        if isinstance(clause, Pattern):
-            return estimate(self.source(clause.source), clause, state)
-        if isinstance(clause, (Predicate, Function)):
-            inputs = [t for t in (clause.function, *clause.args) if is_var(t)]
-            if not all(map(state.bound, inputs)):
-                return None
-            if isinstance(clause, Function):
-                return -1.0
-            return _AT_ONCE if self.functions.is_builtin(clause.function) else -2.0
-        if isinstance(clause, Not):
-            wanted = variables_of([clause])
-            others = variables_of(c for c in todo if c is not clause and not isinstance(c, Not))
-            return -0.5 if all(state.bound(v) or v not in others for v in wanted) else None
-        variables = variables_of([clause])
-        free = sum(not state.bound(v) for v in variables)
-        if isinstance(clause, RuleCall):
-            if clause.fresh:
-                return float(self.rules.fresh_count(clause))
-            if not self.rules.ready(clause, state):
-                return None
-            return 1e7 + free * 1e9 if free == len(variables) else 1e5 + free
-        if not self.rules.known.checker.ready(clause, state.variables()):
-            return None
-        return 1e6 + free * 1e9 if free == len(variables) else 1e4 + free
+    def plan(self, clauses: Sequence[Clause], state: State) -> list[Step]:
+        """Return the steps of a conjunction; those of the last time where nothing much changed."""
+        parts: list[Any] = [id(clauses), *state.consts]
+        for relation in state.relations:
+            parts.append(relation.count.bit_length())
+            parts += relation.columns
+        owners: list[Any] = [clauses]
+        for name, key in self._plans.attributes(clauses):
+            source = self.source(name)
+            if isinstance(source, View):
+                schema = source.schema
+                attr = schema.by_key.get(key) if key is not None else None
+                if attr is not None:
+                    # What has become resident can be looked at, and planned better.
+                    stats = self.planner.stats(source)
+                    size = int(stats.count(attr)).bit_length()
+                    parts.append(-size if stats.resident(attr) else size)
+                parts.append(id(schema))
+                owners.append(schema)
+            else:
+                size = len(source) if hasattr(source, "__len__") else 0
+                parts.append(size.bit_length())
+        whole = tuple(parts)
+        found = self._plans.get(whole)
+        if found is None:
+            found = self.planner.order(clauses, state.consts, _known(state))
+            self._plans.put(whole, owners, found)
+        return found
 
     # -- one clause ----------------------------------------------------------------------------
 
-    async def _one(self, clause: Clause, state: State, todo: Sequence[Clause]) -> None:
+    async def _step(self, step: Step, state: State, rest: Sequence[Clause]) -> None:
+        clause, meter = step.clause, self.meter
+        outer, meter.clause = meter.clause, clause
+        if self.trace is None:
+            await self._anywhere(clause, state, rest)
+        else:
+            await self._traced(step, state, rest)
+        if state.relations:
+            last = state.relations[-1]
+            meter.rows(last.count, len(last.columns))
+        await self.pause()
+        meter.clause = outer
+
+    async def _traced(self, step: Step, state: State, rest: Sequence[Clause]) -> None:
+        assert self.trace is not None
+        ran = Ran(step.clause, self._depth, step.rows if step.rows >= 0 else None)
+        ran.bound = sorted(v.text for v in variables_of([step.clause]) if state.bound(v))
+        self.trace.append(ran)
+        waves: list[int] = []
+        token = fetched.set(waves)
+        self._depth += 1
+        start = perf_counter()
+        try:
+            ran.operator = await self._anywhere(step.clause, state, rest)
+        finally:
+            ran.seconds = perf_counter() - start
+            self._depth -= 1
+            fetched.reset(token)
+            ran.nodes, ran.waves = sum(waves), len(waves)
+            outer = fetched.get()
+            if outer is not None:
+                outer.extend(waves)
+        ran.rows = 0 if state.empty else state.rows()
+        ran.relations = [r.count for r in state.relations]
+
+    async def _anywhere(self, clause: Clause, state: State, rest: Sequence[Clause]) -> str:
+        """Carry out a clause, in a worker thread where it will touch many rows."""
+        if self.host is None or self._inside or not self._is_large(clause, state):
+            return await self._one(clause, state, rest)
+        how: str = await self._in_thread(lambda: self._one(clause, state, rest))
+        return how
+
+    def _is_large(self, clause: Clause, state: State) -> bool:
+        if isinstance(clause, (Predicate, Function)):
+            return False  # calls of functions stay on the event loop, and pause
+        rows = state.rows()
+        if isinstance(clause, Pattern):
+            key = clause.terms[1]
+            read = [(clause.source, key if isinstance(key, (Keyword, str)) else None)]
+        else:
+            read = attributes_of((clause,))
+        for name, key in read:
+            source = self.source(name)
+            if isinstance(source, View):
+                stats = self.planner.stats(source)
+                attr = source.schema.by_key.get(key) if key is not None else None
+                if key is None:
+                    rows += 3 * int(stats.total())
+                elif attr is not None:
+                    # What is not put together yet costs several times what comparing it does.
+                    rows += int(stats.count(attr)) * (1 if stats.resident(attr) else 8)
+        if isinstance(clause, (RuleCall, Or, Not)):
+            rows *= 4
+            plain = self.functions.is_builtin
+            if rows >= LARGE and not plain_calls(clause, self.rules.rules, plain):
+                return False
+        return rows >= LARGE or self._meets_many(clause, state)
+
+    def _meets_many(self, clause: Clause, state: State) -> bool:
+        """Whether a pattern joins by value so that far more rows may come of it."""
+        if not isinstance(clause, Pattern) or state.rows() < 1000:
+            return False
+        return state.rows() * 64 >= LARGE and _multiplies(clause, state)
+
+    async def _one(self, clause: Clause, state: State, todo: Sequence[Clause]) -> str:
         if isinstance(clause, Pattern):
             source = self.source(clause.source)
             if todo and not self._ahead and isinstance(source, View):
@@ -223,19 +265,18 @@ class Engine:
                 if attributes:
                     self._ahead = True
                     await fetch_attributes(source, attributes)
-            await match_pattern(source, clause, state)
-        elif isinstance(clause, Predicate):
+            return await match_pattern(source, clause, state, todo)
+        if isinstance(clause, Predicate):
             self._need(clause, state)
-            await self.functions.predicate(clause, state)
-        elif isinstance(clause, Function):
+            return await self.functions.predicate(clause, state)
+        if isinstance(clause, Function):
             self._need(clause, state)
-            await self.functions.function(clause, state)
-        elif isinstance(clause, Not):
-            await self._not(clause, state)
-        elif isinstance(clause, Or):
-            await self._or(clause, state)
-        else:
-            await self.rules.call(clause, state)
+            return await self.functions.function(clause, state)
+        if isinstance(clause, Not):
+            return await self._not(clause, state)
+        if isinstance(clause, Or):
+            return await self._or(clause, state)
+        return await self.rules.call(clause, state)
 
     def _need(self, clause: Predicate | Function, state: State) -> None:
         inputs = [t for t in (clause.function, *clause.args) if is_var(t)]
@@ -248,7 +289,7 @@ class Engine:
                 error=":query/where",
             )
 
-    async def _not(self, clause: Not, state: State) -> None:
+    async def _not(self, clause: Not, state: State) -> str:
         variables = sorted(variables_of([clause]), key=repr)
         shared = [v for v in variables if state.bound(v)]
         if variables and not shared:
@@ -259,13 +300,14 @@ class Engine:
             )
         columns = [v for v in shared if v not in state.consts]
         outer = state.take(columns)
-        inner = State(self._visible(clause.variables, state), [outer.project(columns)])
+        inner = state.inner(self._visible(clause.variables, state), [outer.project(columns)])
         await self.run(clause.clauses, inner, columns)
         found = inner.whole(columns)
         left = semi(outer, found, keep=False) if columns else outer
         if not columns and found.count:
             left = outer.take(np.zeros(outer.count, np.bool_))
         state.relations.append(left)
+        return "anti-join"
 
     def _visible(self, variables: Sequence[Symbol] | None, state: State) -> Mapping[Symbol, Any]:
         """Return the constants that a scope with a head sees."""
@@ -273,22 +315,22 @@ class Engine:
             return state.consts
         return {v: x for v, x in state.consts.items() if v in variables}
 
-    async def _or(self, clause: Or, state: State) -> None:
+    async def _or(self, clause: Or, state: State) -> str:
         head = None if clause.variables is None else clause.required + clause.variables
         wanted = sorted(variables_of([clause]), key=repr) if head is None else list(head)
         bound = [v for v in wanted if state.bound(v) and v not in state.consts]
         seed = state.take(bound)
         consts = self._visible(head, state)
         if len(clause.branches) == 1 and head is None:
-            inner = State(consts, [seed])
+            inner = state.inner(consts, [seed])
             await self.run(clause.branches[0], inner)
             state.relations += inner.relations
-            return
+            return "conjunction"
         known = seed.project(bound)
         columns = [v for v in wanted if v not in consts]
         parts = []
         for branch in clause.branches:
-            inner = State(consts, [known] if bound else [])
+            inner = state.inner(consts, [known] if bound else [])
             await self.run(branch, inner, columns)
             if inner.empty:
                 continue
@@ -305,8 +347,9 @@ class Engine:
             if not any(p.count for p in parts):
                 seed = Relation(seed.columns, 0) if not seed.columns else seed.take(_none(seed))
             state.relations.append(seed)
-            return
-        state.relations.append(join(seed, found))
+            return "union"
+        state.relations.append(join(seed, found, self.meter))
+        return "union"
 
 
 def _multiplies(clause: Clause, state: State) -> bool:
@@ -317,6 +360,24 @@ def _multiplies(clause: Clause, state: State) -> bool:
         entity = clause.terms[0]
         return not is_var(entity) or state.column_of(entity) is None
     return True
+
+
+def _far_off(estimate: float, rows: int) -> bool:
+    """Whether an estimate was so wrong that the rest should be planned again."""
+    more, less = max(estimate, rows), min(estimate, rows)
+    return more > 4 * _WORTH and more > _WRONG * max(less, 1.0)
+
+
+def _known(state: State) -> list[Known]:
+    out: list[Known] = []
+    for relation in state.relations:
+        rows = float(relation.count)
+        out.append((rows, {v: min(rows, _values(c)) for v, c in relation.columns.items()}))
+    return out
+
+
+def _values(column: Column) -> float:
+    return float(len(column) if column.dictionary is None else len(column.dictionary))
 
 
 def _none(relation: Relation) -> Any:

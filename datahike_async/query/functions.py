@@ -24,7 +24,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import call_rows, named_function
-from datahike_async.query.estimate import read
+from datahike_async.query.fetch import read
 from datahike_async.query.patterns import reference
 from datahike_async.query.relation import (
     Relation,
@@ -38,7 +38,8 @@ from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 
 if TYPE_CHECKING:
-    from datahike_async.query.execute import Engine, State
+    from datahike_async.query.execute import Engine
+    from datahike_async.query.state import State
 
 __all__ = ["Functions", "bind_values"]
 
@@ -53,20 +54,23 @@ class Functions:
         self.engine = engine
         self.given = given
 
-    async def predicate(self, clause: Predicate, state: State) -> None:
-        """Keep the rows for which the predicate holds."""
+    async def predicate(self, clause: Predicate, state: State) -> str:
+        """Keep the rows for which the predicate holds; return how it was found out."""
         relation, args = self._arguments(clause, state)
         name = self._builtin(clause.function)
         mask = None if name is None else mask_of_call(name, args, relation.count)
+        how = "predicate on columns"
         if mask is None:
+            how = "predicate by row"
             values = await self._call(clause, relation, args, state, predicate=True)
             mask = np.array(values, np.bool_)
         if not relation.columns:
             state.relations.append(Relation({}, 1 if mask.all() and len(mask) else 0))
-            return
+            return how
         state.relations.append(relation if mask.all() else relation.take(mask))
+        return how
 
-    async def function(self, clause: Function, state: State) -> None:
+    async def function(self, clause: Function, state: State) -> str:
         """Bind the results of a function; variables that have a value already unify."""
         relation, args = self._arguments(clause, state)
         bound = [v for v in binding_variables(clause.binding) if state.bound(v)]
@@ -75,16 +79,21 @@ class Functions:
         if name is not None and isinstance(clause.binding, BindScalar):
             column = column_of_call(name, args, relation.count)
         if column is not None and isinstance(clause.binding, BindScalar):
+            how = "function on columns"
             extended = _bound(relation, clause.binding.name, column)
         else:
+            how = "function by row"
             values = await self._call(clause, relation, args, state, predicate=False)
-            extended = bind_values(clause.binding, values, relation)
+            extended = await self.engine.heavy(
+                len(values), bind_values, clause.binding, values, relation
+            )
         for variable in bound:
             if variable in state.consts and variable in extended.columns:
                 keep = constant_mask(extended.columns[variable], state.consts[variable])
                 columns = {v: c for v, c in extended.columns.items() if v is not variable}
                 extended = _taken(Relation(columns, extended.count), keep)
         state.add(extended)
+        return how
 
     def is_builtin(self, function: Any) -> bool:
         """Whether a symbol means a built-in function here."""
@@ -249,7 +258,7 @@ class Functions:
         ]
         out = []
         for row in zip(*columns, strict=True):
-            found = await q(*row)
+            found = await q(*row, host=self.engine.host, budget=self.engine.meter.left())
             out.append([list(x) for x in found] if hasattr(found, "columns") else found)
         return out
 

@@ -25,7 +25,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.bindings import DOTS, binding_variables, parse_binding, symbols
 from datahike_async.query.where import parse_clauses, variables_of
 
-__all__ = ["parse_query", "parse_query_data", "seconds_of"]
+__all__ = ["order_by_of", "parse_query", "parse_query_data", "seconds_of"]
 
 _SECTIONS: Final = (
     "find",
@@ -98,7 +98,7 @@ def parse_query_data(query: Any) -> Query:
         ins,
         clauses,
         keys,
-        _order_by(sections.get("order-by"), find),
+        order_by_of(sections.get("order-by"), find),
         _count(sections, "limit"),
         max(_count(sections, "offset") or 0, 0),
         _timeout(sections.get("timeout")),
@@ -218,7 +218,11 @@ def _return_map(
     return tuple(make[names[0]](text) for text in texts)
 
 
-def _order_by(form: Any, find: Find) -> tuple[tuple[int, bool], ...]:
+def order_by_of(form: Any, find: Find) -> tuple[tuple[int, bool], ...]:
+    """Return (index of the find element, descending) for each key of an ``:order-by``.
+
+    Raises QueryError ``:parser/order-by``.
+    """
     if form is None:
         return ()
     items = list(form) if isinstance(form, (list, tuple)) else [form]

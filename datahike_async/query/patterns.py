@@ -6,7 +6,7 @@ attribute's is sorted by entity, and one lookup aligns them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,56 +15,55 @@ import numpy.typing as npt
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.index.columns import BOOL, I64, INT, Column, Rows
-from datahike_async.index.protocol import Order
-from datahike_async.index.source import NodeMiss, resolve
-from datahike_async.query.ast import BLANK, Pattern, is_var
-from datahike_async.query.estimate import FEW, read
+from datahike_async.query.access import NO_MATCH, entity_of, is_free, rows_of, value_of
+from datahike_async.query.ast import BLANK, Clause, Pattern, is_var
+from datahike_async.query.fetch import FEW, fetch_attributes, read, read_each
 from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
 from datahike_async.query.tuples import match_tuples
-from datahike_async.snapshot.snapshot import EMAX
-from datahike_async.snapshot.views import PastView, View
+from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
-from datahike_async.values.types import typed_key
 
 if TYPE_CHECKING:
-    from datahike_async.query.execute import State
+    from datahike_async.query.state import State
 
 __all__ = ["aligned", "match_pattern"]
-
-_FEW: Final = FEW
-_NO_MATCH: Final = object()
 
 
 # -- matching ----------------------------------------------------------------------------------
 
 
-async def match_pattern(source: Any, clause: Pattern, state: State) -> None:
-    """Match a pattern and join what is found into ``state``."""
+async def match_pattern(
+    source: Any, clause: Pattern, state: State, rest: Sequence[Clause] = ()
+) -> str:
+    """Match a pattern, join what is found into ``state``, and return how it was done.
+
+    ``rest`` are the clauses to come: comparisons among them bound what is read of an index.
+    """
     if not isinstance(source, View):
         state.add(match_tuples(source, clause, state))
-        return
+        return "collection"
     view = source
     terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
     e, a, v, t, op = terms
     if is_var(a) or a is BLANK:
-        await _any_attribute(view, clause, terms, state)
-        return
+        return await _any_attribute(view, terms, state)
     attr = view.schema.by_key.get(a) if isinstance(a, (Keyword, str)) else None
     if attr is None and not isinstance(a, (Keyword, str)):
         raise QueryError(
             f"Bad format for attribute in pattern, must be a keyword: {shown(a)}.",
             error=":search/pattern",
         )
-    if not _is_free(e):
-        e = await read(_entity, view, e)
-    if attr is not None and not _is_free(v):
-        v = await read(_value, view, attr, v)
-    if attr is None or e is _NO_MATCH or v is _NO_MATCH:
+    if not is_free(e):
+        e = await read(entity_of, view, e)
+    if attr is not None and not is_free(v):
+        v = await read(value_of, view, attr, v)
+    if attr is None or e is NO_MATCH or v is NO_MATCH:
         state.add(_nothing(terms))
-        return
+        return "no match" if attr is not None else "unknown attribute"
+    joined = [x.text for x in (e, v) if is_var(x) and state.column_of(x) is not None]
     await _resolve_refs(view, attr, e, v, state)
     e, v = (_temporary(x, state) for x in (e, v))
-    rows, sorted_by_e, matched = await _rows(view, attr, e, v, state)
+    rows, sorted_by_e, matched, how = await rows_of(view, attr, e, v, state, rest)
     if (
         sorted_by_e
         and is_var(e)
@@ -83,101 +82,11 @@ async def match_pattern(source: Any, clause: Pattern, state: State) -> None:
         facts = (not attr.many or matched or is_var(v)) and is_var(e)
         state.add(_relation(rows, terms, distinct=facts and (whole or not view.history)))
     _drop_temporaries(state)
-
-
-def _is_free(term: Any) -> bool:
-    return term is BLANK or is_var(term)
+    return f"{how}, joined on {' '.join(joined)}" if joined else how
 
 
 def _nothing(terms: Sequence[Any]) -> Relation:
     return Relation({t: Column.of([]) for t in terms if is_var(t)}, 0)
-
-
-def _entity(view: View, ref: Any) -> Any:
-    if type(ref) is int:
-        # A query asks; a number that no entity can have finds nothing.
-        return ref if -EMAX <= ref <= EMAX else _NO_MATCH
-    if isinstance(ref, (bool, float, type(None))):
-        raise QueryError(
-            "Bad format for entity-id in pattern, must be a number, ident or lookup ref: "
-            f"{shown(ref)}.",
-            error=":search/pattern",
-        )
-    found = view.entid(ref)
-    return _NO_MATCH if found is None else found
-
-
-def _value(view: View, attr: Attr, value: Any) -> Any:
-    if value is None:
-        return _NO_MATCH
-    if attr.is_ref and type(value) is not int:
-        if isinstance(value, (Keyword, list, tuple)) or (
-            isinstance(value, str) and value[:1] == ":"
-        ):
-            found = view.entid(value)
-            return _NO_MATCH if found is None else found
-        return _NO_MATCH
-    try:
-        return attr.coerce(value, attr.ident)
-    except TransactionError:
-        return _NO_MATCH  # a value of another type is nowhere to be found
-
-
-async def _rows(view: View, attr: Attr, e: Any, v: Any, state: State) -> tuple[Rows, bool, bool]:
-    """Return rows that may match; whether they are all of the attribute; whether v is matched."""
-    a = attr.id
-    constant = not _is_free(v)
-    if not _is_free(e):
-        bound = (e, a, v) if constant else (e, a)
-        runs = await read(view.slice, Order.EAVT, bound, bound)
-        return Rows.concat(runs), False, constant
-    column = state.column_of(e) if is_var(e) else None
-    rows = _cached(view, a)
-    if column is None:
-        if constant and attr.indexed:
-            return await read(view.attr_range, a, v, v), False, True
-        if is_var(v) and attr.indexed:
-            known = state.column_of(v)
-            if known is not None and len(known) <= _FEW:
-                found = [_value(view, attr, x) for x in known.tolist()]
-                once = {typed_key(x): x for x in found if x is not _NO_MATCH}
-                bounds = [(a, x) for x in once.values()]
-                return await _each(view, Order.AVET, bounds), False, False
-    elif constant and attr.unique:
-        return await read(view.attr_range, a, v, v), False, True
-    elif (
-        rows is None
-        and len(column) <= _FEW
-        and column.kind == INT
-        and await read(view.count_attr, a) > 16 * len(column)
-    ):
-        bounds = [(x, a) for x in dict.fromkeys(column.data.tolist())]
-        return await _each(view, Order.EAVT, bounds), False, False
-    if rows is None:
-        try:
-            rows = view.attr(a)
-        except NodeMiss as miss:
-            if constant and attr.indexed:
-                # Less to fetch than all of the attribute.
-                return await read(view.attr_range, a, v, v), False, True
-            rows = await resolve(miss, view.attr, a)
-    if constant and column is None:
-        return rows.take(constant_mask(rows.v, v)), False, True
-    return rows, True, False
-
-
-def _cached(view: View, a: int) -> Rows | None:
-    """Return all of an attribute if it has been put together already."""
-    if isinstance(view, PastView):
-        return view._columns.get(a)
-    return view.snapshot._attrs.get(a)
-
-
-async def _each(view: View, order: Order, bounds: Iterable[tuple[Any, ...]]) -> Rows:
-    runs: list[Rows] = []
-    for bound in bounds:
-        runs += await read(view.slice, order, bound, bound)
-    return Rows.concat(runs)
 
 
 def _relation(
@@ -232,7 +141,7 @@ def _align(rows: Rows, e: Symbol, v: Any, attr: Attr, state: State) -> None:
         return
     positions = aligned(rows, known.data)
     found = positions >= 0
-    if not _is_free(v):
+    if not is_free(v):
         # Position -1 looks at the last row, which does no harm: it is not found.
         found &= constant_mask(rows.v.take(positions), v)
     if found.all():
@@ -324,28 +233,33 @@ def _drop_temporaries(state: State) -> None:
 # -- attribute variables -----------------------------------------------------------------------
 
 
-async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: State) -> None:
+async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
     e, a, v, t, op = terms
     attrs = view.schema.attrs
     if is_var(a):
         a = _named_by_text(a, state)
     runs: list[Rows]
-    if not _is_free(e):
-        e = await read(_entity, view, e)
-        if e is _NO_MATCH:
+    if not is_free(e):
+        e = await read(entity_of, view, e)
+        if e is NO_MATCH:
             state.add(_nothing(terms))
-            return
+            return "no match"
+        how = "EAVT entity"
         runs = [await read(view.entity, e)]
     else:
         column = state.column_of(e) if is_var(e) else None
-        if column is not None and len(column) <= _FEW and column.kind == INT:
-            runs = [await read(view.entity, x) for x in dict.fromkeys(column.data.tolist())]
+        if column is not None and len(column) <= FEW and column.kind == INT:
+            how = "EAVT seeks"
+            entities = dict.fromkeys(column.data.tolist())
+            runs = await read_each(view.entity, [(x,) for x in entities])
         else:
+            how = "AEVT scan of all"
             wanted = state.column_of(a) if is_var(a) else None
             ids = await read(view.attr_ids)
             if wanted is not None:
                 by_name = {attrs[i].ident: i for i in ids}
                 ids = [by_name[k] for k in dict.fromkeys(wanted.tolist()) if k in by_name]
+            await fetch_attributes(view, ids)
             runs = [await read(view.attr, i) for i in ids]
     if v is BLANK:
         # Columns of every type are costly to join, and nobody asked for them.
@@ -361,6 +275,7 @@ async def _any_attribute(view: View, clause: Pattern, terms: list[Any], state: S
         names = Column.of([attr.ident for attr in attrs]).take(rows.a)
         state.add(_relation(rows, (e, a, v, t, op), names=names))
     _drop_temporaries(state)
+    return how
 
 
 def _named_by_text(variable: Symbol, state: State) -> Symbol:

@@ -32,14 +32,15 @@ _Step = tuple[bool, Attr, int, Any, int, Any]
 class PointPlan:
     """How to answer one query by seeks. ``inputs`` is the number of scalars after the database."""
 
-    __slots__ = ("_clauses", "_compiled", "_find", "_names", "inputs")
+    __slots__ = ("_compiled", "_find", "_names", "_patterns", "inputs")
 
-    def __init__(self, names: Sequence[Symbol], clauses: Sequence[Any], find: Any) -> None:
+    def __init__(self, names: Sequence[Symbol], patterns: Sequence[Pattern], find: Any) -> None:
         self._names = tuple(names)
-        self._clauses = tuple(clauses)
+        self._patterns = tuple(patterns)
         self._find = tuple(find)
         self.inputs = len(self._names)
-        self._compiled: dict[int, tuple[Schema, Any]] = {}
+        # schema, steps, positions of what is found, the patterns in their order
+        self._compiled: dict[int, tuple[Schema, Any, Any, Any]] = {}
 
     def run(self, view: View, inputs: Sequence[Any]) -> list[tuple[Any, ...]] | None:
         """Return the distinct rows of ``:find``, or None where the engine has to do it.
@@ -59,7 +60,7 @@ class PointPlan:
         found = self._compiled.get(id(schema))
         if found is None:
             found = self._compile(schema)
-        steps, out = found[1]
+        _, steps, out, _ = found
         if steps is None:
             return None
         rows: list[tuple[Any, ...]] = [tuple(inputs)]
@@ -79,39 +80,49 @@ class PointPlan:
             answers = list({typed_key(row): row for row in answers}.values())
         return answers
 
-    def _compile(self, schema: Schema) -> tuple[Schema, Any]:
+    def seeks(self, schema: Schema) -> list[tuple[Pattern, str]] | None:
+        """Return the patterns in the order of their seeks, with the index of each, or None."""
+        found = self._compiled.get(id(schema)) or self._compile(schema)
+        if found[3] is None:
+            return None
+        return [(pattern, "AVET seek" if lookup else "EAVT seek") for pattern, lookup in found[3]]
+
+    def _compile(self, schema: Schema) -> tuple[Schema, Any, Any, Any]:
         slots = {name: i for i, name in enumerate(self._names)}
-        made = (schema, self._steps(schema, slots))
+        made = (schema, *self._steps(schema, slots))
         while len(self._compiled) >= _SCHEMAS:
             self._compiled.pop(next(iter(self._compiled)))
         # The schema is kept with what was made for it, so that its id stays its own.
         self._compiled[id(schema)] = made
         return made
 
-    def _steps(self, schema: Schema, slots: dict[Symbol, int]) -> tuple[Any, Any]:
-        todo = list(self._clauses)
+    def _steps(self, schema: Schema, slots: dict[Symbol, int]) -> tuple[Any, Any, Any]:
+        todo = list(self._patterns)
         steps: list[_Step] = []
+        order: list[tuple[Pattern, bool]] = []
         while todo:
             best = None
-            for i, (e, a, v) in enumerate(todo):
+            for i, pattern in enumerate(todo):
+                e, a, v = pattern.terms[:3]
                 attr = schema.by_key.get(a)
                 if attr is None:
-                    return None, None
+                    return None, None, None
                 if _known(e, slots):
                     best = (i, False)
                     break
                 if _known(v, slots) and attr.indexed and (attr.unique or steps) and best is None:
                     best = (i, True)
             if best is None:
-                return None, None
+                return None, None, None
             i, lookup = best
-            e, a, v = todo.pop(i)
+            order.append((todo[i], lookup))
+            e, a, v = todo.pop(i).terms[:3]
             attr = schema.by_key[a]
             known, other = (v, e) if lookup else (e, v)
             steps.append((lookup, attr, *_mode(known, slots), *_mode(other, slots)))
             if is_var(other) and other not in slots:
                 slots[other] = len(slots)
-        return steps, tuple(slots[v] for v in self._find)
+        return steps, tuple(slots[v] for v in self._find), order
 
 
 def point_plan(query: Query) -> PointPlan | None:
@@ -125,7 +136,7 @@ def point_plan(query: Query) -> PointPlan | None:
         names.append(binding.name)
     if query.with_ or not query.where or not all(map(is_var, query.find.elements)):
         return None
-    clauses = []
+    patterns = []
     for clause in query.where:
         if not isinstance(clause, Pattern) or clause.source.text != "$":
             return None
@@ -139,8 +150,8 @@ def point_plan(query: Query) -> PointPlan | None:
             return None
         if isinstance(v, (list, tuple, dict, set, frozenset)):
             return None
-        clauses.append((e, a, v))
-    return PointPlan(names, clauses, query.find.elements)
+        patterns.append(clause)
+    return PointPlan(names, patterns, query.find.elements)
 
 
 def _known(term: Any, slots: dict[Symbol, int]) -> bool:

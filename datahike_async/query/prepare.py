@@ -5,6 +5,8 @@ Knows nothing of databases: what is kept here holds for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -14,6 +16,7 @@ from uuid import UUID
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.query.ast import Aggregate, Pull, Query, is_var
 from datahike_async.query.parse import parse_query
+from datahike_async.query.plan import Plans
 from datahike_async.query.point import PointPlan, point_plan
 from datahike_async.query.result import name_of
 from datahike_async.query.ruleset import RuleSet
@@ -27,7 +30,7 @@ _PLANS: Final = 512
 class Prepared:
     """A parsed query and what follows from it alone; kept for the next call."""
 
-    __slots__ = ("_checked", "names", "point", "query", "wanted")
+    __slots__ = ("_checked", "names", "plans", "point", "query", "wanted")
 
     def __init__(self, query: Query) -> None:
         query = self.query = replace(query, where=canonical(query.where))
@@ -44,7 +47,14 @@ class Prepared:
         plain = not (query.order_by or query.offset or query.limit is not None)
         plain = plain and query.keys is None and query.timeout is None
         self.point: PointPlan | None = point_plan(query) if plain else None
+        self.plans = Plans()
         self._checked: tuple[RuleSet, set[Symbol]] | None = None
+
+    def ordered(self, order_by: Sequence[tuple[int, bool]]) -> Prepared:
+        """Return the same query in another order, which the call asks for."""
+        out = copy(self)
+        out.query = replace(self.query, order_by=order_by)
+        return out
 
     def check(self, rules: RuleSet, bound: set[Symbol]) -> None:
         """Raise QueryError where a variable cannot be bound, whatever the data are."""

@@ -1,4 +1,4 @@
-"""Relations: named columns of one length, their joins, and keys that tell values apart.
+"""Relations: named columns of one length, and keys that tell their values apart.
 
 Rows of a relation are distinct. Values are equal only when their types are: keys for joining and
 deduplication never merge ``1``, ``True`` and ``1.0``.
@@ -18,7 +18,6 @@ from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.index.columns import (
     BOOL,
     CODED,
-    EMPTY_I64,
     FLOAT,
     I64,
     INSTANT,
@@ -35,7 +34,6 @@ __all__ = [
     "column_of",
     "distinct",
     "group_codes",
-    "join",
     "plain_value",
     "shared_codes",
     "unit",
@@ -231,129 +229,6 @@ def distinct(relation: Relation) -> Relation:
         return relation
     positions.sort()
     return relation.take(positions)
-
-
-# -- joins -------------------------------------------------------------------------------------
-
-
-def match(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> tuple[I64, I64]:
-    """Return the positions (in left, in right) of all pairs of equal keys."""
-    if not len(left) or not len(right):
-        return EMPTY_I64, EMPTY_I64
-    low, high = int(right.min()), int(right.max())
-    span = high - low + 1
-    if span <= 4 * (len(left) + len(right)) + 1024:
-        return _match_dense(left, right, low, span)
-    order = np.argsort(right, kind="stable")
-    ordered = right[order]
-    start = ordered.searchsorted(left, "left")
-    stop = ordered.searchsorted(left, "right")
-    return _pairs(start, stop, order)
-
-
-def _match_dense(
-    left: npt.NDArray[Any], right: npt.NDArray[Any], low: int, span: int
-) -> tuple[I64, I64]:
-    """Match keys of a small range: where the pairs of each key begin is looked up, not searched."""
-    slots = right.astype(np.int64, copy=False) - low
-    # One slot before and one after stand for the keys that ``right`` does not have.
-    begin = np.zeros(span + 3, np.int64)
-    np.cumsum(np.bincount(slots, minlength=span), out=begin[2 : span + 2])
-    begin[span + 2] = begin[span + 1]
-    if span < 2**16:
-        slots = slots.astype(np.uint16)  # a radix sort
-    order = np.argsort(slots, kind="stable")
-    at = np.clip(left.astype(np.int64, copy=False), low - 1, low + span) - (low - 1)
-    return _pairs(begin[at], begin[at + 1], order)
-
-
-def _pairs(start: I64, stop: I64, order: I64 | None) -> tuple[I64, I64]:
-    counts = stop - start
-    here = np.repeat(np.arange(len(counts)), counts)
-    total = int(counts.sum())
-    if total == 0:
-        return here, np.empty(0, np.int64)
-    offsets = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-    there = np.repeat(start, counts) + offsets
-    return here, there if order is None else order[there]
-
-
-def _keys(left: Relation, right: Relation, shared: list[Symbol]) -> Any:
-    if len(shared) == 1:
-        return shared_codes(left.columns[shared[0]], right.columns[shared[0]])
-    whole: tuple[Any, Any] | None = None
-    for variable in shared:
-        found = shared_codes(left.columns[variable], right.columns[variable])
-        if found is None:
-            return None
-        both = np.concatenate([found[0], found[1]])
-        unique, both = np.unique(both, return_inverse=True)
-        a, b = both[: len(left)], both[len(left) :]
-        if whole is None:
-            whole = (a, b)
-            continue
-        merged = np.concatenate([whole[0], whole[1]]) * len(unique) + both
-        merged = np.unique(merged, return_inverse=True)[1]
-        whole = (merged[: len(left)], merged[len(left) :])
-    return whole
-
-
-def join(left: Relation, right: Relation) -> Relation:
-    """Return the natural join; without a shared variable, every pair of rows."""
-    if not left.columns and left.count == 1:
-        return right
-    if not right.columns and right.count == 1:
-        return left
-    shared = [v for v in right.columns if v in left.columns]
-    if not left.count or not right.count:
-        return _empty(left, right)
-    if not shared:
-        here = np.repeat(np.arange(left.count), right.count)
-        there = np.tile(np.arange(right.count), left.count)
-    else:
-        keys = _keys(left, right, shared)
-        if keys is None:
-            return _empty(left, right)
-        if right.count > 4 * left.count:
-            there, here = match(keys[1], keys[0])
-        else:
-            here, there = match(keys[0], keys[1])
-    columns = {v: c.take(here) for v, c in left.columns.items()}
-    for v, c in right.columns.items():
-        if v not in columns:
-            columns[v] = c.take(there)
-    return Relation(columns, len(here))
-
-
-def _empty(left: Relation, right: Relation) -> Relation:
-    nothing = np.empty(0, np.int64)
-    columns = {v: c.take(nothing) for v, c in {**right.columns, **left.columns}.items()}
-    return Relation(columns, 0)
-
-
-def semi(left: Relation, right: Relation, *, keep: bool) -> Relation:
-    """Return the rows of ``left`` that match a row of ``right`` (or none, without ``keep``)."""
-    shared = [v for v in right.columns if v in left.columns]
-    if not shared:
-        return left if bool(right.count) is keep else left.take(np.zeros(left.count, np.bool_))
-    if not left.count:
-        return left
-    keys = _keys(left, right, shared) if right.count else None
-    if keys is None:
-        return left.take(np.full(left.count, not keep))
-    return left.take(np.isin(keys[0], keys[1], invert=not keep))
-
-
-def union(relations: Sequence[Relation], variables: Sequence[Symbol]) -> Relation:
-    """Return the distinct rows of relations that all have ``variables``."""
-    relations = [r for r in relations if r.count]
-    if not relations:
-        return Relation({v: Column.of([]) for v in variables}, 0)
-    if len(relations) == 1:
-        only = relations[0]
-        return Relation({v: only.columns[v] for v in variables}, only.count)
-    columns = {v: Column.concat([r.columns[v] for r in relations]) for v in variables}
-    return distinct(Relation(columns, sum(r.count for r in relations)))
 
 
 def equal_mask(left: Column, right: Column) -> npt.NDArray[np.bool_]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final
+from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,24 +25,22 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.closure import closure
+from datahike_async.query.joins import semi, union
 from datahike_async.query.relation import (
     Relation,
     column_of,
     constant_mask,
     distinct,
     equal_mask,
-    semi,
-    union,
 )
 from datahike_async.query.ruleset import RuleSet, shown, sourced
 from datahike_async.query.seen import Seen
 
 if TYPE_CHECKING:
-    from datahike_async.query.execute import Engine, State
+    from datahike_async.query.execute import Engine
+    from datahike_async.query.state import State
 
 __all__ = ["Rules"]
-
-MAX_ROWS: Final = 50_000_000
 
 _Key = tuple[Symbol, Symbol, tuple[int, ...]]
 
@@ -129,14 +128,14 @@ class Rules:
         self.branches(clause)
         return self.known.checker.ready(clause, state.variables())
 
-    async def call(self, clause: RuleCall, state: State) -> None:
-        """Join the answers of a rule call into ``state``."""
+    async def call(self, clause: RuleCall, state: State) -> str:
+        """Join the answers of a rule call into ``state``, and return how they were found."""
         branches = self.branches(clause)
         if clause.fresh:
             for_all = [t.fresh for t in self._tables_of(clause)]
             answers = union(for_all, _positions(branches[0]))
             state.add(self._named(clause, self._constrained(clause, answers, state), state))
-            return
+            return "fresh answers"
         if not self.ready(clause, state):
             missing = [a for a in clause.args if is_var(a) and not state.bound(a)]
             raise QueryError(
@@ -148,6 +147,9 @@ class Rules:
         answers = await self.answers(clause.source, clause.name, branches, seed)
         state.relations.append(outer)
         state.add(self._named(clause, answers, state))
+        if clause.name not in self.known.recursive:
+            return "rule"
+        return "fixpoint" if self.known.linear(clause.name) is None else "closure"
 
     def _seed(self, clause: RuleCall, state: State) -> tuple[Relation, Relation]:
         variables = [a for a in clause.args if is_var(a) and a not in state.consts]
@@ -271,7 +273,8 @@ class Rules:
         at least one that is fresh, or from a new demand.
         """
         assert self._tables is not None
-        while True:
+        for number in count(1):
+            self.engine.meter.round(number)
             tables = list(self._tables.items())
             grown = [table.turn() for _, table in tables]
             if not any(grown):
@@ -290,12 +293,8 @@ class Rules:
                         if self._has_fresh(variant, source):
                             found = await self._branch(source, variant, table.demand)
                             table.found.append(found)
-            if total > MAX_ROWS:
-                raise QueryError(
-                    f"The rules {', '.join(sorted(n.text for n in self._circle))} have given more "
-                    f"than {MAX_ROWS} rows; they may be making new values without end.",
-                    error=":query/canceled",
-                )
+            # Rules that make new values may go on without end.
+            self.engine.meter.rows(total)
 
     def _has_fresh(self, branch: RuleBranch, source: Symbol) -> bool:
         for clause in branch.clauses:
@@ -307,8 +306,6 @@ class Rules:
 
     async def _branch(self, source: Symbol, branch: RuleBranch, seed: Relation) -> Relation:
         """Run one definition with what is bound and return its rows by argument position."""
-        from datahike_async.query.execute import State
-
         columns: dict[Symbol, Column] = {}
         mask = np.ones(seed.count, np.bool_)
         for i, variable in enumerate(branch.head):
@@ -322,9 +319,8 @@ class Rules:
         start = Relation(columns, seed.count)
         if columns:
             start = distinct(start.take(mask))
-        state = State({}, [start] if columns else [])
-        clauses = [sourced(c, source) for c in branch.clauses]
-        await self.engine.run(clauses, state, branch.head)
+        state = self.engine.state({}, [start] if columns else [])
+        await self.engine.run(self.known.body(branch, source), state, branch.head)
         head = list(dict.fromkeys(branch.head))
         found = state.whole([v for v in head if state.bound(v)]) if not state.empty else None
         if found is None or not found.count:

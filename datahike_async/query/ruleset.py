@@ -30,7 +30,7 @@ __all__ = ["RuleSet", "calls_in", "shown", "sourced"]
 class RuleSet:
     """Parsed rules, and what follows from them alone; kept for every query that brings them."""
 
-    __slots__ = ("_linear", "_rounds", "branches", "checker", "circle", "recursive")
+    __slots__ = ("_bodies", "_linear", "_rounds", "branches", "checker", "circle", "recursive")
 
     def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
         branches = {
@@ -47,6 +47,7 @@ class RuleSet:
         }
         self.checker = Checker(branches)
         self._linear: dict[Symbol, Linear | None] = {}
+        self._bodies: dict[tuple[int, Symbol], tuple[RuleBranch, tuple[Clause, ...]]] = {}
         self._rounds: dict[Symbol, list[tuple[RuleBranch, list[RuleBranch], bool]]] = {}
         for name in self.recursive:
             for branch in branches[name]:
@@ -90,6 +91,21 @@ class RuleSet:
                         nested = True
                 found.append((branch, variants, nested))
         return found
+
+    def calls_circle(self, name: Symbol, branch: RuleBranch) -> bool:
+        """Whether a branch of a recursive rule takes part in its recursion."""
+        return not self.circle[name].isdisjoint(calls_in(branch.clauses))
+
+    def body(self, branch: RuleBranch, source: Symbol) -> tuple[Clause, ...]:
+        """Return the clauses of a branch, reading from ``source``; the same object every time."""
+        if source is DEFAULT_SOURCE:
+            return branch.clauses
+        key = (id(branch), source)
+        found = self._bodies.get(key)
+        if found is None or found[0] is not branch:
+            clauses = tuple(sourced(c, source) for c in branch.clauses)
+            found = self._bodies[key] = (branch, clauses)
+        return found[1]
 
     def linear(self, name: Symbol) -> Linear | None:
         """Return the closure that a recursive rule is, or None."""

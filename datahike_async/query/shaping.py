@@ -5,6 +5,7 @@ Aggregates, order, paging, pulls and the shape of the answer. Nothing here looks
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.query.aggregates import Groups, aggregate
 from datahike_async.query.ast import Aggregate, Pull, Query, is_var
-from datahike_async.query.execute import Engine, State
+from datahike_async.query.execute import Engine
 from datahike_async.query.prepare import Prepared
 from datahike_async.query.pull_execute import pull_many
 from datahike_async.query.relation import Relation, group_codes
 from datahike_async.query.result import QueryList, QueryResult
+from datahike_async.query.state import State
 from datahike_async.snapshot.views import View
 
 __all__ = ["shaped", "shaped_rows"]
@@ -54,17 +56,17 @@ async def shaped(
             "inputs were given than :in names.",
             error=":query/where",
         )
-    relation = state.whole(list(wanted))
+    relation = await engine.heavy(state.rows(), state.whole, list(wanted))
     aggregates = any(isinstance(e, Aggregate) for e in elements)
     if aggregates:
-        columns, count = _grouped(parsed, engine, state, relation)
+        columns, count = await engine.heavy(
+            relation.count, _grouped, parsed, engine, state, relation
+        )
     else:
         columns = [relation.columns[e.variable if isinstance(e, Pull) else e] for e in elements]
         count = relation.count
     if parsed.order_by:
-        keys = [_sort_key(columns[i], descending) for i, descending in parsed.order_by]
-        order = np.lexsort(keys[::-1])
-        columns = [c.take(order) for c in columns]
+        columns = await engine.heavy(count, _ordered, columns, parsed.order_by)
     if offset or limit is not None:
         stop = count if limit is None else min(offset + limit, count)
         start = min(offset, stop)
@@ -93,6 +95,12 @@ async def shaped(
     if parsed.keys is not None:
         return [dict(zip(parsed.keys, row, strict=True)) for row in rows]
     return QueryList.of_rows(prepared.names, rows)
+
+
+def _ordered(columns: list[Column], order_by: Sequence[tuple[int, bool]]) -> list[Column]:
+    keys = [_sort_key(columns[i], descending) for i, descending in order_by]
+    order = np.lexsort(keys[::-1])
+    return [c.take(order) for c in columns]
 
 
 def _sort_key(column: Column, descending: bool) -> Any:

@@ -14,7 +14,7 @@ from datahike_async.query.ast import BLANK, Pattern, is_var
 from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
 
 if TYPE_CHECKING:
-    from datahike_async.query.execute import State
+    from datahike_async.query.state import State
 
 __all__ = ["match_tuples"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,7 +24,14 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.bindings import binding_variables, parse_binding, symbols
 
-__all__ = ["canonical", "parse_clauses", "parse_rules", "variables_of"]
+__all__ = [
+    "attributes_of",
+    "canonical",
+    "parse_clauses",
+    "parse_rules",
+    "plain_calls",
+    "variables_of",
+]
 
 _NOT: Final = Symbol("not")
 _NOT_JOIN: Final = Symbol("not-join")
@@ -256,3 +263,43 @@ def variables_of(clauses: Iterable[Clause]) -> set[Symbol]:
         else:
             out.update(clause.required + clause.variables)
     return out
+
+
+def attributes_of(clauses: Iterable[Clause]) -> list[tuple[Symbol, Any]]:
+    """Return the (source, attribute) of all patterns, nested ones too; None for a variable one."""
+    out: list[tuple[Symbol, Any]] = []
+    for clause in clauses:
+        if isinstance(clause, Pattern):
+            key = clause.terms[1]
+            out.append((clause.source, key if isinstance(key, (Keyword, str)) else None))
+        elif isinstance(clause, Not):
+            out += attributes_of(clause.clauses)
+        elif isinstance(clause, Or):
+            for branch in clause.branches:
+                out += attributes_of(branch)
+    return out
+
+
+def plain_calls(
+    clause: Clause,
+    rules: Mapping[Symbol, Sequence[RuleBranch]],
+    is_builtin: Callable[[Any], bool],
+) -> bool:
+    """Whether a clause, and all rules that it reaches, call built-in functions alone."""
+    seen: set[Symbol] = set()
+    todo: list[Clause] = [clause]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, (Predicate, Function)):
+            if not is_builtin(one.function):
+                return False
+        elif isinstance(one, Not):
+            todo += one.clauses
+        elif isinstance(one, Or):
+            for branch in one.branches:
+                todo += branch
+        elif isinstance(one, RuleCall) and one.name not in seen:
+            seen.add(one.name)
+            for definition in rules.get(one.name, ()):
+                todo += definition.clauses
+    return True

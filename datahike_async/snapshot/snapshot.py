@@ -302,7 +302,15 @@ class Snapshot:
             return len(cached)
         rows = self.mem.by_a.get(a, [])
         own = len(self.mem.live(rows, self.n, self.m)) - len(self.mem.removed(rows, self.m))
-        return self.trees.current[Order.AEVT].count_slice((a,), (a,)) + own
+        return self.trees.count_attr(a) + own
+
+    def rough_count(self, a: int) -> int:
+        """Return about how many current datoms an attribute has, never less: for planning."""
+        return self.trees.count_attr(a) + len(self.mem.by_a.get(a, ()))
+
+    def cached(self, a: int) -> Rows | None:
+        """Return columns of an attribute that are at hand, though the newest datoms may lack."""
+        return self._attrs.get(a) or self.trees.cached(a)
 
     def attr_ids(self) -> list[int]:
         """Return the ids of the attributes that have current datoms."""

@@ -33,6 +33,7 @@ class Trees:
     __slots__ = (
         "_columns",
         "_columns_bytes",
+        "_counts",
         "config",
         "current",
         "factory",
@@ -58,6 +59,7 @@ class Trees:
         self.max_tx = max_tx
         self._columns: dict[int, Rows] = {}
         self._columns_bytes = 0
+        self._counts: dict[int, int] = {}
 
     @classmethod
     def empty(
@@ -104,6 +106,17 @@ class Trees:
         if found is None:
             found = Rows.concat(self.current[Order.AEVT].slice((a,), (a,)))
             self._keep(a, found)
+        return found
+
+    def cached(self, a: int) -> Rows | None:
+        """Return all current datoms of an attribute if they have been put together already."""
+        return self._columns.get(a)
+
+    def count_attr(self, a: int) -> int:
+        """Count the current datoms of an attribute; the number is kept."""
+        found = self._counts.get(a)
+        if found is None:
+            found = self._counts[a] = self.current[Order.AEVT].count_slice((a,), (a,))
         return found
 
     def _keep(self, a: int, rows: Rows) -> None:

@@ -274,6 +274,10 @@ class PastView(View):
             found = self._columns[a] = self._select(Order.AEVT, (a,), (a,))
         return found
 
+    def cached(self, a: int) -> Rows | None:
+        """Return all of an attribute if it has been put together already."""
+        return self._columns.get(a)
+
     def _attr_range(self, a: int, lower: Any = None, upper: Any = None) -> Rows:
         lo: Bound = (a,) if lower is None else (a, lower)
         hi: Bound = (a,) if upper is None else (a, upper)

@@ -13,12 +13,13 @@ from uuid import UUID
 
 from anyio.to_thread import run_sync
 
+from datahike_async.hosting import run_in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.codec import encode_entry
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.failures import mismatch
 from datahike_async.transactor.messages import Transact
-from datahike_async.transactor.offload import LARGE, run_in_thread, runs_anywhere
+from datahike_async.transactor.offload import LARGE, runs_anywhere
 from datahike_async.tx.answers import Answer, first_answer
 from datahike_async.tx.apply import Applied, apply
 

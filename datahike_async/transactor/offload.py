@@ -1,17 +1,12 @@
-"""Run a large transaction in a worker thread, so that the event loop stays free meanwhile."""
+"""Which transactions are large, and may run in a worker thread to keep the event loop free."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
-
-import anyio.to_thread
+from typing import Any, Final
 
 from datahike_async.edn.types import Keyword
 
-__all__ = ["LARGE", "run_in_thread", "runs_anywhere"]
-
-T = TypeVar("T")
+__all__ = ["LARGE", "runs_anywhere"]
 
 LARGE: Final = 1024
 """Items from which a transaction is run in a worker thread."""
@@ -36,22 +31,3 @@ def runs_anywhere(items: list[Any]) -> bool:
                 continue
         return False
     return True
-
-
-async def run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end in a worker thread.
-
-    It may await nothing but what completes without an event loop (``NodeStore.fetch`` sees to
-    that by itself).
-    """
-
-    def drive() -> T:
-        call = make()
-        try:
-            call.send(None)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        call.close()
-        raise RuntimeError("a transaction that calls no function waited for the event loop")
-
-    return await anyio.to_thread.run_sync(drive)

@@ -9,7 +9,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.index.source import NodeMiss
-from datahike_async.query.estimate import fetch_attributes
+from datahike_async.query.fetch import fetch_attributes
 
 pytestmark = pytest.mark.anyio
 

@@ -336,13 +336,20 @@ def _sleepy(x: int) -> int:
 async def test_pause_is_called_between_clauses() -> None:
     calls = 0
 
-    async def pause() -> None:
-        nonlocal calls
-        calls += 1
+    class Counting:
+        async def pause(self) -> None:
+            nonlocal calls
+            calls += 1
+
+        async def in_thread(self, make: Any) -> Any:
+            return await make()
+
+        def check(self) -> None:
+            raise AssertionError("no thread was asked for")
 
     db = init_db([(i, ":n", i) for i in range(50_000)])
     query = "[:find ?a ?b :in $ f :where [?a :n ?x] [(f ?x) ?y] [?b :n ?y] [(f ?b) ?c]]"
-    found = await q(query, db, lambda x: x + 1, pause=pause)
+    found = await q(query, db, lambda x: x + 1, host=Counting())
     assert len(found) == 49_999
     assert calls > 0
 

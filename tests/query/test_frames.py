@@ -72,7 +72,7 @@ TYPES = [
 ]
 
 
-@pytest.mark.parametrize(("values", "kind", "expected"), TYPES, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(("values", "kind", "expected"), TYPES)
 def test_arrow_types(values, kind, expected):
     found = result(values)
     if kind is None:

@@ -1,25 +1,24 @@
-"""What a pattern will read, and about how many rows it will leave: for order and for fetching.
-
-Reads counts and schemas, never values.
-"""
+"""Reading what may not be resident: together, in as few waves as there are levels in a tree."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from datahike_async.edn.types import Keyword
-from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.index.source import NodeMiss, fetch, resolve
 from datahike_async.query.ast import BLANK, Pattern, is_var
 from datahike_async.snapshot.views import View
 
 if TYPE_CHECKING:
-    from datahike_async.query.execute import State
+    from datahike_async.query.state import State
 
-__all__ = ["FEW", "estimate", "fetch_attributes", "read", "read_whole"]
+__all__ = ["FEW", "fetch_attributes", "merged", "read", "read_each", "read_whole"]
+
+T = TypeVar("T")
 
 FEW: Final = 48
-"""Up to so many known entities are looked up one by one where a column is not at hand."""
+"""Up to so many known entities or values are looked up one by one."""
 
 
 async def read(call: Callable[..., Any], *args: Any) -> Any:
@@ -28,6 +27,34 @@ async def read(call: Callable[..., Any], *args: Any) -> Any:
         return call(*args)
     except NodeMiss as miss:
         return await resolve(miss, call, *args)
+
+
+async def read_each(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
+    """Return what ``call`` gives for each of ``arguments``; what they miss is fetched together."""
+    return await read(_each, call, list(arguments))  # type: ignore[no-any-return]
+
+
+def _each(call: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
+    out: list[T] = []
+    misses: list[NodeMiss] = []
+    for args in arguments:
+        try:
+            found = call(*args)
+        except NodeMiss as miss:
+            misses.append(miss)
+        else:
+            out.append(found)
+    if misses:
+        raise merged(misses)
+    return out
+
+
+def merged(misses: Sequence[NodeMiss]) -> NodeMiss:
+    """Return one miss for several; all are of one source."""
+    if len(misses) == 1:
+        return misses[0]
+    addresses = dict.fromkeys(address for miss in misses for address in miss.addresses)
+    return NodeMiss(misses[0].source, list(addresses))
 
 
 # -- fetching ahead ----------------------------------------------------------------------------
@@ -66,7 +93,7 @@ async def fetch_attributes(view: View, attributes: Sequence[int]) -> None:
     source = misses[0].source
     with source.pinned():
         while misses:
-            await source.fetch([address for miss in misses for address in miss.addresses])
+            await fetch(merged(misses))
             misses = _missing(view, attributes)
 
 
@@ -78,43 +105,3 @@ def _missing(view: View, attributes: Sequence[int]) -> list[NodeMiss]:
         except NodeMiss as miss:
             out.append(miss)
     return out
-
-
-# -- estimates ---------------------------------------------------------------------------------
-
-
-def estimate(source: Any, clause: Pattern, state: State) -> float:
-    """Return about how many rows a pattern would leave; less is sooner."""
-    if not isinstance(source, View):
-        return float(len(source)) if hasattr(source, "__len__") else 1000.0
-    e, a, v = (_known(t, state) for t in clause.terms[:3])
-    if e is not None and e is not True:
-        return 1.0
-    attr = source.schema.by_key.get(a) if isinstance(a, (Keyword, str)) else None
-    if attr is None:
-        return 0.0 if a is not None and a is not True else 1e12
-    try:
-        total = float(source.count_attr(attr.id))
-    except NodeMiss:
-        total = 1e6
-    if v is not None and v is not True:
-        total = 1.0 if attr.unique else total / 50 if attr.indexed else total / 20
-    elif v is True:
-        total = min(total, 1e3 + total / 10)
-    if e is True:
-        column = state.column_of(clause.terms[0])
-        if column is not None:
-            total = min(total, float(len(column)))
-        return total / 2  # joined by entity: never more rows than are known, for single values
-    return total + (1e9 if state.relations and v is not True else 0)
-
-
-def _known(term: Any, state: State) -> Any:
-    """Return a constant's value, True for a bound variable, None for what is free."""
-    if term is BLANK:
-        return None
-    if is_var(term):
-        if term in state.consts:
-            return state.consts[term]
-        return True if state.column_of(term) is not None else None
-    return term

@@ -1,0 +1,53 @@
+"""The event loop as the query engine sees it: turns for others, and worker threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import anyio.from_thread
+import anyio.to_thread
+
+from datahike_async.pausing import pause
+
+__all__ = ["HOST", "run_in_thread"]
+
+T = TypeVar("T")
+
+
+async def run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end in a worker thread.
+
+    It may await nothing but what completes without an event loop (``NodeStore.fetch`` sees to
+    that by itself).
+    """
+
+    def drive() -> T:
+        call = make()
+        try:
+            call.send(None)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        call.close()
+        raise RuntimeError("what runs in a worker thread waited for the event loop")
+
+    return await anyio.to_thread.run_sync(drive)
+
+
+class _Host:
+    """The running event loop, whichever it is."""
+
+    async def pause(self) -> None:
+        """Let other tasks run if the last such turn is a while ago."""
+        await pause()
+
+    async def in_thread(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine to its end in a worker thread."""
+        return await run_in_thread(make)
+
+    def check(self) -> None:
+        """Raise the cancellation of the task that waits for this thread."""
+        anyio.from_thread.check_cancelled()
+
+
+HOST: Final = _Host()

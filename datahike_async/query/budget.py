@@ -1,0 +1,127 @@
+"""What one query may use: rows, bytes, seconds and rounds of recursion, and who keeps count.
+
+A budget is checked where work is about to be done, not after it: a join knows how many rows it
+will give before it makes them. Whatever goes over raises one error that names the budget and the
+clause, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from datahike_async.errors import QueryError, shown
+from datahike_async.query.ast import Clause
+from datahike_async.query.text import clause_text
+
+__all__ = ["MAX_ROWS", "Budget", "Meter", "budget_of"]
+
+MAX_ROWS: Final = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a query may use at most; None is no limit.
+
+    ``rows`` and ``bytes`` bound each intermediate relation and all of them together, ``seconds``
+    the time from the start to the last row, ``recursion`` the rounds of a recursive rule.
+    """
+
+    rows: int | None = MAX_ROWS
+    bytes: int | None = None
+    seconds: float | None = None
+    recursion: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, kinds in (
+            ("rows", (int,)),
+            ("bytes", (int,)),
+            ("seconds", (int, float)),
+            ("recursion", (int,)),
+        ):
+            value = getattr(self, name)
+            if value is not None and (type(value) not in kinds or not value > 0):
+                raise QueryError(
+                    f"The budget {name} should be a positive number or None, not {shown(value)}.",
+                    error=":query/budget",
+                )
+
+
+def budget_of(given: Any) -> Budget:
+    """Return a budget given as one, as a mapping of its fields, or as None for the default."""
+    if given is None:
+        return _DEFAULT
+    if isinstance(given, Budget):
+        return given
+    known = [field.name for field in fields(Budget)]
+    if not isinstance(given, Mapping):
+        raise QueryError(
+            f"A budget is a Budget or a mapping of {', '.join(known)}; got {shown(given)}.",
+            error=":query/budget",
+        )
+    named = {str(getattr(k, "text", k)).removeprefix(":"): v for k, v in given.items()}
+    unknown = [name for name in named if name not in known]
+    if unknown:
+        raise QueryError(
+            f"Unknown budget {shown(unknown[0])}; known: {', '.join(known)}.",
+            error=":query/budget",
+        )
+    return Budget(**named)
+
+
+_DEFAULT: Final = Budget()
+_NO_LIMIT: Final = 2**62
+
+
+class Meter:
+    """Keeps count for one query. ``clause`` is what is being carried out."""
+
+    __slots__ = ("_budget", "_bytes", "_recursion", "_rows", "clause", "ends", "seconds")
+
+    def __init__(self, budget: Budget = _DEFAULT, seconds: float | None = None) -> None:
+        self._budget = budget
+        self._rows = _NO_LIMIT if budget.rows is None else budget.rows
+        self._bytes = _NO_LIMIT if budget.bytes is None else budget.bytes
+        self._recursion = _NO_LIMIT if budget.recursion is None else budget.recursion
+        limits = [s for s in (budget.seconds, seconds) if s is not None]
+        self.seconds = min(limits, default=None)
+        self.ends = None if self.seconds is None else time.monotonic() + self.seconds
+        self.clause: Clause | None = None
+
+    def rows(self, count: int, width: int = 1) -> None:
+        """Raise QueryError where ``count`` rows of ``width`` columns are more than allowed."""
+        if count > self._rows:
+            raise self._over("rows", self._rows, f"{count} rows")
+        if count * width * 8 > self._bytes:
+            raise self._over("bytes", self._bytes, f"{count * width * 8} bytes")
+
+    def round(self, number: int) -> None:
+        """Raise QueryError where a recursion has gone on for more rounds than allowed."""
+        if number > self._recursion:
+            raise self._over("recursion", self._recursion, f"{number} rounds")
+
+    def time(self) -> None:
+        """Raise QueryError where the time is over."""
+        if self.ends is not None and time.monotonic() > self.ends:
+            assert self.seconds is not None
+            raise self._over("seconds", self.seconds, "more time")
+
+    def left(self) -> Budget | None:
+        """Return the budget of a query inside this one; None where it is the default."""
+        if self.ends is None:
+            return None if self._budget is _DEFAULT else self._budget
+        return replace(self._budget, seconds=max(self.ends - time.monotonic(), 1e-6))
+
+    def _over(self, name: str, limit: float, needed: str) -> QueryError:
+        where = "" if self.clause is None else f" at {clause_text(self.clause)}"
+        if name == "seconds":
+            text = f"The query was stopped{where} after its timeout of {limit * 1000:g} ms."
+        else:
+            text = (
+                f"The query was stopped{where}: it needs {needed}, and its budget of {name} is "
+                f"{limit:,}. Add clauses that select more, or pass a larger budget."
+            )
+        clause = None if self.clause is None else clause_text(self.clause)
+        return QueryError(text, error=":query/canceled", budget=name, limit=limit, clause=clause)

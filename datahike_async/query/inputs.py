@@ -1,0 +1,178 @@
+"""What a query is given: the arguments of a call as a :class:`Request`, and its bound inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from datahike_async.edn.types import Symbol
+from datahike_async.errors import QueryError, shown
+from datahike_async.query.ast import BindIgnore, BindScalar, Query, is_var
+from datahike_async.query.functions import bind_values
+from datahike_async.query.prepare import NO_RULES, rules_of
+from datahike_async.query.relation import Relation, distinct, plain_value
+from datahike_async.query.ruleset import RuleSet
+from datahike_async.snapshot.views import View
+
+__all__ = ["Bound", "Request", "bind", "request_of", "too_deep"]
+
+_ARGUMENTS: Final = (
+    "query",
+    "args",
+    "limit",
+    "offset",
+    "order-by",
+    "timeout",
+    "budget",
+    "stats?",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A query with its inputs, and what the call says beside the query's own sections."""
+
+    query: Any
+    inputs: tuple[Any, ...]
+    limit: int | None = None
+    offset: int | None = None
+    timeout: float | None = None
+    order_by: Any = None
+    budget: Any = None
+    stats: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the query alone says everything."""
+        return (
+            self.limit is None
+            and self.offset is None
+            and self.timeout is None
+            and self.order_by is None
+            and self.budget is None
+            and not self.stats
+        )
+
+
+def request_of(query: Any, inputs: tuple[Any, ...], **options: Any) -> Request:
+    """Return the request of a call; ``query`` may be an argument map ``{":query": …}``.
+
+    Raises QueryError ``:parser/query``, ``:parser/limit``, ``:parser/offset``, ``:query/binding``.
+    """
+    if isinstance(query, Mapping):
+        names = {str(getattr(k, "text", k)).removeprefix(":"): k for k in query}
+        if "query" in names:
+            unknown = [k for k in names if k not in _ARGUMENTS]
+            if unknown:
+                raise QueryError(
+                    f"Unknown key :{unknown[0]} in a query's argument map; known: "
+                    + ", ".join(":" + name for name in _ARGUMENTS),
+                    error=":parser/query",
+                )
+            given = {name: query[key] for name, key in names.items()}
+            inputs = (*_arguments(given.pop("args", None)), *inputs)
+            query = given.pop("query")
+            for name, value in given.items():
+                options[name.replace("-", "_").removesuffix("?")] = value
+        elif "args" in names:
+            inputs = (*_arguments(query[names["args"]]), *inputs)
+            query = {k: v for k, v in query.items() if k != names["args"]}
+    out = Request(query, inputs, **options)
+    if out.limit is not None and (type(out.limit) is not int or out.limit < 0):
+        raise QueryError(
+            f":limit should be a non-negative int, not {shown(out.limit)}.", error=":parser/limit"
+        )
+    if out.offset is not None and type(out.offset) is not int:
+        raise QueryError(
+            f":offset should be a non-negative int, not {shown(out.offset)}.",
+            error=":parser/offset",
+        )
+    return out
+
+
+def _arguments(given: Any) -> Iterable[Any]:
+    if given is None:
+        return ()
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise QueryError(
+            f":args should be a list of inputs, not {shown(given)}.", error=":query/binding"
+        )
+    return given
+
+
+def too_deep() -> QueryError:
+    """Return the error for an input that Python cannot walk."""
+    return QueryError("An input is nested too deeply, or contains itself.", error=":query/binding")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The inputs of one run, by what they are."""
+
+    sources: Mapping[Symbol, Any]
+    views: Mapping[Symbol, View]
+    rules: RuleSet
+    functions: Mapping[Symbol, Any]
+    consts: Mapping[Symbol, Any]
+    relations: Sequence[Relation]
+
+
+def bind(parsed: Query, inputs: Sequence[Any]) -> Bound:
+    """Bind inputs to what ``:in`` names. Raises QueryError ``:query/binding``.
+
+    Fewer inputs than names are accepted; the rest stays unbound.
+    """
+    if len(inputs) > len(parsed.ins):
+        raise QueryError(
+            f"The query takes {len(parsed.ins)} inputs (:in), {len(inputs)} were given.",
+            error=":query/binding",
+        )
+    sources: dict[Symbol, Any] = {}
+    views: dict[Symbol, View] = {}
+    functions: dict[Symbol, Any] = {}
+    consts: dict[Symbol, Any] = {}
+    relations: list[Relation] = []
+    rules = NO_RULES
+    for binding, value in zip(parsed.ins, inputs, strict=False):
+        if isinstance(binding, BindIgnore):
+            continue
+        if isinstance(binding, BindScalar):
+            name = binding.name
+            first = name.text[0]
+            if first == "$":
+                sources[name] = value
+                view = getattr(value, "__datahike_view__", None)
+                if view is not None:
+                    views[name] = view
+                elif hasattr(value, "transact"):
+                    raise QueryError(
+                        f"The input for {shown(name)} is a connection; pass its database value, "
+                        "conn.db().",
+                        error=":datahike/db-expected",
+                    )
+            elif first == "%":
+                rules = NO_RULES if value is None else rules_of(value)
+            elif is_var(name):
+                if value is None:
+                    raise QueryError(
+                        f"nil cannot be bound to {shown(name)}.", error=":query/binding"
+                    )
+                consts[name] = plain_value(value)
+                if callable(value):
+                    functions[name] = value
+            else:
+                functions[name] = value
+            continue
+        found = bind_values(binding, [_iterable(value)], Relation({}, 1))
+        relations.append(distinct(found))
+    return Bound(sources, views, rules, functions, consts, relations)
+
+
+def _iterable(value: Any) -> Any:
+    """Let any iterable (a generator, a NumPy array) stand for a collection."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "__next__"):
+        return list(value)
+    return value

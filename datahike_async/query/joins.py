@@ -1,0 +1,153 @@
+"""Joins of relations: natural joins, semi-joins and unions, on keys that tell types apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datahike_async.edn.types import Symbol
+from datahike_async.index.columns import EMPTY_I64, I64, Column
+from datahike_async.query.relation import Relation, distinct, shared_codes
+
+if TYPE_CHECKING:
+    from datahike_async.query.budget import Meter
+
+__all__ = ["join", "semi", "union"]
+
+# Told how many rows a join is about to make; raises where they are too many.
+Count = Callable[[int], None] | None
+
+
+def match(left: npt.NDArray[Any], right: npt.NDArray[Any], count: Count = None) -> tuple[I64, I64]:
+    """Return the positions (in left, in right) of all pairs of equal keys.
+
+    ``count`` is told how many there will be before they are made, and may refuse.
+    """
+    if not len(left) or not len(right):
+        return EMPTY_I64, EMPTY_I64
+    low, high = int(right.min()), int(right.max())
+    span = high - low + 1
+    if span <= 4 * (len(left) + len(right)) + 1024:
+        return _match_dense(left, right, low, span, count)
+    order = np.argsort(right, kind="stable")
+    ordered = right[order]
+    start = ordered.searchsorted(left, "left")
+    stop = ordered.searchsorted(left, "right")
+    return _pairs(start, stop, order, count)
+
+
+def _match_dense(
+    left: npt.NDArray[Any], right: npt.NDArray[Any], low: int, span: int, count: Count
+) -> tuple[I64, I64]:
+    """Match keys of a small range: where the pairs of each key begin is looked up, not searched."""
+    slots = right.astype(np.int64, copy=False) - low
+    # One slot before and one after stand for the keys that ``right`` does not have.
+    begin = np.zeros(span + 3, np.int64)
+    np.cumsum(np.bincount(slots, minlength=span), out=begin[2 : span + 2])
+    begin[span + 2] = begin[span + 1]
+    if span < 2**16:
+        slots = slots.astype(np.uint16)  # a radix sort
+    order = np.argsort(slots, kind="stable")
+    at = np.clip(left.astype(np.int64, copy=False), low - 1, low + span) - (low - 1)
+    return _pairs(begin[at], begin[at + 1], order, count)
+
+
+def _pairs(start: I64, stop: I64, order: I64 | None, count: Count) -> tuple[I64, I64]:
+    counts = stop - start
+    total = int(counts.sum())
+    if count is not None:
+        count(total)
+    here = np.repeat(np.arange(len(counts)), counts)
+    if total == 0:
+        return here, np.empty(0, np.int64)
+    offsets = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    there = np.repeat(start, counts) + offsets
+    return here, there if order is None else order[there]
+
+
+def _keys(left: Relation, right: Relation, shared: list[Symbol]) -> Any:
+    if len(shared) == 1:
+        return shared_codes(left.columns[shared[0]], right.columns[shared[0]])
+    whole: tuple[Any, Any] | None = None
+    for variable in shared:
+        found = shared_codes(left.columns[variable], right.columns[variable])
+        if found is None:
+            return None
+        both = np.concatenate([found[0], found[1]])
+        unique, both = np.unique(both, return_inverse=True)
+        a, b = both[: len(left)], both[len(left) :]
+        if whole is None:
+            whole = (a, b)
+            continue
+        merged = np.concatenate([whole[0], whole[1]]) * len(unique) + both
+        merged = np.unique(merged, return_inverse=True)[1]
+        whole = (merged[: len(left)], merged[len(left) :])
+    return whole
+
+
+def join(left: Relation, right: Relation, meter: Meter | None = None) -> Relation:
+    """Return the natural join; without a shared variable, every pair of rows.
+
+    Raises QueryError where the result would go over the budget of ``meter``.
+    """
+    if not left.columns and left.count == 1:
+        return right
+    if not right.columns and right.count == 1:
+        return left
+    shared = [v for v in right.columns if v in left.columns]
+    if not left.count or not right.count:
+        return _empty(left, right)
+    width = len(left.columns.keys() | right.columns.keys())
+    count: Count = None if meter is None else lambda total: meter.rows(total, width)
+    if not shared:
+        if count is not None:
+            count(left.count * right.count)
+        here = np.repeat(np.arange(left.count), right.count)
+        there = np.tile(np.arange(right.count), left.count)
+    else:
+        keys = _keys(left, right, shared)
+        if keys is None:
+            return _empty(left, right)
+        if right.count > 4 * left.count:
+            there, here = match(keys[1], keys[0], count)
+        else:
+            here, there = match(keys[0], keys[1], count)
+    columns = {v: c.take(here) for v, c in left.columns.items()}
+    for v, c in right.columns.items():
+        if v not in columns:
+            columns[v] = c.take(there)
+    return Relation(columns, len(here))
+
+
+def _empty(left: Relation, right: Relation) -> Relation:
+    nothing = np.empty(0, np.int64)
+    columns = {v: c.take(nothing) for v, c in {**right.columns, **left.columns}.items()}
+    return Relation(columns, 0)
+
+
+def semi(left: Relation, right: Relation, *, keep: bool) -> Relation:
+    """Return the rows of ``left`` that match a row of ``right`` (or none, without ``keep``)."""
+    shared = [v for v in right.columns if v in left.columns]
+    if not shared:
+        return left if bool(right.count) is keep else left.take(np.zeros(left.count, np.bool_))
+    if not left.count:
+        return left
+    keys = _keys(left, right, shared) if right.count else None
+    if keys is None:
+        return left.take(np.full(left.count, not keep))
+    return left.take(np.isin(keys[0], keys[1], invert=not keep))
+
+
+def union(relations: Sequence[Relation], variables: Sequence[Symbol]) -> Relation:
+    """Return the distinct rows of relations that all have ``variables``."""
+    relations = [r for r in relations if r.count]
+    if not relations:
+        return Relation({v: Column.of([]) for v in variables}, 0)
+    if len(relations) == 1:
+        only = relations[0]
+        return Relation({v: only.columns[v] for v in variables}, only.count)
+    columns = {v: Column.concat([r.columns[v] for r in relations]) for v in variables}
+    return distinct(Relation(columns, sum(r.count for r in relations)))

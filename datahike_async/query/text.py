@@ -1,0 +1,95 @@
+"""Clauses and queries as text again: for plans, statistics and errors that name a clause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datahike_async.edn.writer import write
+from datahike_async.errors import shown
+from datahike_async.query.ast import (
+    BLANK,
+    DEFAULT_SOURCE,
+    BindCollection,
+    BindIgnore,
+    Binding,
+    BindRelation,
+    BindScalar,
+    Clause,
+    Function,
+    Not,
+    Or,
+    Pattern,
+    Predicate,
+    RuleCall,
+)
+
+__all__ = ["binding_text", "clause_text", "term_text"]
+
+
+def clause_text(clause: Clause) -> str:
+    """Return a clause as it would be written in EDN."""
+    if isinstance(clause, Pattern):
+        terms = list(clause.terms)
+        while len(terms) > 1 and terms[-1] is BLANK:
+            terms.pop()
+        return "[" + " ".join(_with_source(clause.source, terms)) + "]"
+    if isinstance(clause, Predicate):
+        return f"[{_call(clause)}]"
+    if isinstance(clause, Function):
+        return f"[{_call(clause)} {binding_text(clause.binding)}]"
+    if isinstance(clause, RuleCall):
+        return "(" + " ".join(_with_source(clause.source, [clause.name, *clause.args])) + ")"
+    if isinstance(clause, Not):
+        if clause.variables is None:
+            return f"(not {_all(clause.clauses)})"
+        return f"(not-join [{_terms(clause.variables)}] {_all(clause.clauses)})"
+    return _or(clause)
+
+
+def _or(clause: Or) -> str:
+    branches = [clause_text(b[0]) if len(b) == 1 else f"(and {_all(b)})" for b in clause.branches]
+    if clause.variables is None:
+        if len(branches) == 1:
+            return branches[0]
+        return f"(or {' '.join(branches)})"
+    required = f"[{_terms(clause.required)}] " if clause.required else ""
+    return f"(or-join [{required}{_terms(clause.variables)}] {' '.join(branches)})"
+
+
+def _with_source(source: Any, terms: Sequence[Any]) -> list[str]:
+    texts = [term_text(term) for term in terms]
+    return texts if source is DEFAULT_SOURCE else [str(source.text), *texts]
+
+
+def _call(clause: Predicate | Function) -> str:
+    return "(" + _terms([clause.function, *clause.args]) + ")"
+
+
+def _terms(terms: Sequence[Any]) -> str:
+    return " ".join(map(term_text, terms))
+
+
+def _all(clauses: Sequence[Clause]) -> str:
+    return " ".join(map(clause_text, clauses))
+
+
+def term_text(term: Any) -> str:
+    """Return a variable or a constant as EDN; what EDN cannot say as Python shows it."""
+    try:
+        text = write(term)
+    except Exception:
+        text = shown(term)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def binding_text(binding: Binding) -> str:
+    """Return a binding form as EDN."""
+    if isinstance(binding, BindScalar):
+        return str(binding.name.text)
+    if isinstance(binding, BindIgnore):
+        return "_"
+    if isinstance(binding, BindCollection):
+        return f"[{binding_text(binding.item)} ...]"
+    inner = "[" + " ".join(map(binding_text, binding.items)) + "]"
+    return f"[{inner}]" if isinstance(binding, BindRelation) else inner
