@@ -316,7 +316,7 @@ class Rows:
     only in rows of a history view: False marks a retraction by ``t``.
     """
 
-    __slots__ = ("a", "added", "dense", "e", "t", "until", "v")
+    __slots__ = ("a", "added", "asked", "dense", "e", "groups", "t", "until", "v")
 
     def __init__(
         self,
@@ -335,6 +335,9 @@ class Rows:
         self.added = added
         # Position of each entity, where a reader has made such a table (see query.patterns).
         self.dense: npt.NDArray[np.int32] | None = None
+        # Positions by value, and where each value's begin; how often a reader asked for some.
+        self.groups: tuple[npt.NDArray[np.int32], npt.NDArray[Any]] | None = None
+        self.asked = 0
 
     def __len__(self) -> int:
         return len(self.e)

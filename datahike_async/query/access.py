@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, TransactionError, shown
-from datahike_async.index.columns import INT, Rows
+from datahike_async.index.columns import CODED, INT, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.ast import BLANK, Clause, Predicate, is_var
 from datahike_async.query.fetch import FEW, read, read_each
-from datahike_async.query.relation import constant_mask
+from datahike_async.query.relation import code_of, constant_mask
 from datahike_async.query.stats import Stats, cached
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
@@ -30,6 +33,9 @@ __all__ = ["NO_MATCH", "Access", "entity_of", "is_free", "rows_of", "value_of"]
 
 # Columns at hand of fewer rows are compared faster than a range of the index is read.
 _MANY: Final = 20_000
+# From so many questions on, and where values come so often, their positions are kept.
+_AGAIN: Final = 3
+_OFTEN: Final = 8
 NO_MATCH: Final = object()
 """What is nowhere to be found, whatever the data are."""
 
@@ -43,6 +49,8 @@ class Access(NamedTuple):
     # Only rows that have the value that the pattern asks for.
     matched: bool
     how: str
+    # The positions of the rows that are meant, where not all of ``rows`` are.
+    at: npt.NDArray[Any] | None = None
 
 
 def is_free(term: Any) -> bool:
@@ -131,9 +139,29 @@ async def rows_of(
                 return await _value_rows(view, a, v)
             rows = await resolve(miss, view.attr, a)
     if constant and column is None:
-        part = rows.take(constant_mask(rows.v, v))
-        return Access(part, False, True, "AEVT column, filtered")
+        return Access(rows, False, True, "AEVT column, filtered", _positions(rows, v))
     return Access(rows, True, False, "AEVT column")
+
+
+def _positions(rows: Rows, value: Any) -> npt.NDArray[Any]:
+    """Return where a column of an attribute holds a value, ascending.
+
+    Where few values come often, and are asked for again, the positions of each are kept.
+    """
+    column = rows.v
+    if column.kind != CODED or column.dictionary is None:
+        return np.flatnonzero(constant_mask(column, value))
+    if rows.groups is None:
+        rows.asked += 1
+        if rows.asked < _AGAIN or len(column.dictionary) * _OFTEN > len(rows):
+            return np.flatnonzero(constant_mask(column, value))
+        codes = column.data.astype(np.uint16) if len(column.dictionary) < 2**16 else column.data
+        order = np.argsort(codes, kind="stable").astype(np.int32)
+        counts = np.bincount(column.data, minlength=len(column.dictionary))
+        rows.groups = (order, np.concatenate([[0], np.cumsum(counts)]))
+    order, start = rows.groups
+    code = code_of(column, value)
+    return order[:0] if code is None else order[start[code] : start[code + 1]]
 
 
 async def _value_rows(view: View, a: int, v: Any) -> Access:

@@ -81,6 +81,11 @@ class Engine:
         # Whether this runs in a worker thread just now.
         self._inside = False
         self._depth = 0
+        # Whether a database is so large that reading of it may take long.
+        self._many = any(
+            8 * (len(view.snapshot.trees) + view.snapshot.n) >= LARGE
+            for view in self.views.values()
+        )
 
     def source(self, name: Symbol) -> Any:
         """Return the view, or the collection of tuples, that a source names."""
@@ -229,6 +234,8 @@ class Engine:
         if isinstance(clause, (Predicate, Function)):
             return False  # calls of functions stay on the event loop, and pause
         rows = state.rows()
+        if rows < LARGE and not self._many:
+            return False
         if isinstance(clause, Pattern):
             key = clause.terms[1]
             read = [(clause.source, key if isinstance(key, (Keyword, str)) else None)]

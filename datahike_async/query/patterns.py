@@ -6,7 +6,7 @@ attribute's is sorted by entity, and one lookup aligns them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -61,9 +61,10 @@ async def match_pattern(
         state.add(_nothing(terms))
         return "no match" if attr is not None else "unknown attribute"
     joined = [x.text for x in (e, v) if is_var(x) and state.column_of(x) is not None]
-    await _resolve_refs(view, attr, e, v, state)
-    e, v = (_temporary(x, state) for x in (e, v))
-    rows, sorted_by_e, matched, how = await rows_of(view, attr, e, v, state, rest)
+    made = await _resolve_refs(view, attr, e, v, state)
+    if made:
+        e, v = (made.get(x, x) if is_var(x) else x for x in (e, v))
+    rows, sorted_by_e, matched, how, at = await rows_of(view, attr, e, v, state, rest)
     if (
         sorted_by_e
         and is_var(e)
@@ -80,8 +81,10 @@ async def match_pattern(
         terms = [e, BLANK, BLANK if matched else v, t, op]
         whole = is_var(t) and is_var(op)
         facts = (not attr.many or matched or is_var(v)) and is_var(e)
-        state.add(_relation(rows, terms, distinct=facts and (whole or not view.history)))
-    _drop_temporaries(state)
+        once = facts and (whole or not view.history)
+        state.add(_relation(rows, terms, at=at, distinct=once))
+    if made:
+        _drop_temporaries(state)
     return f"{how}, joined on {' '.join(joined)}" if joined else how
 
 
@@ -90,40 +93,52 @@ def _nothing(terms: Sequence[Any]) -> Relation:
 
 
 def _relation(
-    rows: Rows, terms: Sequence[Any], *, names: Column | None = None, distinct: bool = False
+    rows: Rows,
+    terms: Sequence[Any],
+    *,
+    at: npt.NDArray[Any] | None = None,
+    names: Column | None = None,
+    distinct: bool = False,
 ) -> Relation:
     """Return the relation of the variables among ``terms``; constants among them filter.
 
-    ``names`` is the column of attributes where that is a variable. ``distinct`` says that no two
-    rows agree in what is named.
+    ``at`` are the positions of the rows that are meant, if not all are. ``names`` is the column of
+    attributes where that is a variable. ``distinct`` says that no two rows agree in what is named.
     """
     masks: list[Any] = []
     columns: dict[Symbol, Column] = {}
-    made: tuple[Callable[[], Column | None], ...] = (
-        lambda: Column(INT, rows.e),
-        lambda: names,
-        lambda: rows.v,
-        lambda: Column(INT, rows.t),
-        lambda: Column(BOOL, np.ones(len(rows), np.bool_) if rows.added is None else rows.added),
-    )
-    for term, make in zip(terms, made, strict=True):
+    count = len(rows) if at is None else len(at)
+    for i, term in enumerate(terms):
         if term is BLANK:
             continue
-        column = make()
+        column = names if i == 1 else _component(rows, i)
         if column is None:
             continue
+        if at is not None:
+            column = column.take(at)
         if not is_var(term):
             masks.append(constant_mask(column, term))
         elif term in columns:
             masks.append(equal_mask(columns[term], column))
         else:
             columns[term] = column
-    relation = Relation(columns, len(rows))
+    relation = Relation(columns, count)
     if masks:
         relation = relation.take(np.logical_and.reduce(masks))
     if not columns:
         return Relation({}, 1 if relation.count else 0)
     return relation if distinct else relation.project_distinct()
+
+
+def _component(rows: Rows, i: int) -> Column:
+    """Return the column of entities, values, transactions or of whether they were added."""
+    if i == 0:
+        return Column(INT, rows.e)
+    if i == 2:
+        return rows.v
+    if i == 3:
+        return Column(INT, rows.t)
+    return Column(BOOL, np.ones(len(rows), np.bool_) if rows.added is None else rows.added)
 
 
 def _align(rows: Rows, e: Symbol, v: Any, attr: Attr, state: State) -> None:
@@ -159,6 +174,12 @@ def aligned(rows: Rows, entities: I64) -> npt.NDArray[Any]:
     if not len(rows):
         return np.full(len(entities), -1, np.int64)
     low, high = int(rows.e[0]), int(rows.e[-1])
+    if high - low == len(rows) - 1:
+        # No entity between the first and the last is missing: where it is says its number.
+        offset = entities - low
+        if (offset.view(np.uint64) < len(rows)).all():
+            return offset
+        return np.where(offset.view(np.uint64) < len(rows), offset, -1)
     if high - low < 8 * len(rows) + 1024:
         table = rows.dense
         if table is None:
@@ -184,8 +205,14 @@ def _temporary_name(variable: Symbol) -> Symbol:
     return Symbol(variable.text + _TEMPORARY)
 
 
-async def _resolve_refs(view: View, attr: Attr, e: Any, v: Any, state: State) -> None:
-    """Where a bound variable holds idents or lookup refs, add a column of their entity ids."""
+async def _resolve_refs(
+    view: View, attr: Attr, e: Any, v: Any, state: State
+) -> dict[Symbol, Symbol]:
+    """Where a bound variable holds idents or lookup refs, add a column of their entity ids.
+
+    Returns the names of such columns by variable.
+    """
+    made: dict[Symbol, Symbol] = {}
     for term in (e, v) if attr.is_ref else (e,):
         if not is_var(term):
             continue
@@ -197,7 +224,9 @@ async def _resolve_refs(view: View, attr: Attr, e: Any, v: Any, state: State) ->
         keep = np.array([i is not None for i in ids], np.bool_)
         relation = relation.take(keep)
         found = Column.of([i for i in ids if i is not None])
-        state.relations.append(relation.with_column(_temporary_name(term), found))
+        made[term] = _temporary_name(term)
+        state.relations.append(relation.with_column(made[term], found))
+    return made
 
 
 def reference(view: View, ref: Any) -> int | None:
@@ -215,14 +244,6 @@ def reference(view: View, ref: Any) -> int | None:
         return None
 
 
-def _temporary(term: Any, state: State) -> Any:
-    if is_var(term):
-        name = _temporary_name(term)
-        if state.column_of(name) is not None:
-            return name
-    return term
-
-
 def _drop_temporaries(state: State) -> None:
     for i, relation in enumerate(state.relations):
         if any(v.text.endswith(_TEMPORARY) for v in relation.columns):
@@ -236,8 +257,8 @@ def _drop_temporaries(state: State) -> None:
 async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
     e, a, v, t, op = terms
     attrs = view.schema.attrs
-    if is_var(a):
-        a = _named_by_text(a, state)
+    named = _named_by_text(a, state) if is_var(a) else a
+    made, a = named is not a, named
     runs: list[Rows]
     if not is_free(e):
         e = await read(entity_of, view, e)
@@ -274,7 +295,8 @@ async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
     else:
         names = Column.of([attr.ident for attr in attrs]).take(rows.a)
         state.add(_relation(rows, (e, a, v, t, op), names=names))
-    _drop_temporaries(state)
+    if made:
+        _drop_temporaries(state)
     return how
 
 

@@ -18,6 +18,8 @@ __all__ = ["reachable"]
 # Dense graphs up to this size: squaring a matrix of floats beats everything else.
 _MATRIX: Final = 192
 _DENSE: Final = 8
+# So few nodes are squared before Python has walked them.
+_TINY: Final = 64
 # Few edges are condensed before NumPy has warmed up.
 _FEW_EDGES: Final = 256
 # Graphs deeper than this are condensed to components first: joining level by level costs a
@@ -33,6 +35,17 @@ def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[t
     begin in one of them are wanted. Between batches the caller may pause.
     """
     if not len(source):
+        return
+    low = min(int(source.min()), int(target.min()))
+    span = max(int(source.max()), int(target.max())) - low + 1
+    if span <= _TINY:
+        # Their numbers say where they stand in the matrix.
+        a, b = _by_matrix(source - low, target - low, span)
+        a, b = a + low, b + low
+        if starts is not None:
+            keep = np.isin(a, starts)
+            a, b = a[keep], b[keep]
+        yield a, b
         return
     nodes, ends = np.unique(np.concatenate([source, target]), return_inverse=True)
     n = len(nodes)
@@ -61,7 +74,7 @@ def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[t
 def _by_matrix(s: I64, t: I64, n: int) -> tuple[I64, I64]:
     reach = np.zeros((n, n), np.float32)
     reach[s, t] = 1
-    pairs = len(s)
+    pairs = -1
     while True:
         reach = np.minimum(reach + reach @ reach, 1, dtype=np.float32)
         now = int(np.count_nonzero(reach))

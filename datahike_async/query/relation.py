@@ -30,6 +30,7 @@ from datahike_async.values.types import typed_key
 
 __all__ = [
     "Relation",
+    "code_of",
     "codes",
     "column_of",
     "distinct",
@@ -239,18 +240,24 @@ def equal_mask(left: Column, right: Column) -> npt.NDArray[np.bool_]:
     return np.asarray(keys[0] == keys[1])
 
 
+def code_of(column: Column, value: Any) -> int | None:
+    """Return the code of a value in the dictionary of a coded column, type included, or None."""
+    assert column.dictionary is not None
+    try:
+        code = column.dictionary.index.get(value)
+    except TypeError:
+        return None
+    if code is None or typed_key(column.dictionary.values[code]) != typed_key(value):
+        return None
+    return code
+
+
 def constant_mask(column: Column, value: Any) -> npt.NDArray[np.bool_]:
     """Return where a column holds ``value``, type included."""
     kind, data = column.kind, column.data
     if kind == CODED:
-        assert column.dictionary is not None
-        try:
-            code = column.dictionary.index.get(value)
-        except TypeError:
-            code = None
-        if code is None or typed_key(column.dictionary.values[code]) != typed_key(value):
-            return np.zeros(len(data), np.bool_)
-        return np.asarray(data == code)
+        code = code_of(column, value)
+        return np.zeros(len(data), np.bool_) if code is None else np.asarray(data == code)
     if kind == INT:
         if type(value) is int and -(2**63) <= value < 2**63:
             return np.asarray(data == value)

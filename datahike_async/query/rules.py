@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -87,9 +87,13 @@ def _stacked(parts: Sequence[Relation], variables: Sequence[Symbol]) -> Relation
     return Relation(columns, sum(p.count for p in parts))
 
 
+# Made once and held: a symbol that nobody holds is made anew each time.
+_ARGUMENTS: Final = tuple(Symbol(f"?__arg{i}") for i in range(32))
+
+
 def position(i: int) -> Symbol:
     """Return the column name of a rule's i-th argument."""
-    return Symbol(f"?__arg{i}")
+    return _ARGUMENTS[i] if i < len(_ARGUMENTS) else Symbol(f"?__arg{i}")
 
 
 class Rules:
@@ -136,7 +140,7 @@ class Rules:
             answers = union(for_all, _positions(branches[0]))
             state.add(self._named(clause, self._constrained(clause, answers, state), state))
             return "fresh answers"
-        if not self.ready(clause, state):
+        if branches[0].required and not self.ready(clause, state):
             missing = [a for a in clause.args if is_var(a) and not state.bound(a)]
             raise QueryError(
                 f"Insufficient bindings: {', '.join(map(repr, missing))} not bound in "
@@ -183,6 +187,9 @@ class Rules:
                 columns[arg] = column
         if not columns:
             return Relation({}, 1 if answers.count else 0)
+        if len(columns) == len(clause.args):
+            # Answers are distinct, and nothing was left out or compared.
+            return Relation(columns, answers.count)
         return distinct(Relation(columns, answers.count).take(mask))
 
     def _constrained(self, clause: RuleCall, answers: Relation, state: State) -> Relation:
