@@ -7,7 +7,7 @@ to after a Column holds them, so slices share memory freely.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -134,6 +134,25 @@ class Dictionary:
         return cls(list(index), index), codes
 
 
+# One call that handles more objects than this keeps the interpreter from other threads for long.
+_OBJECTS: Final = 1 << 15
+
+
+def _chunked(
+    make: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], data: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Return ``make(data)``, an object array, made in parts."""
+    out = np.empty(len(data), np.object_)
+    for i in range(0, len(data), _OBJECTS):
+        out[i : i + _OBJECTS] = make(data[i : i + _OBJECTS])
+    return out
+
+
+def _filled(out: npt.NDArray[Any], data: npt.NDArray[Any]) -> None:
+    for i in range(0, len(data), _OBJECTS):
+        out[i : i + _OBJECTS] = data[i : i + _OBJECTS]
+
+
 # CODED may hold only values that equal nothing but themselves across types (see typed_key).
 CODABLE: Final[frozenset[type]] = frozenset({str, Keyword, Symbol, UUID, bytes})
 _KIND_OF: Final[dict[type, int]] = {
@@ -234,10 +253,10 @@ class Column:
             return self
         if self.kind == CODED:
             assert self.dictionary is not None
-            return Column(OBJECT, self.dictionary.array[self.data])
+            return Column(OBJECT, _chunked(self.dictionary.array.take, self.data))
         if self.kind == INSTANT:
             return Column(OBJECT, object_array(self.tolist()))
-        return Column(OBJECT, self.data.astype(np.object_))
+        return Column(OBJECT, _chunked(lambda part: part.astype(np.object_), self.data))
 
     def ranks(self) -> npt.NDArray[Any]:
         """Return an array that sorts as the values do in the total order (NaN last)."""
@@ -278,7 +297,12 @@ class Column:
             return Column(OBJECT, np.empty(0, np.object_))
         kinds = {c.kind for c in columns}
         if len(kinds) > 1:
-            return Column(OBJECT, np.concatenate([c.objects().data for c in columns]))
+            whole = np.empty(sum(map(len, columns)), np.object_)
+            at = 0
+            for c in columns:
+                _filled(whole[at : at + len(c)], c.objects().data)
+                at += len(c)
+            return Column(OBJECT, whole)
         kind = columns[0].kind
         if kind != CODED:
             return Column(kind, np.concatenate([c.data for c in columns]))

@@ -20,6 +20,7 @@ from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.index.source import fetched
 from datahike_async.query.ast import (
+    DEFAULT_SOURCE,
     Clause,
     Function,
     Not,
@@ -240,7 +241,7 @@ class Engine:
             key = clause.terms[1]
             read = [(clause.source, key if isinstance(key, (Keyword, str)) else None)]
         else:
-            read = attributes_of((clause,))
+            read = self._reads(clause)
         for name, key in read:
             source = self.source(name)
             if isinstance(source, View):
@@ -257,6 +258,14 @@ class Engine:
             if rows >= LARGE and not plain_calls(clause, self.rules.rules, plain):
                 return False
         return rows >= LARGE or self._meets_many(clause, state)
+
+    def _reads(self, clause: Clause) -> list[tuple[Symbol, Any]]:
+        """Return the (source, attribute) pairs of a clause and of the rules that it calls."""
+        out = attributes_of((clause,))
+        if isinstance(clause, RuleCall):
+            for source, key in self.rules.known.reads(clause.name):
+                out.append((clause.source if source is DEFAULT_SOURCE else source, key))
+        return out
 
     def _meets_many(self, clause: Clause, state: State) -> bool:
         """Whether a pattern joins by value so that far more rows may come of it."""

@@ -294,7 +294,9 @@ async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
         state.add(_nothing(terms))
     else:
         names = Column.of([attr.ident for attr in attrs]).take(rows.a)
-        state.add(_relation(rows, (e, a, v, t, op), names=names))
+        # A fact is there once, so naming all of it repeats nothing.
+        once = is_var(e) and is_var(a) and is_var(v) and not view.history
+        state.add(_relation(rows, (e, a, v, t, op), names=names, distinct=once))
     if made:
         _drop_temporaries(state)
     return how

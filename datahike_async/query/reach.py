@@ -25,6 +25,9 @@ _FEW_EDGES: Final = 256
 # Graphs deeper than this are condensed to components first: joining level by level costs a
 # level at a time, and a long chain has as many levels as nodes.
 _LEVELS: Final = 24
+# From so few starts each is walked by itself, in so many levels at once.
+_FEW_STARTS: Final = 4
+_WIDE_LEVELS: Final = 64
 _BITMAP: Final = 1 << 24
 
 
@@ -47,9 +50,9 @@ def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[t
             a, b = a[keep], b[keep]
         yield a, b
         return
-    nodes, ends = np.unique(np.concatenate([source, target]), return_inverse=True)
+    nodes, a, b = _numbered(source, target, low, span)
     n = len(nodes)
-    keys = np.unique(ends[: len(source)] * n + ends[len(source) :])
+    keys = np.unique(a * n + b)
     s, t = keys // n, keys % n
     wanted: npt.NDArray[np.bool_] | None = None
     if starts is not None:
@@ -63,12 +66,55 @@ def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[t
             a, b = a[keep], b[keep]
         yield nodes[a], nodes[b]
         return
-    found = _by_levels(s, t, n, wanted) if len(keys) > _FEW_EDGES else None
-    if found is not None:
-        yield nodes[found // n], nodes[found % n]
+    if wanted is not None and (first := np.flatnonzero(wanted)).size <= _FEW_STARTS:
+        for start in first.tolist():
+            found = _from_one(s, t, n, start)
+            yield np.full(len(found), nodes[start]), nodes[found]
+        return
+    pairs = _by_levels(s, t, n, wanted) if len(keys) > _FEW_EDGES else None
+    if pairs is not None:
+        yield nodes[pairs // n], nodes[pairs % n]
         return
     for a, b in _by_components(s, t, n, wanted):
         yield nodes[a], nodes[b]
+
+
+def _numbered(source: I64, target: I64, low: int, span: int) -> tuple[I64, I64, I64]:
+    """Return the nodes, ascending, and the number of each edge's source and target among them."""
+    if span <= 8 * len(source) + 1024:
+        known = np.zeros(span, np.bool_)
+        known[source - low] = True
+        known[target - low] = True
+        number = np.cumsum(known) - 1
+        return np.flatnonzero(known) + low, number[source - low], number[target - low]
+    nodes, ends = np.unique(np.concatenate([source, target]), return_inverse=True)
+    return nodes, ends[: len(source)], ends[len(source) :]
+
+
+def _from_one(s: I64, t: I64, n: int, start: int) -> I64:
+    """Return what can be reached from one node, breadth first."""
+    first = np.searchsorted(s, np.arange(n + 1))
+    seen = np.zeros(n, np.bool_)
+    frontier = np.array([start])
+    for _ in range(_WIDE_LEVELS):
+        begin = first[frontier]
+        counts = first[frontier + 1] - begin
+        offsets = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        found = t[np.repeat(begin, counts) + offsets]
+        frontier = np.unique(found[~seen[found]])
+        if not len(frontier):
+            return np.flatnonzero(seen)
+        seen[frontier] = True
+    # Deep and narrow: what is left is walked node by node.
+    starts, targets, marks = first.tolist(), t.tolist(), seen.tolist()
+    todo = frontier.tolist()
+    while todo:
+        node = todo.pop()
+        for other in targets[starts[node] : starts[node + 1]]:
+            if not marks[other]:
+                marks[other] = True
+                todo.append(other)
+    return np.flatnonzero(np.array(marks))
 
 
 def _by_matrix(s: I64, t: I64, n: int) -> tuple[I64, I64]:

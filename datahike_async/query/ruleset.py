@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
@@ -22,7 +23,7 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, linear_form
-from datahike_async.query.where import canonical
+from datahike_async.query.where import attributes_of, canonical
 
 __all__ = ["RuleSet", "calls_in", "shown", "sourced"]
 
@@ -30,7 +31,16 @@ __all__ = ["RuleSet", "calls_in", "shown", "sourced"]
 class RuleSet:
     """Parsed rules, and what follows from them alone; kept for every query that brings them."""
 
-    __slots__ = ("_bodies", "_linear", "_rounds", "branches", "checker", "circle", "recursive")
+    __slots__ = (
+        "_bodies",
+        "_linear",
+        "_reads",
+        "_rounds",
+        "branches",
+        "checker",
+        "circle",
+        "recursive",
+    )
 
     def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
         branches = {
@@ -47,6 +57,7 @@ class RuleSet:
         }
         self.checker = Checker(branches)
         self._linear: dict[Symbol, Linear | None] = {}
+        self._reads: dict[Symbol, list[tuple[Symbol, Any]]] = {}
         self._bodies: dict[tuple[int, Symbol], tuple[RuleBranch, tuple[Clause, ...]]] = {}
         self._rounds: dict[Symbol, list[tuple[RuleBranch, list[RuleBranch], bool]]] = {}
         for name in self.recursive:
@@ -106,6 +117,17 @@ class RuleSet:
             clauses = tuple(sourced(c, source) for c in branch.clauses)
             found = self._bodies[key] = (branch, clauses)
         return found[1]
+
+    def reads(self, name: Symbol) -> list[tuple[Symbol, Any]]:
+        """Return the (source, attribute) pairs that a rule, and the rules it reaches, read."""
+        found = self._reads.get(name)
+        if found is None:
+            called = {name, *_reached(self.branches, name)}
+            bodies = (b.clauses for n in called for b in self.branches.get(n, ()))
+            found = self._reads[name] = list(
+                dict.fromkeys(pair for body in bodies for pair in attributes_of(body))
+            )
+        return found
 
     def linear(self, name: Symbol) -> Linear | None:
         """Return the closure that a recursive rule is, or None."""
