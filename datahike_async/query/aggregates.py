@@ -170,10 +170,16 @@ def _function(name: Any, args: Sequence[Any]) -> Callable[[list[Any]], Any]:
         n = args[0] if args else None
         if n is not None and (type(n) is not int or n < 0):
             raise QueryError(
-                f"({text} {shown(n)} …) takes a number of values.", error=":parser/find"
+                f"({text} {shown(n)} …) takes a number of values that is an int, 0 or more.",
+                error=":parser/find",
             )
         return lambda values: _COUNTED[text](n, values)
     found = lookup_function(name)
+    if found is None and (text in _SIMPLE or text in _COUNTED):
+        most = "a variable, and a number before it at most" if text in _COUNTED else "one variable"
+        raise QueryError(
+            f"({text} …) takes {most}; it got {shown(args[0])} too.", error=":parser/find"
+        )
     if found is None:
         known = ", ".join(sorted((*_SIMPLE, *_COUNTED)))
         raise QueryError(

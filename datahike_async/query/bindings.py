@@ -17,6 +17,7 @@ from datahike_async.query.ast import (
     BindTuple,
     is_var,
 )
+from datahike_async.query.text import term_text
 
 __all__ = ["DOTS", "binding_variables", "parse_binding", "symbols"]
 
@@ -55,7 +56,7 @@ def parse_binding(form: Any, section: str = "binding") -> Binding:
     """Parse ``?x``, ``_``, ``[?a ?b]``, ``[?x ...]`` or ``[[?a ?b]]``."""
     if form is BLANK:
         return BindIgnore()
-    if type(form) is Symbol:
+    if type(form) is Symbol and form.text not in _MARKS:
         if section != "in" and not is_var(form):
             raise QueryError(
                 f"Cannot bind to {shown(form)}; expected a variable.",
@@ -66,10 +67,14 @@ def parse_binding(form: Any, section: str = "binding") -> Binding:
     if isinstance(form, (list, tuple)) and form:
         if len(form) == 2 and form[1] is DOTS:
             return BindCollection(parse_binding(form[0], section))
-        if len(form) == 1 and isinstance(form[0], (list, tuple)):
+        if len(form) == 1 and isinstance(form[0], (list, tuple)) and form[0]:
             return BindRelation(tuple(parse_binding(x, section) for x in form[0]))
         return BindTuple(tuple(parse_binding(x, section) for x in form))
-    raise QueryError(f"Cannot parse binding {shown(form)}.", error=f":parser/{section}", form=form)
+    raise QueryError(
+        f"Cannot parse binding {term_text(form)}; expected ?x, _, [?a ?b], [?x ...] or [[?a ?b]].",
+        error=f":parser/{section}",
+        form=form,
+    )
 
 
 def binding_variables(binding: Binding) -> list[Symbol]:

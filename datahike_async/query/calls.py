@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -70,6 +72,7 @@ async def call_rows(
             some = [*args[:at], each, *args[at + 1 :]]
             found = await call_rows(function, name, some, len(used), predicate=predicate)
             return [found[i] for i in np.searchsorted(used, codes).tolist()]
+    _check_arity(function, name, len(args))
     out: list[Any] = []
     wait = is_async(function)
     for start in range(0, count, _CHUNK):
@@ -102,6 +105,41 @@ async def call_rows(
 _BUILTIN_FUNCTIONS: Final = frozenset(BUILTINS.values())
 _IMPURE: Final = frozenset(f for name, f in BUILTINS.items() if name.startswith("rand"))
 _CHUNK: Final = 1024
+
+
+@lru_cache(1024)
+def _takes(function: Callable[..., Any]) -> tuple[int, float]:
+    """Return how many arguments a function needs and takes; what it does not say is no limit."""
+    least, most = 0, 0.0
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 0, math.inf
+    for p in parameters:
+        if p.kind is p.VAR_POSITIONAL:
+            most = math.inf
+        elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            most += 1
+            least += p.default is p.empty
+    return least, most
+
+
+def _check_arity(function: Callable[..., Any], name: Any, count: int) -> None:
+    try:
+        least, most = _takes(function)
+    except TypeError:  # it has no hash
+        return
+    if least <= count <= most:
+        return
+    takes = f"{least}" if least == most else f"at least {least}"
+    if least < most < math.inf:
+        takes = f"{least} to {most:.0f}"
+    raise QueryError(
+        f"The function {name} takes {takes} {'argument' if takes == '1' else 'arguments'}; it was "
+        f"given {count}.",
+        error=":query/where",
+        function=name,
+    )
 
 
 def _failed(name: Any, row: Any, error: Exception) -> QueryError:

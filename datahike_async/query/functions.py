@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,7 +179,11 @@ class Functions:
     async def _each_function(
         self, clause: Predicate | Function, relation: Relation, args: list[Any], *, predicate: bool
     ) -> list[Any]:
-        def call(function: Callable[..., Any], *rest: Any) -> Any:
+        def call(function: Any, *rest: Any) -> Any:
+            if not callable(function):
+                raise QueryError(
+                    f"{clause.function} is {shown(function)}, no function.", error=":query/where"
+                )
             return function(*rest)
 
         column = relation.columns[clause.function]
@@ -208,12 +212,14 @@ class Functions:
         if name == "get-some":
             values: list[Any] = [None] * len(refs)
             for key in args[2:]:
-                lookup = await self._first_values(view, key, refs)
+                lookup = await self._looked_up(view, name, key, refs)
+                keys = key.tolist() if isinstance(key, Column) else [key] * len(refs)
                 for i, found in enumerate(lookup):
                     if values[i] is None and found is not None:
-                        values[i] = (key if isinstance(key, Keyword) else Keyword(key), found[0])
+                        own = keys[i]
+                        values[i] = (own if isinstance(own, Keyword) else Keyword(own), found[0])
             return values
-        lookup = await self._first_values(view, args[2], refs)
+        lookup = await self._looked_up(view, name, args[2], refs)
         if name == "missing?":
             return [found is None for found in lookup]
         default = args[3]
@@ -221,6 +227,28 @@ class Functions:
         if any(d is None for d in defaults):
             raise QueryError("(get-else …) does not take nil as default.", error=":query/where")
         return [d if f is None else f[0] for f, d in zip(lookup, defaults, strict=True)]
+
+    async def _looked_up(
+        self, view: View, name: str, key: Any, refs: Sequence[Any]
+    ) -> list[tuple[Any] | None]:
+        """Return the first value of an attribute, or of each row's own, for each entity."""
+        if not isinstance(key, Column):
+            if not isinstance(key, (Keyword, str)):
+                raise QueryError(
+                    f"({name} …) takes an attribute such as :person/name, not {shown(key)}.",
+                    error=":query/where",
+                )
+            return await self._first_values(view, key, refs)
+        rows: dict[Any, list[int]] = {}
+        for i, one in enumerate(key.tolist()):
+            if isinstance(one, (Keyword, str)):
+                rows.setdefault(one, []).append(i)
+        out: list[tuple[Any] | None] = [None] * len(refs)
+        for one, places in rows.items():
+            found = await self._first_values(view, one, [refs[i] for i in places])
+            for i, value in zip(places, found, strict=True):
+                out[i] = value
+        return out
 
     async def _first_values(
         self, view: View, key: Any, refs: Sequence[Any]
@@ -252,6 +280,11 @@ class Functions:
     async def _query(self, relation: Relation, args: list[Any]) -> list[Any]:
         from datahike_async.query.api import q
 
+        if not args:
+            raise QueryError(
+                '(q …) takes a query and its inputs, as in (q "[:find …]" $).',
+                error=":query/where",
+            )
         columns = [
             a.tolist() if isinstance(a, Column) else [self._given_source(a)] * relation.count
             for a in args

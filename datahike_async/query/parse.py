@@ -22,7 +22,14 @@ from datahike_async.query.ast import (
     Query,
     is_var,
 )
-from datahike_async.query.bindings import DOTS, binding_variables, parse_binding, symbols
+from datahike_async.query.bindings import (
+    DOTS,
+    binding_variables,
+    parse_binding,
+    symbols,
+    term_text,
+)
+from datahike_async.query.text import term_text
 from datahike_async.query.where import parse_clauses, variables_of
 
 __all__ = ["order_by_of", "parse_query", "parse_query_data", "seconds_of"]
@@ -42,6 +49,7 @@ _SECTIONS: Final = (
     "args",
 )
 _FOREVER: Final = 1e15
+_DIRECTIONS: Final = ("asc", "desc")
 _DOT: Final = Symbol(".")
 _DEFAULT_IN: Final = (BindScalar(DEFAULT_SOURCE),)
 _RETURN_MAPS: Final = ("keys", "strs", "syms")
@@ -70,7 +78,9 @@ def parse_query_data(query: Any) -> Query:
     if isinstance(query, Mapping):
         sections = {}
         for key, value in query.items():
-            name = _section_name(key) or (key if isinstance(key, str) else None)
+            name = _section_name(key) or key
+            if not isinstance(name, str):
+                raise _error("query", f"{term_text(key)} is no section of a query.", query)
             sections[name] = value
     elif isinstance(query, (list, tuple)):
         sections = _split(query)
@@ -116,12 +126,14 @@ def _split(query: Sequence[Any]) -> dict[Any, Any]:
     current: list[Any] | None = None
     for item in query:
         name = _section_name(item)
-        if name is not None:
+        if name in _DIRECTIONS and list(sections)[-1:] == ["order-by"]:
+            sections["order-by"].append(item)
+        elif name is not None:
             if name in sections:
                 raise _error("query", f"The section :{name} occurs twice.")
             current = sections[name] = []
         elif current is None:
-            raise _error("query", f"A query begins with :find, not {shown(item)}.", query)
+            raise _error("query", f"A query begins with :find, not {term_text(item)}.", query)
         else:
             current.append(item)
     for name in ("limit", "offset", "timeout", "order-by"):
@@ -135,7 +147,7 @@ def _split(query: Sequence[Any]) -> dict[Any, Any]:
 
 def _find(form: Any) -> Find:
     if not isinstance(form, (list, tuple)) or not form:
-        raise _error("find", f"Cannot parse :find {shown(form)}; expected variables.", form)
+        raise _error("find", f"Cannot parse :find {term_text(form)}; expected variables.", form)
     if len(form) == 2 and form[1] is _DOT:
         return Find("scalar", (_element(form[0]),))
     if len(form) == 1 and type(form[0]) is list:
@@ -143,7 +155,7 @@ def _find(form: Any) -> Find:
         if len(inner) == 2 and inner[1] is DOTS:
             return Find("collection", (_element(inner[0]),))
         if not inner:
-            raise _error("find", "An empty vector in :find.", form)
+            raise _error("find", "Cannot parse [] in :find; expected [?a ?b] or [?x ...].", form)
         return Find("tuple", tuple(map(_element, inner)))
     return Find("relation", tuple(map(_element, form)))
 
@@ -151,6 +163,8 @@ def _find(form: Any) -> Find:
 def _element(form: Any) -> Any:
     if is_var(form):
         return form
+    if type(form) is list and form[1:] == [DOTS]:
+        raise _error("find", f"{term_text(form)} in :find should stand alone, as [?x ...].", form)
     if isinstance(form, (tuple, list)) and form:
         head, *args = form
         if head is Symbol("pull"):
@@ -159,7 +173,7 @@ def _element(form: Any) -> Any:
                 source, *args = args
             if len(args) != 2 or not is_var(args[0]):
                 raise _error(
-                    "find", f"Cannot parse {shown(form)}; expected (pull ?e pattern).", form
+                    "find", f"Cannot parse {term_text(form)}; expected (pull ?e pattern).", form
                 )
             pattern = args[1]
             return Pull(source, args[0], pattern)
@@ -168,11 +182,11 @@ def _element(form: Any) -> Any:
         if type(head) is Symbol and args:
             if not is_var(args[-1]):
                 raise _error(
-                    "find", f"The last argument of {shown(form)} should be a variable.", form
+                    "find", f"The last argument of {term_text(form)} should be a variable.", form
                 )
             return Aggregate(head, tuple(args))
     raise _error(
-        "find", f"Cannot parse {shown(form)} in :find; expected a variable, aggregate or pull."
+        "find", f"Cannot parse {term_text(form)} in :find; expected a variable, aggregate or pull."
     )
 
 
@@ -181,7 +195,9 @@ def _element(form: Any) -> Any:
 
 def _ins(form: Any) -> tuple[Binding, ...]:
     if not isinstance(form, (list, tuple)):
-        raise _error("in", f"Cannot parse :in {shown(form)}; expected a vector of bindings.", form)
+        raise _error(
+            "in", f"Cannot parse :in {term_text(form)}; expected a vector of bindings.", form
+        )
     return tuple(parse_binding(item, "in") for item in form)
 
 
@@ -190,7 +206,9 @@ def _ins(form: Any) -> tuple[Binding, ...]:
 
 def _variables(form: Any, section: str) -> list[Symbol]:
     if not isinstance(form, (list, tuple)) or not all(map(is_var, form)):
-        raise _error(section, f"Cannot parse :{section} {shown(form)}; expected variables.", form)
+        raise _error(
+            section, f"Cannot parse :{section} {term_text(form)}; expected variables.", form
+        )
     return list(form)
 
 
@@ -205,16 +223,23 @@ def _return_map(
         raise _error("return-maps", f":{names[0]} goes with tuples, not with a {find.kind} find.")
     given = sections[names[0]]
     if not isinstance(given, (list, tuple)):
-        raise _error("return-maps", f":{names[0]} should be a list of names, not {shown(given)}.")
+        raise _error(
+            "return-maps", f":{names[0]} should be a list of names, not {term_text(given)}."
+        )
     if len(given) != len(find.elements):
         raise _error(
             "return-maps",
             f":{names[0]} has {len(given)} names for {len(find.elements)} elements of :find.",
         )
     make: dict[str, Any] = {"keys": Keyword, "strs": str, "syms": Symbol}
-    texts = [
-        x.text if isinstance(x, (Keyword, Symbol)) else str(x).removeprefix(":") for x in given
-    ]
+    texts = [x.removeprefix(":") if type(x) is str else getattr(x, "text", "") for x in given]
+    for x, text in zip(given, texts, strict=True):
+        if not text:
+            raise _error(
+                "return-maps", f"{term_text(x)} in :{names[0]} is no name; expected a symbol."
+            )
+        if texts.count(text) > 1:
+            raise _error("return-maps", f":{names[0]} has the name {term_text(x)} twice.")
     return tuple(make[names[0]](text) for text in texts)
 
 
@@ -225,24 +250,46 @@ def order_by_of(form: Any, find: Find) -> tuple[tuple[int, bool], ...]:
     """
     if form is None:
         return ()
-    items = list(form) if isinstance(form, (list, tuple)) else [form]
+    # A list such as (count ?e) is one item, an aggregate of :find.
+    many = isinstance(form, (list, tuple)) and not _is_call(form)
     out: list[tuple[int, bool]] = []
-    for item in items:
+    directed = True
+    for item in form if many else [form]:
         name = _section_name(item)
-        if name in ("asc", "desc"):
-            if not out:
-                raise _error("order-by", ":order-by cannot start with a direction.")
+        if name in _DIRECTIONS:
+            if directed:
+                raise _error(
+                    "order-by",
+                    f":order-by has :{name} without a variable before it; expected [?x :{name}].",
+                )
             out[-1] = (out[-1][0], name == "desc")
-        elif type(item) is int:
-            if not 0 <= item < len(find.elements):
-                raise _error("order-by", f":order-by index {item} is out of bounds.")
-            out.append((item, False))
-        else:
-            item = Symbol(item) if type(item) is str else item
-            if item not in find.elements:
-                raise _error("order-by", f":order-by {shown(item)} is not in :find.")
-            out.append((find.elements.index(item), False))
+            directed = True
+            continue
+        out.append((_ordered_by(item, find), False))
+        directed = False
     return tuple(out)
+
+
+def _is_call(form: Any) -> bool:
+    return type(form) is tuple and bool(form) and type(form[0]) is Symbol and not is_var(form[0])
+
+
+def _ordered_by(item: Any, find: Find) -> int:
+    """Return which element of :find is meant: by its index, or as it stands there."""
+    count = len(find.elements)
+    if type(item) is int:
+        if not 0 <= item < count:
+            raise _error(
+                "order-by",
+                f":order-by index {shown(item)} is out of bounds; :find has 0 to {count - 1}.",
+            )
+        return item
+    element = Symbol(item) if type(item) is str and item else item
+    if _is_call(element):
+        element = _element(element)
+    if not isinstance(element, (Symbol, Aggregate, Pull)) or element not in find.elements:
+        raise _error("order-by", f":order-by {term_text(item)} is not in :find.")
+    return find.elements.index(element)
 
 
 def _count(sections: Mapping[Any, Any], name: str) -> int | None:

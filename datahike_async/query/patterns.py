@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import QueryError, TransactionError, shown
+from datahike_async.errors import QueryError, TransactionError
 from datahike_async.index.columns import BOOL, I64, INT, Column, Rows
 from datahike_async.query.access import NO_MATCH, entity_of, is_free, rows_of, value_of
 from datahike_async.query.ast import BLANK, Clause, Pattern, is_var
 from datahike_async.query.fetch import FEW, fetch_attributes, read, read_each
 from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
+from datahike_async.query.terms import check_terms
 from datahike_async.query.tuples import match_tuples
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
@@ -45,14 +46,10 @@ async def match_pattern(
     view = source
     terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
     e, a, v, t, op = terms
+    check_terms(terms)
     if is_var(a) or a is BLANK:
         return await _any_attribute(view, terms, state)
-    attr = view.schema.by_key.get(a) if isinstance(a, (Keyword, str)) else None
-    if attr is None and not isinstance(a, (Keyword, str)):
-        raise QueryError(
-            f"Bad format for attribute in pattern, must be a keyword: {shown(a)}.",
-            error=":search/pattern",
-        )
+    attr = view.schema.by_key.get(a)
     if not is_free(e):
         e = await read(entity_of, view, e)
     if attr is not None and not is_free(v):

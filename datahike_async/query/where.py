@@ -23,6 +23,7 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.bindings import binding_variables, parse_binding, symbols
+from datahike_async.query.text import term_text
 
 __all__ = [
     "attributes_of",
@@ -57,10 +58,14 @@ def parse_clauses(forms: Iterable[Any], source: Symbol = DEFAULT_SOURCE) -> tupl
 
 def _clause(form: Any, source: Symbol) -> Clause:
     if isinstance(form, Mapping) or not isinstance(form, (list, tuple)) or not form:
-        raise _error(f"Cannot parse clause {shown(form)}; expected a vector or a list.", form)
+        raise _error(f"Cannot parse clause {term_text(form)}; expected a vector or a list.", form)
     head = form[0]
-    if isinstance(head, (tuple, list)) and head and _callable(head):
+    if isinstance(head, (tuple, list)) and _callable(head):
         return _call(form)
+    if type(head) is tuple and len(form) == 1:
+        raise _error(
+            f"Cannot parse clause {term_text(form)}; expected a function's name in its list.", form
+        )
     items = list(form)
     own = source
     if _is_source(head) and len(items) > 1:
@@ -74,12 +79,14 @@ def _clause(form: Any, source: Symbol) -> Clause:
                 return _form(head, items[1:], own, form)
             args = tuple(items[1:])
             if not args:
-                raise _error(f"The rule call {shown(form)} needs at least one argument.", form)
+                raise _error(f"The rule call {term_text(form)} needs at least one argument.", form)
             return RuleCall(own, head, args)
         if type(form) is tuple and not is_var(head):
-            raise _error(f"Cannot parse clause {shown(form)}.", form)
+            raise _error(
+                f"Cannot parse clause {term_text(form)}; expected a rule's name first.", form
+            )
     if len(items) > 5:
-        raise _error(f"The pattern {shown(form)} has more than five components.", form)
+        raise _error(f"The pattern {term_text(form)} has more than five components.", form)
     terms = list(items) + [BLANK] * (5 - len(items))
     if type(terms[1]) is str and terms[1][:1] == ":":
         terms[1] = Keyword(terms[1])
@@ -93,6 +100,8 @@ def _names_form(head: Any) -> bool:
 
 def _callable(head: Any) -> bool:
     # A lookup ref in the entity position is a vector that begins with a keyword.
+    if not head:
+        return False
     first = head[0]
     if isinstance(first, Keyword) or (type(first) is str and first[:1] == ":"):
         return False
@@ -106,8 +115,8 @@ def _call(form: Any) -> Predicate | Function:
     for arg in args:
         if type(arg) is tuple and arg and type(arg[0]) is Symbol:
             raise QueryError(
-                f"Nested expression {shown(arg)} in {shown(call)}: bind it to a variable in a "
-                "clause of its own first.",
+                f"Nested expression {term_text(arg)} in {term_text(call)}: bind it to a "
+                "variable in a clause of its own first.",
                 error=":query/where",
                 form=form,
             )
@@ -115,20 +124,24 @@ def _call(form: Any) -> Predicate | Function:
         return Predicate(function, tuple(args))
     if len(form) == 2:
         return Function(function, tuple(args), parse_binding(form[1]))
-    raise _error(f"Cannot parse {shown(form)}; expected [(f args…)] or [(f args…) binding].", form)
+    raise _error(
+        f"Cannot parse {term_text(form)}; expected [(f args…)] or [(f args…) binding].", form
+    )
 
 
 def _form(head: Symbol, items: list[Any], source: Symbol, form: Any) -> Clause:
     if head is _NOT:
         if not items:
-            raise _error(f"{shown(form)} needs at least one clause.", form)
+            raise _error(f"{term_text(form)} needs at least one clause.", form)
         return Not(None, parse_clauses(items, source))
     if head is _NOT_JOIN:
         first, others = _head(items[0] if items else None, form)
         if len(items) < 2:
-            raise _error(f"{shown(form)} needs at least one clause.", form)
+            raise _error(f"{term_text(form)} needs at least one clause.", form)
         return Not(first + others, parse_clauses(items[1:], source))
     if head is _AND:
+        if not items:
+            raise _error(f"{term_text(form)} needs at least one clause.", form)
         return Or((), None, (parse_clauses(items, source),))
     required: tuple[Symbol, ...] = ()
     variables: tuple[Symbol, ...] | None = None
@@ -136,7 +149,7 @@ def _form(head: Symbol, items: list[Any], source: Symbol, form: Any) -> Clause:
         required, variables = _head(items[0] if items else None, form)
         items = items[1:]
     if not items:
-        raise _error(f"{shown(form)} needs at least one branch.", form)
+        raise _error(f"{term_text(form)} needs at least one branch.", form)
     branches = []
     for item in items:
         clause = _clause(item, source)
@@ -150,16 +163,16 @@ def _form(head: Symbol, items: list[Any], source: Symbol, form: Any) -> Clause:
 def _head(form: Any, whole: Any) -> tuple[tuple[Symbol, ...], tuple[Symbol, ...]]:
     """Parse ``[[?required…] ?free…]``."""
     if not isinstance(form, (list, tuple)) or not form:
-        raise _error(f"{shown(whole)} needs a vector of variables.", whole, "rule-vars")
+        raise _error(f"{term_text(whole)} needs a vector of variables.", whole, "rule-vars")
     required: Sequence[Any] = ()
     items = list(form)
     if isinstance(items[0], (list, tuple)):
         required, items = items[0], items[1:]
     names = [*required, *items]
     if not names or not all(map(is_var, names)):
-        raise _error(f"{shown(form)} should hold variables only.", whole, "rule-vars")
+        raise _error(f"{term_text(form)} should hold variables only.", whole, "rule-vars")
     if len(set(names)) != len(names):
-        raise _error(f"Variables in {shown(form)} should be distinct.", whole, "rule-vars")
+        raise _error(f"Variables in {term_text(form)} should be distinct.", whole, "rule-vars")
     return tuple(required), tuple(items)
 
 
@@ -201,34 +214,40 @@ def parse_rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
     else:
         rules = symbols(rules)
     if not isinstance(rules, (list, tuple)):
-        raise _error(f"Rules are a vector of vectors, not {shown(rules)}.", rules, "rule")
+        raise _error(f"Rules are a vector of vectors, not {term_text(rules)}.", rules, "rule")
     grouped: dict[Symbol, list[RuleBranch]] = {}
     for rule in rules:
         if not isinstance(rule, (list, tuple)) or len(rule) < 2:
-            raise _error(f"A rule is [(name ?x …) clauses…], not {shown(rule)}.", rule, "rule")
+            raise _error(f"A rule is [(name ?x …) clauses…], not {term_text(rule)}.", rule, "rule")
         head = rule[0]
         if not isinstance(head, (list, tuple)) or not head:
-            raise _error(f"The head of a rule is (name ?x …), not {shown(head)}.", rule, "rule")
+            raise _error(f"The head of a rule is (name ?x …), not {term_text(head)}.", rule, "rule")
         name = Symbol(head[0]) if type(head[0]) is str else head[0]
         if type(name) is not Symbol or is_var(name):
-            raise _error(f"{shown(head[0])} is no name of a rule.", rule, "rule")
+            raise _error(
+                f"{term_text(head[0])} is no name of a rule; expected a symbol.", rule, "rule"
+            )
+        if name in _FORMS:
+            raise _error(f"A rule cannot be called {name}, which is a clause.", rule, "rule")
         required: Sequence[Any] = ()
         items = list(head[1:])
         if items and isinstance(items[0], (list, tuple)):
             required, items = items[0], items[1:]
         names = [*required, *items]
         if not names or not all(map(is_var, names)):
-            raise _error(f"The head {shown(head)} should hold variables only.", rule, "rule-vars")
+            raise _error(
+                f"The head {term_text(head)} should hold variables only.", rule, "rule-vars"
+            )
         clauses = parse_clauses(rule[1:])
         branch = RuleBranch(name, tuple(required), tuple(items), clauses)
         others = grouped.setdefault(name, [])
         if others and len(others[0].head) != len(branch.head):
-            raise _error(f"The branches of rule {shown(name)} differ in arity.", rule, "rule")
+            raise _error(f"The branches of rule {term_text(name)} differ in arity.", rule, "rule")
         body = variables_of(clauses)
         free = [v for v in branch.variables if v not in body]
         if free:
             raise _error(
-                f"The head variable {shown(free[0])} of rule {shown(name)} is not in its body.",
+                f"The head variable {free[0]} of rule {name} is not in its body.",
                 rule,
                 "rule",
             )

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import QueryError, shown
+from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.index.columns import EMPTY_I64, I64, Rows
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import position_of, sorted_rows
@@ -160,7 +160,15 @@ class View:
             value = self.entid(value)
             if value is None:
                 return None
-        found = self.lookup(attr.id, attr.coerce(value, attr.ident))
+        try:
+            value = attr.coerce(value, attr.ident)
+        except TransactionError as error:
+            raise QueryError(
+                f"Lookup ref {shown(ref)} can name nothing. {error}",
+                error=":lookup-ref/syntax",
+                entity_id=ref,
+            ) from error
+        found = self.lookup(attr.id, value)
         return found[0] if found else None
 
 
