@@ -173,7 +173,7 @@ TRANSACTIONS = [
     ([[":db/retract", 1, ":friend", HUGE]], ":entity-id/syntax", str(HUGE)),
     ([{":db/id": 1, ":friend": [2, HUGE]}], ":entity-id/syntax", str(HUGE)),
     ([{":boss": HUGE}], ":entity-id/syntax", str(HUGE)),
-    ([[":db/add", [":boss", HUGE], ":name", "x"]], ":transact/schema", str(HUGE)),
+    ([[":db/add", [":boss", HUGE], ":name", "x"]], ":lookup-ref/syntax", str(HUGE)),
     ([[":db/add", 1, ":name", "x", NOW + 1]], ":transact/syntax", str(NOW + 1)),
     ([[":db/add", 1, ":name", "x", HUGE]], ":transact/syntax", str(HUGE)),
     ([[":db/add", 1, ":name", "x", "tx"]], ":transact/syntax", "'tx'"),

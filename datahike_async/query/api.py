@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from datahike_async.errors import QueryError
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.budget import Meter, budget_of
 from datahike_async.query.execute import Engine
@@ -65,6 +66,23 @@ async def q(
 
 
 async def _run(
+    prepared: Prepared, request: Request, host: Host | None, trace: list[Ran] | None
+) -> Any:
+    try:
+        return await _answer(prepared, request, host, trace)
+    except RecursionError:
+        raise _too_nested() from None
+
+
+def _too_nested() -> QueryError:
+    return QueryError(
+        "The rules of the query call one another through too many levels, or a value is nested "
+        "too deeply; write a chain of rules as one recursive rule, or as fewer of them.",
+        error=":query/where",
+    )
+
+
+async def _answer(
     prepared: Prepared, request: Request, host: Host | None, trace: list[Ran] | None
 ) -> Any:
     engine, state = _engine(prepared, request, host, trace)
@@ -136,5 +154,8 @@ async def explain(
     if analyze:
         await _run(prepared, request, host, trace)
         return Explained.of_run(request.query, trace)
-    engine, state = _engine(prepared, request, host, None)
-    return explained(request.query, prepared, engine, state)
+    try:
+        engine, state = _engine(prepared, request, host, None)
+        return explained(request.query, prepared, engine, state)
+    except RecursionError:
+        raise _too_nested() from None

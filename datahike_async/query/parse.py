@@ -22,13 +22,7 @@ from datahike_async.query.ast import (
     Query,
     is_var,
 )
-from datahike_async.query.bindings import (
-    DOTS,
-    binding_variables,
-    parse_binding,
-    symbols,
-    term_text,
-)
+from datahike_async.query.bindings import DOTS, binding_variables, parse_binding, symbols
 from datahike_async.query.text import term_text
 from datahike_async.query.where import parse_clauses, variables_of
 
