@@ -1,13 +1,17 @@
-"""``python -m benchmarks [workloads|commits|opening|web|remote …]``: all of them without a name."""
+"""``python -m benchmarks [workloads|queries [--quick]|commits|opening|web|remote …]``.
+
+All of them without a name.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import commits, opening, remote, web, workloads
+from benchmarks import commits, opening, queries, remote, web, workloads
 
 RUNS = {
     "workloads": workloads.run,
+    "queries": queries.run,
     "commits": commits.run,
     "opening": opening.run,
     "web": web.run,
@@ -17,15 +21,17 @@ RUNS = {
 
 def main() -> int:
     """Run the benchmarks that are named and return 1 where a bar is missed."""
-    names = sys.argv[1:] or list(RUNS)
+    options = [word for word in sys.argv[1:] if word.startswith("-")]
+    names = [word for word in sys.argv[1:] if word not in options] or list(RUNS)
     unknown = [name for name in names if name not in RUNS]
+    unknown += [option for option in options if option != "--quick" or "queries" not in names]
     if unknown:
-        print(f"unknown benchmark {unknown[0]!r}; known: {', '.join(RUNS)}")
+        print(f"unknown benchmark or option {unknown[0]!r}; known: {', '.join(RUNS)}")
         return 2
     failed = 0
     for name in names:
         print(f"== {name}", flush=True)
-        failed |= RUNS[name]()
+        failed |= RUNS[name](*options) if name == "queries" else RUNS[name]()
     return failed
 
 

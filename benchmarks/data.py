@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 from typing import Any
 
 NAMES = ["Ivan", "Petr", "Sergei", "Oleg", "Yuri", "Dmitry", "Fedor", "Denis"]
@@ -32,31 +30,78 @@ def people(count: int) -> list[list[Any]]:
     return rows
 
 
-def _wide(id_: int, depth: int, width: int) -> list[list[int]]:
+def _wide(id_: int, depth: int, width: int) -> list[tuple[int, list[int]]]:
     if not depth:
-        return []
+        return [(id_, [])]
     children = [id_ * width + k for k in range(width)]
-    edges = [[id_, child] for child in children]
-    return edges + [edge for child in children for edge in _wide(child, depth - 1, width)]
+    nodes = [(id_, children)]
+    for child in children:
+        nodes += _wide(child, depth - 1, width)
+    return nodes
 
 
-def _long(depth: int, width: int) -> list[list[int]]:
-    return [
-        [x * (depth + 1) + y + 1, x * (depth + 1) + y + 2]
-        for x in range(width)
-        for y in range(depth)
-    ]
+def chains(depth: int, width: int) -> list[list[Any]]:
+    """Return ``width`` chains of ``depth`` edges each, as nodes [id, those it follows]."""
+    nodes: list[list[Any]] = []
+    for x in range(width):
+        first = x * (depth + 1) + 1
+        nodes += [[first + y, [first + y + 1]] for y in range(depth)]
+        nodes.append([first + depth, []])
+    return nodes
 
 
-def graphs() -> dict[str, list[list[int]]]:
-    """Return name → edges."""
-    out = {f"wide-{d}x{w}": _wide(1, d, w) for d, w in ((3, 3), (5, 3), (7, 3), (4, 6), (3, 6))}
-    out |= {f"long-{d}x{w}": _long(d, w) for d, w in ((10, 3), (30, 3), (30, 5))}
+def graphs() -> dict[str, list[list[Any]]]:
+    """Return name → nodes [id, those it follows], in the wide ones with a person's attributes."""
+    rng = random.Random(7)
+    out: dict[str, list[list[Any]]] = {}
+    for depth, width in ((3, 3), (5, 3), (7, 3), (4, 6), (4, 5), (3, 6)):
+        nodes = _wide(1, depth, width)
+        out[f"wide-{depth}x{width}"] = [[id_, to, _person(rng)] for id_, to in nodes]
+    for depth, width in ((10, 3), (30, 3), (30, 5)):
+        out[f"long-{depth}x{width}"] = chains(depth, width)
     return out
 
 
-def write_for_node(folder: Path, count: int) -> None:
-    """Write the data where the program for node reads it."""
-    folder.mkdir(exist_ok=True)
-    (folder / "people.json").write_text(json.dumps(people(count)))
-    (folder / "graphs.json").write_text(json.dumps(graphs()))
+def schema(*, uid: bool = False) -> dict[str, Any]:
+    """Return the schema of the people, who follow one another; with ``uid``, known by it."""
+    out: dict[str, Any] = {
+        f":{name}": {
+            ":db/valueType": f":db.type/{kind}",
+            ":db/cardinality": ":db.cardinality/one",
+        }
+        for name, kind in zip([*ATTRIBUTES, "id"], [*TYPES, "long"], strict=True)
+    }
+    out[":follows"] = {
+        ":db/valueType": ":db.type/ref",
+        ":db/cardinality": ":db.cardinality/many",
+    }
+    if uid:
+        out[":uid"] = {
+            ":db/valueType": ":db.type/long",
+            ":db/cardinality": ":db.cardinality/one",
+            ":db/unique": ":db.unique/identity",
+        }
+    return out
+
+
+def entities(rows: list[list[Any]], *, uid: bool = False) -> list[dict[str, Any]]:
+    """Return the entity maps of people."""
+    keys = [":db/id", *(f":{a}" for a in ATTRIBUTES)]
+    out = [dict(zip(keys, row, strict=True)) for row in rows]
+    if uid:
+        for entity in out:
+            entity[":uid"] = entity[":db/id"]
+    return out
+
+
+def graph_entities(nodes: list[list[Any]]) -> list[dict[str, Any]]:
+    """Return the entity maps of a graph's nodes."""
+    out = []
+    for id_, to, *rest in nodes:
+        [entity] = entities([[id_, *rest[0]]]) if rest else [{":db/id": id_, ":name": "Ivan"}]
+        if rest:
+            entity[":id"] = id_
+        if to:
+            entity[":follows"] = to
+        out.append(entity)
+    return out

@@ -1,43 +1,90 @@
-// The standard workloads on DataScript. Prints one JSON object: workload -> median milliseconds.
+// Workloads on DataScript. `node datascript.js FOLDER`: FOLDER/plan.json says which, the data lies
+// beside it. Prints one JSON object: workload -> {ms (median of one call), rows, sum}.
 const d = require('datascript'), fs = require('fs');
-const data = process.argv[2];
-const P = JSON.parse(fs.readFileSync(data + '/people.json'));
-const G = JSON.parse(fs.readFileSync(data + '/graphs.json'));
-const out = {}, sizes = {};
+const folder = process.argv[2];
+const read = name => JSON.parse(fs.readFileSync(folder + '/' + name + '.json'));
+const plan = read('plan'), graphs = read('graphs');
+const results = {};
 const now = () => performance.now();
-function bench(name, f, { samples = 9, warm = 700, target = 120 } = {}) {
+
+function bench(name, f, { samples = 10, warm = 800, target = 150, calls = 1 } = {}) {
   let t = now(), k = 0, r;
-  do { r = f(); k++; } while (now() - t < warm && k < 3000);
-  const reps = Math.max(1, Math.ceil(target / ((now() - t) / k))), ms = [];
+  do { r = f(); k++; } while (now() - t < warm && k < 5000);
+  const per = (now() - t) / k, reps = Math.max(1, Math.ceil(target / per)), ms = [];
+  if (per > 1000) samples = Math.min(samples, 5);
   for (let i = 0; i < samples; i++) {
     t = now();
     for (let j = 0; j < reps; j++) f();
-    ms.push((now() - t) / reps);
+    ms.push((now() - t) / reps / calls);
   }
-  out[name] = ms.sort((a, b) => a - b)[samples >> 1];
-  if (r && r.length !== undefined) sizes[name] = r.length;
+  results[name] = { ms: ms.sort((a, b) => a - b)[samples >> 1], ...contents(r) };
 }
+
+// What the answers of all sides are compared by: rows (or entities pulled), and all numbers and
+// lengths of strings added up.
+function contents(r) {
+  let rows = 0, sum = 0;
+  const walk = x => {
+    if (typeof x === 'number') sum += x;
+    else if (typeof x === 'string') sum += x.length;
+    else if (Array.isArray(x)) x.forEach(walk);
+    else if (x && typeof x === 'object') { rows++; Object.values(x).forEach(walk); }
+  };
+  walk(r);
+  if (Array.isArray(r) && (!r.length || Array.isArray(r[0]))) rows = r.length;
+  return { rows, sum };
+}
+
 const schema = { follows: { ':db/valueType': ':db.type/ref', ':db/cardinality': ':db.cardinality/many' } };
+const A = ['name', 'last-name', 'sex', 'age', 'salary'];
+const uidSchema = { ...schema, uid: { ':db/unique': ':db.unique/identity' } };
+A.forEach(a => uidSchema[a] = { ':db/index': true });
 const empty = d.empty_db(schema);
-const E = P.map(p => ({ ':db/id': p[0], name: p[1], 'last-name': p[2], sex: p[3], age: p[4], salary: p[5] }));
-bench('add-all', () => { d.db_with(empty, E); }, { samples: 5 });
-bench('add-5', () => { let db = empty; for (const e of E) db = d.db_with(db, [e]); }, { samples: 3, warm: 1500 });
-const db = d.db_with(empty, E);
-const Q = {
-  q1: '[:find ?e :where [?e "name" "Ivan"]]',
-  q2: '[:find ?e ?a :where [?e "name" "Ivan"] [?e "age" ?a]]',
-  q3: '[:find ?e ?a :where [?e "name" "Ivan"] [?e "age" ?a] [?e "sex" "male"]]',
-  q4: '[:find ?e ?l ?a :where [?e "name" "Ivan"] [?e "last-name" ?l] [?e "age" ?a] [?e "sex" "male"]]',
-  qpred1: '[:find ?e ?s :where [?e "salary" ?s] [(> ?s 50000)]]',
-  qpred2: '[:find ?e ?s :in $ ?min :where [?e "salary" ?s] [(> ?s ?min)]]',
-  group: '[:find ?n (avg ?s) (count ?e) :where [?e "name" ?n] [?e "salary" ?s]]',
-};
-for (const k in Q) bench(k, () => k === 'qpred2' ? d.q(Q[k], db, 50000) : d.q(Q[k], db));
-const RULE = '[[(follows ?x ?y) [?x "follows" ?y]] [(follows ?x ?y) [?x "follows" ?t] (follows ?t ?y)]]';
-for (const g in G) {
-  const gdb = d.db_with(empty, G[g].map(([a, b]) => [':db/add', a, 'follows', b]));
-  bench('rules ' + g, () => d.q('[:find ?e ?e2 :in $ % :where (follows ?e ?e2)]', gdb, RULE), { samples: 5 });
+const entity = p => ({ ':db/id': p[0], name: p[1], 'last-name': p[2], sex: p[3], age: p[4], salary: p[5] });
+
+const made = {};
+function data(name) {
+  if (!(name in made)) made[name] = make(name);
+  return made[name];
 }
-const ids = P.slice(0, 1000).map(p => p[0]);
-bench('pull of 1,000', () => d.pull_many(db, '["name" "last-name" "age"]', ids));
-process.stdout.write(JSON.stringify({ version: require('datascript/package.json').version, node: process.version, ms: out, sizes }));
+function make(name) {
+  if (name === 'people') return d.db_with(empty, read('people').map(entity));
+  if (name === 'people with uid') {
+    return d.db_with(d.empty_db(uidSchema), read('people').map(p => ({ ...entity(p), uid: p[0] })));
+  }
+  if (name === 'big') {
+    const datoms = [];
+    for (const p of read('big')) for (let i = 0; i < 5; i++) datoms.push([p[0], A[i], p[i + 1]]);
+    return d.init_db(datoms, schema);
+  }
+  const tx = [];
+  for (const [id, follows, man] of graphs[name]) {
+    const e = man ? { ...entity([id, ...man]), id } : { ':db/id': id, name: 'Ivan' };
+    if (follows.length) e.follows = follows;
+    tx.push(e);
+  }
+  return d.db_with(empty, tx);
+}
+
+const loads = {
+  'add-all': E => d.db_with(empty, E),
+  'add-5': E => { let db = empty; for (const e of E) db = d.db_with(db, [e]); },
+};
+for (const w of plan) {
+  const options = { samples: w.samples, warm: w.warm };
+  for (const k in options) if (options[k] === undefined) delete options[k];
+  if (w.kind === 'load') {
+    const E = read('people').map(entity);
+    bench(w.name, () => { loads[w.name](E); }, options);
+    continue;
+  }
+  const db = data(w.data);
+  const calls = {
+    query: () => d.q(w.query, db, ...w.inputs),
+    point: () => w.ids.map(id => [d.q(w.query, db, id)]),
+    pull: () => d.pull(db, w.query, w.ids[0]),
+    'pull many': () => d.pull_many(db, w.query, w.ids),
+  };
+  bench(w.name, calls[w.kind], { ...options, calls: w.kind === 'point' ? w.ids.length : 1 });
+}
+process.stdout.write(JSON.stringify({ version: require('datascript/package.json').version, node: process.version, results }));
