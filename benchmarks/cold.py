@@ -12,15 +12,18 @@ import anyio
 
 import datahike_async as d
 from benchmarks.data import entities, people, schema
+from benchmarks.measure import Figure
 from benchmarks.plan import QUERIES
 from datahike_async.konserve.backends.memory import MemoryBackend
-from datahike_async.konserve.blob import Blob, Capabilities, Revision, Unchanged
+from datahike_async.konserve.base import BlobStoreBase
+from datahike_async.konserve.blob import Blob, BlobStore, Capabilities, Revision, Unchanged
 from datahike_async.konserve.registry import register_backend
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from tests.servers.proxy import Record, waves
 
 LATENCY = 0.02
 PEOPLE = 20_000
+WAVES = 6
 
 _reads: list[Record] = []
 
@@ -28,49 +31,55 @@ _reads: list[Record] = []
 class DistantStore(PassingBlobStore):
     """A memory store in which every read takes `LATENCY`, and is noted."""
 
+    at_once = 64
+
+    def __init__(self, blobs: BlobStore, *, remote: bool) -> None:
+        super().__init__(blobs)
+        self._remote = remote
+
     @property
     def capabilities(self) -> Capabilities:
-        """Those of a store behind a network, as one of this latency is."""
+        """As those of S3 where it says that it is ``remote``, else those of memory."""
+        if not self._remote:
+            return self.blobs.capabilities
         return replace(self.blobs.capabilities, remote=True, cheap_small_keys=False)
-
-    async def _travel(self, what: str) -> None:
-        record = Record("GET", what, "", {}, time.monotonic())
-        _reads.append(record)
-        await anyio.sleep(LATENCY)
-        record.ended = time.monotonic()
 
     async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
         """Wait, then hand on."""
-        await self._travel(name)
+        record = Record("GET", name, "", {}, time.monotonic())
+        _reads.append(record)
+        await anyio.sleep(LATENCY)
+        record.ended = time.monotonic()
         return await super().read(name, start, end)
 
     async def read_latest(
         self, name: str, unless: Revision | None = None
     ) -> Blob | Unchanged | None:
-        """Wait, then hand on."""
-        await self._travel(name)
-        return await super().read_latest(name, unless)
+        """Read, and compare."""
+        return await BlobStoreBase.read_latest(self, name, unless)
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
-        """Wait once, then hand on."""
-        await self._travel(f"{len(names)} names")
-        return await super().read_many(names)
+        """Read concurrently."""
+        return await BlobStoreBase.read_many(self, names)
 
 
 class DistantBackend(MemoryBackend):
-    """Memory stores that are far away."""
+    """Memory stores that are far away, and say so or not."""
+
+    def __init__(self, *, remote: bool) -> None:
+        self._remote = remote
 
     async def create(self, config: Mapping[str, Any]) -> Any:
         """Make a store."""
-        return DistantStore(await super().create(config))
+        return DistantStore(await super().create(config), remote=self._remote)
 
     async def connect(self, config: Mapping[str, Any]) -> Any:
         """Open a store."""
-        return DistantStore(await super().connect(config))
+        return DistantStore(await super().connect(config), remote=self._remote)
 
 
-async def _measure() -> list[tuple[str, str, float, float, float | None]]:
-    register_backend("distant", DistantBackend())
+async def _measure(kind: str) -> list[Figure]:
+    register_backend("distant", DistantBackend(remote=kind == "remote"))
     store = {"backend": "distant", "id": uuid4()}
     attributes = [{":db/ident": name, **rest} for name, rest in schema().items()]
     await d.create_database(store=store, initial_tx=attributes)
@@ -87,15 +96,15 @@ async def _measure() -> list[tuple[str, str, float, float, float | None]]:
         chain, reads = waves(_reads), len(_reads)
         assert set(answer) == expected
     await d.delete_database(store=store)
-    free = float("inf")
+    name = f"cold q4, 20 ms a read, {kind} store"
     return [
-        ("opening, reads of 20 ms", "waves", opening, free, None),
-        ("cold q4, reads of 20 ms", "waves", chain, 6, None),
-        ("cold q4, reads of 20 ms: reads", "reads", reads, free, None),
-        ("cold q4, reads of 20 ms: time", "ms", ms, free, None),
+        Figure(f"{name}: opening", "waves", opening),
+        Figure(f"{name}: q4", "waves", chain, WAVES),
+        Figure(f"{name}: q4", "reads", reads),
+        Figure(f"{name}: q4", "ms", ms),
     ]
 
 
-def measure() -> list[tuple[str, str, float, float, float | None]]:
-    """Return name, unit, figure, bar and aim of each thing measured."""
-    return anyio.run(_measure)
+def measure() -> list[Figure]:
+    """Return what was measured, on a store that says it is remote and on one that does not."""
+    return [figure for kind in ("remote", "near") for figure in anyio.run(_measure, kind)]

@@ -73,10 +73,14 @@ async def main(folder: Path) -> dict[str, Any]:
                 return [db.run(script, {"u": id_}, read=True)[0] for id_ in ids]  # noqa: B023
             return db.run(script, parameters, read=True)  # noqa: B023
 
-        ms = await timed(
+        timing = await timed(
             call, samples=work["samples"], warm=max(work["warm"], 1000) / 1e3, target=0.15
         )
-        results[work["name"]] = {"ms": ms / each, **contents(await call())}
+        results[work["name"]] = {
+            "ms": timing.ms / each,
+            "slow": timing.slow,
+            **contents(await call()),
+        }
     return {"version": version("cozo-embedded"), "results": results}
 
 
