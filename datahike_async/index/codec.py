@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import CorruptData, UnsupportedFormat
+from datahike_async.index.arrays import numbered
 from datahike_async.index.columns import (
     BOOL,
     CODABLE,
@@ -230,7 +231,7 @@ def _column(column: Column) -> list[Any]:
         return [kind, np.packbits(data).tobytes()]
     if kind == CODED:
         assert column.dictionary is not None
-        used, codes = np.unique(data, return_inverse=True)
+        used, codes = numbered(data)
         values = column.dictionary.values
         return [kind, [values[c] for c in used.tolist()], _ints(codes)]
     # A mixture: the kind of each value, then a typed column a kind.

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Char, Keyword, Symbol
+from datahike_async.index.arrays import numbered
 from datahike_async.values.order import sort_key
 
 __all__ = [
@@ -283,7 +284,7 @@ class Column:
         """
         if self.dictionary is None or len(self.dictionary) <= factor * len(self.data) + 64:
             return self
-        used, codes = np.unique(self.data, return_inverse=True)
+        used, codes = numbered(self.data)
         values = self.dictionary.values
         small = Dictionary([values[c] for c in used.tolist()])
         return Column(CODED, codes.astype(np.int32), small)

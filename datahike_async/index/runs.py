@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from datahike_async.index.arrays import member
 from datahike_async.index.columns import BOOL, CODED, I64, INSTANT, INT, OBJECT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.values.order import sort_key
@@ -31,7 +32,7 @@ def without(rows: Rows, gone: Iterable[tuple[int, int, Any]]) -> Rows:
     if not keys or not len(rows):
         return rows
     entities = np.fromiter({e for e, _, _ in keys}, np.int64)
-    candidates = np.flatnonzero(np.isin(rows.e, entities))
+    candidates = np.flatnonzero(member(rows.e, entities))
     if not len(candidates):
         return rows
     keep = np.ones(len(rows), np.bool_)

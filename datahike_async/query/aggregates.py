@@ -14,6 +14,7 @@ import numpy.typing as npt
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
+from datahike_async.index.arrays import firsts, numbered
 from datahike_async.index.columns import CODED, FLOAT, I64, INSTANT, INT, Column
 from datahike_async.query.relation import column_of, group_codes
 from datahike_async.values.order import sort_key
@@ -39,7 +40,8 @@ class Groups:
             self.numbers: I64 = number[codes]
             self.sizes: I64 = sizes[used]
         else:
-            _, self.numbers, self.sizes = np.unique(codes, return_inverse=True, return_counts=True)
+            values, self.numbers = numbered(codes)
+            self.sizes = np.bincount(self.numbers, minlength=len(values))
         self.count = len(self.sizes)
         # A row of each group: of the writes to one slot the last one stays.
         self.first: I64 = np.empty(self.count, np.int64)
@@ -195,7 +197,7 @@ def _vectorised(name: str, column: Column, groups: Groups) -> Column | None:
         return Column(INT, groups.sizes)
     if name == "count-distinct":
         both, _ = group_codes([Column(INT, groups.numbers), column], len(column))
-        unique = np.unique(both, return_index=True)[1]
+        unique = firsts(both)[1]
         return Column(INT, np.bincount(groups.numbers[unique], minlength=groups.count))
     kind = column.kind
     if kind in (INT, FLOAT) and name in ("sum", "avg"):

@@ -14,6 +14,7 @@ import numpy as np
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
 from datahike_async.functions import lookup_function
+from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import CODED, Column
 from datahike_async.query.builtins import BUILTINS, truthy
 
@@ -64,7 +65,7 @@ async def call_rows(
     columns = [a for a in args if isinstance(a, Column)]
     if builtin and function not in _IMPURE and len(columns) == 1 and columns[0].kind == CODED:
         codes = columns[0].data
-        used = np.unique(codes)
+        used = uniques(codes)
         if 2 * len(used) < count:
             # One call for every different value, not for every row.
             at = next(i for i, a in enumerate(args) if isinstance(a, Column))

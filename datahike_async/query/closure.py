@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
+from datahike_async.index.arrays import firsts, member, numbered, uniques
 from datahike_async.index.columns import I64, INT, Column
 from datahike_async.query.ast import (
     DEFAULT_SOURCE,
@@ -141,7 +142,8 @@ async def closure(engine: Engine, linear: Linear, source: Symbol, seed: Relation
     whole = Column.concat(columns)
     codes, _ = group_codes([whole], len(whole))
     # Dense numbers for the nodes, and where each is found among the values.
-    unique, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+    unique, codes = numbered(codes)
+    _, first = firsts(codes)
     size = len(unique)
     parts = iter(np.split(codes, np.cumsum([len(c) for c in columns])[:-1]))
     base_pairs = _merged([(next(parts), next(parts)) for _ in base])
@@ -149,15 +151,15 @@ async def closure(engine: Engine, linear: Linear, source: Symbol, seed: Relation
     ends = [None if c is None else next(parts) for c in bound]
     left, right = ends
     if left is not None:
-        x, y = _from(np.unique(left), base_pairs, step_pairs, linear.right, size)
+        x, y = _from(uniques(left), base_pairs, step_pairs, linear.right, size)
     elif right is not None:
         back_base, back_step = base_pairs[::-1], step_pairs[::-1]
-        y, x = _from(np.unique(right), back_base, back_step, not linear.right, size)
+        y, x = _from(uniques(right), back_base, back_step, not linear.right, size)
     else:
-        starts = np.unique(np.concatenate([base_pairs[0], step_pairs[0]]))
+        starts = uniques(np.concatenate([base_pairs[0], step_pairs[0]]))
         x, y = _from(starts, base_pairs, step_pairs, linear.right, size)
     if left is not None and right is not None:
-        keep = np.isin(x * size + y, left * size + right)
+        keep = member(x * size + y, left * size + right)
         x, y = x[keep], y[keep]
     return Relation({_ARGS[0]: whole.take(first[x]), _ARGS[1]: whole.take(first[y])}, len(x))
 
@@ -177,11 +179,15 @@ async def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None
     else:
         whole = Column.concat(columns)
         codes, _ = group_codes([whole], len(whole))
-        _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+        _, codes = numbered(codes)
+        _, first = firsts(codes)
         decode = whole.take(first)
         keys = np.split(codes, np.cumsum([len(c) for c in columns])[:-1])
     ends: list[list[I64]] = [[keys[0][:0]], [keys[0][:0]]]
+    total = 0
     for x, y in reachable(keys[0], keys[1], None if limit is None else keys[2]):
+        total += len(x)
+        engine.meter.rows(total, 2)
         ends[0].append(x)
         ends[1].append(y)
         await engine.pause()
@@ -245,22 +251,22 @@ def _from(
 
 
 def _distinct(x: I64, y: I64, size: int) -> tuple[I64, I64]:
-    codes = np.unique(x * size + y)
+    codes = uniques(x * size + y)
     return codes // size, codes % size
 
 
 def _walk(x: I64, y: I64, edges: _Edges, size: int) -> tuple[I64, I64]:
     """Return the pairs (x, z) where z is y or is reached from it over edges."""
-    origins, ranks = np.unique(x, return_inverse=True)
+    origins, ranks = numbered(x)
     if len(origins) * size <= 50_000_000:
         return _walk_marked(origins, ranks, y, edges, size)
-    seen = np.unique(x * size + y)
+    seen = uniques(x * size + y)
     delta = seen
     while len(delta):
         a, b = edges.follow(delta // size, delta % size)
-        found = np.unique(a * size + b)
-        delta = found[~np.isin(found, seen, assume_unique=True)]
-        seen = np.union1d(seen, delta)
+        found = uniques(a * size + b)
+        delta = found[~member(found, seen)]
+        seen = np.sort(np.concatenate([seen, delta]), kind="stable")
     return seen // size, seen % size
 
 
@@ -269,13 +275,13 @@ def _walk_marked(
 ) -> tuple[I64, I64]:
     """Walk with a mark for every possible pair: no sorting of all that was seen."""
     marked = np.zeros(len(origins) * size, np.bool_)
-    delta = np.unique(ranks * size + y)
+    delta = uniques(ranks * size + y)
     marked[delta] = True
     while len(delta):
         a, b = edges.follow(delta // size, delta % size)
         found = a * size + b
         fresh = found[~marked[found]]
         marked[fresh] = True
-        delta = np.unique(fresh)
+        delta = uniques(fresh)
     pairs = np.flatnonzero(marked)
     return origins[pairs // size], pairs % size

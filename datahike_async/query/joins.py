@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
+from datahike_async.index.arrays import member, numbered
 from datahike_async.index.columns import EMPTY_I64, I64, Column
 from datahike_async.query.relation import Relation, distinct, shared_codes
 
@@ -77,13 +78,13 @@ def _keys(left: Relation, right: Relation, shared: list[Symbol]) -> Any:
         if found is None:
             return None
         both = np.concatenate([found[0], found[1]])
-        unique, both = np.unique(both, return_inverse=True)
+        unique, both = numbered(both)
         a, b = both[: len(left)], both[len(left) :]
         if whole is None:
             whole = (a, b)
             continue
         merged = np.concatenate([whole[0], whole[1]]) * len(unique) + both
-        merged = np.unique(merged, return_inverse=True)[1]
+        merged = numbered(merged)[1]
         whole = (merged[: len(left)], merged[len(left) :])
     return whole
 
@@ -138,7 +139,7 @@ def semi(left: Relation, right: Relation, *, keep: bool) -> Relation:
     keys = _keys(left, right, shared) if right.count else None
     if keys is None:
         return left.take(np.full(left.count, not keep))
-    return left.take(np.isin(keys[0], keys[1], invert=not keep))
+    return left.take(member(keys[0], keys[1]) if keep else ~member(keys[0], keys[1]))
 
 
 def union(relations: Sequence[Relation], variables: Sequence[Symbol]) -> Relation:

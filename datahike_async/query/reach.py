@@ -6,11 +6,13 @@ Works on arrays of node keys alone; the engine hands it the edges of a rule that
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count, pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from datahike_async.index.arrays import member, numbered, uniques
 from datahike_async.index.columns import EMPTY_I64, I64
 
 __all__ = ["reachable"]
@@ -28,6 +30,8 @@ _LEVELS: Final = 24
 # From so few starts each is walked by itself, in so many levels at once.
 _FEW_STARTS: Final = 4
 _WIDE_LEVELS: Final = 64
+# Graphs of more nodes are taken apart where no edge joins them.
+_BLOCK: Final = 4096
 _BITMAP: Final = 1 << 24
 
 
@@ -46,37 +50,94 @@ def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[t
         a, b = _by_matrix(source - low, target - low, span)
         a, b = a + low, b + low
         if starts is not None:
-            keep = np.isin(a, starts)
+            keep = member(a, starts)
             a, b = a[keep], b[keep]
         yield a, b
         return
     nodes, a, b = _numbered(source, target, low, span)
     n = len(nodes)
-    keys = np.unique(a * n + b)
+    keys = uniques(a * n + b)
     s, t = keys // n, keys % n
     wanted: npt.NDArray[np.bool_] | None = None
     if starts is not None:
-        wanted = np.isin(nodes, starts)
+        wanted = member(nodes, starts)
         if not wanted.any():
             return
-    if n <= _MATRIX and len(keys) > _DENSE * n:
-        a, b = _by_matrix(s, t, n)
-        if wanted is not None:
-            keep = wanted[a]
-            a, b = a[keep], b[keep]
-        yield nodes[a], nodes[b]
-        return
     if wanted is not None and (first := np.flatnonzero(wanted)).size <= _FEW_STARTS:
         for start in first.tolist():
             found = _from_one(s, t, n, start)
             yield np.full(len(found), nodes[start]), nodes[found]
         return
-    pairs = _by_levels(s, t, n, wanted) if len(keys) > _FEW_EDGES else None
-    if pairs is not None:
-        yield nodes[pairs // n], nodes[pairs % n]
+    if n <= _BLOCK:
+        for a, b in _pairs(s, t, n, wanted):
+            yield nodes[a], nodes[b]
         return
-    for a, b in _by_components(s, t, n, wanted):
-        yield nodes[a], nodes[b]
+    for source, target, own, chosen in _blocks(s, t, n, wanted):
+        for a, b in _pairs(source, target, len(own), chosen):
+            yield nodes[own[a]], nodes[own[b]]
+
+
+def _pairs(
+    s: I64, t: I64, n: int, wanted: npt.NDArray[np.bool_] | None
+) -> Iterator[tuple[I64, I64]]:
+    """Yield the pairs of a graph of ``n`` numbered nodes, in the way that suits its shape."""
+    if n <= _MATRIX and len(s) > _DENSE * n:
+        a, b = _by_matrix(s, t, n)
+        if wanted is not None:
+            keep = wanted[a]
+            a, b = a[keep], b[keep]
+        yield a, b
+        return
+    pairs = _by_levels(s, t, n, wanted) if len(s) > _FEW_EDGES else None
+    if pairs is not None:
+        yield pairs // n, pairs % n
+        return
+    yield from _by_components(s, t, n, wanted)
+
+
+def _blocks(
+    s: I64, t: I64, n: int, wanted: npt.NDArray[np.bool_] | None
+) -> Iterator[tuple[I64, I64, I64, npt.NDArray[np.bool_] | None]]:
+    """Yield parts that no edge joins: edges numbered from 0, the nodes' own numbers, the wanted.
+
+    Small parts come together, so that there are not too many. What a part needs to remember grows
+    with the square of its nodes, not of all.
+    """
+    part = _connected(s, t, n)
+    order = np.argsort(part, kind="stable")
+    place = np.empty(n, np.int64)
+    place[order] = np.arange(n)
+    # Where a part begins, in the order of parts; then where a block of parts does.
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(part[order]) != 0]))
+    edges = [0]
+    for start, stop in pairwise([*starts.tolist(), n]):
+        if stop - edges[-1] > _BLOCK and start > edges[-1]:
+            edges.append(start)
+    edges.append(n)
+    s, t = place[s], place[t]
+    by_source = np.argsort(s, kind="stable")
+    s, t = s[by_source], t[by_source]
+    cuts = np.searchsorted(s, edges).tolist()
+    for (low, high), (i, j) in zip(pairwise(edges), pairwise(cuts), strict=True):
+        own = order[low:high]
+        chosen = None if wanted is None else wanted[own]
+        if i < j and (chosen is None or chosen.any()):
+            yield s[i:j] - low, t[i:j] - low, own, chosen
+
+
+def _connected(s: I64, t: I64, n: int) -> I64:
+    """Return for each node the least one that edges, whichever way they point, join it to."""
+    part = np.arange(n)
+    while True:
+        least = np.minimum(part[s], part[t])
+        lower = part.copy()
+        np.minimum.at(lower, s, least)
+        np.minimum.at(lower, t, least)
+        # The part of one's part may be known by now.
+        lower = lower[lower]
+        if (lower == part).all():
+            return part
+        part = lower
 
 
 def _numbered(source: I64, target: I64, low: int, span: int) -> tuple[I64, I64, I64]:
@@ -87,7 +148,7 @@ def _numbered(source: I64, target: I64, low: int, span: int) -> tuple[I64, I64, 
         known[target - low] = True
         number = np.cumsum(known) - 1
         return np.flatnonzero(known) + low, number[source - low], number[target - low]
-    nodes, ends = np.unique(np.concatenate([source, target]), return_inverse=True)
+    nodes, ends = numbered(np.concatenate([source, target]))
     return nodes, ends[: len(source)], ends[len(source) :]
 
 
@@ -101,7 +162,7 @@ def _from_one(s: I64, t: I64, n: int, start: int) -> I64:
         counts = first[frontier + 1] - begin
         offsets = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
         found = t[np.repeat(begin, counts) + offsets]
-        frontier = np.unique(found[~seen[found]])
+        frontier = uniques(found[~seen[found]])
         if not len(frontier):
             return np.flatnonzero(seen)
         seen[frontier] = True
@@ -140,23 +201,33 @@ def _by_levels(s: I64, t: I64, n: int, wanted: npt.NDArray[np.bool_] | None) -> 
         seen = np.zeros(n * n, np.bool_)
         seen[delta] = True
         parts = [delta]
-        for _ in range(_LEVELS):
-            delta = np.unique(_step(delta, first, t, n))
+        for level in count(1):
+            last = len(delta)
+            delta = uniques(_step(delta, first, t, n))
             delta = delta[~seen[delta]]
             if not len(delta):
                 return np.concatenate(parts)
+            if _too_deep(level, last, len(delta)):
+                return None
             seen[delta] = True
             parts.append(delta)
-        return None
     known = np.sort(delta)
-    for _ in range(_LEVELS):
-        delta = np.unique(_step(delta, first, t, n))
+    for level in count(1):
+        last = len(delta)
+        delta = uniques(_step(delta, first, t, n))
         at = np.minimum(np.searchsorted(known, delta), len(known) - 1)
         delta = delta[known[at] != delta]
         if not len(delta):
             return known
+        if _too_deep(level, last, len(delta)):
+            return None
         known = np.sort(np.concatenate([known, delta]), kind="stable")
     return None
+
+
+def _too_deep(level: int, before: int, now: int) -> bool:
+    """Whether, as fast as the levels get smaller, there are still many to come."""
+    return level % _LEVELS == 0 and now > _LEVELS * max(before - now, 0)
 
 
 def _step(delta: I64, first: I64, t: I64, n: int) -> I64:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.index.arrays import firsts, numbered
 from datahike_async.index.columns import (
     BOOL,
     CODED,
@@ -195,7 +196,7 @@ def group_codes(columns: Sequence[Column], count: int) -> tuple[I64, int]:
             low = int(found.min()) if len(found) else 0
             width = (int(found.max()) - low + 1) if len(found) else 1
             if width > max(4 * len(found), 1024):
-                unique, inverse = np.unique(found, return_inverse=True)
+                unique, inverse = numbered(found)
                 found, width = inverse, max(len(unique), 1)
             else:
                 found = found - low
@@ -204,7 +205,7 @@ def group_codes(columns: Sequence[Column], count: int) -> tuple[I64, int]:
             total, size = found, width
             continue
         if size * width >= 2**62:
-            unique, total = np.unique(total, return_inverse=True)
+            unique, total = numbered(total)
             size = max(len(unique), 1)
         total = total * width + found
         size *= width
@@ -225,7 +226,7 @@ def distinct(relation: Relation) -> Relation:
         slot[found] = np.arange(relation.count)
         positions = slot[slot >= 0]
     else:
-        positions = np.unique(found, return_index=True)[1]
+        positions = firsts(found)[1]
     if len(positions) == relation.count:
         return relation
     positions.sort()

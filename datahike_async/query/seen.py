@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from datahike_async.edn.types import Symbol
+from datahike_async.index.arrays import firsts, numbered
 from datahike_async.index.columns import I64, INT, Column
 from datahike_async.query.relation import Relation, codes
 from datahike_async.values.types import typed_key
@@ -38,7 +39,7 @@ class Seen:
         if not relation.count:
             return relation
         keys = self._keys(relation)
-        keys, first = np.unique(keys, return_index=True)
+        keys, first = firsts(keys)
         new = np.ones(len(keys), np.bool_)
         for run in self._runs:
             at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
@@ -67,7 +68,7 @@ def _numbers(column: Column, known: dict[Any, int]) -> I64:
     """Return a number for each value, the same for the same value at every call."""
     add = known.setdefault
     if column.kind == INT:
-        values, inverse = np.unique(column.data, return_inverse=True)
+        values, inverse = numbered(column.data)
         keys: Iterable[Any] = values.tolist()
     else:
         local, _ = codes(column)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from datahike_async.index.arrays import numbered
 from datahike_async.index.columns import CODED, FLOAT, INSTANT, INT, Column, micros
 from datahike_async.query.builtins import BUILTINS, COMPARISONS
 from datahike_async.query.relation import constant_mask, equal_mask
@@ -110,7 +111,7 @@ def _by_value(name: str, column: Column, value: Any) -> Mask:
     assert column.dictionary is not None
     values, codes = column.dictionary.values, column.data
     if len(values) > 2 * len(codes) + 64:
-        used, codes = np.unique(codes, return_inverse=True)
+        used, codes = numbered(codes)
         values = [values[i] for i in used.tolist()]
     if type(value) is str:
         order = _ORDERS[name]

@@ -16,6 +16,7 @@ import numpy as np
 
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, TransactionError, shown
+from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import EMPTY_I64, I64, Rows
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import position_of, sorted_rows
@@ -305,7 +306,7 @@ class PastView(View):
         else:
             rows = self._attr(a)
             entities = rows.e[position_of(rows, v)] if len(rows) else EMPTY_I64
-        return np.unique(entities).tolist()  # type: ignore[no-any-return]
+        return uniques(entities).tolist()  # type: ignore[no-any-return]
 
     def _count_attr(self, a: int) -> int:
         return len(self._attr(a))

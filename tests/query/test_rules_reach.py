@@ -25,6 +25,10 @@ WAYS = {
     "levels": {"_MATRIX": 0, "_FEW_EDGES": 0, "_LEVELS": 1000},
     "levels, sorted": {"_MATRIX": 0, "_FEW_EDGES": 0, "_LEVELS": 1000, "_BITMAP": 0},
     "components": {"_MATRIX": 0, "_FEW_EDGES": 10**9},
+    "blocks": {"_BLOCK": 1, "_FEW_STARTS": 0},
+    "blocks of components": {"_BLOCK": 4, "_FEW_STARTS": 0, "_FEW_EDGES": 10**9},
+    "one by one": {"_FEW_STARTS": 10**9},
+    "one by one, deep": {"_FEW_STARTS": 10**9, "_WIDE_LEVELS": 1},
     "components after levels": {"_MATRIX": 0, "_FEW_EDGES": 0, "_LEVELS": 1},
 }
 
@@ -36,7 +40,9 @@ def test_every_way_agrees(way: str, seed: int, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(reach, name, value)
     rng = random.Random(seed)
     n = rng.choice([3, 10, 30])
-    nodes = [rng.randint(-(2**62), 2**62) for _ in range(n)]
+    # Far apart, or close together.
+    reach_of = 2**62 if seed % 3 else n
+    nodes = [rng.randint(-reach_of, reach_of) for _ in range(n)]
     count = rng.choice([0, n, 3 * n, n * n // 2])
     edges = {(rng.choice(nodes), rng.choice(nodes)) for _ in range(count)}
     source = np.array([a for a, _ in edges], np.int64)
