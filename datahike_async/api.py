@@ -54,10 +54,11 @@ async def q(
     :class:`Budget` (or a mapping) of what the query may use; ``stats=True`` returns what
     :func:`query_stats` does.
 
-    Returns a read-only set of tuples over columns for ``:find ?a ?b`` (a list where it is ordered,
-    grouped, or has ``:with``), a list for ``[?a ...]``, a tuple or None for ``[?a ?b]``, a value or
-    None for ``?a .``. Raises QueryError (``:query/canceled`` where the time or a budget is used up)
-    and EdnError. A step over many rows runs in a worker thread; cancellation is noticed between
+    Returns a :class:`QueryResult`, a lazy set of tuples, for ``:find ?a ?b``, and a
+    :class:`QueryList`, as lazy, where it is ordered, grouped, pulled or has ``:with``; a list for
+    ``[?a ...]``, a tuple or None for ``[?a ?b]``, a value or None for ``?a .``, and dicts by the
+    names of ``:keys``, ``:strs`` or ``:syms``. Raises QueryError (``:query/canceled`` where the
+    time or a budget is used up) and EdnError. A step over many rows runs in a worker thread; cancellation is noticed between
     steps, and within long ones.
     """
     return await query_api.q(

@@ -190,6 +190,8 @@ class Query:
     with_: tuple[Symbol, ...] = ()
     ins: tuple[Binding, ...] = (BindScalar(DEFAULT_SOURCE),)
     where: tuple[Clause, ...] = ()
+    # Predicates whose arguments may be aggregates.
+    having: tuple[Predicate, ...] = ()
     keys: tuple[Any, ...] | None = None
     order_by: Sequence[tuple[int, bool]] = field(default=())
     limit: int | None = None

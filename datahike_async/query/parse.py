@@ -23,6 +23,7 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.bindings import DOTS, binding_variables, parse_binding, symbols
+from datahike_async.query.having import parse_having
 from datahike_async.query.text import term_text
 from datahike_async.query.where import parse_clauses, variables_of
 
@@ -33,6 +34,7 @@ _SECTIONS: Final = (
     "with",
     "in",
     "where",
+    "having",
     "keys",
     "strs",
     "syms",
@@ -81,8 +83,6 @@ def parse_query_data(query: Any) -> Query:
     else:
         raise _error("query", f"A query is a vector, a map or text, not {shown(query)}.", query)
     for name in sections:
-        if name == "having":
-            raise _error("having", "The :having section is not supported by this version.")
         if name not in _SECTIONS:
             raise _error("query", f"Unknown section :{name} in a query; known: {_known()}.")
     if "find" not in sections:
@@ -101,6 +101,7 @@ def parse_query_data(query: Any) -> Query:
         with_,
         ins,
         clauses,
+        parse_having(sections.get("having"), find, with_, ins, _element),
         keys,
         order_by_of(sections.get("order-by"), find),
         _count(sections, "limit"),

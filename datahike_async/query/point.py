@@ -134,7 +134,7 @@ def point_plan(query: Query) -> PointPlan | None:
         if not isinstance(binding, BindScalar) or not is_var(binding.name):
             return None
         names.append(binding.name)
-    if query.with_ or not query.where or not all(map(is_var, query.find.elements)):
+    if query.with_ or query.having or not query.where or not all(map(is_var, query.find.elements)):
         return None
     patterns = []
     for clause in query.where:

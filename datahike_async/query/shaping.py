@@ -14,8 +14,9 @@ from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.query.aggregates import Groups, aggregate
-from datahike_async.query.ast import Aggregate, Pull, Query, is_var
+from datahike_async.query.ast import Aggregate, Pull, is_var
 from datahike_async.query.execute import Engine
+from datahike_async.query.having import aggregates_of, kept
 from datahike_async.query.prepare import Prepared
 from datahike_async.query.pull_execute import pull_many
 from datahike_async.query.relation import Relation, group_codes
@@ -43,7 +44,8 @@ async def shaped(
 ) -> Any:
     """Return the answer that the find spec asks for, of the rows that ``:where`` left.
 
-    Groups and aggregates come first, then the order, then ``offset`` and ``limit``, then pulls.
+    Groups and aggregates come first, then ``:having``, the order, ``offset`` and ``limit``, and
+    pulls last.
     Raises QueryError.
     """
     parsed = prepared.query
@@ -57,14 +59,20 @@ async def shaped(
             error=":query/where",
         )
     relation = await engine.heavy(state.rows(), state.whole, list(wanted))
-    aggregates = any(isinstance(e, Aggregate) for e in elements)
+    compared = (*elements, *aggregates_of(parsed.having))
+    aggregates = any(isinstance(e, Aggregate) for e in compared)
     if aggregates:
         columns, count = await engine.heavy(
-            relation.count, _grouped, parsed, engine, state, relation
+            relation.count, _grouped, compared, engine, state, relation
         )
     else:
         columns = [relation.columns[e.variable if isinstance(e, Pull) else e] for e in elements]
         count = relation.count
+    if parsed.having:
+        named = list(zip(compared, columns, strict=True))
+        positions = await kept(parsed.having, named, count, engine, state)
+        columns = [c.take(positions) for c in columns[: len(elements)]]
+        count = len(positions)
     if parsed.order_by:
         columns = await engine.heavy(count, _ordered, columns, parsed.order_by)
     if offset or limit is not None:
@@ -128,9 +136,8 @@ async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) 
 
 
 def _grouped(
-    parsed: Query, engine: Engine, state: State, relation: Relation
+    elements: Sequence[Any], engine: Engine, state: State, relation: Relation
 ) -> tuple[list[Column], int]:
-    elements = parsed.find.elements
     if not relation.count:
         empty = Column.of([])
         return [empty for _ in elements], 0
