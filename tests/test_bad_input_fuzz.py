@@ -130,7 +130,11 @@ class World:
             result = function(*arguments, **options)
             if isinstance(result, Awaitable):
                 result = await result
-            return list(result) if isinstance(result, (d.Datoms, d.QueryResult)) else result
+            return (
+                list(result)
+                if isinstance(result, (d.Datoms, d.QueryList, d.QueryResult))
+                else result
+            )
         except d.DatahikeError as error:
             assert error.data.get(":error"), f"no keyword: {error}"
             assert str(error)

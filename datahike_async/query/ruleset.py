@@ -48,13 +48,9 @@ class RuleSet:
             for name, found in branches.items()
         }
         self.branches: Mapping[Symbol, tuple[RuleBranch, ...]] = branches
-        reached = {name: _reached(branches, name) for name in branches}
-        self.recursive = {name for name in branches if name in reached[name]}
         # The rules that call one another in a circle with each recursive one.
-        self.circle = {
-            name: frozenset(n for n in reached[name] if name in reached.get(n, ()))
-            for name in self.recursive
-        }
+        self.circle = _circles(branches)
+        self.recursive = set(self.circle)
         self.checker = Checker(branches)
         self._linear: dict[Symbol, Linear | None] = {}
         self._reads: dict[Symbol, list[tuple[Symbol, Any]]] = {}
@@ -139,6 +135,47 @@ class RuleSet:
 def shown(clause: RuleCall) -> str:
     """Return a rule call as it is written."""
     return f"({clause.name} {' '.join(map(repr, clause.args))})"
+
+
+def _circles(rules: Mapping[Symbol, Sequence[RuleBranch]]) -> dict[Symbol, frozenset[Symbol]]:
+    """Return for each rule that can call itself the rules of its circle, itself among them.
+
+    The strongly connected components of who calls whom (Tarjan's algorithm, without recursion).
+    """
+    calls = {
+        name: sorted({c for b in found for c in calls_in(b.clauses) if c in rules}, key=repr)
+        for name, found in rules.items()
+    }
+    out: dict[Symbol, frozenset[Symbol]] = {}
+    number: dict[Symbol, int] = {}
+    lowest: dict[Symbol, int] = {}
+    open_: dict[Symbol, None] = {}
+    for root in calls:
+        path = [] if root in number else [root]
+        rest = {root: iter(calls[root])}
+        while path:
+            name = path[-1]
+            if name not in number:
+                number[name] = lowest[name] = len(number)
+                open_[name] = None
+            for called in rest[name]:
+                if called not in number:
+                    path.append(called)
+                    rest[called] = iter(calls[called])
+                    break
+                if called in open_:
+                    lowest[name] = min(lowest[name], number[called])
+            else:
+                path.pop()
+                if path:
+                    lowest[path[-1]] = min(lowest[path[-1]], lowest[name])
+                if lowest[name] == number[name]:
+                    circle = [open_.popitem()[0]]
+                    while circle[-1] is not name:
+                        circle.append(open_.popitem()[0])
+                    if len(circle) > 1 or name in calls[name]:
+                        out.update(dict.fromkeys(circle, frozenset(circle)))
+    return out
 
 
 def _reached(rules: Mapping[Symbol, Sequence[RuleBranch]], name: Symbol) -> set[Symbol]:

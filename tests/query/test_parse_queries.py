@@ -167,7 +167,7 @@ def test_a_string_value_that_looks_like_a_keyword_stays_a_string() -> None:
         ("[:find ?e :keys a b :where [?e :a]]", ":parser/return-maps"),
         ("[:find ?e . :keys a :where [?e :a]]", ":parser/return-maps"),
         ("[:find ?e :keys a :strs a :where [?e :a]]", ":parser/return-maps"),
-        ("[:find ?e :where [?e :a] :having [(> ?e 1)]]", ":parser/having"),
+        ("[:find ?e :where [?e :a] :having [(> ?z 1)]]", ":parser/having"),
         ("[:find ?e :where [?e :a ?x] [(+ ?x (inc 1)) ?y]]", ":query/where"),
         (5, ":parser/query"),
     ],
