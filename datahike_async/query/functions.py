@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
-from datahike_async.index.columns import Column, Rows
+from datahike_async.index.columns import Column
 from datahike_async.query.ast import (
     BindCollection,
     BindIgnore,
@@ -24,8 +24,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import call_rows, named_function
-from datahike_async.query.fetch import read
-from datahike_async.query.patterns import reference
+from datahike_async.query.lookups import DATABASE, read_database
 from datahike_async.query.relation import (
     Relation,
     column_of,
@@ -34,7 +33,6 @@ from datahike_async.query.relation import (
     equal_mask,
 )
 from datahike_async.query.vector import column_of_call, mask_of_call
-from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 
 if TYPE_CHECKING:
@@ -42,9 +40,6 @@ if TYPE_CHECKING:
     from datahike_async.query.state import State
 
 __all__ = ["Functions", "bind_values"]
-
-_FEW = 64
-_DATABASE: dict[str, str] = {"get-else": "4", "get-some": "3 or more", "missing?": "3"}
 
 
 class Functions:
@@ -144,8 +139,8 @@ class Functions:
             return await self._rows(
                 self.given[function], function, relation, args, predicate=predicate
             )
-        if function.text in _DATABASE:
-            return await self._database(function.text, relation, args)
+        if function.text in DATABASE:
+            return await read_database(function.text, args, relation.count)
         if function.text == "q":
             return await self._query(relation, args)
         found = named_function(function)
@@ -195,87 +190,6 @@ class Functions:
             predicate=predicate,
             pause=self.engine.pause,
         )
-
-    # -- functions that read a database ----------------------------------------------------------
-
-    async def _database(self, name: str, relation: Relation, args: list[Any]) -> list[Any]:
-        view = args[0] if args else None
-        least = 4 if name == "get-else" else 3
-        if not isinstance(view, View) or len(args) < least:
-            raise QueryError(
-                f"({name} …) takes a source such as $, an entity and an attribute"
-                + (" and a default." if name == "get-else" else "."),
-                error=":query/where",
-            )
-        entities = args[1]
-        refs = entities.tolist() if isinstance(entities, Column) else [entities] * relation.count
-        if name == "get-some":
-            values: list[Any] = [None] * len(refs)
-            for key in args[2:]:
-                lookup = await self._looked_up(view, name, key, refs)
-                keys = key.tolist() if isinstance(key, Column) else [key] * len(refs)
-                for i, found in enumerate(lookup):
-                    if values[i] is None and found is not None:
-                        own = keys[i]
-                        values[i] = (own if isinstance(own, Keyword) else Keyword(own), found[0])
-            return values
-        lookup = await self._looked_up(view, name, args[2], refs)
-        if name == "missing?":
-            return [found is None for found in lookup]
-        default = args[3]
-        defaults = default.tolist() if isinstance(default, Column) else [default] * len(refs)
-        if any(d is None for d in defaults):
-            raise QueryError("(get-else …) does not take nil as default.", error=":query/where")
-        return [d if f is None else f[0] for f, d in zip(lookup, defaults, strict=True)]
-
-    async def _looked_up(
-        self, view: View, name: str, key: Any, refs: Sequence[Any]
-    ) -> list[tuple[Any] | None]:
-        """Return the first value of an attribute, or of each row's own, for each entity."""
-        if not isinstance(key, Column):
-            if not isinstance(key, (Keyword, str)):
-                raise QueryError(
-                    f"({name} …) takes an attribute such as :person/name, not {shown(key)}.",
-                    error=":query/where",
-                )
-            return await self._first_values(view, key, refs)
-        rows: dict[Any, list[int]] = {}
-        for i, one in enumerate(key.tolist()):
-            if isinstance(one, (Keyword, str)):
-                rows.setdefault(one, []).append(i)
-        out: list[tuple[Any] | None] = [None] * len(refs)
-        for one, places in rows.items():
-            found = await self._first_values(view, one, [refs[i] for i in places])
-            for i, value in zip(places, found, strict=True):
-                out[i] = value
-        return out
-
-    async def _first_values(
-        self, view: View, key: Any, refs: Sequence[Any]
-    ) -> list[tuple[Any] | None]:
-        """Return for each entity the first value of an attribute in a tuple, or None."""
-        attr = view.schema.by_key.get(key) if isinstance(key, (str, Keyword)) else None
-        if attr is None:
-            return [None] * len(refs)
-        ids = [
-            r if type(r) is int and 0 <= r <= EMAX else await read(reference, view, r) for r in refs
-        ]
-        if len(ids) > _FEW:
-            rows: Rows = await read(view.attr, attr.id)
-            # What names no entity, or lies beyond 64 bits, has no attributes.
-            wanted = np.array([-1 if i is None or i >= 2**63 else i for i in ids], np.int64)
-            if not len(rows):
-                return [None] * len(refs)
-            at = np.minimum(rows.e.searchsorted(wanted), len(rows) - 1)
-            hits = rows.e[at] == wanted
-            values = rows.v.take(at[hits]).tolist()
-            found = iter(values)
-            return [(next(found),) if hit else None for hit in hits.tolist()]
-        out: list[tuple[Any] | None] = []
-        for eid in ids:
-            values = [] if eid is None else await read(view.values, eid, attr.id)
-            out.append((values[0],) if values else None)
-        return out
 
     async def _query(self, relation: Relation, args: list[Any]) -> list[Any]:
         from datahike_async.query.api import q

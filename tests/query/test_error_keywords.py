@@ -223,6 +223,7 @@ CLAUSES = [
     ("[(get-else $ ?e :age) ?x]", ":query/where", "(get-else …)"),
     ("[(missing? ?e :age)]", ":query/where", "(missing? …)"),
     ("[(missing? $ ?e 5)]", ":query/where", "not 5"),
+    ('[(missing? $ ?e "age")]', ":query/where", "not 'age'"),
     ("[(get-some $ ?e) ?x]", ":query/where", "(get-some …)"),
     ("[(get-some $ ?e 5) ?x]", ":query/where", "not 5"),
     ("[(missing? $x ?e :age)]", ":query/where", "$x"),

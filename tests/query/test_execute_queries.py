@@ -471,3 +471,19 @@ async def test_none_is_no_input() -> None:
     ):
         with pytest.raises(QueryError, match="nil"):
             await q(query, people(), None)
+
+
+@pytest.mark.parametrize("count", [3, 200])
+async def test_the_attribute_of_get_else_may_be_a_variable(count):
+    db = init_db([d for i in range(count) for d in ((i, ":n", i), (i, ":odd", i % 2 == 1))])
+    query = '[:find ?e ?a ?v :in $ [?a ...] :where [?e :n] [(get-else $ ?e ?a "none") ?v]]'
+    names = [":n", Keyword("odd"), ":nosuch", "plain"]
+    expected = {(i, ":n", i) for i in range(count)} | {
+        (i, Keyword("odd"), i % 2 == 1) for i in range(count)
+    }
+    expected |= {(i, name, "none") for i in range(count) for name in (":nosuch", "plain")}
+    assert await q(query, db, names) == expected
+    some = "[:find ?e ?k ?v :in $ [?a ...] :where [?e :n] [(get-some $ ?e ?a) [?k ?v]]]"
+    assert await q(some, db, [":nosuch", ":n"]) == {(i, Keyword("n"), i) for i in range(count)}
+    missing = "[:find ?e ?a :in $ [?a ...] :where [?e :n] [(missing? $ ?e ?a)]]"
+    assert await q(missing, db, [":nosuch", ":n"]) == {(i, ":nosuch") for i in range(count)}

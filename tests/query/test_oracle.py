@@ -21,7 +21,7 @@ from datahike_async.database import Database, empty_db
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.edn.writer import write
 from datahike_async.errors import QueryError
-from datahike_async.query import access, functions, patterns, point, reach, state
+from datahike_async.query import access, lookups, patterns, point, reach, state
 from datahike_async.snapshot.views import View
 from datahike_async.tx.apply import absorbed
 from datahike_async.values.types import typed_key
@@ -100,7 +100,7 @@ THRESHOLDS = (
     (access, "FEW"),
     (access, "_MANY"),
     (patterns, "FEW"),
-    (functions, "_FEW"),
+    (lookups, "_FEW"),
     (point, "_MOST"),
     (state, "_WORTH"),
     (reach, "_MATRIX"),

@@ -11,8 +11,11 @@ import pytest
 
 from datahike_async.database import Database, init_db
 from datahike_async.edn.reader import read
+from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
 from datahike_async.query.api import q
+from datahike_async.query.ruleset import RuleSet
+from datahike_async.query.where import parse_rules
 
 pytestmark = pytest.mark.anyio
 
@@ -279,3 +282,33 @@ async def test_random_non_linear_recursion(seed: int) -> None:
     assert set(await q("[:find ?y :in $ % :where (o 1 ?y)]", db, rules)) == {
         (y,) for x, y in o if x == 1
     }
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_circles_of_rules(seed):
+    rng = random.Random(seed)
+    count = rng.randint(1, 8)
+    calls = [[rng.randrange(count) for _ in range(rng.randint(0, 2))] for _ in range(count)]
+
+    def reached(i: int) -> set[int]:
+        out: set[int] = set()
+        todo = list(calls[i])
+        while todo:
+            j = todo.pop()
+            if j not in out:
+                out.add(j)
+                todo += calls[j]
+        return out
+
+    rules = [
+        f"[(r{i} ?x) [?x :n] {' '.join(f'(r{j} ?x)' for j in called)}]"
+        for i, called in enumerate(calls)
+    ]
+    known = RuleSet(parse_rules("[" + " ".join(rules) + "]"))
+    circles = {
+        Symbol(f"r{i}"): {Symbol(f"r{j}") for j in reached(i) if i in reached(j)}
+        for i in range(count)
+        if i in reached(i)
+    }
+    assert known.circle == circles
+    assert known.recursive == set(circles)
