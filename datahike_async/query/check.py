@@ -117,7 +117,9 @@ class Checker:
             text = f"{_listed(missing)} not bound in {shown}."
         elif isinstance(clause, Not):
             if variables and bound.isdisjoint(variables):
-                text = f"none of {_listed(variables)} is bound outside of (not …)."
+                text = (
+                    f"none of {_listed(variables)} is bound outside of (not …); bind one beside it."
+                )
             else:
                 here = bound & set(variables)
                 stuck = self._stuck(clause.clauses, here)

@@ -134,7 +134,10 @@ class Functions:
                 return await self._each_function(clause, relation, args, predicate=predicate)
             return await self._rows(found, function, relation, args, predicate=predicate)
         if not isinstance(function, Symbol):
-            raise QueryError(f"{shown(function)} is no function.", error=":query/where")
+            raise QueryError(
+                f"{shown(function)} is no function; expected the name of one, or a variable.",
+                error=":query/where",
+            )
         if function in self.given:
             return await self._rows(
                 self.given[function], function, relation, args, predicate=predicate
@@ -152,7 +155,7 @@ class Functions:
         if isinstance(function, Symbol):
             function = named_function(function)
         if not callable(function):
-            raise QueryError(f"{name} is {shown(function)}, no function.", error=":query/where")
+            raise _no_function(name, function)
         given = [self._given_source(arg) for arg in args]
         return await call_rows(
             function,
@@ -176,9 +179,7 @@ class Functions:
     ) -> list[Any]:
         def call(function: Any, *rest: Any) -> Any:
             if not callable(function):
-                raise QueryError(
-                    f"{clause.function} is {shown(function)}, no function.", error=":query/where"
-                )
+                raise _no_function(clause.function, function)
             return function(*rest)
 
         column = relation.columns[clause.function]
@@ -208,6 +209,13 @@ class Functions:
             found = await q(*row, host=self.engine.host, budget=self.engine.meter.left())
             out.append([list(x) for x in found] if hasattr(found, "columns") else found)
         return out
+
+
+def _no_function(name: Any, value: Any) -> QueryError:
+    return QueryError(
+        f"{name} is {shown(value)}, no function; give a callable, or a symbol that names one.",
+        error=":query/where",
+    )
 
 
 # -- bindings ----------------------------------------------------------------------------------
@@ -313,7 +321,9 @@ def _items(value: Any, what: str) -> Sequence[Any]:
     ):
         return list(value)
     raise QueryError(
-        f"Cannot bind value {shown(value)} to {what}.", error=":query/binding", value=value
+        f"Cannot bind value {shown(value)} to {what}; expected a list, a tuple or a set.",
+        error=":query/binding",
+        value=value,
     )
 
 

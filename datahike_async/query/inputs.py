@@ -156,7 +156,8 @@ def bind(parsed: Query, inputs: Sequence[Any]) -> Bound:
             elif is_var(name):
                 if value is None:
                     raise QueryError(
-                        f"nil cannot be bound to {shown(name)}.", error=":query/binding"
+                        f"nil cannot be bound to {shown(name)}; no value of a database is nil.",
+                        error=":query/binding",
                     )
                 consts[name] = plain_value(value)
                 if callable(value):

@@ -283,7 +283,11 @@ def _ordered_by(item: Any, find: Find) -> int:
     if _is_call(element):
         element = _element(element)
     if not isinstance(element, (Symbol, Aggregate, Pull)) or element not in find.elements:
-        raise _error("order-by", f":order-by {term_text(item)} is not in :find.")
+        raise _error(
+            "order-by",
+            f":order-by {term_text(item)} is not in :find; expected one of its elements, or the "
+            "index of one.",
+        )
     return find.elements.index(element)
 
 

@@ -86,7 +86,10 @@ def _clause(form: Any, source: Symbol) -> Clause:
                 f"Cannot parse clause {term_text(form)}; expected a rule's name first.", form
             )
     if len(items) > 5:
-        raise _error(f"The pattern {term_text(form)} has more than five components.", form)
+        raise _error(
+            f"The pattern {term_text(form)} has more than five components: e a v tx added.",
+            form,
+        )
     terms = list(items) + [BLANK] * (5 - len(items))
     if type(terms[1]) is str and terms[1][:1] == ":":
         terms[1] = Keyword(terms[1])
