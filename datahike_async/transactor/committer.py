@@ -208,6 +208,10 @@ class Committer:
                         if doubtful and state.generation - len(state.recent) >= generation:
                             raise unknown(error)
                         raise Moved(state)
+                    before, doubtful = (
+                        doubtful,
+                        True,
+                    )  # While it is under way: the deadline may come.
                     try:
                         self.revision = await send()
                         return
@@ -216,7 +220,7 @@ class Committer:
                     except KonserveError as again:
                         # Never a definite failure: what was sent first may still land.
                         error = again
-                        doubtful = doubtful or isinstance(again, OutcomeUnknown)
+                        doubtful = before or isinstance(again, OutcomeUnknown)
                 # Jitter: writers that collided must not collide again.
                 await anyio.sleep(pause * (0.5 + self.env.random()))
                 pause = min(pause * 2, 1.0)
