@@ -46,25 +46,33 @@ class Mailbox(Generic[T]):
         return True
 
     async def room(self) -> None:
-        """Wait until it is this caller's turn to try again. Cancelling it forgets the caller."""
+        """Wait until it is this caller's turn to try again. Cancelling it forgets the caller.
+
+        Then call ``put_after_room`` or ``give_up_room``: the reader waits for it.
+        """
         turn = anyio.Event()
         self._senders.append(turn)
         try:
             await turn.wait()
         except BaseException:
-            if turn.is_set():
-                self._admitted -= 1
-                self._admit()
-            else:
+            if not turn.is_set():
                 self._senders.remove(turn)
-            # The reader may be waiting for this sender.
-            self.wake()
+                # The reader may be waiting for this sender.
+                self.wake()
+            else:
+                self.give_up_room()
             raise
 
     def put_after_room(self, message: T) -> None:
         """Put a message in for a sender whom ``room`` let through."""
         self._admitted -= 1
         self._queue.append(message)
+        self.wake()
+
+    def give_up_room(self) -> None:
+        """Let go of the place of a sender whom ``room`` let through and who has nothing to send."""
+        self._admitted -= 1
+        self._admit()
         self.wake()
 
     def take(self) -> T:

@@ -152,11 +152,12 @@ class Transactor:
                 error=":transact/syntax",
             )
         message = Transact(*normalize(tx_data, tx_meta), basis, key)
-        if self.fatal is not None:
+        if self._is_shut():
             raise shut_down(self.fatal)
         if not self.mailbox.put_nowait(message):
             await self.mailbox.room()
-            if self.fatal is not None:
+            if self._is_shut():
+                self.mailbox.give_up_room()
                 raise shut_down(self.fatal)
             self.mailbox.put_after_room(message)
         await message.done.wait()
@@ -179,6 +180,9 @@ class Transactor:
         await request.done.wait()
         if request.error is not None:
             raise request.error
+
+    def _is_shut(self) -> bool:
+        return self.fatal is not None
 
     def shut(self, cause: DatahikeError) -> None:
         """Take nothing more; whoever waits gets WriterError."""

@@ -1,4 +1,4 @@
-"""The ends of the commit path that few stores show."""
+"""The ends of the commit path that few stores show: refusals that were none, and full mailboxes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import pytest
 
 import datahike_async as d
 from datahike_async.errors import (
+    DatahikeError,
+    StorageError,
     TransactionOutcomeUnknown,
+    WriterError,
 )
 from datahike_async.konserve import store as stores
 from datahike_async.konserve.blob import Expected, Revision
-from datahike_async.konserve.errors import RevisionMismatch
+from datahike_async.konserve.errors import RevisionMismatch, StoreIOError
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
@@ -82,3 +85,31 @@ async def test_a_sending_that_the_deadline_cut_off_leaves_a_doubt(
             await conn.transact([{":n": 1}])
     async with d.connect(store=store) as conn:
         assert [x.v for x in await conn.db().datoms("aevt", ":n")] == [1]
+
+
+async def test_a_writer_that_closed_itself_with_a_full_mailbox_can_be_released(
+    store: dict[str, Any], blobs: list[Intercepted]
+) -> None:
+    refused: list[DatahikeError] = []
+    all_waiting = anyio.Event()
+
+    async def broken(call: Callable[[], Awaitable[Revision]]) -> Revision:
+        await all_waiting.wait()
+        raise StoreIOError("the medium failed")
+
+    async def send(conn: d.Connection) -> None:
+        try:
+            await conn.transact([{":n": 1}])
+        except DatahikeError as error:
+            refused.append(error)
+
+    with anyio.fail_after(30):
+        async with d.connect(store=store, writer={"transaction-queue-size": 1}) as conn:
+            blobs[0].on_send = broken
+            async with anyio.create_task_group() as tasks:
+                for _ in range(6):
+                    tasks.start_soon(send, conn)
+                await anyio.wait_all_tasks_blocked()
+                all_waiting.set()
+    assert len(refused) == 6
+    assert all(isinstance(error, (StorageError, WriterError)) for error in refused)
