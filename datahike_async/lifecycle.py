@@ -10,9 +10,16 @@ import anyio
 from datahike_async.config import Config
 from datahike_async.edn import read_all
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import ConfigError, ConnectionClosed, DatabaseExists, shown
+from datahike_async.errors import (
+    ConfigError,
+    ConnectionClosed,
+    DatabaseExists,
+    DatahikeError,
+    shown,
+)
 from datahike_async.konserve import store as stores
-from datahike_async.konserve.errors import RevisionMismatch, StoreNotFound
+from datahike_async.konserve.errors import KonserveError, RevisionMismatch, StoreNotFound
+from datahike_async.konserve.store import Store
 from datahike_async.storage.create import first_head, write_first_head
 from datahike_async.storage.open import read_branch
 from datahike_async.storage.translate import konserve_errors
@@ -55,8 +62,10 @@ async def create_database(config: Any = None, *, env: Env = SYSTEM, **options: A
             ) from None
         finally:
             with anyio.CancelScope(shield=True):
+                # Somebody may have found the store that was made here, and been faster.
+                unused = made and not created and not await _may_have_head(store, wanted)
                 await stores.release_store(store)
-                if made and not created:
+                if unused:
                     await stores.delete_store(store_config)
     return wanted.in_store({**store_config, "id": store_id})
 
@@ -67,7 +76,15 @@ async def _store_exists(store_config: dict[str, Any]) -> bool:
     return await stores.store_exists(store_config)
 
 
-async def _identity(store: Any, config: Config) -> UUID | None:
+async def _may_have_head(store: Store, config: Config) -> bool:
+    try:
+        return await read_branch(store, config.branch, None) is not None
+    except (KonserveError, DatahikeError):
+        # Better a store that nobody uses than a database that is gone.
+        return True
+
+
+async def _identity(store: Store, config: Config) -> UUID | None:
     state = await read_branch(store, config.branch, None)
     return None if state is None else state.head.base.store
 
