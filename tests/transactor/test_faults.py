@@ -263,7 +263,7 @@ class Liar(FaultyBlobStore):
     async def append(self, name: str, record: bytes, expected: str) -> str:
         if self._lies():
             return "made up"
-        return await self._journals.append(name, record, expected)
+        return await self.journals.append(name, record, expected)
 
 
 async def test_the_check_itself_finds_a_lost_acknowledgement(

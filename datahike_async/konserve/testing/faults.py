@@ -6,23 +6,22 @@ A harness counts the calls of a run without faults, and then repeats the run onc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from datahike_async.konserve.blob import (
     Blob,
     BlobStore,
-    Capabilities,
     Expected,
     Journal,
-    JournalBlobStore,
     Revision,
     Unchanged,
     Write,
 )
 from datahike_async.konserve.errors import KonserveError, OutcomeUnknown, StoreIOError
+from datahike_async.konserve.wrappers.passing import PassingBlobStore
 
 __all__ = ["Fault", "FaultPlan", "FaultyBlobStore", "every_fault"]
 
@@ -58,16 +57,16 @@ def every_fault(calls: int) -> Iterator[FaultPlan]:
             yield FaultPlan(fault, at, True)
 
 
-class FaultyBlobStore:
+class FaultyBlobStore(PassingBlobStore):
     """Wraps a blob store; the ``at``-th write from now (from 0) fails, or all from it on.
 
     A BEFORE fault raises ``error``, any other OutcomeUnknown. A LATE write reaches the wrapped
     store once ``late_by`` further calls have been made, or when :meth:`land` says so; what then
     becomes of it nobody hears.
 
-    With ``reads`` the reads count and fail too, always with ``error``. With ``each_item`` a
-    ``write_many`` that is not atomic is one call an item, so that a fault can part them.
-    ``calls`` and ``writes`` count what could fail so far, and the writes among it.
+    With ``reads`` the reads count and fail too, always with ``error``; a listing never fails. With
+    ``each_item`` a ``write_many`` that is not atomic is one call an item, so that a fault can part
+    them. ``calls`` and ``writes`` count what could fail so far, and the writes among it.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class FaultyBlobStore:
         each_item: bool = False,
         late_by: int | None = None,
     ) -> None:
-        self.blobs = blobs
+        super().__init__(blobs)
         self.fault = fault
         self.at = at
         self.persistent = persistent
@@ -93,16 +92,6 @@ class FaultyBlobStore:
         self.calls = 0
         self.writes = 0
         self._late: list[tuple[int | None, Callable[[], Awaitable[object]]]] = []
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the wrapped store promises."""
-        return self.blobs.capabilities
-
-    @property
-    def server(self) -> str:
-        """What is at the other end of the wrapped store."""
-        return self.blobs.server
 
     async def land(self) -> None:
         """Let every write that is late reach the store now, in the order they were made."""
@@ -158,10 +147,6 @@ class FaultyBlobStore:
         """Read, unless this is the call that fails."""
         return await self._read(lambda: self.blobs.read_many(names))
 
-    def names(self) -> AsyncIterator[Sequence[str]]:
-        """List through; a listing never fails."""
-        return self.blobs.names()
-
     async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
         """Write, unless this is the call that fails."""
         return await self._write(lambda: self.blobs.write(name, data, expected))
@@ -175,12 +160,11 @@ class FaultyBlobStore:
     ) -> Sequence[Revision]:
         """Write, unless this is the call that fails, or one of them is."""
         if self.each_item and not self.capabilities.atomic_multi:
-            return [
-                revision
-                for write in writes
-                for revision in await self._write(lambda w=write: self.blobs.write_many([w]))  # type: ignore[misc]
-            ]
+            return [revision for write in writes for revision in await self._write_one(write)]
         return await self._write(lambda: self.blobs.write_many(writes, ordered=ordered))
+
+    async def _write_one(self, write: Write) -> Sequence[Revision]:
+        return await self._write(lambda: self.blobs.write_many([write]))
 
     async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
         """Delete, unless this is the call that fails."""
@@ -188,19 +172,10 @@ class FaultyBlobStore:
 
     async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
         """Append, unless this is the call that fails."""
-        return await self._write(lambda: self._journals.append(name, record, expected))
+        return await self._write(lambda: self.journals.append(name, record, expected))
 
     async def read_journal(
         self, name: str, unless: Revision | None = None
     ) -> Journal | Unchanged | None:
         """Read, unless this is the call that fails."""
-        return await self._read(lambda: self._journals.read_journal(name, unless))
-
-    @property
-    def _journals(self) -> JournalBlobStore:
-        found: Any = self.blobs
-        return found  # type: ignore[no-any-return]
-
-    async def close(self) -> None:
-        """Close the wrapped store."""
-        await self.blobs.close()
+        return await self._read(lambda: self.journals.read_journal(name, unless))
