@@ -88,21 +88,18 @@ class Applied:
 
     def operations(self) -> list[Operation]:
         """Return what was done, in order, as (e, attribute id, value, t, added)."""
-        done = operations(self._mem, *self._span)
-        if self._bulk is not None:
-            tx = self.tx
-            bulk = zip(self._bulk.e, self._bulk.a, self._bulk.v, strict=True)
-            done += [(e, a, v, tx, True) for e, a, v in bulk]
-        return done
+        return operations(self._mem, *self._span) + self._merged()
 
     def logged(self) -> list[Operation]:
         """Return what was done as the log keeps it; see ``replay``."""
-        done = logged(self._mem, *self._span)
-        if self._bulk is not None:
-            tx = self.tx
-            bulk = zip(self._bulk.e, self._bulk.a, self._bulk.v, strict=True)
-            done += [(e, a, v, tx, True) for e, a, v in bulk]
-        return done
+        return logged(self._mem, *self._span) + self._merged()
+
+    def _merged(self) -> list[Operation]:
+        """Return what went into the trees at once."""
+        bulk, tx = self._bulk, self.tx
+        if bulk is None:
+            return []
+        return [(e, a, v, tx, True) for e, a, v in zip(bulk.e, bulk.a, bulk.v, strict=True)]
 
     def columns(self) -> tuple[list[int], list[int], list[Any], list[int], list[bool]]:
         """Return ``logged`` as parallel lists: a million tuples would stall the collector."""
