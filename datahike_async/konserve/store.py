@@ -8,7 +8,7 @@ only over the revision it read, so that other processes are safe too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 from datahike_async.konserve.blob import (
@@ -432,7 +432,7 @@ class Store:
     def _journals(self) -> JournalBlobStore:
         if not self.capabilities.journal:
             raise UnsupportedOperation("This backend keeps no journals.")
-        return self.blobs  # type: ignore[return-value]
+        return cast(JournalBlobStore, self.blobs)
 
     # -- hooks and the end ---------------------------------------------------------------------
 

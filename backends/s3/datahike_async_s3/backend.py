@@ -15,6 +15,7 @@ from anyio.to_thread import run_sync
 
 from datahike_async.konserve import (
     ABSENT,
+    Blob,
     CorruptValue,
     RevisionMismatch,
     StoreConfigError,
@@ -42,7 +43,8 @@ async def _open(settings: Settings) -> S3BlobStore:
 
     client, errors, store = await run_sync(load)
     with errors.translated(f"opening {settings.place}"):
-        return store.S3BlobStore(await client.open_client(settings), settings)  # type: ignore[no-any-return]
+        made: S3BlobStore = store.S3BlobStore(await client.open_client(settings), settings)
+        return made
 
 
 class S3Backend:
@@ -72,7 +74,7 @@ class S3Backend:
                 raise StoreNotFound(f"{error} Create it, or set create-bucket to true.") from error
             await _make_bucket(store, settings)
             found = None
-        if found is not None and found.data == _DELETED:  # type: ignore[union-attr]
+        if isinstance(found, Blob) and found.data == _DELETED:
             await _remove_all(store)
             found = None
         if found is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -253,7 +254,7 @@ class S3BlobStore(BlobStoreBase):
         """Remove objects without asking whether they are there."""
         for start in range(0, len(names), _DELETED_AT_ONCE):
             part = names[start : start + _DELETED_AT_ONCE]
-            await self._patiently(lambda part=part: self._remove(part))  # type: ignore[misc]
+            await self._patiently(partial(self._remove, part))
 
     async def _remove(self, names: Sequence[str]) -> None:
         prefix = self._settings.prefix

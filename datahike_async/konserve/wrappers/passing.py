@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 from datahike_async.konserve.base import BlobStoreBase
 from datahike_async.konserve.blob import (
@@ -35,8 +35,7 @@ class PassingBlobStore(BlobStoreBase):
     @property
     def journals(self) -> JournalBlobStore:
         """The store behind, where its capabilities promise journals."""
-        found: Any = self.blobs
-        return found  # type: ignore[no-any-return]
+        return cast(JournalBlobStore, self.blobs)
 
     @property
     def capabilities(self) -> Capabilities:

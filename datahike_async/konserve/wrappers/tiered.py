@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 
@@ -274,8 +274,7 @@ class TieredBlobStore(BlobStoreBase):
 
     @property
     def _journals(self) -> JournalBlobStore:
-        found: Any = self._back
-        return found  # type: ignore[no-any-return]
+        return cast(JournalBlobStore, self._back)
 
     async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
         """Append in the backend; a copy would have the revision of before."""
