@@ -15,14 +15,18 @@ from anyio.to_thread import run_sync
 
 from datahike_async.konserve import (
     ABSENT,
+    UNCHANGED,
     Blob,
     CorruptValue,
+    OutcomeUnknown,
     RevisionMismatch,
     StoreConfigError,
     StoreExists,
     StoreNotFound,
     UnsupportedEncoding,
+    UnsupportedOperation,
 )
+from datahike_async.konserve.blob import Expected, Revision
 from datahike_async_s3.settings import KEYS, Settings, settings_of
 
 if TYPE_CHECKING:
@@ -31,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["S3Backend"]
 
 _FORMAT: Final = 1
-_DELETED: Final = b"konserve-s3 deleted\n"
+_DELETED: Final = b"konserve-s3 deleted "
+"""How the marker begins of a store that is being deleted; what follows says by whom."""
+_ATTEMPTS: Final = 4
 
 
 async def _open(settings: Settings) -> S3BlobStore:
@@ -74,23 +80,24 @@ class S3Backend:
                 raise StoreNotFound(f"{error} Create it, or set create-bucket to true.") from error
             await _make_bucket(store, settings)
             found = None
-        if isinstance(found, Blob) and found.data == _DELETED:
-            await _remove_all(store)
-            found = None
-        if found is None:
-            there, _ = await store.page()
-            if there and MARKER not in there:
-                raise StoreConfigError(
-                    f"There are other objects at {settings.place}; give the store a prefix of its "
-                    "own."
-                )
-            text = f"konserve-s3 {_FORMAT} {id_}\n"
-            try:
-                await store.write(MARKER, text.encode(), ABSENT)
-                return
-            except RevisionMismatch:
-                pass
-        raise StoreExists(f"S3 store already exists at {settings.place}.")
+        expected: Expected = ABSENT
+        try:
+            if isinstance(found, Blob):
+                if not found.data.startswith(_DELETED):
+                    raise RevisionMismatch("there is a store")
+                # Whoever deletes it, if he is not dead, stops where the mark is not his own.
+                expected = await store.write(MARKER, _mark(), found.revision)
+                await _remove_all(store, expected)
+            else:
+                there, _ = await store.page()
+                if there and MARKER not in there:
+                    raise StoreConfigError(
+                        f"There are other objects at {settings.place}; give the store a prefix of "
+                        "its own."
+                    )
+            await store.write(MARKER, f"konserve-s3 {_FORMAT} {id_}\n".encode(), expected)
+        except RevisionMismatch:
+            raise StoreExists(f"S3 store already exists at {settings.place}.") from None
 
     async def connect(self, config: Mapping[str, Any]) -> S3BlobStore:
         """Open a store. Raises StoreNotFound; StoreConfigError where it is another store."""
@@ -143,7 +150,7 @@ async def _id(store: S3BlobStore) -> UUID | None:
     from datahike_async_s3.store import MARKER
 
     found = await store.read(MARKER)
-    if found is None or found.data == _DELETED:
+    if found is None or found.data.startswith(_DELETED):
         return None
     words = found.data.decode("ascii", "replace").split()
     if len(words) != 3 or words[0] != "konserve-s3" or not words[1].isdigit():
@@ -164,20 +171,47 @@ async def _delete(store: S3BlobStore) -> None:
     if await store.read(MARKER) is None:
         return
     # No store from here on, but known as the rest of one: deleting it can be repeated.
-    await store.write(MARKER, _DELETED)
-    await _remove_all(store)
+    mine = await store.write(MARKER, _mark())
+    if await _remove_all(store, mine):
+        await _unmark(store, mine)
 
 
-async def _remove_all(store: S3BlobStore) -> None:
+def _mark() -> bytes:
+    return _DELETED + uuid4().hex.encode() + b"\n"
+
+
+async def _remove_all(store: S3BlobStore, mine: Revision) -> bool:
+    """Remove everything but the marker, as long as it is ``mine``; say whether it was."""
     from datahike_async_s3.store import MARKER
 
     after = None
     while True:
         page, after = await store.page(after)
+        # Somebody else may have taken over, and made a store whose objects were listed just now.
+        if await store.read_latest(MARKER, mine) is not UNCHANGED:
+            return False
         await store.remove([name for name in page if name != MARKER])
         if after is None:
-            break
-    await store.remove([MARKER])
+            return True
+
+
+async def _unmark(store: S3BlobStore, mine: Revision) -> None:
+    from datahike_async_s3.store import MARKER
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            await store.delete(MARKER, mine)
+            return
+        except RevisionMismatch:
+            # It is gone, or somebody else's by now.
+            return
+        except UnsupportedOperation:
+            # A server that knows no conditional deletion.
+            await store.remove([MARKER])
+            return
+        except OutcomeUnknown:
+            if attempt == _ATTEMPTS - 1:
+                raise
 
 
 async def _make_bucket(store: S3BlobStore, settings: Settings) -> None:
