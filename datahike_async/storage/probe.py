@@ -20,6 +20,7 @@ from datahike_async.konserve.errors import (
     OutcomeUnknown,
     RevisionMismatch,
     StoreUnavailable,
+    UnsupportedOperation,
 )
 from datahike_async.konserve.store import Store
 
@@ -78,7 +79,10 @@ class Fence:
         if domain is not ConditionalDomain.GLOBAL or place in _trusted:
             # Of one process or machine: the backend itself compares, and its tests show it.
             return ""
-        wrong = await self._tried()
+        try:
+            wrong = await self._tried()
+        except UnsupportedOperation as error:
+            wrong = f"it refuses them ({error})"
         if not wrong:
             _trusted.add(place)
             return ""

@@ -6,7 +6,8 @@ or a server's failure says nothing, and then a conditional write has an unknown 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from datahike_async.konserve import (
     UnsupportedOperation,
 )
 
-__all__ = ["is_missing", "is_unchanged", "translated"]
+__all__ = ["is_missing", "is_unchanged", "still_there", "translated"]
 
 _THROTTLED: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
@@ -67,6 +68,13 @@ def is_unchanged(error: b.ClientError) -> bool:
     return _status(error) == 304
 
 
+def still_there(what: str, error: Mapping[str, Any]) -> KonserveError:
+    """Return the error for an object that a deletion of many left: what the server says of it."""
+    code = str(error.get("Code", ""))
+    text = f"{what}: {error.get('Key')} is still there: {code}: {error.get('Message')}"
+    return StoreDenied(text) if code in _DENIED else StoreUnavailable(text)
+
+
 @contextmanager
 def translated(what: str, *, writes: bool = False, expected: object = None) -> Iterator[None]:
     """Turn the driver's errors that leave the block into konserve's.
@@ -92,6 +100,9 @@ def translated(what: str, *, writes: bool = False, expected: object = None) -> I
     except b.BotoCoreError as error:
         raise StoreConfigError(f"{what}: {error}") from error
     except Exception as error:
+        if isinstance(error.__context__, ssl.SSLError):
+            # The driver fails to make its own error of one in the middle of a request.
+            raise _lost(what, writes, _short(error.__context__)) from error
         # The transport's own, which the driver lets through while a body is read.
         if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
             raise _lost(what, writes, _short(error)) from error
@@ -127,6 +138,8 @@ def _refused(error: b.ClientError, what: str, writes: bool, expected: object) ->
         )
     if code == "EntityTooLarge":
         return UnsupportedOperation(f"{what}: the value is too large for this server.")
+    if status == 501 or code == "NotImplemented":
+        return UnsupportedOperation(f"{what}: the server answered {status} {code}: {message}.")
     if status >= 500 or status in (408, 409, 429) or code in _THROTTLED or code == "RequestTimeout":
         # Said by the server or by something in front of it, perhaps after the write.
         if writes:

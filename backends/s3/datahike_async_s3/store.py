@@ -30,7 +30,7 @@ from datahike_async.konserve import (
 )
 from datahike_async.konserve.base import gather
 from datahike_async.konserve.blob import Expected, Revision, Unchanged
-from datahike_async_s3.errors import is_missing, is_unchanged, translated
+from datahike_async_s3.errors import is_missing, is_unchanged, still_there, translated
 from datahike_async_s3.multipart import put_in_parts
 from datahike_async_s3.settings import Settings
 
@@ -262,10 +262,7 @@ class S3BlobStore(BlobStoreBase):
             objects = [{"Key": prefix + name} for name in names]
             answer = await self._ask("delete_objects", Delete={"Objects": objects, "Quiet": True})
         for error in answer.get("Errors", ()):
-            raise StoreUnavailable(
-                f"{self._what('deleting')}: {error.get('Key')} is still there: "
-                f"{error.get('Code')}: {error.get('Message')}"
-            )
+            raise still_there(self._what("deleting"), error)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
+from botocore.exceptions import SSLError
 from datahike_async_s3 import backend as backends
+from datahike_async_s3.errors import translated
 from datahike_async_s3.store import S3BlobStore
 
+import datahike_async as d
 from datahike_async.konserve import (
     ABSENT,
+    OutcomeUnknown,
+    StoreDenied,
+    StoreUnavailable,
+    UnsupportedOperation,
     connect_store,
     create_store,
     delete_store,
     store_exists,
 )
+from tests.servers.programs import S3Server
+from tests.servers.proxy import Proxy, status
 
 pytestmark = pytest.mark.anyio
 
@@ -98,3 +108,77 @@ async def test_a_deletion_that_was_cut_off_is_finished_by_whoever_creates(
     assert await store.keys() == []
     assert await store_exists(store_config)
     await store.release()
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+async def test_what_a_server_does_not_know_is_a_refusal_at_once(
+    server: S3Server, store_config: dict[str, Any]
+) -> None:
+    with Proxy(server.endpoint) as proxy:
+        store = await create_store({**store_config, "endpoint": proxy.url})
+        proxy.plan = lambda _: status(501)
+        proxy.clear()
+        with pytest.raises(UnsupportedOperation, match="501"):
+            await store.assoc("k", 1)
+        assert proxy.count("PUT") == 1
+        with pytest.raises(UnsupportedOperation, match="501"):
+            await store.assoc("k", 1, expected_revision=ABSENT)
+        proxy.plan = None
+        await store.release()
+
+
+async def test_a_database_is_refused_where_conditions_are_not_known(
+    server: S3Server, store_config: dict[str, Any]
+) -> None:
+    with Proxy(server.endpoint) as proxy:
+        config = {**store_config, "endpoint": proxy.url}
+        await (await create_store(config)).release()
+
+        def plan(request: Any) -> Any:
+            headers = {name.lower() for name in request.headers}
+            return status(501) if headers & {"if-none-match", "if-match"} else None
+
+        proxy.plan = plan
+        with pytest.raises(d.FencingUnsupported, match="conditional"):
+            await d.create_database(store=config)
+        proxy.plan = None
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("AccessDenied", StoreDenied), ("InternalError", StoreUnavailable)]
+)
+async def test_objects_that_stay_say_why(
+    store_config: dict[str, Any], code: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await create_store({**store_config, "retry-seconds": 0.1})
+    await store.assoc("k", 1)
+    ask, asked = S3BlobStore._ask, 0
+
+    async def refuse(self: S3BlobStore, operation: str, *arguments: Any, **parameters: Any) -> Any:
+        nonlocal asked
+        if operation != "delete_objects":
+            return await ask(self, operation, *arguments, **parameters)
+        asked += 1
+        key = parameters["Delete"]["Objects"][0]["Key"]
+        return {"Errors": [{"Key": key, "Code": code, "Message": "planted"}]}
+
+    monkeypatch.setattr(S3BlobStore, "_ask", refuse)
+    with pytest.raises(kind, match="still there"):
+        await store.multi_dissoc(["k"])
+    assert asked == 1 or kind is StoreUnavailable
+    await store.release()
+
+
+def test_encryption_that_breaks_half_way_leaves_a_doubt() -> None:
+    def driver() -> None:
+        # As the driver does it: without the arguments that its own error needs.
+        try:
+            raise ssl.SSLError("bad record mac")
+        except ssl.SSLError:
+            raise SSLError from None
+
+    for writes, kind in ((True, OutcomeUnknown), (False, StoreUnavailable)):
+        with pytest.raises(kind, match="bad record mac"), translated("writing x", writes=writes):
+            driver()
