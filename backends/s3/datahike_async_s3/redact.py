@@ -14,8 +14,11 @@ _secrets: set[str] = set()
 
 def _redacted(record: logging.LogRecord) -> bool:
     text = record.getMessage()
-    if any(secret in text for secret in _secrets):
-        for secret in _secrets:
+    # A copy, made in one step, as other threads add to them. The longest come first, for a secret
+    # may begin with another one.
+    known = sorted(_secrets, key=len, reverse=True)
+    if any(secret in text for secret in known):
+        for secret in known:
             text = text.replace(secret, _HIDDEN)
         record.msg, record.args = text, None
     return True

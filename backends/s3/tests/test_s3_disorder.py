@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from botocore.exceptions import SSLError
 from datahike_async_s3 import backend as backends
 from datahike_async_s3.errors import translated
+from datahike_async_s3.redact import _redacted, redact
 from datahike_async_s3.store import S3BlobStore
 
 import datahike_async as d
@@ -182,3 +184,32 @@ def test_encryption_that_breaks_half_way_leaves_a_doubt() -> None:
     for writes, kind in ((True, OutcomeUnknown), (False, StoreUnavailable)):
         with pytest.raises(kind, match="bad record mac"), translated("writing x", writes=writes):
             driver()
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+
+def test_a_store_may_be_opened_while_another_one_logs() -> None:
+    class Text(str):
+        __slots__ = ()
+
+        def __contains__(self, item: str) -> bool:
+            redact(f"another-{len(item)}")
+            return super().__contains__(item)
+
+    class Record(logging.LogRecord):
+        def getMessage(self) -> str:  # noqa: N802
+            return Text("a secret-of-mine here")
+
+    redact("secret-of-mine", "secret-of-mine-too", "a-third")
+    record = Record("botocore.auth", logging.DEBUG, "", 0, "", None, None)
+    assert _redacted(record)
+    assert record.msg == "a *** here"
+
+
+def test_a_secret_within_another_one_uncovers_neither() -> None:
+    redact("short-secret", "short-secret-and-long")
+    text = "short-secret-and-long"
+    record = logging.LogRecord("botocore.auth", logging.DEBUG, "", 0, text, None, None)
+    assert _redacted(record)
+    assert record.msg == "***"
