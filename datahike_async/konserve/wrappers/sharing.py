@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import anyio
 from anyio.lowlevel import RunVar
 
 from datahike_async.konserve.blob import BlobStore
@@ -18,11 +19,12 @@ __all__ = ["Handle", "forget", "share"]
 
 
 class _Shared:
-    """A store and how many handles it has."""
+    """A store and how many handles it has; ``lock`` guards its end."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self.blobs = blobs
         self.handles = 0
+        self.lock = anyio.Lock()
 
 
 _all: RunVar[dict[UUID, _Shared]] = RunVar("datahike_async.konserve.tiered")
@@ -56,14 +58,15 @@ class Handle(PassingBlobStore):
 
     async def close(self) -> None:
         """Let go of the store; the last one closes it. Raises what closing it raises."""
-        if not self._open:
-            return
-        if self._shared.handles == 1:
-            await self._blobs.close()
-            if _live().get(self._id) is self._shared:
-                del _live()[self._id]
-        self._open = False
-        self._shared.handles -= 1
+        async with self._shared.lock:
+            if not self._open:
+                return
+            if self._shared.handles == 1:
+                await self._blobs.close()
+                if _live().get(self._id) is self._shared:
+                    del _live()[self._id]
+            self._open = False
+            self._shared.handles -= 1
 
 
 async def share(id_: UUID, fresh: BlobStore, *, new: bool = False) -> Handle:
@@ -72,13 +75,20 @@ async def share(id_: UUID, fresh: BlobStore, *, new: bool = False) -> Handle:
     With ``new`` it was just made, and what is known under the id is of a store that is gone.
     """
     live = _live()
-    found = None if new else live.get(id_)
-    if found is None:
-        found = live[id_] = _Shared(fresh)
-        return Handle(id_, found)
-    handle = Handle(id_, found)
-    await fresh.close()
-    return handle
+    try:
+        while not new and (found := live.get(id_)) is not None:
+            async with found.lock:
+                # It may have been closed meanwhile.
+                if live.get(id_) is found:
+                    with anyio.CancelScope(shield=True):
+                        await fresh.close()
+                    return Handle(id_, found)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await fresh.close()
+        raise
+    made = live[id_] = _Shared(fresh)
+    return Handle(id_, made)
 
 
 def forget(id_: UUID) -> BlobStore | None:

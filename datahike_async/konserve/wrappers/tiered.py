@@ -292,10 +292,11 @@ class TieredBlobStore(BlobStoreBase):
             return found
         return found._replace(revision=self._behind.given(name, found.revision))
 
-    def abandon(self) -> None:
-        """Let go of what was kept back: the store is being deleted."""
+    async def abandon(self) -> None:
+        """Let go of what was kept back, for the store is being deleted; see what is sent arrive."""
         if self._behind is not None:
             self._behind.clear()
+            await self._behind.sent()
 
     async def close(self) -> None:
         """Write what was kept back, and close both. Raises where it could not be written.
@@ -396,6 +397,6 @@ class TieredBackend:
         if policy == "write-behind":
             open_ = forget(config["id"])
             if isinstance(open_, TieredBlobStore):
-                open_.abandon()
+                await open_.abandon()
         await back.delete()
         await remove_frontend(front)

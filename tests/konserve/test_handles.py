@@ -1,0 +1,177 @@
+"""Stores that several share, and listings that are left: what ends when, and what stays behind."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from datahike_async.konserve import (
+    Store,
+    StoreClosed,
+    connect_store,
+    create_store,
+    delete_store,
+)
+from datahike_async.konserve.blob import Write
+from datahike_async.konserve.wrappers.passing import PassingBlobStore
+from datahike_async.konserve.wrappers.sharing import Handle, share
+from tests.konserve.watched import NAME, memory
+
+pytestmark = pytest.mark.anyio
+
+
+class Gate(PassingBlobStore):
+    """Holds back writes of many while it is shut."""
+
+    def __init__(self, blobs: Any) -> None:
+        super().__init__(blobs)
+        self.held = anyio.Event()
+        self.open = anyio.Event()
+
+    async def write_many(self, writes: Sequence[Write], *, ordered: bool = True) -> Sequence[str]:
+        self.held.set()
+        await self.open.wait()
+        return await self.blobs.write_many(writes, ordered=ordered)
+
+
+@pytest.fixture
+def config(tmp_path: Any) -> dict[str, Any]:
+    return {
+        "backend": "tiered",
+        "id": uuid.uuid4(),
+        "write-policy": "write-behind",
+        "frontend-config": {"backend": "file", "path": str(tmp_path / "front")},
+        "backend-config": {"backend": "file", "path": str(tmp_path / "back")},
+    }
+
+
+def shut(store: Store) -> Gate:
+    tiered: Any = store.blobs.blobs  # type: ignore[attr-defined]  # the handle's store
+    tiered._behind._blobs = gate = Gate(tiered._back)
+    return gate
+
+
+class SlowToClose(PassingBlobStore):
+    def __init__(self, blobs: Any) -> None:
+        super().__init__(blobs)
+        self.held = anyio.Event()
+        self.open = anyio.Event()
+
+    async def close(self) -> None:
+        self.held.set()
+        await self.open.wait()
+        await self.blobs.close()
+
+
+async def test_a_handle_that_is_opened_while_the_last_one_closes_is_open() -> None:
+    id_ = uuid.uuid4()
+    closing = SlowToClose(memory())
+    first = await share(id_, closing)
+    opened: list[Handle] = []
+
+    async def second() -> None:
+        opened.append(await share(id_, memory()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.close)
+        await closing.held.wait()
+        tasks.start_soon(second)
+        await anyio.wait_all_tasks_blocked()
+        closing.open.set()
+    await opened[0].write(NAME, b"1")
+    third = await share(id_, memory())
+    # And it is one that the next one shares.
+    assert (await third.read(NAME)) == await opened[0].read(NAME)
+    await opened[0].close()
+    await third.close()
+
+
+async def test_an_opening_that_is_cancelled_counts_for_nothing() -> None:
+    id_ = uuid.uuid4()
+    closing, left = SlowToClose(memory()), SlowToClose(memory())
+    left.open.set()
+    first = await share(id_, closing)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.close)
+        await closing.held.wait()
+        with anyio.CancelScope() as scope:
+            tasks.start_soon(_cancel_when_blocked, scope)
+            await share(id_, left)
+        assert left.held.is_set()
+        closing.open.set()
+    # It was the last one all the same.
+    assert await share(id_, memory()) is not None
+    with pytest.raises(StoreClosed):
+        await closing.read(NAME)
+
+
+async def _cancel_when_blocked(scope: anyio.CancelScope) -> None:
+    await anyio.wait_all_tasks_blocked()
+    scope.cancel()
+
+
+async def test_a_close_that_is_cancelled_leaves_the_store_open() -> None:
+    id_ = uuid.uuid4()
+    closing = SlowToClose(memory())
+    first = await share(id_, closing)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.close)
+        await closing.held.wait()
+        tasks.cancel_scope.cancel()
+    second = await share(id_, memory())
+    await first.write(NAME, b"1")
+    assert await second.read(NAME) is not None
+    closing.open.set()
+    await first.close()
+    await second.close()
+
+
+async def test_one_handle_that_is_closed_twice_at_once_closes_no_other(
+    config: dict[str, Any],
+) -> None:
+    first = await create_store(config)
+    await first.assoc("k", 1)
+    gate = shut(first)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.release)
+        tasks.start_soon(first.release)
+        await gate.held.wait()
+        gate.open.set()
+    second, third = await connect_store(config), await connect_store(config)
+    await second.release()
+    assert await third.get("k") == 1
+    await third.release()
+
+
+async def test_what_is_being_sent_is_not_written_after_the_deletion(
+    config: dict[str, Any],
+) -> None:
+    store = await create_store(config)
+    await store.assoc("k", 1)
+    gate = shut(store)
+    order: list[str] = []
+    back = store.blobs.blobs._back  # type: ignore[attr-defined]
+
+    async def send() -> None:
+        await store.keys()
+
+    async def delete() -> None:
+        await delete_store(config)
+        order.append("deleted")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send)
+        await gate.held.wait()
+        tasks.start_soon(delete)
+        await anyio.wait_all_tasks_blocked()
+        assert order == []
+        gate.open.set()
+    assert order == ["deleted"]
+    await back.close()
+    fresh = await create_store(config)
+    assert await fresh.keys() == []
+    await fresh.release()
