@@ -7,8 +7,9 @@ A backend whose driver knows one key at a time subclasses ``BlobStoreBase`` and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias, TypeVar
 
 import anyio
 
@@ -24,10 +25,11 @@ from datahike_async.konserve.blob import (
 )
 from datahike_async.konserve.errors import RevisionMismatch
 
-__all__ = ["BlobStoreBase", "gather", "require_revision"]
+__all__ = ["BlobStoreBase", "gather", "listing", "require_revision"]
 
 A = TypeVar("A")
 T = TypeVar("T")
+Pages: TypeAlias = AsyncIterator[Sequence[str]]
 
 
 async def gather(
@@ -59,6 +61,18 @@ async def gather(
     if failed:
         raise failed[0]
     return [results[index] for index in range(len(arguments))]
+
+
+@asynccontextmanager
+async def listing(
+    pages: AsyncIterator[Sequence[str]],
+) -> AsyncIterator[AsyncIterator[Sequence[str]]]:
+    """Go through the pages of ``names`` inside the block; a generator ends with it, not later."""
+    try:
+        yield pages
+    finally:
+        if isinstance(pages, AsyncGenerator):
+            await pages.aclose()
 
 
 def require_revision(name: str, expected: Expected, found: Revision | None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
+from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import (
     ABSENT,
     UNCHANGED,
@@ -195,10 +196,11 @@ class Store:
     async def keys(self) -> list[dict[str, Any]]:
         """Return the meta of every key, binary ones included."""
         out, encoding = [], self.encoding
-        async for names in self.blobs.names():
-            for start in range(0, len(names), _PAGE):
-                page = await self.blobs.read_many(names[start : start + _PAGE])
-                out += [encoding.meta(encoding.open(n, b.data)) for n, b in page.items()]
+        async with listing(self.blobs.names()) as pages:
+            async for names in pages:
+                for start in range(0, len(names), _PAGE):
+                    page = await self.blobs.read_many(names[start : start + _PAGE])
+                    out += [encoding.meta(encoding.open(n, b.data)) for n, b in page.items()]
         return out
 
     # -- writing -------------------------------------------------------------------------------

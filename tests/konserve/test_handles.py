@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import anyio
 import pytest
 
 from datahike_async.konserve import (
+    Blob,
     Store,
     StoreClosed,
+    StoreIOError,
     connect_store,
     create_store,
     delete_store,
 )
 from datahike_async.konserve.blob import Write
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
+from datahike_async.konserve.wrappers.retrying import RetryingBlobStore
 from datahike_async.konserve.wrappers.sharing import Handle, share
-from tests.konserve.watched import NAME, memory
+from datahike_async.konserve.wrappers.tiered import TieredBlobStore
+from tests.konserve.watched import NAME, OTHER, memory
 
 pytestmark = pytest.mark.anyio
 
@@ -175,3 +181,44 @@ async def test_what_is_being_sent_is_not_written_after_the_deletion(
     fresh = await create_store(config)
     assert await fresh.keys() == []
     await fresh.release()
+
+
+class Pages(PassingBlobStore):
+    """Lists one name a page, and says when its listing was left."""
+
+    left = False
+    broken = False
+
+    async def names(self) -> AsyncIterator[Sequence[str]]:
+        try:
+            for name in (NAME, OTHER):
+                yield [name]
+        finally:
+            self.left = True
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
+        if self.broken:
+            raise StoreIOError("planted")
+        return await self.blobs.read_many(names)
+
+
+@pytest.mark.parametrize("which", ["tiered", "retrying"])
+async def test_leaving_a_listing_ends_the_one_behind(which: str) -> None:
+    back = Pages(memory())
+    store = TieredBlobStore(memory(), back) if which == "tiered" else RetryingBlobStore(back)
+    listing: Any = store.names()
+    async with aclosing(listing):
+        async for _ in listing:
+            break
+    assert back.left
+    gc.collect()
+
+
+async def test_keys_that_fail_half_way_leave_no_listing() -> None:
+    back = Pages(memory())
+    store = Store(back)
+    back.broken = True
+    with pytest.raises(StoreIOError):
+        await store.keys()
+    assert back.left
+    gc.collect()

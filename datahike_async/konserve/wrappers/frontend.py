@@ -7,11 +7,11 @@ mark is refused.
 from __future__ import annotations
 
 import os
-from contextlib import aclosing
 from typing import Any, Final
 
 from anyio.to_thread import run_sync
 
+from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import BlobStore
 from datahike_async.konserve.errors import StoreConfigError, StoreNotFound
 from datahike_async.konserve.wrappers.nested import Nested
@@ -40,8 +40,7 @@ def _is_path(value: Any) -> bool:
 async def _refuse_data(blobs: BlobStore, front: Nested) -> None:
     if await blobs.read(_MARK) is not None:
         return
-    names: Any = blobs.names()
-    async with aclosing(names) as pages:
+    async with listing(blobs.names()) as pages:
         async for page in pages:
             if page:
                 raise StoreConfigError(

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
 
+from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import (
     Blob,
     BlobStore,
@@ -115,11 +116,15 @@ class RetryingBlobStore(PassingBlobStore):
             failed = None
             return found
 
-        while (found := await self._again(page)) is not None:
-            fresh = [name for name in found if name not in listed]
-            listed.update(fresh)
-            if fresh:
-                yield fresh
+        try:
+            while (found := await self._again(page)) is not None:
+                fresh = [name for name in found if name not in listed]
+                listed.update(fresh)
+                if fresh:
+                    yield fresh
+        finally:
+            async with listing(pages):
+                pass
 
     # -- writing -------------------------------------------------------------------------------
 

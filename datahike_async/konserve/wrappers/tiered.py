@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import anyio
 
-from datahike_async.konserve.base import BlobStoreBase
+from datahike_async.konserve.base import BlobStoreBase, listing
 from datahike_async.konserve.blob import (
     UNCHANGED,
     Blob,
@@ -177,8 +177,9 @@ class TieredBlobStore(BlobStoreBase):
     async def names(self) -> AsyncIterator[Sequence[str]]:
         """List what the backend has."""
         await self._settle()
-        async for page in self._back.names():
-            yield page
+        async with listing(self._back.names()) as pages:
+            async for page in pages:
+                yield page
 
     # -- writing -------------------------------------------------------------------------------
 
