@@ -18,7 +18,6 @@ from datahike_async.konserve import (
     StoreIOError,
     connect_store,
     create_store,
-    delete_store,
 )
 from datahike_async.konserve.blob import Write
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
@@ -153,34 +152,30 @@ async def test_one_handle_that_is_closed_twice_at_once_closes_no_other(
     await third.release()
 
 
-async def test_what_is_being_sent_is_not_written_after_the_deletion(
-    config: dict[str, Any],
-) -> None:
-    store = await create_store(config)
-    await store.assoc("k", 1)
-    gate = shut(store)
-    order: list[str] = []
-    back = store.blobs.blobs._back  # type: ignore[attr-defined]
+async def test_what_is_being_sent_arrives_before_the_deletion() -> None:
+    back = memory()
+    store = TieredBlobStore(memory(), back, "write-behind")
+    assert store._behind is not None
+    store._behind._blobs = gate = Gate(back)
+    await store.write(NAME, b"1")
+    left: list[bool] = []
 
     async def send() -> None:
-        await store.keys()
+        await store.delete(OTHER)
 
-    async def delete() -> None:
-        await delete_store(config)
-        order.append("deleted")
+    async def abandon() -> None:
+        await store.abandon()
+        left.append(await back.delete(NAME))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(send)
         await gate.held.wait()
-        tasks.start_soon(delete)
+        tasks.start_soon(abandon)
         await anyio.wait_all_tasks_blocked()
-        assert order == []
+        assert left == []
         gate.open.set()
-    assert order == ["deleted"]
-    await back.close()
-    fresh = await create_store(config)
-    assert await fresh.keys() == []
-    await fresh.release()
+    assert left == [True]
+    assert await back.read(NAME) is None
 
 
 class Pages(PassingBlobStore):
