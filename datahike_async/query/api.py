@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datahike_async.errors import QueryError
@@ -110,6 +110,8 @@ def _engine(
         bound = bind(parsed, request.inputs)
     except RecursionError:
         raise too_deep() from None
+    if prepared.builtin_rules:
+        bound = replace(bound, rules=bound.rules.completed(prepared.builtin_rules))
     engine = Engine(bound, prepared.plans, host, meter, trace)
     state = engine.state(bound.consts, bound.relations)
     prepared.check(bound.rules, state.variables())

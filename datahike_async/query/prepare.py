@@ -15,11 +15,12 @@ from uuid import UUID
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.query.ast import Aggregate, Pull, Query, is_var
+from datahike_async.query.builtin_rules import RULE_NAMES
 from datahike_async.query.parse import parse_query
 from datahike_async.query.plan import Plans
 from datahike_async.query.point import PointPlan, point_plan
 from datahike_async.query.result import name_of
-from datahike_async.query.ruleset import RuleSet
+from datahike_async.query.ruleset import RuleSet, calls_in
 from datahike_async.query.where import canonical, parse_rules
 
 __all__ = ["NO_RULES", "Prepared", "prepare", "rules_of"]
@@ -30,7 +31,7 @@ _PLANS: Final = 512
 class Prepared:
     """A parsed query and what follows from it alone; kept for the next call."""
 
-    __slots__ = ("_checked", "names", "plans", "point", "query", "wanted")
+    __slots__ = ("_checked", "builtin_rules", "names", "plans", "point", "query", "wanted")
 
     def __init__(self, query: Query) -> None:
         query = self.query = replace(query, where=canonical(query.where))
@@ -48,6 +49,7 @@ class Prepared:
         plain = plain and query.keys is None and query.timeout is None
         self.point: PointPlan | None = point_plan(query) if plain else None
         self.plans = Plans()
+        self.builtin_rules = calls_in(query.where) & RULE_NAMES
         self._checked: tuple[RuleSet, set[Symbol]] | None = None
 
     def ordered(self, order_by: Sequence[tuple[int, bool]]) -> Prepared:

@@ -5,7 +5,7 @@ Nothing here reads data; a RuleSet is kept and shared by all queries that bring 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from datahike_async.query.ast import (
     RuleBranch,
     RuleCall,
 )
+from datahike_async.query.builtin_rules import RULE_NAMES, builtin_rules
 from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, linear_form
 from datahike_async.query.where import attributes_of, canonical
@@ -33,6 +34,7 @@ class RuleSet:
 
     __slots__ = (
         "_bodies",
+        "_complete",
         "_linear",
         "_reads",
         "_rounds",
@@ -43,6 +45,9 @@ class RuleSet:
     )
 
     def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
+        called = {n for found in branches.values() for b in found for n in calls_in(b.clauses)}
+        if not RULE_NAMES.isdisjoint(called - branches.keys()):
+            branches = {**builtin_rules(), **branches}
         branches = {
             name: tuple(replace(b, clauses=canonical(b.clauses)) for b in found)
             for name, found in branches.items()
@@ -52,6 +57,7 @@ class RuleSet:
         self.circle = _circles(branches)
         self.recursive = set(self.circle)
         self.checker = Checker(branches)
+        self._complete: RuleSet | None = None
         self._linear: dict[Symbol, Linear | None] = {}
         self._reads: dict[Symbol, list[tuple[Symbol, Any]]] = {}
         self._bodies: dict[tuple[int, Symbol], tuple[RuleBranch, tuple[Clause, ...]]] = {}
@@ -59,6 +65,17 @@ class RuleSet:
         for name in self.recursive:
             for branch in branches[name]:
                 self._refuse_negation(name, branch.clauses, negated=False)
+
+    def completed(self, called: Set[Symbol]) -> RuleSet:
+        """Return these rules with the built-in ones, where names in ``called`` are only there.
+
+        It is the same object every time.
+        """
+        if called <= self.branches.keys():
+            return self
+        if self._complete is None:
+            self._complete = RuleSet({**builtin_rules(), **self.branches})
+        return self._complete
 
     def _refuse_negation(self, name: Symbol, clauses: Sequence[Clause], *, negated: bool) -> None:
         for clause in clauses:
