@@ -18,10 +18,15 @@ _loops: list[float] = []
 
 
 class Timing(NamedTuple):
-    """A median in milliseconds, and how many times its fastest the fixed loop took beside it."""
+    """A median in milliseconds, and what the fixed loop took beside it."""
 
     ms: float
-    slow: float
+    loop: float
+
+    @property
+    def slow(self) -> float:
+        """How many times its fastest so far the loop took; true once all is measured."""
+        return self.loop / min(_loops)
 
 
 class Figure(NamedTuple):
@@ -49,10 +54,10 @@ async def timed(
     for _ in range(_ATTEMPTS):
         before = calibration()
         ms = await _median(call, samples, warm, target)
-        slow = max(before, calibration()) / min(_loops)
-        if best is None or slow < best.slow:
-            best = Timing(ms, slow)
-        if slow < BUSY:
+        found = Timing(ms, max(before, calibration()))
+        if best is None or found.loop < best.loop:
+            best = found
+        if found.slow < BUSY:
             break
     assert best is not None
     return best
