@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
+
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.query.ast import (
@@ -47,6 +49,9 @@ def symbols(form: Any, levels: int = _MOST_LEVELS) -> Any:
         if type(head) is str and type(rest[0]) is str and rest[0][:1] not in (":", ""):
             rest = (Symbol(rest[0]), *rest[1:])
         return rest
+    if isinstance(form, (np.ndarray, np.generic)):
+        # Neither compares as a constant does.
+        return symbols(form.tolist(), levels)
     if isinstance(form, Mapping):
         return {k: symbols(v, levels - 1) for k, v in form.items()}
     return form

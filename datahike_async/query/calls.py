@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import CODED, Column
@@ -144,7 +144,7 @@ def _check_arity(function: Callable[..., Any], name: Any, count: int) -> None:
 
 
 def _failed(name: Any, row: Any, error: Exception) -> QueryError:
-    args = " ".join(map(repr, row))
+    args = " ".join(map(shown, row))
     return QueryError(
         f"The function {name} failed on ({name} {args}): {type(error).__name__}: {error}",
         error=":query/where",

@@ -21,6 +21,7 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
+from datahike_async.query.text import call_text
 from datahike_async.query.where import variables_of
 
 __all__ = ["Checker"]
@@ -113,8 +114,8 @@ class Checker:
         variables = sorted(variables_of((clause,)), key=repr)
         if isinstance(clause, (Predicate, Function)):
             missing = [v for v in dict.fromkeys(_inputs(clause)) if v not in bound]
-            shown = f"({clause.function} {' '.join(map(repr, clause.args))})"
-            text = f"{_listed(missing)} not bound in {shown}."
+            call = call_text(clause.function, clause.args)
+            text = f"{_listed(missing)} not bound in {call}."
         elif isinstance(clause, Not):
             if variables and bound.isdisjoint(variables):
                 text = (
@@ -132,8 +133,8 @@ class Checker:
                 return self._or_error(clause, variables, bound)
         elif isinstance(clause, RuleCall):
             missing = [a for a in clause.args if is_var(a) and a not in bound]
-            shown = f"({clause.name} {' '.join(map(repr, clause.args))})"
-            text = f"{_listed(missing)} not bound in {shown}, whose rule requires it."
+            call = call_text(clause.name, clause.args)
+            text = f"{_listed(missing)} not bound in {call}, whose rule requires it."
         else:
             text = f"{_listed(variables)}."
         return _insufficient(text)

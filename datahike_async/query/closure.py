@@ -63,7 +63,7 @@ def linear_form(branches: Sequence[RuleBranch], recursive: set[Symbol]) -> Linea
     x, y = branch.head
     calls = [c for c in branch.clauses if isinstance(c, RuleCall) and c.name in recursive]
     others = tuple(c for c in branch.clauses if c not in calls)
-    if x is y or any(c.name is not name or c.source.text != "$" for c in calls):
+    if x is y or any(c.name is not name or c.source.text != "$" or len(c.args) != 2 for c in calls):
         return None
     if len(calls) == 2 and not others:
         for one, two in (calls, calls[::-1]):

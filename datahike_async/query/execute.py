@@ -41,6 +41,7 @@ from datahike_async.query.plan import Known, Planner, Plans, Step
 from datahike_async.query.relation import Relation
 from datahike_async.query.rules import Rules
 from datahike_async.query.state import State
+from datahike_async.query.text import call_text
 from datahike_async.query.trace import Ran
 from datahike_async.query.where import attributes_of, plain_calls, variables_of
 from datahike_async.snapshot.views import View
@@ -301,7 +302,7 @@ class Engine:
             names = ", ".join(map(repr, dict.fromkeys(missing)))
             raise QueryError(
                 f"Insufficient bindings: {names} not bound in "
-                f"({clause.function} {' '.join(map(repr, clause.args))}).",
+                f"{call_text(clause.function, clause.args)}.",
                 error=":query/where",
             )
 

@@ -133,11 +133,6 @@ class Functions:
             if found is None:
                 return await self._each_function(clause, relation, args, predicate=predicate)
             return await self._rows(found, function, relation, args, predicate=predicate)
-        if not isinstance(function, Symbol):
-            raise QueryError(
-                f"{shown(function)} is no function; expected the name of one, or a variable.",
-                error=":query/where",
-            )
         if function in self.given:
             return await self._rows(
                 self.given[function], function, relation, args, predicate=predicate

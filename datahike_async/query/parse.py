@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import QueryError, shown
+from datahike_async.errors import ArgumentError, QueryError, shown
 from datahike_async.query.ast import (
     DEFAULT_SOURCE,
     Aggregate,
@@ -57,10 +57,10 @@ def _error(section: str, message: str, form: Any = None) -> QueryError:
 
 def parse_query(query: Any) -> Query:
     """Parse a query given as EDN text, list or map. Raises QueryError ``:parser/…``, EdnError."""
-    if isinstance(query, str):
-        query = read(query)
-        return parse_query_data(query)
-    return parse_query_data(symbols(query))
+    try:
+        return parse_query_data(read(query) if isinstance(query, str) else symbols(query))
+    except ArgumentError as error:  # a name that is none
+        raise _error("query", f"In the query: {error}.", query) from None
 
 
 def _section_name(key: Any) -> str | None:

@@ -24,6 +24,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.builtin_rules import RULE_NAMES, builtin_rules
 from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, linear_form
+from datahike_async.query.text import call_text
 from datahike_async.query.where import attributes_of, canonical
 
 __all__ = ["RuleSet", "calls_in", "shown", "sourced"]
@@ -151,7 +152,7 @@ class RuleSet:
 
 def shown(clause: RuleCall) -> str:
     """Return a rule call as it is written."""
-    return f"({clause.name} {' '.join(map(repr, clause.args))})"
+    return call_text(clause.name, clause.args)
 
 
 def _circles(rules: Mapping[Symbol, Sequence[RuleBranch]]) -> dict[Symbol, frozenset[Symbol]]:

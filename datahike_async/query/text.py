@@ -24,7 +24,7 @@ from datahike_async.query.ast import (
     RuleCall,
 )
 
-__all__ = ["binding_text", "clause_text", "term_text"]
+__all__ = ["binding_text", "call_text", "clause_text", "term_text"]
 
 
 def clause_text(clause: Clause) -> str:
@@ -63,7 +63,12 @@ def _with_source(source: Any, terms: Sequence[Any]) -> list[str]:
 
 
 def _call(clause: Predicate | Function) -> str:
-    return "(" + _terms([clause.function, *clause.args]) + ")"
+    return call_text(clause.function, clause.args)
+
+
+def call_text(name: Any, args: Sequence[Any]) -> str:
+    """Return the call of a function or a rule as EDN."""
+    return "(" + _terms([name, *args]) + ")"
 
 
 def _terms(terms: Sequence[Any]) -> str:

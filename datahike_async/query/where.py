@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import QueryError, shown
+from datahike_async.errors import ArgumentError, QueryError, shown
 from datahike_async.query.ast import (
     BLANK,
     DEFAULT_SOURCE,
@@ -115,6 +115,12 @@ def _call(form: Any) -> Predicate | Function:
     call = form[0]
     function, *args = call
     function = Symbol(function) if type(function) is str else function
+    if type(function) is not Symbol:
+        raise QueryError(
+            f"{term_text(function)} is no function; expected the name of one, or a variable.",
+            error=":query/where",
+            form=form,
+        )
     for arg in args:
         if type(arg) is tuple and arg and type(arg[0]) is Symbol:
             raise QueryError(
@@ -212,6 +218,13 @@ def parse_rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
 
     Raises QueryError ``:parser/rule``.
     """
+    try:
+        return _rules(rules)
+    except ArgumentError as error:  # a name that is none
+        raise _error(f"In the rules: {error}.", rules, "rule") from None
+
+
+def _rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
     if isinstance(rules, str):
         rules = read(rules)
     else:

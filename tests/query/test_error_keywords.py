@@ -24,6 +24,7 @@ DATA = [
     {":db/id": 2, ":name": "Bob", ":email": "b@x"},
 ]
 LEVELS = 10_000
+HUGE = 10**5000  # more digits than Python prints
 
 
 async def database() -> d.Database:
@@ -62,6 +63,8 @@ PARTS = [
     ("[:find ?e :with ?e :where [?e]]", ":parser/query", "share ?e"),
     ("[:find ?e :in $ ?x ?x :where [?e]]", ":parser/query", "?x twice"),
     ({":query": E + "]", ":args": [], ":limits": 1}, ":parser/query", ":limits"),
+    ({":find": ["?e"], ":where": [[("", "?e")]]}, ":parser/query", "''"),
+    ({":find": ["?\ud800"], ":where": [["?e"]]}, ":parser/query", "surrogate"),
     # :parser/find
     ("[]", ":parser/find", ":find"),
     ({}, ":parser/find", ":find"),
@@ -177,6 +180,11 @@ PARTS = [
     (where("[(inc ?e) []]"), ":parser/binding", "[]"),
     (where("[(inc ?e) $]"), ":parser/binding", "$"),
     (where("[(inc ?e) [[?a] ?b ...]]"), ":parser/binding", "..."),
+    # what cannot be printed
+    ({":find": ["?e"], ":where": [["?e"], [(">", "?z", HUGE)]]}, ":query/where", "a int that"),
+    ({":find": ["?e"], ":where": [["?e"], ("r", HUGE)]}, ":query/where", "a int that"),
+    ({":find": ["?e"], ":where": [["?e"], [("inc", HUGE, 1), "?x"]]}, ":query/where", "takes 1"),
+    ({":find": ["?e"], ":where": [["?e"], [("name", HUGE), "?x"]]}, ":query/where", "a int that"),
     # :parser/pull
     ("[:find (pull ?e []) :where [?e :name]]", ":parser/pull", "[]"),
     ("[:find (pull ?e [5]) :where [?e :name]]", ":parser/pull", "5"),
@@ -303,6 +311,7 @@ def raising(_: Any) -> Any:
     raise ZeroDivisionError("of my own")
 
 
+FRIENDS = "[(r ?x ?y) [?x :friend ?y]]"
 INPUTS = [
     ("?n", "[?e :name ?n]", None, ":query/binding", "?n"),
     ("?n", "[?e :name ?n]", object(), ":search/pattern", "object"),
@@ -344,6 +353,8 @@ INPUTS = [
     ("%", "(r ?e)", "[[(r ?x) 5]]", ":parser/where", "5"),
     ("%", "(r ?e)", "[[(r ?x) (s ?x)]]", ":query/where", "'s'"),
     ("%", "(r ?e)", "[[(r [?x]) [?x :name]]]", ":query/where", "?e not bound"),
+    ("%", "(r ?e)", [[("r", "?x"), [("", "?x")]]], ":parser/rule", "''"),
+    ("%", "(r ?e ?e)", f"[{FRIENDS} [(r ?x ?y) (r ?x ?t ?t) (r ?t ?y)]]", ":query/where", "has 3"),
     ("%", "(r ?e ?e)", "[[(r ?x) [?x :name]]]", ":query/where", "takes 1"),
 ]
 
