@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import anyio
@@ -40,10 +41,25 @@ async def test_retrying_safely(tmp_path: Path) -> None:
 
 
 def test_the_configs_of_the_readme_are_some() -> None:
-    for block in blocks("README.md")[1:]:
+    found = [block for block in blocks("README.md")[1:] if block.startswith("config =")]
+    assert len(found) > 1
+    for block in found:
         names: dict[str, Any] = {}
         exec(block, names)
         assert d.Config.of(names["config"]).store["backend"]
+
+
+async def test_what_the_readme_does_with_rows() -> None:
+    (block,) = [block for block in blocks("README.md") if block.startswith("rows =")]
+    body = indent(block + "return rows, frame, arrays", "    ")
+    names: dict[str, Any] = {"d": d}
+    exec(f"async def run(db):\n{body}", names)
+    db = await d.empty_db({":person/knows": {":db/valueType": ":db.type/ref"}}).db_with(
+        [{":db/id": 1, ":person/name": "Ann", ":person/knows": 2}]
+    )
+    rows, frame, arrays = await names["run"](db)
+    assert list(rows) == frame.rows() == [("Ann", 1)]
+    assert list(arrays) == ["name", "count"]
 
 
 def test_every_config_of_choosing_a_backend_is_one() -> None:
