@@ -8,6 +8,7 @@ reads, and depth costs no stack. Knows views and patterns, nothing of queries.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from datahike_async.edn.types import Keyword
@@ -32,10 +33,15 @@ _EVERYTHING: Final = Spec((), wildcard=True, db_id=True)
 _NO_ENTITIES: Final[frozenset[int]] = frozenset()
 
 # How the values of an attribute turn into what the map shows.
-_VALUES, _IDS, _NESTED, _ENTERED = range(4)
+_VALUES, _IDS, _NESTED, _ENTERED, _ONES = range(5)
 
-# An entity in a group: its id, or in a recursion (id, entities entered on the way, depths).
+# An entity in a group: its id, or in a recursion that may meet an entity again (id, entities
+# entered on the way, depths).
 _Job = int | tuple[int, frozenset[int], tuple[tuple[int, int], ...]]
+
+
+class _MetAgainError(Exception):
+    """A recursion that was thought to be a tree has met an entity on two levels."""
 
 
 async def pull(view: View, pattern: Any, eid: Any) -> EntityMap | None:
@@ -89,9 +95,12 @@ def _listed(eids: Any) -> list[Any]:
 
 def _pulled(view: View, spec: Spec, refs: Sequence[Any]) -> list[EntityMap | None]:
     ids = [r if type(r) is int and 0 <= r <= EMAX else view.entid(r) for r in refs]
-    maps = _Pull(view).run(spec, ids)
-    if len(ids) == 1:
-        return [maps.get(ids[0])]
+    try:
+        maps = _Pull(view, tree=spec.recursions == 1).run(spec, ids)
+    except _MetAgainError:
+        maps = _Pull(view, tree=False).run(spec, ids)
+    if len(maps) == len(ids):
+        return [maps.get(i) for i in ids]
     seen: set[int | None] = set()
     out = []
     for i in ids:
@@ -105,22 +114,32 @@ def _pulled(view: View, spec: Spec, refs: Sequence[Any]) -> list[EntityMap | Non
 class _Group:
     """The entities of one level that are pulled with one pattern."""
 
-    __slots__ = ("maps", "plain", "shown", "spec", "steps")
+    __slots__ = ("asked", "depth", "maps", "plain", "shown", "spec", "steps")
 
-    def __init__(self, spec: Spec, jobs: Iterable[_Job], *, plain: bool) -> None:
+    def __init__(self, spec: Spec, jobs: Iterable[_Job], *, plain: bool, depth: int = 0) -> None:
         self.spec = spec
         self.maps: dict[Any, Any] = dict.fromkeys(jobs)  # job -> EntityMap, None where empty
         self.plain = plain
+        # How often a recursion was entered to get here, where the group is plain.
+        self.depth = depth
         # (spec, many?, how, job or entity -> values, group of the nested maps)
-        self.steps: list[tuple[AttrSpec, bool, int, dict[Any, Any], _Group | None]] = []
+        self.steps: list[tuple[AttrSpec, bool, int, Any, _Group | None]] = []
+        # How many maps the groups above want, and those that one of them has been given.
+        self.asked = 0
         self.shown: set[Any] = set()
 
 
 class _Pull:
-    """One pull. Synchronous; begins anew after a miss."""
+    """One pull. Synchronous; begins anew after a miss.
 
-    def __init__(self, view: View) -> None:
+    With ``tree`` a recursion takes it that no entity is met on two levels, and is told otherwise by
+    _MetAgainError: then who was entered on the way needs no keeping.
+    """
+
+    def __init__(self, view: View, *, tree: bool) -> None:
         self.view = view
+        self.tree = tree
+        self.met: set[int] = set()
         self.reader = Reader(view)
         self.schema = view.schema
         self.groups: list[_Group] = []
@@ -154,7 +173,7 @@ class _Pull:
         known: dict[int, dict[int, list[Any]]] | None = None
         if spec.wildcard:
             self.read_all(group, ids, below)
-        elif len(ids) < COLUMNS_FROM and len(spec.attrs) > 1:
+        elif len(ids) < COLUMNS_FROM and len(spec.attrs) > 1 and self.is_cheaper_whole(spec, ids):
             known = self.reader.whole(ids, SMALL)
         misses: list[NodeMiss] = []
         for attr_spec in spec.attrs:
@@ -168,6 +187,12 @@ class _Pull:
                 values = known.get(attr.id, _NONE)
             else:
                 try:
+                    ones = None
+                    if group.plain and not attr_spec.reverse and not attr.is_ref:
+                        ones = self.reader.ones(attr, ids)
+                    if ones is not None:
+                        group.steps.append((attr_spec, False, _ONES, ones, None))
+                        continue
                     values = self.reader.values(attr, attr_spec.reverse, ids)
                 except NodeMiss as miss:
                     misses.append(miss)
@@ -175,6 +200,13 @@ class _Pull:
                 self.step(group, attr_spec, attr, values, below)
         if misses:
             raise merged(misses)
+
+    def is_cheaper_whole(self, spec: Spec, ids: list[int]) -> bool:
+        """Whether all of a few entities is read faster than their columns, if those are there."""
+        if len(ids) == 1:
+            return True
+        attrs = [self.schema.by_key.get(s.name) for s in spec.attrs if not s.reverse]
+        return not all(attr is None or self.reader.at_hand(attr) for attr in attrs)
 
     def read_all(self, group: _Group, ids: list[int], below: dict[Any, _Group]) -> None:
         """Read every attribute that the entities have; the pattern's specs say how to show them."""
@@ -221,8 +253,7 @@ class _Pull:
             self.enter(group, spec, many, values, below)
         elif spec.sub is not None:
             child = _child(below, spec.sub, plain=True)
-            for targets in values.values():
-                child.maps.update(dict.fromkeys(targets))
+            self.want(child, values)
             group.steps.append((spec, many, _NESTED, values, child))
         elif attr.component and not spec.reverse:
             self.enter_components(group, spec, many, values, below)
@@ -240,8 +271,20 @@ class _Pull:
         below: dict[Any, _Group],
     ) -> None:
         """Pull the same pattern for the targets, but for those entered on the way to here."""
-        child = _child(below, group.spec, plain=False)
         key, most = id(spec), spec.recursion
+        if self.tree and group.plain:
+            if most is not None and 0 <= most == group.depth:
+                group.steps.append((spec, many, _ENTERED, dict.fromkeys(values), None))
+                return
+            child = _child(below, group.spec, plain=True, depth=group.depth + 1)
+            self.met.update(group.maps)
+            self.want(child, values)
+            if not self.met.isdisjoint(child.maps):
+                raise _MetAgainError
+            self.count(child.asked, spec)
+            group.steps.append((spec, many, _ENTERED, values, child))
+            return
+        child = _child(below, group.spec, plain=False)
         links: dict[Any, Any] = {}
         for job in group.maps:
             eid, seen, depths = (job, _NO_ENTITIES, ()) if group.plain else job
@@ -288,6 +331,12 @@ class _Pull:
             self.count(len(targets), spec)
         group.steps.append((spec, many, _ENTERED, links, child))
 
+    def want(self, child: _Group, values: dict[int, list[Any]]) -> None:
+        """Enter all values, which are entities, into the group below."""
+        targets = list(chain.from_iterable(values.values()))
+        child.asked += len(targets)
+        child.maps.update(dict.fromkeys(targets))
+
     def count(self, more: int, spec: AttrSpec) -> None:
         self.entered += more
         if self.entered > MAX_MAPS:
@@ -299,11 +348,13 @@ class _Pull:
         """Make the maps of a group whose nested groups are done."""
         spec = group.spec
         db_id = spec.db_id_key if spec.db_id else None
-        maps, plain = group.maps, group.plain
-        for job in maps:
-            maps[job] = EntityMap()
-            if db_id is not None:
-                maps[job][db_id] = job if plain else job[0]
+        plain = group.plain
+        maps: dict[Any, Any]
+        if db_id is None:
+            maps = {job: EntityMap() for job in group.maps}
+        else:
+            maps = {job: EntityMap({db_id: job if plain else job[0]}) for job in group.maps}
+        group.maps = maps
         for attr_spec, many, how, values, child in group.steps:
             self.show(group, attr_spec, many, how, values, child)
         if db_id is None:
@@ -323,13 +374,23 @@ class _Pull:
         spec: AttrSpec,
         many: bool,
         how: int,
-        values: dict[Any, Any],
+        values: Any,
         child: _Group | None,
     ) -> None:
         """Enter one attribute into the maps of a group."""
         key, plain = spec.key, group.plain
         xform = None if spec.xform is None else xform_of(spec.xform)
         default = spec.has_default
+        if how == _ONES:
+            _show_ones(group.maps, spec, values, xform)
+            return
+        simple = plain and many and how == _ENTERED and xform is None and not default
+        if simple and child is not None and child.asked == len(child.maps):
+            # Each entity below has one parent: its map is handed over as it is.
+            maps, below = group.maps, child.maps
+            for job, found in values.items():
+                maps[job][key] = [m for t in found if (m := below[t]) is not None]
+            return
         for job, made in group.maps.items():
             found = values.get(job if plain or how == _ENTERED else job[0])
             if found is None:
@@ -372,13 +433,35 @@ class _Pull:
         return len(self.view.entity(eid)) > 0
 
 
-def _child(below: dict[Any, _Group], spec: Spec, *, plain: bool) -> _Group:
+def _child(below: dict[Any, _Group], spec: Spec, *, plain: bool, depth: int = 0) -> _Group:
     """Return the group of the next level for a pattern."""
-    key = (id(spec), plain)
+    key = (id(spec), plain, depth)
     found = below.get(key)
     if found is None:
-        found = below[key] = _Group(spec, (), plain=plain)
+        found = below[key] = _Group(spec, (), plain=plain, depth=depth)
     return found
+
+
+def _show_ones(
+    maps: dict[int, EntityMap],
+    spec: AttrSpec,
+    ones: tuple[list[int], list[Any]],
+    xform: Callable[[Any], Any] | None,
+) -> None:
+    """Enter the one value that each entity has of an attribute."""
+    key = spec.key
+    ids, values = ones
+    if xform is not None:
+        values = [_transformed(xform, spec, v) for v in values]
+    if len(ids) == len(maps):
+        for made, value in zip(maps.values(), values, strict=True):
+            made[key] = value
+        return
+    for i, value in zip(ids, values, strict=True):
+        maps[i][key] = value
+    if spec.has_default:
+        for i in maps.keys() - set(ids):
+            maps[i][key] = spec.default
 
 
 def _transformed(xform: Callable[[Any], Any], spec: AttrSpec, value: Any) -> Any:

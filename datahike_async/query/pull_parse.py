@@ -59,6 +59,8 @@ class Spec:
     wildcard: bool
     db_id: bool
     db_id_key: Any = DB_ID
+    # How many attributes, here and in nested patterns, recur.
+    recursions: int = 0
 
 
 def _error(message: str, form: Any) -> QueryError:
@@ -112,7 +114,11 @@ def _pattern(form: Any, depth: int) -> Spec:
             db_id, db_id_key = True, spec.key
         else:
             attrs[spec.key, spec.name, spec.reverse] = spec
-    return Spec(tuple(attrs.values()), wildcard, db_id, db_id_key)
+    found = tuple(attrs.values())
+    recursions = sum(
+        (a.recursion is not None) + (0 if a.sub is None else a.sub.recursions) for a in found
+    )
+    return Spec(found, wildcard, db_id, db_id_key, recursions)
 
 
 def _is_star(item: Any) -> bool:

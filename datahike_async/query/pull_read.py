@@ -10,6 +10,7 @@ import numpy as np
 from datahike_async.index.columns import INT, Rows
 from datahike_async.index.source import NodeMiss
 from datahike_async.query.patterns import aligned
+from datahike_async.query.stats import cached
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key
@@ -58,12 +59,38 @@ class Reader:
             return {a: {i: _distinct(vs) for i, vs in by_e.items()} for a, by_e in found.items()}
         return found
 
+    def at_hand(self, attr: Attr) -> bool:
+        """Whether all of an attribute has been put together already."""
+        return cached(self.view, attr.id) is not None
+
+    def ones(self, attr: Attr, ids: list[int]) -> tuple[list[int], list[Any]] | None:
+        """Return the entities that have a single-valued attribute, in order, and their values.
+
+        None where columns are not the way to find out.
+        """
+        if attr.many or self.view.history or not self._in_columns(attr, ids):
+            return None
+        rows = self.view.attr(attr.id)
+        if not len(rows):
+            return [], []
+        wanted = np.array(ids, np.int64)
+        positions = aligned(rows, wanted)
+        has = positions >= 0
+        if has.all():
+            return ids, rows.v.take(positions).tolist()
+        return wanted[has].tolist(), rows.v.take(positions[has]).tolist()
+
+    def _in_columns(self, attr: Attr, ids: list[int]) -> bool:
+        if len(ids) >= COLUMNS_FROM:
+            return bool(self.view.count_attr(attr.id) < 64 * len(ids))
+        return len(ids) > 1 and self.at_hand(attr)
+
     def values(self, attr: Attr, reverse: bool, ids: list[int]) -> dict[int, list[Any]]:
         """Return entity → values of one attribute, or the entities that refer to it."""
         view, a = self.view, attr.id
         if reverse and not attr.is_ref:
             return {}
-        if len(ids) >= COLUMNS_FROM and view.count_attr(a) < 64 * len(ids):
+        if self._in_columns(attr, ids) and not (reverse and len(ids) < COLUMNS_FROM):
             return self.in_columns(view.attr(a), attr, reverse, ids)
         read = view.values
         try:
@@ -97,14 +124,21 @@ class Reader:
                 return {i: found for i in ids if (found := self.view.lookup(attr.id, i))}
             order = np.argsort(rows.v.data, kind="stable")
             keys, shown = rows.v.data[order], type(rows.v)(INT, rows.e[order])
-        start = keys.searchsorted(wanted, "left").tolist()
-        stop = keys.searchsorted(wanted, "right").tolist()
-        out = {}
-        for i, lo, hi in zip(ids, start, stop, strict=True):
-            if lo < hi:
-                values = shown.slice(lo, hi).tolist()
-                out[i] = _distinct(values) if history else values
-        return out
+        start = keys.searchsorted(wanted, "left")
+        counts = keys.searchsorted(wanted, "right") - start
+        some = np.flatnonzero(counts)
+        start, counts = start[some], counts[some]
+        ends = np.cumsum(counts)
+        if not len(ends):
+            return {}
+        within = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
+        flat = shown.take(np.repeat(start, counts) + within).tolist()
+        cuts = ends.tolist()
+        out = {
+            i: flat[lo:hi]
+            for i, lo, hi in zip(wanted[some].tolist(), [0, *cuts], cuts, strict=False)
+        }
+        return {i: _distinct(v) for i, v in out.items()} if history else out
 
 
 def _distinct(values: list[Any]) -> list[Any]:
