@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -22,9 +20,10 @@ from datahike_async.index.node import decode
 from datahike_async.index.protocol import Order
 from datahike_async.index.registry import index_factory, register_index
 from datahike_async.index.runs import sorted_rows
-from datahike_async.index.source import Address, NodeMiss, resolve
+from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
+from tests.disk import Disk
 
 FACTORY = PersistentSetFactory()
 CONFIG = {"branching-factor": 8, "diff-buf-size": 0}
@@ -133,41 +132,6 @@ def test_against_a_sorted_list(order, batches, data):
         assert flat([found]) == expected(model, order, bound, bound)
 
 
-class Disk:
-    """A source and sink in memory that forgets nodes at random, but for those that are pinned."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.bytes: dict[Address, bytes] = {}
-        self.nodes: dict[Address, object] = {}
-        self.pins = 0
-        self.waves = 0
-        self.source = self
-
-    def put(self, data: bytes, node: object) -> Address:
-        address = Address("pack", len(self.bytes), len(data), zlib.crc32(data))
-        self.bytes[address] = data
-        return address
-
-    def get(self, address: Address) -> object | None:
-        if not self.pins and self.nodes and self.random.random() < 0.3:
-            self.nodes.pop(self.random.choice(list(self.nodes)))
-        return self.nodes.get(address)
-
-    async def fetch(self, addresses) -> None:
-        self.waves += 1
-        for address in addresses:
-            self.nodes[address] = decode(self.bytes[address])
-
-    @contextmanager
-    def pinned(self) -> Iterator[None]:
-        self.pins += 1
-        try:
-            yield
-        finally:
-            self.pins -= 1
-
-
 async def reading(call, *args):
     try:
         return call(*args)
@@ -180,7 +144,7 @@ async def reading(call, *args):
 @pytest.mark.parametrize("seed", range(8))
 async def test_stored_trees_are_the_same(order, seed):
     rng = random.Random(seed)
-    disk = Disk(seed)
+    disk = Disk(seed, decode)
     pool = [0, 1, -5, 1.0, True, "a", "zz", Keyword("k"), 2**70, b"x"]
     index, model = FACTORY.empty(order, False, CONFIG), {}
     for t in range(6):
@@ -222,7 +186,7 @@ def test_decoding_trusts_nothing(data):
 @settings(max_examples=300)
 @given(st.data())
 def test_decoding_damaged_nodes(data):
-    disk = Disk(0)
+    disk = Disk(0, decode)
     group = [(i, 0, f"v{i % 3}", 5) for i in range(8)]
     FACTORY.empty(Order.AEVT, False, CONFIG).merge(runs_of(group, Order.AEVT), []).flush(disk)
     raw = bytearray(next(iter(disk.bytes.values())))

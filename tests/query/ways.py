@@ -1,0 +1,58 @@
+"""The ways in which the engine can carry out one query: each gives the same answer, or none does.
+
+Which way is taken depends on how much there is to read; here it is forced, so that small databases
+meet all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from unittest import mock
+
+from datahike_async.query import (
+    access,
+    execute,
+    fetch,
+    lookups,
+    patterns,
+    plan,
+    point,
+    pull_execute,
+    reach,
+    state,
+)
+
+__all__ = ["WAYS", "forced"]
+
+_MANY: Final = 10**9
+
+WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
+    "as chosen": [],
+    "as for many rows": [
+        *((module, "FEW", 1) for module in (access, fetch, patterns, plan)),
+        *((access, "_MANY", 1), (lookups, "_FEW", 1), (point, "_MOST", 1), (state, "_WORTH", 1)),
+        *((reach, name, 1) for name in ("_MATRIX", "_FEW_EDGES", "_LEVELS", "_BLOCK")),
+        *((reach, "_TINY", 0), (reach, "_FEW_STARTS", 0)),
+        (pull_execute, "COLUMNS_FROM", 1),
+    ],
+    "as for few rows": [
+        *((module, "FEW", _MANY) for module in (access, fetch, patterns, plan)),
+        *((reach, "_FEW_STARTS", _MANY), (reach, "_TINY", 0)),
+    ],
+    "ranges of AVET": [(access, "_worth", lambda *_: True)],
+    "positions of values": [(access, "_AGAIN", 0), (access, "_OFTEN", 0)],
+    "greedy order": [(plan, "_EXHAUSTIVE", 0)],
+    "planned anew": [(execute, "_far_off", lambda *_: True)],
+    "in worker threads": [(execute, "LARGE", 0)],
+}
+
+
+@contextmanager
+def forced(way: str) -> Iterator[None]:
+    """Make the engine go one way, by its name in ``WAYS``."""
+    with ExitStack() as stack:
+        for module, name, value in WAYS[way]:
+            stack.enter_context(mock.patch.object(module, name, value))
+        yield
