@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from random import Random
 from typing import Any
 
 from datahike_async.database import Database, require_database
@@ -42,6 +43,7 @@ async def q(
     timeout: float | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     stats: bool = False,
+    rng: Random | None = None,
 ) -> Any:
     """Run a Datalog query.
 
@@ -52,7 +54,8 @@ async def q(
     Options, which override the query's own sections: ``limit`` and ``offset`` count rows,
     ``order_by`` is as ``:order-by``, ``timeout`` is in milliseconds, ``budget`` is a
     :class:`Budget` (or a mapping) of what the query may use; ``stats=True`` returns what
-    :func:`query_stats` does.
+    :func:`query_stats` does; ``rng`` is where ``rand``, ``sample`` and their like get their chance
+    from, so that a seeded one repeats what it did.
 
     Returns a :class:`QueryResult`, a lazy set of tuples, for ``:find ?a ?b``, and a
     :class:`QueryList`, as lazy, where it is ordered, grouped, pulled or has ``:with``; a list for
@@ -70,6 +73,7 @@ async def q(
         timeout=timeout,
         budget=budget,
         stats=stats,
+        rng=rng,
         host=HOST,
     )
 

@@ -1,26 +1,33 @@
-"""Aggregates: vectorised over groups where the column's kind allows, else value by value."""
+"""Aggregates: vectorised over groups where the column's kind allows, else value by value.
+
+Both ways give the same but for the last bits of sums of doubles, which depend on their order.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from random import Random
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.arrays import firsts, numbered
 from datahike_async.index.columns import CODED, FLOAT, I64, INSTANT, INT, Column
+from datahike_async.query.builtins import BUILTINS, is_number
+from datahike_async.query.builtins_size import MAX_ITEMS
+from datahike_async.query.calls import is_async
 from datahike_async.query.relation import column_of, group_codes
+from datahike_async.query.supply import CHANCE
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
-__all__ = ["Groups", "aggregate"]
+__all__ = ["AGGREGATES", "Groups", "Pending", "aggregate"]
 
 _EXACT: Final = 2**53
 
@@ -63,57 +70,66 @@ class Groups:
         return np.cumsum(self.sizes) - self.sizes
 
 
+# -- value by value --------------------------------------------------------------------------------
+
+
 def _number_check(name: str, values: Sequence[Any]) -> None:
     for v in values:
-        if isinstance(v, bool) or not isinstance(v, (int, float, Decimal)):
+        if not is_number(v):
             raise QueryError(
                 f"({name} …) takes numbers; {shown(v)} is a {type(v).__name__}.",
                 error=":query/where",
             )
 
 
-def _floats(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+def _floats(name: str, values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    _number_check(name, values)
     return np.array([float(v) for v in values], np.float64)
 
 
 def _sum(values: list[Any]) -> Any:
     _number_check("sum", values)
-    return sum(values)
+    # Doubles win over decimals and ratios, which Python's sum would refuse to mix.
+    return sum(values) if len(set(map(type, values))) == 1 else BUILTINS["+"](*values)
 
 
 def _avg(values: list[Any]) -> float:
     _number_check("avg", values)
-    return float(sum(values)) / len(values)
+    return float(_sum(values)) / len(values)
 
 
 def _median(values: list[Any]) -> float:
-    _number_check("median", values)
-    return float(np.median(_floats(values)))
+    with np.errstate(all="ignore"):
+        return float(np.median(_floats("median", values)))
 
 
 def _variance(values: list[Any]) -> float:
-    _number_check("variance", values)
-    return float(_floats(values).var())
+    with np.errstate(all="ignore"):
+        return float(_floats("variance", values).var())
 
 
 def _stddev(values: list[Any]) -> float:
-    _number_check("stddev", values)
-    return float(_floats(values).std())
+    with np.errstate(all="ignore"):
+        return float(_floats("stddev", values).std())
 
 
 def _distinct(values: list[Any]) -> frozenset[Any]:
     return frozenset({typed_key(v): v for v in values}.values())
 
 
-def _extreme(n: int | None, values: list[Any], *, largest: bool) -> Any:
+def _extreme(n: int | None, values: list[Any], _: Random, *, largest: bool) -> Any:
     ordered = sorted(values, key=sort_key, reverse=largest)
     if n is None:
         return ordered[0]
     return ordered[:n] if not largest else ordered[:n][::-1]
 
 
-def _rand(n: int | None, values: list[Any]) -> Any:
-    return random.choice(values) if n is None else random.choices(values, k=n)
+def _rand(n: int | None, values: list[Any], rng: Random) -> Any:
+    return rng.choice(values) if n is None else rng.choices(values, k=n)
+
+
+def _sample(n: int | None, values: list[Any], rng: Random) -> list[Any]:
+    return rng.sample(values, min(1 if n is None else n, len(values)))
 
 
 _SIMPLE: Final[dict[str, Callable[[list[Any]], Any]]] = {
@@ -126,45 +142,84 @@ _SIMPLE: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "count": len,
     "count-distinct": lambda values: len({typed_key(v) for v in values}),
 }
-_COUNTED: Final[dict[str, Callable[[int | None, list[Any]], Any]]] = {
-    "min": lambda n, values: _extreme(n, values, largest=False),
-    "max": lambda n, values: _extreme(n, values, largest=True),
+_COUNTED: Final[dict[str, Callable[[int | None, list[Any], Random], Any]]] = {
+    "min": partial(_extreme, largest=False),
+    "max": partial(_extreme, largest=True),
     "rand": _rand,
-    "sample": lambda n, values: random.sample(values, min(n or 1, len(values))),
+    "sample": _sample,
 }
+AGGREGATES: Final = frozenset({*_SIMPLE, *_COUNTED})
 
 
-def aggregate(name: Any, args: Sequence[Any], column: Column, groups: Groups) -> Column:
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An aggregate that is a coroutine function, and the values of each group."""
+
+    name: Any
+    function: Callable[[list[Any]], Awaitable[Any]]
+    parts: Sequence[list[Any]]
+
+    async def made(self, pause: Callable[[], Awaitable[None]]) -> Column:
+        """Return one value a group. Raises QueryError where the function raises."""
+        out = []
+        for part in self.parts:
+            try:
+                out.append(_stored(await self.function(part)))
+            except Exception as error:
+                raise _failed(self.name, error) from error
+            await pause()
+        return column_of(out)
+
+
+def aggregate(
+    name: Any, args: Sequence[Any], column: Column, groups: Groups, rng: Random = CHANCE
+) -> Column | Pending:
     """Return one value a group.
 
-    ``args`` are the constants before the variable. Raises QueryError for an unknown aggregate.
+    ``name`` is a symbol or a callable, ``args`` are the constants before the variable. Raises
+    QueryError for an unknown aggregate.
     """
     text = name.text if isinstance(name, Symbol) else None
     if text is not None and not args and lookup_function(name) is None:
         fast = _vectorised(text, column, groups)
         if fast is not None:
             return fast
-    function = _function(name, args)
+    function = _function(name, args, groups.count, rng)
     values = column.take(groups.order).tolist()
     edges = [*groups.starts.tolist(), len(values)]
     parts = [values[i:j] for i, j in pairwise(edges)]
+    if isinstance(function, partial) and is_async(function.func):
+        return Pending(name, function, parts)
     try:
         return column_of([_stored(function(part)) for part in parts])
-    except QueryError:
-        raise
     except Exception as error:
-        raise QueryError(
-            f"The aggregate {name} failed: {type(error).__name__}: {error}", error=":query/where"
-        ) from error
+        raise _failed(name, error) from error
+
+
+def _failed(name: Any, error: Exception) -> QueryError:
+    if isinstance(error, QueryError):
+        return error
+    return QueryError(
+        f"The aggregate {shown(name)} failed: {type(error).__name__}: {error}",
+        error=":query/where",
+    )
 
 
 def _stored(value: Any) -> Any:
     return tuple(value) if type(value) is list else value
 
 
-def _function(name: Any, args: Sequence[Any]) -> Callable[[list[Any]], Any]:
-    if callable(name) and not isinstance(name, Symbol):
-        return lambda values: name(*args, values)
+def _function(
+    name: Any, args: Sequence[Any], groups: int, rng: Random
+) -> Callable[[list[Any]], Any]:
+    """Return what makes one value of a group's; a partial where it is the user's."""
+    if not isinstance(name, Symbol):
+        if not callable(name):
+            raise QueryError(f"{shown(name)} is no aggregate.", error=":query/where")
+        return partial(name, *args)
+    found = lookup_function(name)
+    if found is not None:
+        return partial(found, *args)
     text = name.text
     if text in _SIMPLE and not args:
         return _SIMPLE[text]
@@ -175,21 +230,28 @@ def _function(name: Any, args: Sequence[Any]) -> Callable[[list[Any]], Any]:
                 f"({text} {shown(n)} …) takes a number of values that is an int, 0 or more.",
                 error=":parser/find",
             )
-        return lambda values: _COUNTED[text](n, values)
-    found = lookup_function(name)
-    if found is None and (text in _SIMPLE or text in _COUNTED):
+        if text == "rand" and n is not None and n * groups > MAX_ITEMS:
+            raise QueryError(
+                f"(rand {n} …) in {groups} groups would make more than {MAX_ITEMS} values.",
+                error=":query/canceled",
+                budget="results",
+                limit=MAX_ITEMS,
+            )
+        counted = _COUNTED[text]
+        return lambda values: counted(n, values, rng)
+    if text in AGGREGATES:
         most = "a variable, and a number before it at most" if text in _COUNTED else "one variable"
         raise QueryError(
             f"({text} …) takes {most}; it got {shown(args[0])} too.", error=":parser/find"
         )
-    if found is None:
-        known = ", ".join(sorted((*_SIMPLE, *_COUNTED)))
-        raise QueryError(
-            f"Unknown aggregate {shown(text)}; known are {known}, and what register_function "
-            "names.",
-            error=":query/where",
-        )
-    return lambda values: found(*args, values)
+    raise QueryError(
+        f"Unknown aggregate {shown(text)}; known are {', '.join(sorted(AGGREGATES))}, and what "
+        "register_function names.",
+        error=":query/where",
+    )
+
+
+# -- on columns --------------------------------------------------------------------------------
 
 
 def _vectorised(name: str, column: Column, groups: Groups) -> Column | None:
@@ -200,16 +262,14 @@ def _vectorised(name: str, column: Column, groups: Groups) -> Column | None:
         unique = firsts(both)[1]
         return Column(INT, np.bincount(groups.numbers[unique], minlength=groups.count))
     kind = column.kind
-    if kind in (INT, FLOAT) and name in ("sum", "avg"):
-        sums = _sums(column, groups)
-        if sums is None or name == "sum":
-            return None if sums is None else Column(kind, sums)
-        if kind == INT and int(np.abs(sums).max()) >= _EXACT:
-            return None
-        return Column(FLOAT, sums / groups.sizes)
-    if name in ("min", "max") and kind in (INT, INSTANT, CODED):
-        pick = np.minimum if name == "min" else np.maximum
-        best = pick.reduceat(column.ranks()[groups.order], groups.starts)
+    if kind in (INT, FLOAT) and name in _OF_NUMBERS:
+        with np.errstate(all="ignore"):
+            return _OF_NUMBERS[name](column, groups)
+    if name in ("min", "max") and kind in (INT, FLOAT, INSTANT, CODED):
+        # NaN comes last in the order of values: the largest, and the smallest only if alone.
+        pick = np.fmin if name == "min" else np.maximum
+        data = column.data if kind == FLOAT else column.ranks()
+        best = pick.reduceat(data[groups.order], groups.starts)
         if kind != CODED:
             return Column(kind, best)
         assert column.dictionary is not None
@@ -219,16 +279,60 @@ def _vectorised(name: str, column: Column, groups: Groups) -> Column | None:
     return None
 
 
-def _sums(column: Column, groups: Groups) -> npt.NDArray[Any] | None:
-    """Return the sum of each group, or None where 64 bits might not hold one."""
+def _sums(column: Column, groups: Groups) -> Column:
     data = column.data
     if column.kind == FLOAT:
-        return np.bincount(groups.numbers, weights=data, minlength=groups.count)
+        return Column(FLOAT, np.bincount(groups.numbers, weights=data, minlength=groups.count))
     top = max(int(data.max()), -int(data.min())) * len(data)
     if top < _EXACT:
         # Exact in doubles, and without grouping the rows first.
         sums = np.bincount(groups.numbers, weights=data, minlength=groups.count)
-        return sums.astype(np.int64)
+        return Column(INT, sums.astype(np.int64))
+    ordered = data[groups.order]
     if top < 2**63:
-        return np.asarray(np.add.reduceat(data[groups.order], groups.starts))
-    return None
+        return Column(INT, np.add.reduceat(ordered, groups.starts))
+    # The sums of both halves fit into 64 bits.
+    high = np.add.reduceat(ordered >> 32, groups.starts).tolist()
+    low = np.add.reduceat(ordered & (2**32 - 1), groups.starts).tolist()
+    return column_of([(h << 32) + rest for h, rest in zip(high, low, strict=True)])
+
+
+def _averages(column: Column, groups: Groups) -> Column:
+    sums = _sums(column, groups)
+    if sums.kind in (INT, FLOAT):
+        return Column(FLOAT, sums.data / groups.sizes)
+    sizes = groups.sizes.tolist()
+    return column_of([float(s) / n for s, n in zip(sums.tolist(), sizes, strict=True)])
+
+
+def _medians(column: Column, groups: Groups) -> Column:
+    data = column.data
+    ordered = data[np.lexsort((data, groups.numbers))]
+    starts, sizes = groups.starts, groups.sizes
+    low = ordered[starts + (sizes - 1) // 2].astype(np.float64)
+    high = ordered[starts + sizes // 2].astype(np.float64)
+    middle = np.where(sizes % 2 == 1, low, (low + high) / 2)
+    last = ordered[starts + sizes - 1].astype(np.float64)
+    # NaN is sorted to the end, and whatever it stands beside has no middle.
+    return Column(FLOAT, np.where(np.isnan(last), last, middle))
+
+
+def _variances(column: Column, groups: Groups) -> Column:
+    data, numbers = column.data.astype(np.float64), groups.numbers
+    means = np.bincount(numbers, weights=data, minlength=groups.count) / groups.sizes
+    off = data - means[numbers]
+    squares = np.bincount(numbers, weights=off * off, minlength=groups.count)
+    return Column(FLOAT, squares / groups.sizes)
+
+
+def _deviations(column: Column, groups: Groups) -> Column:
+    return Column(FLOAT, np.sqrt(_variances(column, groups).data))
+
+
+_OF_NUMBERS: Final[dict[str, Callable[[Column, Groups], Column]]] = {
+    "sum": _sums,
+    "avg": _averages,
+    "median": _medians,
+    "variance": _variances,
+    "stddev": _deviations,
+}

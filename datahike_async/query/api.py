@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 from datahike_async.errors import QueryError
@@ -16,6 +17,7 @@ from datahike_async.query.parse import order_by_of, seconds_of
 from datahike_async.query.prepare import Prepared, prepare
 from datahike_async.query.shaping import shaped, shaped_rows
 from datahike_async.query.state import State
+from datahike_async.query.supply import CHANCE
 from datahike_async.query.trace import Ran
 
 __all__ = ["QueryStats", "explain", "q", "query_stats"]
@@ -30,6 +32,7 @@ async def q(
     timeout: float | None = None,
     budget: Any = None,
     stats: bool = False,
+    rng: Random | None = None,
     host: Host | None = None,
 ) -> Any:
     """Run a Datalog query; see ``datahike_async.q``.
@@ -45,6 +48,7 @@ async def q(
         timeout=timeout,
         budget=budget,
         stats=stats,
+        rng=rng,
     )
     if request.stats:
         return await _measured(request, host)
@@ -113,6 +117,7 @@ def _engine(
     if prepared.builtin_rules:
         bound = replace(bound, rules=bound.rules.completed(prepared.builtin_rules))
     engine = Engine(bound, prepared.plans, host, meter, trace)
+    engine.functions.random = CHANCE if request.rng is None else request.rng
     state = engine.state(bound.consts, bound.relations)
     prepared.check(bound.rules, state.variables())
     return engine, state

@@ -8,7 +8,6 @@ type raise TypeError: the engine makes that "no" in a predicate and an error in 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal, DivisionByZero, InvalidOperation
@@ -21,11 +20,13 @@ from uuid import UUID
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import shown
 from datahike_async.query.builtins_data import COLLECTIONS
+from datahike_async.query.builtins_size import int_of, size_of
 from datahike_async.query.builtins_text import TEXT
+from datahike_async.query.supply import Supplied, Supply
 from datahike_async.values.order import compare
 from datahike_async.values.types import typed_key
 
-__all__ = ["BUILTINS", "COMPARISONS", "comparable", "truthy"]
+__all__ = ["BUILTINS", "COMPARISONS", "comparable", "is_number", "truthy"]
 
 _NUMBERS: Final = frozenset({int, float, Decimal, Fraction})
 _ORDERED: Final = frozenset({str, datetime, Keyword, Symbol, UUID, bytes, tuple, list, bool, Char})
@@ -36,7 +37,8 @@ def truthy(value: Any) -> bool:
     return value is not None and value is not False
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number: an int, double, decimal or ratio, and no boolean."""
     return type(value) in _NUMBERS
 
 
@@ -122,7 +124,10 @@ def _common(a: Any, b: Any) -> tuple[Any, Any]:
 
 def _arithmetic(name: str, function: Callable[[Any, Any], Any], start: int) -> Callable[..., Any]:
     def one(a: Any, b: Any) -> Any:
-        return function(*_common(a, b))
+        result = function(*_common(a, b))
+        if type(result) is int:
+            size_of(result)
+        return result
 
     def run(*args: Any) -> Any:
         _numbers(name, args)
@@ -171,7 +176,7 @@ def _whole(name: str, a: Any, b: Any) -> tuple[Any, Any, Any]:
     if type(a) is int and type(b) is int:
         quotient: Any = abs(a) // abs(b)
         return a, b, quotient if (a < 0) == (b < 0) else -quotient
-    quotient = math.trunc(a / b)
+    quotient = int_of(a / b)
     return a, b, Decimal(quotient) if Decimal in (type(a), type(b)) else _like(quotient, a, b)
 
 
@@ -221,7 +226,7 @@ def _absolute(value: Any) -> Any:
 
 def _long(value: Any) -> int:
     _numbers("long", (value,))
-    return int(value)
+    return int_of(value)
 
 
 def _double(value: Any) -> float:
@@ -267,7 +272,7 @@ def _first_true(*args: Any) -> Any:
 
 
 def _complement(function: Any) -> Callable[..., bool]:
-    if not callable(function):
+    if not callable(function) or isinstance(function, Supplied):
         raise TypeError(f"(complement …) takes a function, not {shown(function)}")
     return lambda *args: not truthy(function(*args))
 
@@ -291,8 +296,32 @@ def _type(value: Any) -> Keyword:
     return Keyword("db.type/" + _TYPE_NAMES.get(type(value), type(value).__name__.lower()))
 
 
-def _rand(*top: Any) -> float:
-    return random.random() * (top[0] if top else 1)
+def _rand(supply: Supply, *top: Any) -> float:
+    _numbers("rand", top)
+    return float(supply.random.random() * (top[0] if top else 1))
+
+
+def _rand_int(supply: Supply, top: Any) -> int:
+    if type(top) is not int:
+        raise TypeError(f"(rand-int …) takes an int, not {shown(top)}")
+    size_of(top)
+    return supply.random.randrange(top) if top > 0 else -supply.random.randrange(1 - top)
+
+
+def _random_uuid(supply: Supply) -> UUID:
+    return UUID(int=supply.random.getrandbits(128), version=4)
+
+
+def _rand_nth(supply: Supply, collection: Any) -> Any:
+    items = COLLECTIONS["vec"](collection)
+    if not items:
+        raise IndexError("(rand-nth …) takes a collection that is not empty")
+    return items[supply.random.randrange(len(items))]
+
+
+def _shuffle(supply: Supply, collection: Any) -> list[Any]:
+    items = COLLECTIONS["vec"](collection)
+    return supply.random.sample(items, len(items))
 
 
 def _is(*kinds: type) -> Callable[[Any], bool]:
@@ -340,8 +369,11 @@ BUILTINS: Final[dict[str, Callable[..., Any]]] = {
     "bigdec": _bigdec,
     "parse-long": _parse_long,
     "parse-double": _parse_double,
-    "rand": _rand,
-    "rand-int": random.randrange,
+    "rand": Supplied(_rand),
+    "rand-int": Supplied(_rand_int),
+    "rand-nth": Supplied(_rand_nth),
+    "random-uuid": Supplied(_random_uuid),
+    "shuffle": Supplied(_shuffle),
     # logic
     "true?": lambda a: a is True,
     "false?": lambda a: a is False,
@@ -357,7 +389,7 @@ BUILTINS: Final[dict[str, Callable[..., Any]]] = {
     "meta": lambda a: None,
     # types
     "type": _type,
-    "number?": _is_number,
+    "number?": is_number,
     "int?": _is(int),
     "integer?": _is(int),
     "double?": _is(float),

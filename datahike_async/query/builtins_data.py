@@ -113,6 +113,7 @@ COLLECTIONS: Final[dict[str, Callable[..., Any]]] = {
     "vector": lambda *items: list(items),
     "list": lambda *items: items,
     "tuple": lambda *items: items,
+    "vec": lambda c: list(_items("vec", c)),
     "untuple": lambda value: list(_items("untuple", value)),
     "set": _set,
     "hash-map": _map,

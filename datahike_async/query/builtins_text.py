@@ -1,14 +1,13 @@
 """Built-in functions on strings, keywords and symbols.
 
-Patterns are Python's, which differ from Java's in rare corners. Pattern and text are limited in
-length, but a pattern such as ``(a+)+$`` can still take exponential time: do not let strangers
-choose patterns.
+Those that take patterns are in ``builtins_patterns``. A text that a function makes is limited in
+length.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -16,11 +15,13 @@ from uuid import UUID
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.edn.writer import write
 from datahike_async.errors import shown
+from datahike_async.query.builtins_patterns import PATTERNS
+from datahike_async.query.builtins_patterns import string as _string
+from datahike_async.query.builtins_size import MAX_TEXT
 
-__all__ = ["MAX_PATTERN", "MAX_TEXT", "TEXT"]
+__all__ = ["TEXT"]
 
-MAX_PATTERN: Final = 1000
-MAX_TEXT: Final = 1_000_000
+_LINES: Final = re.compile(r"\r?\n")
 
 
 def _shown(value: Any) -> str:
@@ -32,22 +33,28 @@ def _shown(value: Any) -> str:
     return write(value)
 
 
+def _joined(separator: str, texts: Iterable[str]) -> str:
+    """Return texts in one; raise ValueError before it gets longer than a text may be."""
+    parts: list[str] = []
+    size = 0
+    for text in texts:
+        size += len(text) + len(separator)
+        if size > MAX_TEXT + len(separator):
+            raise ValueError(f"the text would be longer than {MAX_TEXT} characters")
+        parts.append(text)
+    return separator.join(parts)
+
+
 def _str(*args: Any) -> str:
-    return "".join(map(_shown, args))
+    return _joined("", map(_shown, args))
 
 
 def _print_str(*args: Any) -> str:
-    return " ".join(_shown(a) if a is not None else "nil" for a in args)
+    return _joined(" ", (_shown(a) if a is not None else "nil" for a in args))
 
 
 def _pr_str(*args: Any) -> str:
-    return " ".join(map(write, args))
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a string is expected, not {shown(value)}")
-    return value
+    return _joined(" ", map(write, args))
 
 
 def _on_strings(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,65 +98,17 @@ def _subs(text: Any, start: Any, end: Any = None) -> str:
     return text[start:end]  # type: ignore[no-any-return]
 
 
-# -- patterns ----------------------------------------------------------------------------------
-
-
-def _pattern(pattern: Any, text: Any = "") -> re.Pattern[str]:
-    if not isinstance(pattern, (str, re.Pattern)) or not isinstance(text, str):
-        raise TypeError("a pattern and a string are expected")
-    source = pattern if isinstance(pattern, str) else pattern.pattern
-    if len(source) > MAX_PATTERN or len(text) > MAX_TEXT:
-        raise ValueError(
-            f"patterns are limited to {MAX_PATTERN} and texts to {MAX_TEXT} characters"
-        )
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"bad pattern {shown(source)}: {error}") from error
-
-
-def _groups(found: re.Match[str] | None) -> Any:
-    if found is None:
-        return None
-    return found.group() if not found.re.groups else (found.group(), *found.groups())
-
-
-def _re_seq(pattern: Any, text: Any) -> Any:
-    return [_groups(m) for m in _pattern(pattern, text).finditer(text)] or None
-
-
-def _replacement(text: str, match: Any, new: str, count: int) -> str:
-    if isinstance(match, re.Pattern):
-        # Java writes groups as $1.
-        template = re.sub(r"\$(\d)", r"\\g<\1>", new.replace("\\", "\\\\"))
-        return _pattern(match, text).sub(template, text, count)
-    return text.replace(_string(match), new, count or -1)
-
-
-def _replace(text: Any, match: Any, new: Any) -> str:
-    return _replacement(_string(text), match, _string(new), 0)
-
-
-def _replace_first(text: Any, match: Any, new: Any) -> str:
-    return _replacement(_string(text), match, _string(new), 1)
-
-
-def _split(text: Any, pattern: Any, limit: Any = 0) -> list[str]:
-    parts = _pattern(pattern, text).split(text, max(limit - 1, 0))
-    while not limit and len(parts) > 1 and not parts[-1]:
-        parts.pop()
-    return parts
-
-
 def _join(*args: Any) -> str:
     separator, items = args if len(args) == 2 else ("", *args)
     if isinstance(items, Mapping):
         items = [list(pair) for pair in items.items()]
-    return _shown(separator).join(map(_shown, items))
+    return _joined(_shown(separator), map(_shown, items))
 
 
-def _index_of(text: Any, part: Any, start: int = 0) -> int | None:
-    found = _string(text).find(_string(part), start)
+def _index_of(text: Any, part: Any, start: Any = 0) -> int | None:
+    if type(start) is not int:
+        raise TypeError(f"a position is an int, not {shown(start)}")
+    found = _string(text).find(_string(part), max(start, 0))
     return None if found < 0 else found
 
 
@@ -175,10 +134,6 @@ TEXT: Final[dict[str, Callable[..., Any]]] = {
     "keyword": _keyword,
     "symbol": _symbol,
     "subs": _subs,
-    "re-pattern": _pattern,
-    "re-find": lambda p, s: _groups(_pattern(p, s).search(s)),
-    "re-matches": lambda p, s: _groups(_pattern(p, s).fullmatch(s)),
-    "re-seq": _re_seq,
     _S + "upper-case": _on_strings(str.upper),
     _S + "lower-case": _on_strings(str.lower),
     _S + "capitalize": _on_strings(str.capitalize),
@@ -193,9 +148,7 @@ TEXT: Final[dict[str, Callable[..., Any]]] = {
     _S + "includes?": _on_strings(lambda s, part: part in s),
     _S + "index-of": _index_of,
     _S + "last-index-of": _last_index_of,
-    _S + "replace": _replace,
-    _S + "replace-first": _replace_first,
-    _S + "split": _split,
-    _S + "split-lines": _on_strings(lambda s: re.split(r"\r?\n", s)),
+    _S + "split-lines": _on_strings(_LINES.split),
     _S + "join": _join,
+    **PATTERNS,
 }

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,8 @@ from datahike_async.functions import lookup_function
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import CODED, Column
 from datahike_async.query.builtins import BUILTINS, truthy
+from datahike_async.query.builtins_size import GROWING, MAX_MADE, size_of
+from datahike_async.query.supply import Supplied, Supply, TooSlow
 
 __all__ = ["call_rows", "is_async", "named_function"]
 
@@ -55,14 +57,18 @@ async def call_rows(
     *,
     predicate: bool,
     pause: Callable[[], Awaitable[None]] | None = None,
+    supply: Supply | None = None,
+    elsewhere: Callable[[Callable[[], None]], Awaitable[None]] | None = None,
 ) -> list[Any]:
     """Return the result of ``function`` for every row.
 
     ``args`` are Columns or constants. A predicate that gets values of the wrong type says no; a
     function that raises stops the query with an error naming it. ``pause`` is awaited now and then.
+    ``supply`` is what built-in functions are handed; patterns that use up their turn on the event
+    loop go on ``elsewhere``.
     """
-    builtin = function in _BUILTIN_FUNCTIONS
     columns = [a for a in args if isinstance(a, Column)]
+    builtin = function in _BUILTIN_FUNCTIONS
     if builtin and function not in _IMPURE and len(columns) == 1 and columns[0].kind == CODED:
         codes = columns[0].data
         used = uniques(codes)
@@ -71,40 +77,121 @@ async def call_rows(
             at = next(i for i, a in enumerate(args) if isinstance(a, Column))
             each = Column(CODED, used, columns[0].dictionary)
             some = [*args[:at], each, *args[at + 1 :]]
-            found = await call_rows(function, name, some, len(used), predicate=predicate)
+            found = await call_rows(
+                function,
+                name,
+                some,
+                len(used),
+                predicate=predicate,
+                pause=pause,
+                supply=supply,
+                elsewhere=elsewhere,
+            )
             return [found[i] for i in np.searchsorted(used, codes).tolist()]
     _check_arity(function, name, len(args))
-    out: list[Any] = []
-    wait = is_async(function)
+    calls = _Calls(function, name, predicate=predicate, builtin=builtin, supply=supply)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
         lists = [
             a.slice(start, stop).tolist() if isinstance(a, Column) else [a] * (stop - start)
             for a in args
         ]
-        rows: Any = zip(*lists, strict=True) if lists else ((),) * (stop - start)
+        rows = list(zip(*lists, strict=True)) if lists else [()] * (stop - start)
+        if not builtin and is_async(function):
+            await calls.awaited(rows)
+        else:
+            try:
+                calls.made(rows)
+            except TooSlow:
+                assert supply is not None
+                supply.elsewhere()
+                others = partial(calls.made, rows[len(calls.out) - start :])
+                if elsewhere is None:
+                    others()
+                else:
+                    await elsewhere(others)
+        if pause is not None:
+            await pause()
+    return calls.out
+
+
+class _Calls:
+    """Calls of one function, row after row; ``out`` are the results so far."""
+
+    __slots__ = ("_builtin", "_function", "_made", "_name", "_predicate", "out")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: Any,
+        *,
+        predicate: bool,
+        builtin: bool,
+        supply: Supply | None,
+    ) -> None:
+        if isinstance(function, Supplied):
+            function = function.handed(Supply() if supply is None else supply)
+        self._function = function
+        self._name = name
+        self._predicate = predicate
+        self._builtin = builtin
+        self._made = 0
+        self.out: list[Any] = []
+
+    def made(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        function, out = self._function, self.out
         for row in rows:
             try:
                 result = function(*row)
-                if wait:
-                    result = await result
-            except QueryError:
-                raise
-            except (TypeError, AttributeError) as error:
-                if predicate and builtin:
-                    out.append(False)
-                    continue
-                raise _failed(name, row, error) from error
             except Exception as error:
-                raise _failed(name, row, error) from error
-            out.append(truthy(result) if predicate else result)
-        if pause is not None:
-            await pause()
-    return out
+                result = self._failed(row, error)
+            out.append(self._checked(row, result))
+
+    async def awaited(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        for row in rows:
+            try:
+                result = await self._function(*row)
+            except Exception as error:
+                result = self._failed(row, error)
+            self.out.append(truthy(result) if self._predicate else result)
+
+    def _checked(self, row: Any, result: Any) -> Any:
+        if self._predicate:
+            return truthy(result)
+        if self._builtin and type(result) in GROWING:
+            try:
+                self._made += size_of(result)
+            except ValueError as error:
+                self._failed(row, error)
+            if self._made > MAX_MADE:
+                raise QueryError(
+                    f"The query was stopped: the results of {self._name} need more than their "
+                    f"budget of {MAX_MADE:,} bytes over all rows.",
+                    error=":query/canceled",
+                    budget="results",
+                    limit=MAX_MADE,
+                )
+        return result
+
+    def _failed(self, row: Any, error: Exception) -> bool:
+        """Return the answer of a predicate that cannot say; raise for everything else."""
+        if isinstance(error, (QueryError, TooSlow)):
+            raise error
+        if self._predicate and self._builtin and isinstance(error, (TypeError, AttributeError)):
+            return False
+        args = " ".join(map(shown, row))
+        raise QueryError(
+            f"The function {self._name} failed on ({self._name} {args}): "
+            f"{type(error).__name__}: {error}",
+            error=":query/where",
+            function=self._name,
+        ) from error
 
 
 _BUILTIN_FUNCTIONS: Final = frozenset(BUILTINS.values())
-_IMPURE: Final = frozenset(f for name, f in BUILTINS.items() if name.startswith("rand"))
+_IMPURE: Final = frozenset(
+    BUILTINS[name] for name in ("rand", "rand-int", "rand-nth", "random-uuid", "shuffle")
+)
 _CHUNK: Final = 1024
 
 
@@ -112,6 +199,8 @@ _CHUNK: Final = 1024
 def _takes(function: Callable[..., Any]) -> tuple[int, float]:
     """Return how many arguments a function needs and takes; what it does not say is no limit."""
     least, most = 0, 0.0
+    if isinstance(function, Supplied):
+        function = function.handed(Supply())
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -138,15 +227,6 @@ def _check_arity(function: Callable[..., Any], name: Any, count: int) -> None:
     raise QueryError(
         f"The function {name} takes {takes} {'argument' if takes == '1' else 'arguments'}; it was "
         f"given {count}.",
-        error=":query/where",
-        function=name,
-    )
-
-
-def _failed(name: Any, row: Any, error: Exception) -> QueryError:
-    args = " ".join(map(shown, row))
-    return QueryError(
-        f"The function {name} failed on ({name} {args}): {type(error).__name__}: {error}",
         error=":query/where",
         function=name,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from datahike_async.query.ast import (
     Binding,
     BindRelation,
     BindScalar,
+    Clause,
     Function,
     Predicate,
     is_var,
@@ -24,6 +26,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import call_rows, named_function
+from datahike_async.query.host import LARGE
 from datahike_async.query.lookups import DATABASE, read_database
 from datahike_async.query.relation import (
     Relation,
@@ -32,6 +35,7 @@ from datahike_async.query.relation import (
     distinct,
     equal_mask,
 )
+from datahike_async.query.supply import CHANCE, Supply
 from datahike_async.query.vector import column_of_call, mask_of_call
 from datahike_async.snapshot.views import View
 
@@ -48,6 +52,8 @@ class Functions:
     def __init__(self, engine: Engine, given: Mapping[Symbol, Any]) -> None:
         self.engine = engine
         self.given = given
+        self.random = CHANCE
+        self._supplies: dict[int, tuple[Clause, Supply]] = {}
 
     async def predicate(self, clause: Predicate, state: State) -> str:
         """Keep the rows for which the predicate holds; return how it was found out."""
@@ -132,34 +138,62 @@ class Functions:
             found = state.consts.get(function)
             if found is None:
                 return await self._each_function(clause, relation, args, predicate=predicate)
-            return await self._rows(found, function, relation, args, predicate=predicate)
+            return await self._rows(clause, found, relation, args, predicate=predicate)
         if function in self.given:
             return await self._rows(
-                self.given[function], function, relation, args, predicate=predicate
+                clause, self.given[function], relation, args, predicate=predicate
             )
         if function.text in DATABASE:
             return await read_database(function.text, args, relation.count)
         if function.text == "q":
             return await self._query(relation, args)
         found = named_function(function)
-        return await self._rows(found, function, relation, args, predicate=predicate)
+        return await self._rows(clause, found, relation, args, predicate=predicate)
 
     async def _rows(
-        self, function: Any, name: Any, relation: Relation, args: list[Any], *, predicate: bool
+        self,
+        clause: Predicate | Function,
+        function: Any,
+        relation: Relation,
+        args: list[Any],
+        *,
+        predicate: bool,
     ) -> list[Any]:
         if isinstance(function, Symbol):
             function = named_function(function)
         if not callable(function):
-            raise _no_function(name, function)
+            raise _no_function(clause.function, function)
         given = [self._given_source(arg) for arg in args]
+        return await self._called(clause, function, given, relation, predicate=predicate)
+
+    async def _called(
+        self,
+        clause: Predicate | Function,
+        function: Callable[..., Any],
+        args: list[Any],
+        relation: Relation,
+        *,
+        predicate: bool,
+    ) -> list[Any]:
         return await call_rows(
             function,
-            name,
-            given,
+            clause.function,
+            args,
             relation.count,
             predicate=predicate,
             pause=self.engine.pause,
+            supply=self._supply(clause, relation.count),
+            elsewhere=partial(self.engine.heavy, LARGE),
         )
+
+    def _supply(self, clause: Clause, rows: int) -> Supply:
+        """Return what a clause has for all its rows, also where a rule carries it out often."""
+        known = self._supplies.get(id(clause))
+        if known is None:
+            supply = Supply(self.random, turns=self.engine.host is not None)
+            known = self._supplies[id(clause)] = (clause, supply)
+        known[1].more(rows)
+        return known[1]
 
     def _given_source(self, arg: Any) -> Any:
         """Return the database value that the user gave, where the argument is its view."""
@@ -178,14 +212,7 @@ class Functions:
             return function(*rest)
 
         column = relation.columns[clause.function]
-        return await call_rows(
-            call,
-            clause.function,
-            [column, *args],
-            relation.count,
-            predicate=predicate,
-            pause=self.engine.pause,
-        )
+        return await self._called(clause, call, [column, *args], relation, predicate=predicate)
 
     async def _query(self, relation: Relation, args: list[Any]) -> list[Any]:
         from datahike_async.query.api import q
@@ -201,7 +228,8 @@ class Functions:
         ]
         out = []
         for row in zip(*columns, strict=True):
-            found = await q(*row, host=self.engine.host, budget=self.engine.meter.left())
+            budget = self.engine.meter.left()
+            found = await q(*row, host=self.engine.host, budget=budget, rng=self.random)
             out.append([list(x) for x in found] if hasattr(found, "columns") else found)
         return out
 

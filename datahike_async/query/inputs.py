@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Final
 
 from datahike_async.edn.types import Symbol
@@ -41,6 +42,7 @@ class Request:
     order_by: Any = None
     budget: Any = None
     stats: bool = False
+    rng: Random | None = None
 
     @property
     def plain(self) -> bool:
@@ -87,6 +89,10 @@ def request_of(query: Any, inputs: tuple[Any, ...], **options: Any) -> Request:
         raise QueryError(
             f":offset should be a non-negative int, not {shown(out.offset)}.",
             error=":parser/offset",
+        )
+    if out.rng is not None and not isinstance(out.rng, Random):
+        raise QueryError(
+            f"rng should be a random.Random, not {shown(out.rng)}.", error=":query/binding"
         )
     return out
 

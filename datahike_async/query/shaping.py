@@ -13,7 +13,7 @@ import numpy as np
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
-from datahike_async.query.aggregates import Groups, aggregate
+from datahike_async.query.aggregates import Groups, Pending, aggregate
 from datahike_async.query.ast import Aggregate, Pull, is_var
 from datahike_async.query.execute import Engine
 from datahike_async.query.having import aggregates_of, kept
@@ -62,9 +62,10 @@ async def shaped(
     compared = (*elements, *aggregates_of(parsed.having))
     aggregates = any(isinstance(e, Aggregate) for e in compared)
     if aggregates:
-        columns, count = await engine.heavy(
+        found, count = await engine.heavy(
             relation.count, _grouped, compared, engine, state, relation
         )
+        columns = [c if isinstance(c, Column) else await c.made(engine.pause) for c in found]
     else:
         columns = [relation.columns[e.variable if isinstance(e, Pull) else e] for e in elements]
         count = relation.count
@@ -137,7 +138,7 @@ async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) 
 
 def _grouped(
     elements: Sequence[Any], engine: Engine, state: State, relation: Relation
-) -> tuple[list[Column], int]:
+) -> tuple[list[Column | Pending], int]:
     if not relation.count:
         empty = Column.of([])
         return [empty for _ in elements], 0
@@ -148,7 +149,7 @@ def _grouped(
     ]
     groups = Groups(*group_codes(by, relation.count))
     given = {**engine.functions.given, **state.consts}
-    out: list[Column] = []
+    out: list[Column | Pending] = []
     for element in elements:
         if isinstance(element, Aggregate):
             *args, variable = element.args
@@ -159,7 +160,8 @@ def _grouped(
                     f"The aggregate {shown(element.function)} is not bound by :in.",
                     error=":query/where",
                 )
-            out.append(aggregate(name, args, relation.columns[variable], groups))
+            column = relation.columns[variable]
+            out.append(aggregate(name, args, column, groups, engine.functions.random))
         else:
             source = relation.columns[element.variable if isinstance(element, Pull) else element]
             out.append(source.take(groups.first))
