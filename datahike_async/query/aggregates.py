@@ -19,7 +19,8 @@ from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.arrays import firsts, numbered
 from datahike_async.index.columns import CODED, FLOAT, I64, INSTANT, INT, Column
-from datahike_async.query.builtins import BUILTINS, is_number
+from datahike_async.query.builtins import BUILTINS
+from datahike_async.query.builtins_numbers import is_number
 from datahike_async.query.builtins_size import MAX_ITEMS
 from datahike_async.query.calls import is_async
 from datahike_async.query.relation import column_of, group_codes

@@ -7,20 +7,21 @@ type raise TypeError: the engine makes that "no" in a predicate and an error in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import datetime
-from decimal import Decimal, DivisionByZero, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
-from functools import reduce
 from itertools import pairwise
 from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import shown
+from datahike_async.index.columns import micros
 from datahike_async.query.builtins_data import COLLECTIONS
-from datahike_async.query.builtins_size import int_of, size_of
+from datahike_async.query.builtins_maps import MAPS
+from datahike_async.query.builtins_numbers import NUMBERS, is_number, number_types, numbers
+from datahike_async.query.builtins_size import size_of
 from datahike_async.query.builtins_text import TEXT
 from datahike_async.query.supply import Supplied, Supply
 from datahike_async.values.order import compare
@@ -28,7 +29,6 @@ from datahike_async.values.types import typed_key
 
 __all__ = ["BUILTINS", "COMPARISONS", "comparable", "is_number", "truthy"]
 
-_NUMBERS: Final = frozenset({int, float, Decimal, Fraction})
 _ORDERED: Final = frozenset({str, datetime, Keyword, Symbol, UUID, bytes, tuple, list, bool, Char})
 
 
@@ -37,16 +37,11 @@ def truthy(value: Any) -> bool:
     return value is not None and value is not False
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a number: an int, double, decimal or ratio, and no boolean."""
-    return type(value) in _NUMBERS
-
-
 def comparable(a: Any, b: Any) -> bool:
     """Whether two values have a common order: two numbers, or two of one type."""
     kind = type(a)
-    if kind in _NUMBERS:
-        return type(b) in _NUMBERS
+    if kind in number_types:
+        return type(b) in number_types
     return type(b) is kind and kind in _ORDERED
 
 
@@ -60,7 +55,7 @@ def _ordered(name: str, holds: Callable[[int], bool]) -> Callable[..., bool]:
             if not comparable(a, b) or a != a or b != b:
                 return False
             # Numbers compare by value alone: 1 and 1.0 tie, though they are not equal.
-            order = (a > b) - (a < b) if type(a) in _NUMBERS else compare(a, b)
+            order = (a > b) - (a < b) if type(a) in number_types else compare(a, b)
             if not holds(order):
                 return False
         return True
@@ -79,7 +74,7 @@ def _different(*args: Any) -> bool:
 
 
 def _same_number(*args: Any) -> bool:
-    _numbers("==", args)
+    numbers("==", args)
     return all(a == b for a, b in pairwise(args))
 
 
@@ -104,160 +99,6 @@ def _extreme(name: str, better: Callable[[int], bool]) -> Callable[..., Any]:
 def _differ(*args: Any) -> bool:
     half = len(args) // 2
     return not _equal(list(args[:half]), list(args[half:]))
-
-
-# -- arithmetic --------------------------------------------------------------------------------
-
-
-def _numbers(name: str, args: tuple[Any, ...]) -> None:
-    for a in args:
-        if type(a) not in _NUMBERS:
-            raise TypeError(f"({name} …) takes numbers; {shown(a)} is a {type(a).__name__}")
-
-
-def _common(a: Any, b: Any) -> tuple[Any, Any]:
-    """Return both as numbers that Python computes with: doubles win over decimals and ratios."""
-    if type(a) is type(b) or int in (type(a), type(b)):
-        return a, b
-    return float(a), float(b)
-
-
-def _arithmetic(name: str, function: Callable[[Any, Any], Any], start: int) -> Callable[..., Any]:
-    def one(a: Any, b: Any) -> Any:
-        result = function(*_common(a, b))
-        if type(result) is int:
-            size_of(result)
-        return result
-
-    def run(*args: Any) -> Any:
-        _numbers(name, args)
-        if len(args) == 1:
-            return function(start, args[0]) if name == "-" else args[0]
-        if name == "-" and not args:
-            raise TypeError("(-) takes at least one number")
-        return reduce(one, args) if args else start
-
-    run.__name__ = name
-    return run
-
-
-_ADD: Final = _arithmetic("+", lambda a, b: a + b, 0)
-_SUBTRACT: Final = _arithmetic("-", lambda a, b: a - b, 0)
-_MULTIPLY: Final = _arithmetic("*", lambda a, b: a * b, 1)
-
-
-def _divide(*args: Any) -> Any:
-    _numbers("/", args)
-    if not args:
-        raise TypeError("(/) takes at least one number")
-    return reduce(_quotient, args if len(args) > 1 else (1, *args))
-
-
-def _quotient(a: Any, b: Any) -> Any:
-    a, b = _common(a, b)
-    if not b:
-        if type(a) is not float and type(b) is not float:
-            raise ZeroDivisionError("divide by zero")
-        if not a or a != a:
-            return math.nan
-        return math.copysign(math.inf, a) * math.copysign(1.0, b)
-    if type(a) is int and type(b) is int:
-        # Clojure gives a ratio here; we give the int where it is exact, else the double.
-        return a // b if a % b == 0 else a / b
-    return a / b
-
-
-def _whole(name: str, a: Any, b: Any) -> tuple[Any, Any, Any]:
-    """Return both numbers and their quotient cut off towards zero."""
-    _numbers(name, (a, b))
-    a, b = _common(a, b)
-    if not b:
-        raise ZeroDivisionError("divide by zero")
-    if type(a) is int and type(b) is int:
-        quotient: Any = abs(a) // abs(b)
-        return a, b, quotient if (a < 0) == (b < 0) else -quotient
-    quotient = int_of(a / b)
-    return a, b, Decimal(quotient) if Decimal in (type(a), type(b)) else _like(quotient, a, b)
-
-
-def _like(quotient: int, a: Any, b: Any) -> Any:
-    return float(quotient) if float in (type(a), type(b)) else quotient
-
-
-def _quot(a: Any, b: Any) -> Any:
-    return _whole("quot", a, b)[2]
-
-
-def _rem(a: Any, b: Any) -> Any:
-    a, b, quotient = _whole("rem", a, b)
-    return a - b * quotient
-
-
-def _mod(a: Any, b: Any) -> Any:
-    a, b, quotient = _whole("mod", a, b)
-    rest = a - b * quotient
-    # The result has the sign of the divisor.
-    return rest + b if rest and (rest < 0) != (b < 0) else rest
-
-
-def _sign(name: str, holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    def check(value: Any) -> bool:
-        _numbers(name, (value,))
-        return holds(value)
-
-    check.__name__ = name
-    return check
-
-
-def _parity(name: str, rest: int) -> Callable[[Any], bool]:
-    def check(value: Any) -> bool:
-        if type(value) is not int:
-            raise TypeError(f"({name} …) takes an int, not {shown(value)}")
-        return value % 2 == rest
-
-    check.__name__ = name
-    return check
-
-
-def _absolute(value: Any) -> Any:
-    _numbers("abs", (value,))
-    return abs(value)
-
-
-def _long(value: Any) -> int:
-    _numbers("long", (value,))
-    return int_of(value)
-
-
-def _double(value: Any) -> float:
-    _numbers("double", (value,))
-    return float(value)
-
-
-def _parse_long(text: Any) -> int | None:
-    if not isinstance(text, str):
-        raise TypeError(f"(parse-long …) takes a string, not {shown(text)}")
-    body = text[1:] if text[:1] in ("-", "+") else text
-    if not (body.isascii() and body.isdigit()) or len(body) > 19:
-        return None
-    value = int(text)
-    return value if -(2**63) <= value < 2**63 else None
-
-
-def _parse_double(text: Any) -> float | None:
-    if not isinstance(text, str):
-        raise TypeError(f"(parse-double …) takes a string, not {shown(text)}")
-    try:
-        return float(text) if "_" not in text else None
-    except ValueError:
-        return None
-
-
-def _bigdec(value: Any) -> Decimal:
-    try:
-        return Decimal(repr(value)) if type(value) is float else Decimal(value)
-    except (InvalidOperation, DivisionByZero) as error:
-        raise ValueError(f"{shown(value)} is no number") from error
 
 
 # -- the rest ----------------------------------------------------------------------------------
@@ -297,7 +138,7 @@ def _type(value: Any) -> Keyword:
 
 
 def _rand(supply: Supply, *top: Any) -> float:
-    _numbers("rand", top)
+    numbers("rand", top)
     return float(supply.random.random() * (top[0] if top else 1))
 
 
@@ -324,6 +165,12 @@ def _shuffle(supply: Supply, collection: Any) -> list[Any]:
     return supply.random.sample(items, len(items))
 
 
+def _inst_ms(value: Any) -> int:
+    if type(value) is not datetime:
+        raise TypeError(f"(inst-ms …) takes an instant, not {shown(value)}")
+    return micros(value) // 1000
+
+
 def _is(*kinds: type) -> Callable[[Any], bool]:
     return lambda value: type(value) in kinds
 
@@ -347,28 +194,7 @@ BUILTINS: Final[dict[str, Callable[..., Any]]] = {
     "identical?": _equal,
     "max": _extreme("max", lambda order: order > 0),
     "min": _extreme("min", lambda order: order < 0),
-    # arithmetic
-    "+": _ADD,
-    "-": _SUBTRACT,
-    "*": _MULTIPLY,
-    "/": _divide,
-    "quot": _quot,
-    "rem": _rem,
-    "mod": _mod,
-    "inc": lambda a: _ADD(a, 1),
-    "dec": lambda a: _SUBTRACT(a, 1),
-    "abs": _absolute,
-    "zero?": _sign("zero?", lambda a: bool(a == 0)),
-    "pos?": _sign("pos?", lambda a: bool(a > 0)),
-    "neg?": _sign("neg?", lambda a: bool(a < 0)),
-    "even?": _parity("even?", 0),
-    "odd?": _parity("odd?", 1),
-    "long": _long,
-    "int": _long,
-    "double": _double,
-    "bigdec": _bigdec,
-    "parse-long": _parse_long,
-    "parse-double": _parse_double,
+    # chance
     "rand": Supplied(_rand),
     "rand-int": Supplied(_rand_int),
     "rand-nth": Supplied(_rand_nth),
@@ -399,11 +225,32 @@ BUILTINS: Final[dict[str, Callable[..., Any]]] = {
     "string?": _is(str),
     "keyword?": _is(Keyword),
     "symbol?": _is(Symbol),
+    "char?": _is(Char),
+    "bytes?": _is(bytes),
+    "ratio?": _is(Fraction),
+    "rational?": _is(int, Fraction, Decimal),
+    "nat-int?": lambda a: type(a) is int and a >= 0,
+    "pos-int?": lambda a: type(a) is int and a > 0,
+    "neg-int?": lambda a: type(a) is int and a < 0,
+    "ident?": _is(Keyword, Symbol),
+    "simple-ident?": lambda a: type(a) in (Keyword, Symbol) and a.namespace is None,
+    "qualified-ident?": lambda a: type(a) in (Keyword, Symbol) and a.namespace is not None,
+    "simple-keyword?": lambda a: type(a) is Keyword and a.namespace is None,
+    "qualified-keyword?": lambda a: type(a) is Keyword and a.namespace is not None,
+    "simple-symbol?": lambda a: type(a) is Symbol and a.namespace is None,
+    "qualified-symbol?": lambda a: type(a) is Symbol and a.namespace is not None,
+    "any?": lambda a: True,
     "inst?": _is(datetime),
+    "inst-ms": _inst_ms,
     "uuid?": _is(UUID),
     "vector?": _is(tuple, list),
+    "sequential?": _is(tuple, list),
+    "coll?": lambda a: isinstance(a, (tuple, list, dict, set, frozenset)),
+    "associative?": lambda a: isinstance(a, (tuple, list, dict)),
     "map?": lambda a: isinstance(a, dict),
     "set?": _is(set, frozenset),
+    **NUMBERS,
     **COLLECTIONS,
+    **MAPS,
     **TEXT,
 }

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, groupby, islice
 from typing import Any, Final
 
+from datahike_async.edn.types import FrozenMap
 from datahike_async.errors import shown
+from datahike_async.query.builtins_size import MAX_ITEMS
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
-__all__ = ["COLLECTIONS", "MAX_RANGE"]
+__all__ = ["COLLECTIONS", "MAX_RANGE", "get", "hashable", "items_of", "make_map"]
 
-MAX_RANGE: Final = 1_000_000
+MAX_RANGE: Final = MAX_ITEMS
 
 _SEQUENCES: Final = (list, tuple)
 _SETS: Final = (set, frozenset)
 
 
-def _items(name: str, value: Any) -> Any:
+def items_of(name: str, value: Any) -> Any:
     """Return a collection as something to iterate over; nil is an empty one."""
     if value is None:
         return ()
@@ -31,12 +34,12 @@ def _items(name: str, value: Any) -> Any:
 
 
 def _ordered(name: str, value: Any) -> Any:
-    items = _items(name, value)
+    items = items_of(name, value)
     return list(items) if isinstance(items, _SETS) else items
 
 
 def _count(value: Any) -> int:
-    return len(value) if isinstance(value, bytes) else len(_items("count", value))
+    return len(value) if isinstance(value, bytes) else len(items_of("count", value))
 
 
 def _is_empty(value: Any) -> bool:
@@ -58,7 +61,8 @@ def _contains(collection: Any, key: Any) -> bool:
     raise TypeError(f"(contains? …) takes a collection, not {shown(collection)}")
 
 
-def _get(collection: Any, key: Any, default: Any = None) -> Any:
+def get(collection: Any, key: Any, default: Any = None) -> Any:
+    """Return what a collection holds at a key or position, or the default."""
     if isinstance(collection, Mapping):
         wanted = typed_key(key)
         return next((v for k, v in collection.items() if typed_key(k) == wanted), default)
@@ -89,32 +93,182 @@ def _range(*args: Any) -> list[int]:
     return list(found)
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """Return a value as an element of a set or a key of a map."""
     if isinstance(value, list):
-        return tuple(map(_hashable, value))
-    return frozenset(map(_hashable, value)) if isinstance(value, set) else value
+        return tuple(map(hashable, value))
+    if isinstance(value, Mapping):
+        return FrozenMap({hashable(k): hashable(v) for k, v in value.items()})
+    return frozenset(map(hashable, value)) if isinstance(value, set) else value
+
+
+def make_map(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return a map; the last value of a key counts.
+
+    Raises ValueError where Python would take different keys, such as 1 and 1.0, for one.
+    """
+    found = {typed_key(k): (hashable(k), v) for k, v in pairs}
+    out = dict(found.values())
+    if len(out) < len(found):
+        raise ValueError("a map cannot hold keys that differ in type alone, such as 1 and 1.0")
+    return out
 
 
 def _map(*pairs: Any) -> dict[Any, Any]:
     if len(pairs) % 2:
         raise ValueError("a map takes pairs of keys and values")
-    return {_hashable(k): v for k, v in zip(pairs[::2], pairs[1::2], strict=True)}
+    return make_map(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def _set(collection: Any) -> frozenset[Any]:
-    return frozenset(map(_hashable, _items("set", collection)))
+    return frozenset(map(hashable, items_of("set", collection)))
 
 
 def _distinct(collection: Any) -> list[Any]:
-    return list({typed_key(x): x for x in _items("distinct", collection)}.values())
+    return list({typed_key(x): x for x in items_of("distinct", collection)}.values())
+
+
+# -- parts -------------------------------------------------------------------------------------
+
+
+def _number(name: str, n: Any) -> int:
+    if type(n) is not int:
+        raise TypeError(f"({name} …) takes an int, not {shown(n)}")
+    return max(n, 0)
+
+
+def _sliced(
+    name: str, part: Callable[[list[Any], int], list[Any]]
+) -> Callable[[Any, Any], list[Any]]:
+    """Return a function of a number and a collection, in this order."""
+
+    def call(n: Any, collection: Any) -> list[Any]:
+        return part(list(items_of(name, collection)), _number(name, n))
+
+    return call
+
+
+def _drop_last(*args: Any) -> list[Any]:
+    n, collection = args if len(args) == 2 else (1, *args)
+    items = list(items_of("drop-last", collection))
+    return items[: max(len(items) - _number("drop-last", n), 0)]
+
+
+def _subvec(vector: Any, start: Any, end: Any = None) -> list[Any]:
+    if not isinstance(vector, _SEQUENCES):
+        raise TypeError(f"(subvec …) takes a vector, not {shown(vector)}")
+    end = len(vector) if end is None else end
+    if type(start) is not int or type(end) is not int:
+        raise TypeError("(subvec …) takes a vector and ints")
+    if not 0 <= start <= end <= len(vector):
+        raise IndexError(f"{start} to {end} is not within the {len(vector)} elements")
+    return list(vector[start:end])
+
+
+def _partition(name: str, *, whole: bool) -> Callable[..., list[list[Any]]]:
+    def call(n: Any, *args: Any) -> list[list[Any]]:
+        step, collection = args if len(args) == 2 else (n, *args)
+        if type(n) is not int or type(step) is not int:
+            raise TypeError(f"({name} …) takes ints and a collection")
+        if n < 1 or step < 1:
+            raise ValueError(f"({name} …) takes ints from 1 on")
+        items = list(items_of(name, collection))
+        starts = range(0, max(len(items) - n + 1, 0) if whole else len(items), step)
+        if n * len(starts) > MAX_ITEMS and step < n:
+            raise ValueError(f"({name} …) would make more than {MAX_ITEMS} elements")
+        return [items[i : i + n] for i in starts]
+
+    return call
+
+
+# -- new ones ----------------------------------------------------------------------------------
+
+
+def _limited(name: str, items: Iterable[Any]) -> list[Any]:
+    out = list(islice(items, MAX_ITEMS + 1))
+    if len(out) > MAX_ITEMS:
+        raise ValueError(f"({name} …) would make more than {MAX_ITEMS} elements")
+    return out
+
+
+def _concat(*collections: Any) -> list[Any]:
+    parts = [items_of("concat", c) for c in collections]
+    return _limited("concat", chain.from_iterable(parts))
+
+
+def _conj(collection: Any, *items: Any) -> Any:
+    if isinstance(collection, _SETS):
+        return frozenset(collection) | set(map(hashable, items))
+    if isinstance(collection, Mapping):
+        entries = list(collection.items())
+        for item in items:
+            entries.extend(item.items() if isinstance(item, Mapping) else [_pair(item)])
+        return make_map(entries)
+    if isinstance(collection, str):
+        raise TypeError(f"(conj …) takes a collection, not {shown(collection)}")
+    return [*_ordered("conj", collection), *items]
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    if not isinstance(item, _SEQUENCES) or len(item) != 2:
+        raise TypeError(f"an entry of a map is a pair, not {shown(item)}")
+    return item[0], item[1]
+
+
+def _repeat(n: Any, value: Any) -> list[Any]:
+    count = _number("repeat", n)
+    if count > MAX_ITEMS:
+        raise ValueError(f"(repeat …) would make {count} elements; the limit is {MAX_ITEMS}")
+    return [value] * count
+
+
+def _flatten(collection: Any) -> list[Any]:
+    def walk() -> Iterator[Any]:
+        stack = [iter(collection)] if isinstance(collection, _SEQUENCES) else []
+        while stack:
+            for item in stack[-1]:
+                if isinstance(item, _SEQUENCES):
+                    stack.append(iter(item))
+                    break
+                yield item
+            else:
+                stack.pop()
+
+    return _limited("flatten", walk())
+
+
+def _interleave(*collections: Any) -> list[Any]:
+    parts = [items_of("interleave", c) for c in collections]
+    return _limited("interleave", chain.from_iterable(zip(*parts, strict=False)))
+
+
+def _interpose(separator: Any, collection: Any) -> list[Any]:
+    items = items_of("interpose", collection)
+    return _limited("interpose", chain.from_iterable((separator, x) for x in items))[1:]
+
+
+def _dedupe(collection: Any) -> list[Any]:
+    return [next(same) for _, same in groupby(items_of("dedupe", collection), typed_key)]
+
+
+def _empty(collection: Any) -> Any:
+    if isinstance(collection, Mapping):
+        return {}
+    if isinstance(collection, _SETS):
+        return frozenset()
+    return [] if isinstance(collection, _SEQUENCES) else None
+
+
+def _rest(collection: Any) -> list[Any]:
+    return list(items_of("rest", collection))[1:]
 
 
 COLLECTIONS: Final[dict[str, Callable[..., Any]]] = {
     "vector": lambda *items: list(items),
     "list": lambda *items: items,
     "tuple": lambda *items: items,
-    "vec": lambda c: list(_items("vec", c)),
-    "untuple": lambda value: list(_items("untuple", value)),
+    "vec": lambda c: list(items_of("vec", c)),
+    "untuple": lambda value: list(items_of("untuple", value)),
     "set": _set,
     "hash-map": _map,
     "array-map": _map,
@@ -123,14 +277,37 @@ COLLECTIONS: Final[dict[str, Callable[..., Any]]] = {
     "empty?": _is_empty,
     "not-empty": _not_empty,
     "contains?": _contains,
-    "get": _get,
+    "get": get,
     "nth": _nth,
     "first": lambda c: _nth(c, 0, None),
     "second": lambda c: _nth(c, 1, None),
-    "last": lambda c: (list(_items("last", c)) or [None])[-1],
+    "last": lambda c: (list(items_of("last", c)) or [None])[-1],
     "keys": lambda m: list(m) if m else None,
     "vals": lambda m: list(m.values()) if m else None,
-    "sort": lambda c: sorted(_items("sort", c), key=sort_key),
-    "reverse": lambda c: list(_items("reverse", c))[::-1],
+    "sort": lambda c: sorted(items_of("sort", c), key=sort_key),
+    "reverse": lambda c: list(items_of("reverse", c))[::-1],
     "distinct": _distinct,
+    "distinct?": lambda *items: len(set(map(typed_key, items))) == len(items),
+    "seq": lambda c: list(items_of("seq", c)) or None,
+    "empty": _empty,
+    "rest": _rest,
+    "next": lambda c: _rest(c) or None,
+    "butlast": lambda c: list(items_of("butlast", c))[:-1] or None,
+    "take": _sliced("take", lambda items, n: items[:n]),
+    "drop": _sliced("drop", lambda items, n: items[n:]),
+    "take-last": _sliced("take-last", lambda items, n: items[max(len(items) - n, 0) :]),
+    "drop-last": _drop_last,
+    "subvec": _subvec,
+    "peek": lambda c: _nth(c, _count(c) - 1, None),
+    "partition": _partition("partition", whole=True),
+    "partition-all": _partition("partition-all", whole=False),
+    "conj": _conj,
+    "cons": lambda x, c: [x, *items_of("cons", c)],
+    "concat": _concat,
+    "into": lambda to, items: _conj(to, *items_of("into", items)),
+    "repeat": _repeat,
+    "flatten": _flatten,
+    "interleave": _interleave,
+    "interpose": _interpose,
+    "dedupe": _dedupe,
 }

@@ -148,6 +148,8 @@ class Functions:
         if function.text == "q":
             return await self._query(relation, args)
         found = named_function(function)
+        if found is BUILTINS["complement"]:
+            args = [named_function(a) if type(a) is Symbol else a for a in args]
         return await self._rows(clause, found, relation, args, predicate=predicate)
 
     async def _rows(
