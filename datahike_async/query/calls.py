@@ -100,6 +100,8 @@ async def call_rows(
         if not builtin and is_async(function):
             await calls.awaited(rows)
         else:
+            if supply is not None:
+                supply.here()
             try:
                 calls.made(rows)
             except TooSlow:

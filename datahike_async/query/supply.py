@@ -17,12 +17,12 @@ from datahike_async.errors import QueryError
 __all__ = ["CHANCE", "PATTERN_SECONDS", "Supplied", "Supply", "TooSlow"]
 
 PATTERN_SECONDS: Final = 1.0
-"""How long the patterns of one clause may take, over all rows together; 2 µs a row come on top."""
+"""How long the patterns of one clause may take, over all rows together; 10 µs a row come on top."""
 
 _TURN: Final = 0.01
-"""Seconds that patterns may take on the event loop; a worker thread does what is left."""
+"""Seconds that patterns may take on the event loop at a time; a worker thread does the rest."""
 
-_ROW: Final = 2e-6
+_ROW: Final = 1e-5
 
 CHANCE: Final = Random()
 """Where random numbers come from, where a query is handed no generator of its own."""
@@ -35,7 +35,7 @@ class TooSlow(Exception):
 class Supply:
     """Chance, and what is left of the time for patterns."""
 
-    __slots__ = ("_left", "_limit", "_turn", "random")
+    __slots__ = ("_left", "_limit", "_turn", "_turns", "random")
 
     def __init__(
         self,
@@ -44,14 +44,20 @@ class Supply:
         seconds: float = PATTERN_SECONDS,
         turns: bool = False,
     ) -> None:
-        """With ``turns`` a pattern that takes long raises TooSlow once, to be tried elsewhere."""
+        """With ``turns`` patterns that take long raise TooSlow, to be tried ``elsewhere``."""
         self.random = random
         self._limit = self._left = seconds
-        self._turn = _TURN if turns else None
+        self._turns = turns
+        self._turn: float | None = None
+        self.here()
 
     def more(self, rows: int) -> None:
         """Add the little that plain matching takes for each of more rows."""
         self._left += rows * _ROW
+
+    def here(self) -> None:
+        """Take a turn on the event loop, if this is for one."""
+        self._turn = _TURN if self._turns else None
 
     def elsewhere(self) -> None:
         """Use all the time that is left: this is no longer the event loop."""

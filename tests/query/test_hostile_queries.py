@@ -17,7 +17,7 @@ from datahike_async.query.api import q
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.builtins_patterns import MAX_PATTERN, PATTERNS
 from datahike_async.query.builtins_size import MAX_ITEMS, MAX_TEXT
-from datahike_async.query.supply import Supply
+from datahike_async.query.supply import Supply, TooSlow
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +146,29 @@ def test_every_function_of_patterns_is_stopped(name: str, args: tuple[str, ...])
     function = PATTERNS[name].handed(Supply(seconds=0.05))  # type: ignore[attr-defined]
     with pytest.raises(QueryError, match=r"budget of 0\.05 s"):
         function(*({"{p}": pattern, "{s}": "x" * 60 + "b"}.get(a, a) for a in args))
+
+
+def test_patterns_take_turns_on_the_event_loop() -> None:
+    def match(timeout: float, concurrent: bool) -> tuple[float, bool]:
+        return timeout, concurrent
+
+    def late(timeout: float, concurrent: bool) -> None:
+        raise TimeoutError
+
+    supply = Supply(turns=True)
+    for _ in range(3):
+        supply.here()
+        timeout, concurrent = supply.run(match)
+        assert timeout < 0.1
+        assert not concurrent
+        with pytest.raises(TooSlow):
+            supply.run(late)
+        supply.elsewhere()
+        timeout, concurrent = supply.run(match)
+        assert timeout > 0.5
+        assert concurrent
+    with pytest.raises(QueryError):
+        supply.run(late)
 
 
 def test_all_functions_of_patterns_are_looked_at() -> None:
