@@ -170,10 +170,25 @@ class _Merge:
             return []
         pieces = 1 if count <= self.leaf * 3 // 2 else -(-count // self.leaf)
         edges = [count * i // pieces for i in range(pieces + 1)]
+        if self.temporal:
+            edges = self.between_keys(rows, edges)
         out = []
         for i, j in pairwise(edges):
             piece = rows.slice(i, j) if pieces > 1 else rows
             out.append(_Slot(first_key(piece, self.order), j - i, Leaf(piece), None))
+        return out
+
+    def between_keys(self, rows: Rows, edges: list[int]) -> list[int]:
+        """Return edges that part no rows of one key.
+
+        A key leads to one leaf, and does not tell intervals apart that began with one transaction.
+        """
+        out = [0]
+        for edge in edges[1:]:
+            while edge < len(rows) and self.key(rows, edge - 1) == self.key(rows, edge):
+                edge += 1
+            if edge > out[-1]:
+                out.append(edge)
         return out
 
     # -- branches ------------------------------------------------------------------------------

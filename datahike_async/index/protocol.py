@@ -39,7 +39,7 @@ class Index(Protocol):
 
     @property
     def temporal(self) -> bool:
-        """Whether rows carry ``until``; they then sort by t within equal (e, a, v)."""
+        """Whether rows carry ``until``; they then sort by t and until within equal (e, a, v)."""
         ...
 
     def __len__(self) -> int:
@@ -71,8 +71,8 @@ class Index(Protocol):
         """Return a new index without ``removes`` and with ``adds``, sharing untouched nodes.
 
         Both are sorted runs in this index's order, one attribute a run in AEVT and AVET. A removed
-        row is found by (e, a, v), in temporal indexes by (e, a, v, t); one that is not there is
-        ignored. An added row whose (e, a, v) is there (and not removed) replaces it.
+        row is found by (e, a, v), in temporal indexes by (e, a, v, t, until); one that is not there
+        is ignored. An added row that is found so (and not removed) replaces the one that is there.
         """
         ...
 

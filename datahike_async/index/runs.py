@@ -57,14 +57,15 @@ def sorted_rows(rows: Rows, order: Order) -> Rows:
 
 
 def sort_positions(rows: Rows, order: Order) -> I64:
-    """Return the positions that put ``rows`` in ``order``, then by t, retractions first."""
+    """Return the positions that put ``rows`` in ``order``, then by t, retractions first.
+
+    Intervals that began with one transaction are put in the order of their ends.
+    """
+    last = [key for key in (rows.added, rows.until) if key is not None]
     if order is Order.AVET:
         if rows.v.kind == OBJECT:
             return _by_python(rows, order)
-        keys: tuple[Any, ...] = (rows.t, rows.e, rows.v.ranks(), rows.a)
-        if rows.added is not None:
-            keys = (rows.added, *keys)
-        return np.lexsort(keys)
+        return np.lexsort((*last, rows.t, rows.e, rows.v.ranks(), rows.a))
     # Most facts are single-valued: sort by the integers, and look at values only where those tie.
     first = primary(rows, order)
     positions = np.argsort(first, kind="stable")
@@ -74,10 +75,7 @@ def sort_positions(rows: Rows, order: Order) -> I64:
         return positions
     if rows.v.kind == OBJECT:
         return _break_ties(rows, positions, ties)
-    keys = (rows.t, rows.v.ranks(), first)
-    if rows.added is not None:
-        keys = (rows.added, *keys)
-    return np.lexsort(keys)
+    return np.lexsort((*last, rows.t, rows.v.ranks(), first))
 
 
 def primary(rows: Rows, order: Order) -> I64:
@@ -89,7 +87,11 @@ def primary(rows: Rows, order: Order) -> I64:
 
 def _tail_key(rows: Rows, i: int) -> tuple[Any, ...]:
     added = True if rows.added is None else bool(rows.added[i])
-    return (sort_key(rows.v.value(i)), int(rows.t[i]), added)
+    return (sort_key(rows.v.value(i)), int(rows.t[i]), added, _end(rows, i))
+
+
+def _end(rows: Rows, i: int) -> int:
+    return 0 if rows.until is None else int(rows.until[i])
 
 
 def _break_ties(rows: Rows, positions: I64, ties: Any) -> I64:
@@ -103,11 +105,11 @@ def _break_ties(rows: Rows, positions: I64, ties: Any) -> I64:
 
 def _by_python(rows: Rows, order: Order) -> I64:
     def key(i: int) -> tuple[Any, ...]:
-        value, t, added = _tail_key(rows, i)
+        value, *rest = _tail_key(rows, i)
         e, a = int(rows.e[i]), int(rows.a[i])
         if order is Order.AVET:
-            return (a, value, e, t, added)
-        return (e, a, value, t, added) if order is Order.EAVT else (a, e, value, t, added)
+            return (a, value, e, *rest)
+        return (e, a, value, *rest) if order is Order.EAVT else (a, e, value, *rest)
 
     return np.array(sorted(range(len(rows)), key=key), np.int64)
 
@@ -134,7 +136,7 @@ def changed(
     """Return ``base`` without ``removes`` and with ``adds``; the same object if nothing changes.
 
     All are sorted in ``order``, in AEVT and AVET of one attribute. A row is found by (e, a, v),
-    with ``temporal`` by (e, a, v, t); an added row replaces the one that is found.
+    with ``temporal`` by (e, a, v, t, until); an added row replaces the one that is found.
     """
     added = None
     if adds:
@@ -199,7 +201,7 @@ def _places(base: Rows, run: Rows, order: Order, temporal: bool) -> tuple[I64, _
 
     def rest(rows: Rows, i: int) -> tuple[Any, ...]:
         head = int(rows.e[i]) if order is Order.AVET else sort_key(rows.v.value(i))
-        return (head, int(rows.t[i])) if temporal else (head,)
+        return (head, int(rows.t[i]), _end(rows, i)) if temporal else (head,)
 
     for i in np.flatnonzero(many).tolist():
         stop, wanted_rest = int(end[i]), rest(run, i)

@@ -104,3 +104,22 @@ async def test_states_agree(seed: int, backend: str, tmp_path: Path) -> None:
         for conn in (one, two):
             await conn.sync()
             assert await state(conn) == await fresh()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+async def test_intervals_that_began_with_one_transaction_are_kept_apart(rows: int) -> None:
+    store = {"backend": "memory", "id": uuid4()}
+    await d.create_database(store=store, initial_tx=SCHEMA)
+    async with Strangers(store, limits=Limits(flush_rows=rows)) as conn:
+        first = await conn.transact([{":u": "a"}])
+        ref, ends = [":u", "a"], []
+        for _ in range(3):
+            # Asserted anew, as of the transaction that asserted it before.
+            await conn.transact([[":db/add", ref, ":o", 1, first.tx]])
+            ends.append((await conn.transact([[":db/retract", ref, ":o", 1]])).tx)
+            await anyio.wait_all_tasks_blocked()
+        found = [x for x in await conn.db().history().datoms("aevt", ":o") if not x.added]
+        assert [x.tx for x in found] == ends
+        written = await state(conn)
+    async with Strangers(store) as conn:
+        assert await state(conn) == written
