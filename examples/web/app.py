@@ -74,7 +74,7 @@ def make_app(config: Mapping[str, Any] | None = None) -> Starlette:
             Route("/stats", stats),
         ],
         lifespan=lifespan,
-        exception_handlers={d.TransactionError: refused},
+        exception_handlers={d.TransactionError: refused, d.QueryError: malformed},
     )
 
 
@@ -84,9 +84,34 @@ async def refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.error, "message": str(error)}, status_code=422)
 
 
+async def malformed(request: Request, error: Exception) -> Response:
+    """Answer 400 to a question that is none; the database says what is wrong with it."""
+    assert isinstance(error, d.DatahikeError)
+    return JSONResponse({"error": error.error, "message": str(error)}, status_code=400)
+
+
+def number(text: str) -> int | str:
+    """Return a number, or what was given instead: the database knows what it takes."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+async def sent(request: Request) -> dict[str, Any]:
+    """Return the JSON object that was sent."""
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"The body is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise HTTPException(400, "The body is no JSON object.")
+    return body
+
+
 async def add(request: Request) -> Response:
     """Add an entry."""
-    body = await request.json()
+    body = await sent(request)
     id_ = uuid.uuid4()
     report = await request.app.state.conn.transact(
         [{":entry/id": id_, ":entry/name": body.get("name"), ":entry/text": body.get("text")}]
@@ -102,7 +127,7 @@ async def present(request: Request) -> d.Database:
 
 async def newest(request: Request) -> Response:
     """List the newest entries."""
-    limit = int(request.query_params.get("limit", "10"))
+    limit = number(request.query_params.get("limit", "10"))
     rows = await d.q(NEWEST, await present(request), limit=limit)
     return JSONResponse(
         [{"id": str(i), "name": name, "text": text, "tx": tx} for i, name, text, tx in rows]
@@ -113,7 +138,10 @@ async def one(request: Request) -> Response:
     """Show one entry, now or as of a transaction."""
     db = await present(request)
     if "as_of" in request.query_params:
-        db = db.as_of(int(request.query_params["as_of"]))
+        try:
+            db = db.as_of(number(request.query_params["as_of"]))
+        except d.DatahikeError as error:
+            return await malformed(request, error)
     entry = await db.pull(PATTERN, [":entry/id", request.path_params["id"]])
     if entry is None:
         raise HTTPException(404, "There is no such entry.")
@@ -122,7 +150,7 @@ async def one(request: Request) -> Response:
 
 async def change(request: Request) -> Response:
     """Change the text of an entry."""
-    body = await request.json()
+    body = await sent(request)
     conn = request.app.state.conn
     ref = [":entry/id", request.path_params["id"]]
     report = await conn.transact([[":db/add", ref, ":entry/text", body.get("text")]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -61,6 +62,31 @@ async def test_entries_and_their_past(config):
         assert (await client.get("/stats")).json()["entries"] == 1
     async with client_of(web.make_app(config)) as client:
         assert (await client.get("/entries")).json()[0]["text"] == "second"
+
+
+async def test_what_is_malformed_is_the_callers_mistake(tmp_path, servers):
+    web = load("web/app.py")
+    async with client_of(web.make_app({"store": store_on("memory", tmp_path, servers)})) as client:
+        made = await client.post("/entries", json={"name": "Ada", "text": "first"})
+        id_ = made.json()["id"]
+        for limit in ("many", "-1", "1.5", "", "9" * 5000):
+            answer = await client.get("/entries", params={"limit": limit})
+            assert answer.status_code == 400
+            assert ":limit" in answer.json()["message"]
+        for point in ("yesterday", "-1", "1", "", "9" * 5000, "9" * 30):
+            answer = await client.get(f"/entries/{id_}", params={"as_of": point})
+            assert answer.status_code == 400
+            assert "transaction id" in answer.json()["message"]
+        for body in (b"", b"{", b"\xff", b"[1]", b"null", b"[" * 100_000):
+            for method, path in (("POST", "/entries"), ("PUT", f"/entries/{id_}")):
+                answer = await client.request(method, path, content=body)
+                assert answer.status_code == 400
+                assert "JSON" in answer.text
+        for value in (None, 5, [1], {"a": {}}, "\ud800"):
+            answer = await client.post("/entries", content=json.dumps({"name": "A", "text": value}))
+            assert answer.status_code == 422
+            assert answer.json()["message"]
+        assert (await client.get("/stats")).json()["entries"] == 1
 
 
 async def test_two_servers_share_the_book_on_s3(tmp_path, servers, monkeypatch):
