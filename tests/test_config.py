@@ -130,6 +130,25 @@ def test_secrets_do_not_show() -> None:
     assert "hush" not in str(caught.value) + repr(caught.value.data)
 
 
+def test_what_is_no_secret_shows() -> None:
+    store = {
+        "backend": "s3",
+        "bucket": "b",
+        "prefix": "people/a",
+        "endpoint": "http://localhost:9000",
+        "endpoint-override": {"protocol": "https", "hostname": "s3.example.org", "port": 9000},
+        "session-token": "hush",
+        "profile": "hush",
+        "dsn": "postgres://me:hush@db",
+    }
+    for text in (repr(Config.of(store=store)), repr(Config.of(store=store).to_map())):
+        for part in ("people/a", "http://localhost:9000", "https", "s3.example.org", "9000"):
+            assert part in text
+        assert "hush" not in text
+    for endpoint in ("http://me:hush@localhost", "http://localhost/?token=hush", b"hush"):
+        assert "hush" not in repr(Config.of(store={**store, "endpoint": endpoint}))
+
+
 def test_the_environment_fills_in_when_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATAHIKE_STORE_BACKEND", ":file")
     monkeypatch.setenv("DATAHIKE_STORE_CONFIG", '{:path "/data/e"}')

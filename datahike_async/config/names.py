@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Final
@@ -56,7 +57,24 @@ QUESTION: Final = frozenset(
     }
 )
 
-_HARMLESS: Final = frozenset({"backend", "id", "path", "compressor", "region", "bucket", "table"})
+_HARMLESS: Final = frozenset(
+    {
+        "backend",
+        "bucket",
+        "compressor",
+        "hostname",
+        "id",
+        "path",
+        "prefix",
+        "protocol",
+        "read-policy",
+        "region",
+        "table",
+        "write-policy",
+    }
+)
+# What else stands in the address of an endpoint may be a password or a token.
+_ADDRESS: Final = re.compile(r"(https?://)?[^@?#\s]*")
 
 
 MOST_LEVELS: Final = 16
@@ -130,11 +148,17 @@ def masked(store: Mapping[Any, Any], levels: int = MOST_LEVELS) -> dict[str, Any
         name = name_of(key) if isinstance(key, (str, Keyword, Symbol)) else None
         if isinstance(value, Mapping):
             out[key] = masked(value, levels - 1) if levels else "***"
-        elif name in _HARMLESS or value is None or isinstance(value, (bool, int, float)):
+        elif value is None or isinstance(value, (bool, int, float)) or (_may_show(name, value)):
             out[key] = value
         else:
             out[key] = "***"
     return out
+
+
+def _may_show(name: str | None, value: Any) -> bool:
+    if name == "endpoint":
+        return isinstance(value, str) and _ADDRESS.fullmatch(value) is not None
+    return name in _HARMLESS
 
 
 def keyword_in(key: str, value: Any, *choices: str) -> str:
