@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_database(transact)
     transact.add_argument("tx_data", help="EDN, or - for standard input")
     transact.add_argument("--create", action="store_true", help="create the database if need be")
+    transact.add_argument(
+        "--schema-flexibility",
+        choices=("read", "write"),
+        help="of a database that is created; with read, attributes need no schema; default: write",
+    )
     transact.add_argument("--format", choices=("edn", "json", "table"), default="table")
     return parser
 
@@ -135,7 +140,9 @@ def _time_point(text: str) -> int | datetime:
 
 async def _transact(arguments: argparse.Namespace) -> int:
     text = await _text(arguments.tx_data)
-    config = _config(arguments)
+    config = d.Config.of(_config(arguments))
+    if arguments.schema_flexibility is not None:
+        config = d.Config.of(config, schema_flexibility=arguments.schema_flexibility)
     if arguments.create and not await d.database_exists(config):
         await d.create_database(config)
     async with d.connect(config) as conn:

@@ -41,6 +41,16 @@ def cli(request, tmp_path):
     return run
 
 
+def test_a_database_is_created_as_it_is_asked_for(cli):
+    cli("transact", "--path", "db", "--create", "--schema-flexibility", "read", "[{:n 1}]")
+    cli("transact", "--path", "db", "[{:n 2}]")
+    assert "2" in cli("q", "--path", "db", "[:find (count ?e) . :where [?e :n]]")
+    refused = cli("transact", "--path", "db", "--schema-flexibility", "write", "[{:n 3}]", code=1)
+    assert ":schema-flexibility" in refused
+    refused = cli("transact", "--path", "strict", "--create", "[{:n 1}]", code=1)
+    assert ":n" in refused
+
+
 def test_transact_and_query(cli):
     cli("transact", "--path", "db", "--create", SCHEMA)
     report = json.loads(
