@@ -13,7 +13,9 @@ from typing import Any, Final
 from aiobotocore.config import AioConfig
 from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import AioSession
+from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
+from botocore.loaders import create_loader
 
 from datahike_async_s3.redact import redact
 from datahike_async_s3.settings import Settings
@@ -24,17 +26,31 @@ _SPARE_CONNECTIONS: Final = 8
 """For conditional writes and reads of heads, which wait for no other request."""
 
 
+_sessions: RunVar[dict[str | None, AioSession]] = RunVar("datahike_async_s3.sessions")
+"""One a profile and event loop: credentials that are renewed have a lock of the loop's."""
+
+
 @cache
+def _loader(data_path: str | None) -> Any:
+    # One for all loops: it keeps the service's model.
+    return create_loader(data_path)
+
+
 def _session(profile: str | None) -> AioSession:
-    # One a profile: it keeps the service's model and the configuration files.
-    return AioSession(profile=profile)
+    try:
+        known = _sessions.get()
+    except LookupError:
+        known = {}
+        _sessions.set(known)
+    if profile not in known:
+        known[profile] = AioSession(profile=profile)
+    return known[profile]
 
 
-def _ready_session(profile: str | None) -> AioSession:
-    """Return a session that has read its files."""
-    made = _session(profile)
-    made.get_scoped_config()
-    return made
+def _read(session: AioSession) -> None:
+    """Let a session read its files."""
+    session.get_scoped_config()
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
 
 
 async def open_client(settings: Settings) -> Any:
@@ -64,7 +80,8 @@ async def open_client(settings: Settings) -> Any:
     region = settings.region
     if region is None and settings.endpoint is not None:
         region = "us-east-1"
-    session = await run_sync(_ready_session, settings.profile)
+    session = _session(settings.profile)
+    await run_sync(_read, session)
     made = session.create_client(
         "s3",
         region_name=region,

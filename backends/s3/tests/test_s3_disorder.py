@@ -6,11 +6,14 @@ import logging
 import ssl
 from typing import Any
 
+import anyio
 import pytest
 from botocore.exceptions import SSLError
 from datahike_async_s3 import backend as backends
+from datahike_async_s3 import client
 from datahike_async_s3.errors import translated
 from datahike_async_s3.redact import _redacted, redact
+from datahike_async_s3.settings import settings_of
 from datahike_async_s3.store import S3BlobStore
 
 import datahike_async as d
@@ -184,6 +187,25 @@ def test_encryption_that_breaks_half_way_leaves_a_doubt() -> None:
     for writes, kind in ((True, OutcomeUnknown), (False, StoreUnavailable)):
         with pytest.raises(kind, match="bad record mac"), translated("writing x", writes=writes):
             driver()
+
+
+# -- event loops -----------------------------------------------------------------------------------
+
+
+def test_sessions_belong_to_an_event_loop() -> None:
+    async def opened() -> tuple[Any, Any]:
+        made = settings_of({"bucket": "bkt", "prefix": "p", "access-key": "k", "secret": "s"})
+        for _ in range(2):
+            inner = await client.open_client(made)
+            await inner.__aexit__(None, None, None)
+        session = client._session(None)
+        assert session is client._session(None)
+        return session, session.get_component("data_loader")
+
+    found = [anyio.run(opened, backend=loop) for loop in ("asyncio", "asyncio", "trio")]
+    # What they renew credentials with is bound to a loop; the models are not.
+    assert len({id(session) for session, _ in found}) == 3
+    assert len({id(loader) for _, loader in found}) == 1
 
 
 # -- secrets ---------------------------------------------------------------------------------------

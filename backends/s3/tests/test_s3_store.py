@@ -360,22 +360,22 @@ async def test_credentials_from_the_usual_chain(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(files))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
 
-    client._session.cache_clear()
+    client._sessions.set({})
     with pytest.raises(StoreConfigError, match="no credentials were found"):
         await create_store(config)
     with pytest.raises(StoreConfigError, match="nobody"):
         await create_store({**config, "profile": "nobody"})
 
-    client._session.cache_clear()
+    client._sessions.set({})
     files.write_text("[somebody]\naws_access_key_id = k\naws_secret_access_key = s\n")
     store = await create_store({**config, "profile": "somebody"})
     await store.assoc("k", 1)
     await store.release()
 
-    client._session.cache_clear()
+    client._sessions.set({})
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     store = await connect_store(config)
     assert await store.get("k") == 1
     await store.release()
-    client._session.cache_clear()
+    client._sessions.set({})
