@@ -15,6 +15,8 @@ import sniffio
 
 import datahike_async as d
 from datahike_async.errors import ConnectionClosed, DatahikeError, WriterError
+from datahike_async.konserve import Store, StoreClosed
+from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
 
@@ -253,3 +255,40 @@ async def test_a_value_that_outlives_its_connection_says_so_on_a_miss(
         cold = conn.db()
     with pytest.raises(ConnectionClosed):
         await cold.datoms("aevt", ":n")
+
+
+class Leisurely(PassingBlobStore):
+    async def close(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        await super().close()
+
+
+async def test_joining_that_is_cancelled_closes_the_store_it_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = {"backend": "file", "path": str(tmp_path / "db")}
+    await d.create_database(store=store, schema_flexibility="read")
+    opened: list[Store] = []
+    connect_store, read_branch = sharing.connect_store, sharing.read_branch
+
+    async def connecting(*arguments: Any, **options: Any) -> Store:
+        opened.append(await connect_store(*arguments, **options))
+        opened[-1].blobs = Leisurely(opened[-1].blobs)
+        return opened[-1]
+
+    async def reading(*arguments: Any) -> Any:
+        state = await read_branch(*arguments)
+        scope.cancel()
+        return state
+
+    async with d.connect(store=store):
+        monkeypatch.setattr(sharing, "connect_store", connecting)
+        monkeypatch.setattr(sharing, "read_branch", reading)
+        with anyio.CancelScope() as scope:
+            # In another spelling: that it is the same one shows once it was read.
+            async with d.connect(store={**store, "path": str(tmp_path / "." / "x" / ".." / "db")}):
+                await anyio.lowlevel.checkpoint()
+        assert len(opened) == 1
+        with pytest.raises(StoreClosed):
+            await opened[0].get("anything")
+    assert_nothing_leaked()

@@ -141,7 +141,8 @@ async def join(
                 await _release(store)
             raise
         if made.transactor.store is not store:
-            await _release(store)
+            with anyio.CancelScope(shield=True):
+                await _release(store)
             return _member(made, config)
         return Member(made)
 
