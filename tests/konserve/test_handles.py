@@ -178,6 +178,40 @@ async def test_what_is_being_sent_arrives_before_the_deletion() -> None:
     assert await back.read(NAME) is None
 
 
+async def test_what_is_taken_while_the_store_closes_is_written() -> None:
+    back = memory()
+    store = TieredBlobStore(memory(), back, "write-behind")
+    assert store._behind is not None
+    store._behind._blobs = gate = Gate(back)
+    await store.write(NAME, b"1")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.close)
+        await gate.held.wait()
+        await store.write(OTHER, b"2")
+        gate.open.set()
+        # The backend is closed after that; what it got is seen before.
+        back.close = anyio.lowlevel.checkpoint  # type: ignore[method-assign]
+    assert set(await back.read_many([NAME, OTHER])) == {NAME, OTHER}
+
+
+async def test_nothing_is_taken_once_the_store_is_closed() -> None:
+    store = TieredBlobStore(memory(), memory(), "write-behind")
+    refused: list[StoreClosed] = []
+
+    async def write() -> None:
+        try:
+            await store.write(NAME, b"1")
+        except StoreClosed as error:
+            refused.append(error)
+
+    # A writer that was let in waits for its turn at the name, and meanwhile the store closes.
+    async with anyio.create_task_group() as tasks, store._locks.holding(NAME):
+        tasks.start_soon(write)
+        await anyio.wait_all_tasks_blocked()
+        await store.close()
+    assert len(refused) == 1
+
+
 class Pages(PassingBlobStore):
     """Lists one name a page, and says when its listing was left."""
 

@@ -67,10 +67,16 @@ class Behind:
             async with self._sending:
                 pass
 
-    def clear(self) -> None:
-        """Let go of what waits: its store is being deleted."""
+    async def abandon(self) -> None:
+        """Let go of what waits, for its store is being deleted; see what is being sent arrive."""
         self._waiting.clear()
         self._bytes = 0
+        await self.sent()
+
+    async def drain(self) -> None:
+        """Send everything, also what is taken meanwhile. Raises what the store raises."""
+        while self._waiting or self._sending.locked():
+            await self.settle()
 
     async def settle(self) -> None:
         """Send everything. Raises what the store raises; nothing is lost then."""

@@ -38,11 +38,7 @@ from datahike_async.konserve.locks import KeyLocks
 from datahike_async.konserve.wrappers.behind import Behind
 from datahike_async.konserve.wrappers.changes import Changes
 from datahike_async.konserve.wrappers.front import Front
-from datahike_async.konserve.wrappers.frontend import (
-    open_frontend,
-    refuse_same,
-    remove_frontend,
-)
+from datahike_async.konserve.wrappers.frontend import open_frontend, refuse_same, remove_frontend
 from datahike_async.konserve.wrappers.nested import Nested, nested, text
 from datahike_async.konserve.wrappers.sharing import forget, share
 
@@ -64,6 +60,7 @@ class TieredBlobStore(BlobStoreBase):
     ) -> None:
         self._front = Front(frontend)
         self._back = backend
+        self._journals = cast(JournalBlobStore, backend)
         self._policy = policy
         self._changes = Changes()
         self._locks = KeyLocks()
@@ -230,6 +227,7 @@ class TieredBlobStore(BlobStoreBase):
     async def _behind_write(self, name: str, data: bytes) -> Revision:
         assert self._behind is not None
         async with self._changing([name]):
+            self._check_open()  # Or it was closed while this waited for its turn.
             revision = self._behind.put(name, data)
         if self._behind.full:
             await self._behind.settle()
@@ -273,10 +271,6 @@ class TieredBlobStore(BlobStoreBase):
 
     # -- journals ------------------------------------------------------------------------------
 
-    @property
-    def _journals(self) -> JournalBlobStore:
-        return cast(JournalBlobStore, self._back)
-
     async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
         """Append in the backend; a copy would have the revision of before."""
         await self._settle()
@@ -296,8 +290,7 @@ class TieredBlobStore(BlobStoreBase):
     async def abandon(self) -> None:
         """Let go of what was kept back, for the store is being deleted; see what is sent arrive."""
         if self._behind is not None:
-            self._behind.clear()
-            await self._behind.sent()
+            await self._behind.abandon()
 
     async def close(self) -> None:
         """Write what was kept back, and close both. Raises where it could not be written.
@@ -306,7 +299,8 @@ class TieredBlobStore(BlobStoreBase):
         """
         if self._closed:
             return
-        await self._settle()
+        if self._behind is not None:
+            await self._behind.drain()
         self._closed = True
         with anyio.CancelScope(shield=True):
             await self._front.close()
