@@ -63,8 +63,7 @@ def naive(facts: Facts, pattern: list[Any], e: int, seen: frozenset[int], depth:
             elif isinstance(sub, list):
                 shown = [naive(facts, sub, v, frozenset()) for v in values]
             elif sub == depth:
-                # As deep as was asked for: many-valued attributes show that there is nothing more.
-                shown = []
+                continue  # as deep as was asked for
             else:
                 shown = [
                     {":db/id": v} if v in seen else naive(facts, pattern, v, seen | {v}, depth + 1)
