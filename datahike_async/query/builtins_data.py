@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from datahike_async.edn.types import FrozenMap
 from datahike_async.errors import shown
-from datahike_async.query.builtins_size import MAX_ITEMS
+from datahike_async.query.builtins_size import MAX_ITEMS, size_of
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
 __all__ = ["COLLECTIONS", "MAX_RANGE", "get", "hashable", "items_of", "make_map"]
 
 MAX_RANGE: Final = MAX_ITEMS
+_MAX_KEY: Final = 1_000_000
 
 _SEQUENCES: Final = (list, tuple)
 _SETS: Final = (set, frozenset)
@@ -94,12 +95,23 @@ def _range(*args: Any) -> list[int]:
 
 
 def hashable(value: Any) -> Any:
-    """Return a value as an element of a set or a key of a map."""
-    if isinstance(value, list):
-        return tuple(map(hashable, value))
+    """Return a value as an element of a set or a key of a map.
+
+    Raises ValueError for a collection that takes long to hash, which is done time and again.
+    """
+    if isinstance(value, (*_SEQUENCES, *_SETS, Mapping)):
+        if size_of(value) > _MAX_KEY:
+            raise ValueError("the key of a map, or element of a set, is too large a collection")
+        return _frozen(value)
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, _SEQUENCES):
+        return tuple(map(_frozen, value))
     if isinstance(value, Mapping):
-        return FrozenMap({hashable(k): hashable(v) for k, v in value.items()})
-    return frozenset(map(hashable, value)) if isinstance(value, set) else value
+        return FrozenMap({_frozen(k): _frozen(v) for k, v in value.items()})
+    return frozenset(map(_frozen, value)) if isinstance(value, _SETS) else value
 
 
 def make_map(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
