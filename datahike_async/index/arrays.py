@@ -19,7 +19,7 @@ Ints = npt.NDArray[Any]
 
 def _dense(low: int, high: int, count: int) -> bool:
     """Whether a table of all integers between two is worth its size."""
-    return high - low < 4 * count + 1024
+    return high - low < 16 * count + 1024
 
 
 def uniques(values: Ints) -> Ints:

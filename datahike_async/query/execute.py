@@ -194,7 +194,7 @@ class Engine:
         clause, meter = step.clause, self.meter
         outer, meter.clause = meter.clause, clause
         if self.trace is None:
-            await self._anywhere(clause, state, rest)
+            await self._anywhere(step, state, rest)
         else:
             await self._traced(step, state, rest)
         if state.relations:
@@ -213,7 +213,7 @@ class Engine:
         self._depth += 1
         start = perf_counter()
         try:
-            ran.operator = await self._anywhere(step.clause, state, rest)
+            ran.operator = await self._anywhere(step, state, rest)
         finally:
             ran.seconds = perf_counter() - start
             self._depth -= 1
@@ -225,14 +225,16 @@ class Engine:
         ran.rows = 0 if state.empty else state.rows()
         ran.relations = [r.count for r in state.relations]
 
-    async def _anywhere(self, clause: Clause, state: State, rest: Sequence[Clause]) -> str:
+    async def _anywhere(self, step: Step, state: State, rest: Sequence[Clause]) -> str:
         """Carry out a clause, in a worker thread where it will touch many rows."""
-        if self.host is None or self._inside or not self._is_large(clause, state):
+        clause = step.clause
+        if self.host is None or self._inside or not self._is_large(step, state):
             return await self._one(clause, state, rest)
         how: str = await self._in_thread(lambda: self._one(clause, state, rest))
         return how
 
-    def _is_large(self, clause: Clause, state: State) -> bool:
+    def _is_large(self, step: Step, state: State) -> bool:
+        clause = step.clause
         if isinstance(clause, (Predicate, Function)):
             return False  # calls of functions stay on the event loop, and pause
         rows = state.rows()
@@ -254,11 +256,12 @@ class Engine:
                     # What is not put together yet costs several times what comparing it does.
                     rows += int(stats.count(attr)) * (1 if stats.resident(attr) else 8)
         if isinstance(clause, (RuleCall, Or, Not)):
-            rows *= 4
+            rows *= 2
             plain = self.functions.is_builtin
             if rows >= LARGE and not plain_calls(clause, self.rules.rules, plain):
                 return False
-        return rows >= LARGE or self._meets_many(clause, state)
+        # The more rows a step is thought to give, the more it may.
+        return rows + 2 * step.rows >= LARGE
 
     def _reads(self, clause: Clause) -> list[tuple[Symbol, Any]]:
         """Return the (source, attribute) pairs of a clause and of the rules that it calls."""
@@ -267,12 +270,6 @@ class Engine:
             for source, key in self.rules.known.reads(clause.name):
                 out.append((clause.source if source is DEFAULT_SOURCE else source, key))
         return out
-
-    def _meets_many(self, clause: Clause, state: State) -> bool:
-        """Whether a pattern joins by value so that far more rows may come of it."""
-        if not isinstance(clause, Pattern) or state.rows() < 1000:
-            return False
-        return state.rows() * 64 >= LARGE and _multiplies(clause, state)
 
     async def _one(self, clause: Clause, state: State, todo: Sequence[Clause]) -> str:
         if isinstance(clause, Pattern):

@@ -31,7 +31,7 @@ def match(left: npt.NDArray[Any], right: npt.NDArray[Any], count: Count = None) 
         return EMPTY_I64, EMPTY_I64
     low, high = int(right.min()), int(right.max())
     span = high - low + 1
-    if span <= 4 * (len(left) + len(right)) + 1024:
+    if span <= 8 * (len(left) + len(right)) + 1024:
         return _match_dense(left, right, low, span, count)
     order = np.argsort(right, kind="stable")
     ordered = right[order]

@@ -68,7 +68,6 @@ async def match_pattern(
         and t is BLANK
         and op is BLANK
         and e is not v
-        and not (is_var(v) and state.bound(v))
         and state.column_of(e) is not None
         and not attr.many
         and not view.history
@@ -161,9 +160,15 @@ def _align(rows: Rows, e: Symbol, v: Any, attr: Attr, state: State) -> None:
     else:
         left = relation.take(found)
         positions = positions[found]
-    if is_var(v):
-        left = left.with_column(v, rows.v.take(positions))
-    state.relations.append(left)
+    if not is_var(v):
+        state.relations.append(left)
+        return
+    values = rows.v.take(positions)
+    if v in left.columns:
+        state.relations.append(left.take(equal_mask(left.columns[v], values)))
+        return
+    # Where another relation has values of v, these join it.
+    state.add(left.with_column(v, values))
 
 
 def aligned(rows: Rows, entities: I64) -> npt.NDArray[Any]:

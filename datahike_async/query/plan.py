@@ -369,19 +369,20 @@ class _Ordering:
         if patterns and not self._queue:
             self._queue = self._best_order(self._group(patterns, bool(others)))
         candidates: list[Clause] = [*self._queue[:1], *others]
-        best: Clause | None = None
+        best: Clause | None
+        if patterns and self.known:
+            candidates = [c for c in candidates if isinstance(c, Pattern) or self._touches(c)]
+        best = candidates[0] if len(candidates) == 1 else None
         best_cost = 0.0
-        for clause in candidates:
-            if isinstance(clause, Pattern):
-                cost, rows, _, _ = self._extended(self.known, self._source(clause))
-            else:
-                if patterns and self.known and not self._touches(clause):
-                    continue
-                cost, rows, _, _ = self._extended(self.known, self._source(clause))
-                # Estimates of these are worth less than those of patterns.
-                cost, rows = 2 * cost, 2 * rows
+        for clause in candidates if best is None else ():
+            cost, rows, after, _ = self._extended(self.known, self._source(clause))
             total = cost + rows * _MADE
-            if isinstance(clause, Pattern) and others and self.known and not self._touches(clause):
+            # What runs first decides what the others cost.
+            for later in candidates:
+                if later is not clause:
+                    more, rows, _, _ = self._extended(after, self._source(later))
+                    total += more + rows * _MADE
+            if isinstance(clause, Pattern) and self.known and not self._touches(clause):
                 # Something else connects it; then it is not read from end to end.
                 total += 1e6
             if best is None or total < best_cost:

@@ -195,7 +195,7 @@ def group_codes(columns: Sequence[Column], count: int) -> tuple[I64, int]:
         else:
             low = int(found.min()) if len(found) else 0
             width = (int(found.max()) - low + 1) if len(found) else 1
-            if width > max(4 * len(found), 1024):
+            if width > max(16 * len(found), 1024):
                 unique, inverse = numbered(found)
                 found, width = inverse, max(len(unique), 1)
             else:
@@ -220,7 +220,7 @@ def distinct(relation: Relation) -> Relation:
     if not relation.columns:
         return Relation({}, 1)
     found, size = group_codes(list(relation.columns.values()), relation.count)
-    if size <= 4 * relation.count + 1024:
+    if size <= 16 * relation.count + 1024:
         # Few possible rows: the last position written to each slot represents it.
         slot = np.full(size, -1, np.int64)
         slot[found] = np.arange(relation.count)
