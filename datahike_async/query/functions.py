@@ -25,7 +25,7 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
-from datahike_async.query.calls import call_rows, named_function
+from datahike_async.query.calls import call_rows, is_async, named_function
 from datahike_async.query.host import LARGE
 from datahike_async.query.lookups import DATABASE, read_database
 from datahike_async.query.relation import (
@@ -213,8 +213,14 @@ class Functions:
                 raise _no_function(clause.function, function)
             return function(*rest)
 
+        async def awaited(function: Any, *rest: Any) -> Any:
+            result = call(function, *rest)
+            return await result if is_async(function) else result
+
         column = relation.columns[clause.function]
-        return await self._called(clause, call, [column, *args], relation, predicate=predicate)
+        waits = any(is_async(x) for x in column.tolist() if callable(x))
+        one = awaited if waits else call
+        return await self._called(clause, one, [column, *args], relation, predicate=predicate)
 
     async def _query(self, relation: Relation, args: list[Any]) -> list[Any]:
         from datahike_async.query.api import q

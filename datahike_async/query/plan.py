@@ -106,7 +106,10 @@ class _Source:
     entity: Symbol | None = None
     value: Symbol | None = None
     single: bool = False
-    resident: bool = True
+    # Datoms of the attribute, where its columns are not at hand; else 0.
+    absent: float = 0.0
+    # Whether what is known flows in, and bounds what is looked for.
+    seeded: bool = False
 
 
 class Planner:
@@ -216,7 +219,7 @@ class Planner:
             e if is_var(e) else None,
             v if is_var(v) and attr.indexed else None,
             not attr.many,
-            resident,
+            0.0 if resident else count,
         )
 
     def _or(self, clause: Or, consts: Mapping[Symbol, Any]) -> _Source:
@@ -230,7 +233,7 @@ class Planner:
         for branch in clause.branches:
             a, b = self._conjunction(branch, seen)
             rows, cost = rows + a, cost + b
-        return _Source(rows, dict.fromkeys(head, rows), cost, cost, "union")
+        return _Source(rows, dict.fromkeys(head, rows), cost, cost, "union", seeded=True)
 
     def _rule(self, clause: RuleCall, consts: Mapping[Symbol, Any]) -> _Source:
         head = [v for v in clause.args if is_var(v) and v not in consts]
@@ -251,7 +254,8 @@ class Planner:
         for arg in clause.args:
             if not is_var(arg) or arg in consts:
                 rows /= max(rows**0.5, 1.0)
-        return _Source(rows, dict.fromkeys(head, max(rows**0.5, 1.0)), cost, cost, operator)
+        values = dict.fromkeys(head, max(rows**0.5, 1.0))
+        return _Source(rows, values, cost, cost, operator, seeded=True)
 
     def _conjunction(
         self, clauses: Sequence[Clause], consts: Mapping[Symbol, Any]
@@ -494,7 +498,7 @@ class _Ordering:
             cost = source.load + count * _ALIGNED
             if not source.single:
                 cost += source.rows * _JOINED
-            if count <= FEW and not source.resident:
+            if count <= FEW and source.absent > 16 * count:
                 operator, cost = "EAVT seeks", count * _SEEK
         elif value is not None and any(value in others for _, others in near) and count <= FEW:
             operator, cost = "AVET seeks", count * _SEEK
@@ -502,6 +506,9 @@ class _Ordering:
             shared = [v.text for v in source.values if any(v in others for _, others in near)]
             operator = f"{source.operator}, joined on {' '.join(shared)}"
             cost = source.scan + (source.rows + count) * _JOINED
+            if source.seeded:
+                distinct = max(source.values[v] for v in source.values if v.text in shared)
+                cost = cost * min(1.0, count / max(distinct, 1.0)) + count * _JOINED
         return _STEP + cost + rows * _MADE, rows, [*far, (rows, values)], operator
 
     # -- steps -----------------------------------------------------------------------------------

@@ -1,0 +1,189 @@
+"""Planning: the order of clauses follows from statistics, never from how a query is written."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from datahike_async.database import Database, empty_db, init_db
+from datahike_async.query import plan
+from datahike_async.query.api import explain, q
+from datahike_async.query.stats import Stats
+
+pytestmark = pytest.mark.anyio
+
+REF = {":db/valueType": ":db.type/ref"}
+SCHEMA: dict[str, Any] = {
+    ":name": {":db/valueType": ":db.type/string"},
+    ":kind": {":db/valueType": ":db.type/string"},
+    ":age": {":db/valueType": ":db.type/long", ":db/index": True},
+    ":mail": {":db/valueType": ":db.type/string", ":db/unique": ":db.unique/identity"},
+    ":boss": REF,
+    ":likes": {**REF, ":db/cardinality": ":db.cardinality/many"},
+}
+
+
+def people(count: int = 5000) -> Database:
+    rng = random.Random(1)
+    datoms: list[Any] = []
+    for e in range(1, count + 1):
+        datoms += [
+            (e, ":name", f"n{rng.randrange(50)}"),
+            (e, ":kind", "rare" if e % 1000 == 0 else "common"),
+            (e, ":age", rng.randrange(100)),
+            (e, ":mail", f"m{e}"),
+            (e, ":boss", rng.randrange(1, count + 1)),
+            *((e, ":likes", rng.randrange(1, count + 1)) for _ in range(3)),
+        ]
+    return init_db(datoms, SCHEMA, schema_flexibility="write")
+
+
+PEOPLE = people()
+
+
+async def warm(db: Database) -> None:
+    """Make columns resident, so that planning can look at them."""
+    for name in SCHEMA:
+        await q(f"[:find (count ?e) . :where [?e {name}]]", db)
+
+
+async def order(query: str, db: Database = PEOPLE, *inputs: Any) -> list[str]:
+    return [step["clause"] for step in (await explain(query, db, *inputs)).data()]
+
+
+@pytest.mark.parametrize(
+    ("where", "first"),
+    [
+        # The rarer value.
+        ('[?e :kind "rare"] [?e :name ?n] [?e :age ?a]', '[?e :kind "rare"]'),
+        ('[?e :kind "common"] [?e :name "n1"] [?e :age ?a]', '[?e :name "n1"]'),
+        # A unique value is one entity.
+        ('[?e :kind "rare"] [?e :mail "m7"] [?x :boss ?e]', '[?e :mail "m7"]'),
+        # A rule and an or wait for what selects.
+        ('(far ?e ?x) [?e :mail "m7"]', '[?e :mail "m7"]'),
+        ('(or [?e :age 3] [?e :age 4]) [?e :mail "m7"]', '[?e :mail "m7"]'),
+        # An or of rare things goes before all of an attribute.
+        ("(or [?e :age 3] [?e :age 4]) [?e :name ?n]", "(or [?e :age 3] [?e :age 4])"),
+    ],
+)
+async def test_what_selects_most_comes_first(where: str, first: str) -> None:
+    await warm(PEOPLE)
+    rules = "[[(far ?a ?b) [?a :boss ?b]] [(far ?a ?b) [?a :boss ?c] (far ?c ?b)]]"
+    found = await order(f"[:find ?e :in $ % :where {where}]", PEOPLE, rules)
+    assert found[0] == first
+
+
+async def test_the_order_of_writing_changes_neither_plan_nor_answer() -> None:
+    await warm(PEOPLE)
+    clauses = ['[?e :kind "rare"]', "[?e :boss ?b]", "[?b :age ?a]", "[(> ?a 50)]", "[?e :name ?n]"]
+    seen = set()
+    answers = []
+    for permuted in itertools.permutations(clauses):
+        query = f"[:find ?e ?b ?a :where {' '.join(permuted)}]"
+        seen.add(tuple(await order(query)))
+        answers.append(await q(query, PEOPLE))
+    assert len(seen) == 1
+    assert all(answer == answers[0] for answer in answers)
+
+
+async def test_relations_that_a_later_clause_connects_are_never_multiplied() -> None:
+    """Two selections, joined by a value: a product of them would have 25 million rows."""
+    db = init_db(
+        [(e, a, e % 7) for e in range(1, 5001) for a in (":p", ":q")]
+        + [(e, ":v", e) for e in range(1, 5001)]
+    )
+    query = "[:find (count ?x) . :where [?x :p 1] [?y :q 2] [?x :v ?v] [?y :v ?w] [(= ?v ?w)]]"
+    assert await q(query, db, budget={"rows": 10**6}) is None
+    joined = "[:find (count ?x) . :where [?x :p 1] [?x :v ?v] [?y :v ?v] [?y :q 1]]"
+    assert await q(joined, db, budget={"rows": 10_000}) == 715
+
+
+async def test_a_predicate_over_two_relations_waits_for_what_joins_them() -> None:
+    query = "[:find ?a ?b :where [?x :age ?a] [?y :age ?b] [?x :boss ?y] [(< ?a ?b)]]"
+    found = await explain(query, PEOPLE, analyze=True)
+    assert found.data()[-1]["clause"] == "[(< ?a ?b)]"
+    assert max(step["rows"] for step in found.data()) <= 5000
+
+
+async def test_comparisons_bound_what_is_read_of_an_index() -> None:
+    db = people(60_000)
+    query = "[:find ?e :where [?e :age ?a] [(>= ?a 97)] [(< ?a 99)]]"
+    rows = await explain(query, db, analyze=True)
+    assert rows.data()[0]["operator"] == "AVET range"
+    assert len(await q(query, db)) == rows.data()[-1]["rows"]
+    everything = await q("[:find ?e ?a :where [?e :age ?a]]", db)
+    expected = {(e,) for e, a in everything if 97 <= a < 99}
+    assert await q(query, db) == expected
+    # A range that spares little, and an attribute without an index, are read as columns.
+    for other in (
+        "[:find ?e :where [?e :age ?a] [(> ?a 1)]]",
+        '[:find ?e :where [?e :name ?n] [(> ?n "n9")]]',
+    ):
+        assert (await explain(other, db, analyze=True)).data()[0]["operator"] == "AEVT column"
+
+
+async def test_plans_are_kept_and_made_anew_where_the_numbers_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = 0
+    ordered = plan.Planner.order
+
+    def counted(self: Any, *args: Any) -> Any:
+        nonlocal made
+        made += 1
+        return ordered(self, *args)
+
+    monkeypatch.setattr(plan.Planner, "order", counted)
+    query = "[:find ?e :where [?e :kept/a ?x] [?e :kept/b ?x]]"
+    few = init_db([(e, a, e) for e in range(1, 20) for a in (":kept/a", ":kept/b")])
+    # The first time nothing is resident yet, and less is known.
+    await q(query, few)
+    await q(query, few)
+    made = 0
+    for _ in range(5):
+        await q(query, few)
+    assert made == 0
+    many = await few.db_with([[":db/add", e, ":kept/a", e] for e in range(100, 600)])
+    await q(query, many)
+    assert made == 1
+
+
+async def test_what_turns_out_otherwise_is_planned_again() -> None:
+    """Nothing can be known of what functions give; what comes after goes by what they gave."""
+    db = people(3000)
+    query = """[:find (count ?e) . :where [?x :mail "m1"] [(range 1 2500) [?e ...]]
+                [?e :kind ?k] [?e :name ?n] [?e :age ?a]]"""
+    assert await q(query, db) == 2499
+
+
+async def test_many_patterns_are_ordered_greedily() -> None:
+    where = " ".join(f"[?e{i} :boss ?e{i + 1}]" for i in range(9))
+    query = f'[:find ?e9 . :where {where} [?e0 :mail "m3"]]'
+    found = await order(query)
+    assert found[0] == '[?e0 :mail "m3"]'
+    assert found[1:] == [f"[?e{i} :boss ?e{i + 1}]" for i in range(9)]
+    at = 3
+    for _ in range(9):
+        at = await q("[:find ?b . :in $ ?e :where [?e :boss ?b]]", PEOPLE, at)
+    assert await q(query, PEOPLE) == at
+
+
+async def test_statistics() -> None:
+    await warm(PEOPLE)
+    stats = Stats(PEOPLE.view)
+    attrs = PEOPLE.view.schema.by_key
+    assert stats.count(attrs[":name"]) == 5000
+    assert stats.values(attrs[":kind"]) == 2
+    assert 40 <= stats.values(attrs[":name"]) <= 60
+    assert 50 <= stats.values(attrs[":age"]) <= 200
+    assert stats.matching(attrs[":mail"], "m1") == 1
+    assert stats.matching(attrs[":kind"], "rare") < 50
+    assert stats.matching(attrs[":kind"], "common") > 4000
+    assert 3000 <= stats.entities(attrs[":likes"]) <= 8000
+    assert 30 <= (stats.between(attrs[":age"], 10, 10) or 0) <= 80
+    empty = Stats(empty_db(SCHEMA).view)
+    assert empty.count(empty.view.schema.by_key[":age"]) == 0
+    assert empty.values(empty.view.schema.by_key[":age"]) >= 0
