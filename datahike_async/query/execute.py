@@ -31,13 +31,15 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.budget import Meter
+from datahike_async.query.cost import Known
 from datahike_async.query.fetch import fetch_attributes, read_whole
 from datahike_async.query.functions import Functions
 from datahike_async.query.host import LARGE, Host
 from datahike_async.query.inputs import Bound
 from datahike_async.query.joins import join, semi, union
+from datahike_async.query.ordering import Step
 from datahike_async.query.patterns import match_pattern
-from datahike_async.query.plan import Known, Planner, Plans, Step
+from datahike_async.query.plan import Planner, Plans
 from datahike_async.query.relation import Relation
 from datahike_async.query.rules import Rules
 from datahike_async.query.state import State

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from datahike_async.edn.types import Symbol
 from datahike_async.query.ast import DEFAULT_SOURCE, Clause, Not, Or, RuleCall, is_var
-from datahike_async.query.plan import Known
+from datahike_async.query.cost import Known
 from datahike_async.query.text import clause_text
 from datahike_async.query.trace import Ran
 from datahike_async.query.where import variables_of

@@ -13,11 +13,12 @@ from unittest import mock
 
 from datahike_async.query import (
     access,
+    cost,
     execute,
     fetch,
     lookups,
+    ordering,
     patterns,
-    plan,
     point,
     pull_execute,
     reach,
@@ -31,19 +32,19 @@ _MANY: Final = 10**9
 WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
     "as chosen": [],
     "as for many rows": [
-        *((module, "FEW", 1) for module in (access, fetch, patterns, plan)),
+        *((module, "FEW", 1) for module in (access, cost, fetch, patterns)),
         *((access, "_MANY", 1), (lookups, "_FEW", 1), (point, "_MOST", 1), (state, "_WORTH", 1)),
         *((reach, name, 1) for name in ("_MATRIX", "_FEW_EDGES", "_LEVELS", "_BLOCK")),
         *((reach, "_TINY", 0), (reach, "_FEW_STARTS", 0)),
         (pull_execute, "COLUMNS_FROM", 1),
     ],
     "as for few rows": [
-        *((module, "FEW", _MANY) for module in (access, fetch, patterns, plan)),
+        *((module, "FEW", _MANY) for module in (access, cost, fetch, patterns)),
         *((reach, "_FEW_STARTS", _MANY), (reach, "_TINY", 0)),
     ],
     "ranges of AVET": [(access, "_worth", lambda *_: True)],
     "positions of values": [(access, "_AGAIN", 0), (access, "_OFTEN", 0)],
-    "greedy order": [(plan, "_EXHAUSTIVE", 0)],
+    "greedy order": [(ordering, "_EXHAUSTIVE", 0)],
     "planned anew": [(execute, "_far_off", lambda *_: True)],
     "in worker threads": [(execute, "LARGE", 0)],
 }
