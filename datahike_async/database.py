@@ -165,7 +165,7 @@ class Database:
 
     async def pull_many(self, pattern: Any, eids: Iterable[Any]) -> list[Any]:
         """Return one pull result an entity, in the order of ``eids``."""
-        return await pull_execute.pull_many(self.view, pattern, eids)
+        return await pull_execute.pull_many(self.view, pattern, eids, pause=HOST.pause)
 
     async def datoms(self, index: str | Keyword, *components: Any) -> Datoms:
         """Return the datoms of ``index`` (``"eavt"``, ``"aevt"``, ``"avet"``) under components.

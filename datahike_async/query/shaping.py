@@ -132,7 +132,7 @@ async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) 
             pattern = engine.functions.given[name]
         elif name in state.consts:
             pattern = state.consts[name]
-    found = await pull_many(source, pattern, eids)
+    found = await pull_many(source, pattern, eids, pause=engine.pause)
     return list(found)
 
 
