@@ -25,8 +25,9 @@ MAX_ROWS: Final = 50_000_000
 class Budget:
     """What a query may use at most; None is no limit.
 
-    ``rows`` and ``bytes`` bound each intermediate relation and all of them together, ``seconds``
-    the time from the start to the last row, ``recursion`` the rounds of a recursive rule.
+    ``rows`` and ``bytes`` bound each relation that a clause leaves (bytes as 8 a row and column),
+    ``seconds`` the time from the start to the last row, ``recursion`` the rounds of a recursive
+    rule that is no plain closure.
     """
 
     rows: int | None = MAX_ROWS

@@ -191,7 +191,7 @@ async def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None
         ends[0].append(x)
         ends[1].append(y)
         await engine.pause()
-    made = [np.concatenate(parts) for parts in (ends[::-1] if back else ends)]
+    made = [p[1] if len(p) == 2 else np.concatenate(p) for p in (ends[::-1] if back else ends)]
     found = {
         p: Column(INT, data) if decode is None else decode.take(data)
         for p, data in zip(_ARGS, made, strict=True)
@@ -202,10 +202,10 @@ async def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None
 async def _pairs(
     engine: Engine, clauses: Sequence[Clause], ends: Sequence[Symbol], source: Symbol
 ) -> tuple[Column, Column]:
-    from datahike_async.query.ruleset import sourced
-
     state = engine.state({})
     if source is not DEFAULT_SOURCE:
+        from datahike_async.query.ruleset import sourced
+
         clauses = tuple(sourced(c, source) for c in clauses)
     await engine.run(clauses, state, ends)
     found = state.whole(list(dict.fromkeys(ends)))

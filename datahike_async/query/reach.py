@@ -183,7 +183,8 @@ def _by_matrix(s: I64, t: I64, n: int) -> tuple[I64, I64]:
     reach[s, t] = 1
     pairs = -1
     while True:
-        reach = np.minimum(reach + reach @ reach, 1, dtype=np.float32)
+        reach += reach @ reach
+        np.minimum(reach, 1, out=reach)
         now = int(np.count_nonzero(reach))
         if now == pairs:
             a, b = np.nonzero(reach)

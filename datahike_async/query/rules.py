@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -176,13 +176,14 @@ class Rules:
     def _named(self, clause: RuleCall, answers: Relation, state: State) -> Relation:
         """Return the answers under the caller's variables; repeated ones unify."""
         columns: dict[Symbol, Column] = {}
-        mask = np.ones(answers.count, np.bool_)
+        mask: Any = None
         for i, arg in enumerate(clause.args):
             if not is_var(arg) or arg in state.consts:
                 continue
             column = answers.columns[position(i)]
             if arg in columns:
-                mask &= equal_mask(columns[arg], column)
+                same = equal_mask(columns[arg], column)
+                mask = same if mask is None else mask & same
             else:
                 columns[arg] = column
         if not columns:
@@ -190,7 +191,8 @@ class Rules:
         if len(columns) == len(clause.args):
             # Answers are distinct, and nothing was left out or compared.
             return Relation(columns, answers.count)
-        return distinct(Relation(columns, answers.count).take(mask))
+        found = Relation(columns, answers.count)
+        return distinct(found if mask is None else found.take(mask))
 
     def _constrained(self, clause: RuleCall, answers: Relation, state: State) -> Relation:
         """Return the answers that agree with the constants of a call."""
