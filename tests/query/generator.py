@@ -24,7 +24,7 @@ SCHEMA: dict[str, dict[str, Any]] = {
     ":any": {},
     ":many": MANY,
     ":index": {**MANY, ":db/index": True},
-    ":long": {":db/valueType": ":db.type/long"},
+    ":long": {":db/valueType": ":db.type/long", ":db/index": True},
     ":text": {":db/valueType": ":db.type/string", ":db/index": True},
     ":ref": REF,
     ":refs": {**REF, **MANY},
@@ -118,6 +118,10 @@ class Generated:
     rules: list[Any] = field(default_factory=list)
     with_: list[Any] = field(default_factory=list)
     kind: str = "relation"
+    # Indexes of all find elements, each with whether it descends; then the part that is wanted.
+    order: list[tuple[int, bool]] = field(default_factory=list)
+    offset: int = 0
+    limit: int | None = None
 
 
 # -- clauses -----------------------------------------------------------------------------------
@@ -163,9 +167,9 @@ def patterns(
     kind = draw(st.integers(0, 19))
     if kind == 19:
         clause.append(draw(fitting(pool, False)))
-    elif kind == 18:
+    elif kind >= 16:
         clause += [BLANK, draw(st.one_of(fitting(pool, False), st.just(True), st.just(False)))]
-    elif kind == 17 and v is BLANK:
+    elif kind >= 12 and v is BLANK:
         clause.pop()
     if not any(t in pool for t in clause if isinstance(t, Symbol)):
         clause[0] = draw(fitting(pool, True))
@@ -185,7 +189,13 @@ def predicates(draw: st.DrawFn, bound: list[Symbol], witness: Witness | None = N
     args: list[Any] = [draw(st.sampled_from(bound))]
     if name not in UNARY:
         plain = [v for v in VALUES if not isinstance(v, tuple)]
-        args.append(draw(st.one_of(st.sampled_from(bound), st.sampled_from(plain))))
+        near = None if witness is None else witness.env.get(args[0])
+        if type(near) in (int, str) and draw(st.booleans()):
+            # Just below, at, or just above what it is.
+            around = [near - 1, near, near + 1] if type(near) is int else ["a", "ab", near]
+            args.append(draw(st.sampled_from(around)))
+        else:
+            args.append(draw(st.one_of(st.sampled_from(bound), st.sampled_from(plain))))
         if draw(st.booleans()):
             args.reverse()
     if witness is not None and draw(st.integers(0, 9)) < 8:
@@ -197,6 +207,24 @@ def predicates(draw: st.DrawFn, bound: list[Symbol], witness: Witness | None = N
         if not holds and name == "=":
             args = [args[0], args[0]]
     return [(Symbol(name), *args)]
+
+
+@st.composite
+def ranges(draw: st.DrawFn, pool: list[Symbol], witness: Witness) -> tuple[list[Any], set[Symbol]]:
+    """A pattern over an indexed attribute, and comparisons that bound its value."""
+    indexed = [f for f in witness.facts if f[1].text in ("long", "text")]
+    if not indexed:
+        return [], set()
+    e, a, v = draw(st.sampled_from(indexed))
+    clause = [witness.term(draw, e, pool), a, witness.term(draw, v, pool)]
+    around = [v - 1, v, v + 1] if type(v) is int else ["", "a", "ab", v, "z"]
+    out = [clause]
+    for _ in range(draw(st.integers(1, 2))):
+        args = [clause[2], draw(st.sampled_from(around))]
+        if draw(st.booleans()):
+            args.reverse()
+        out.append([(Symbol(draw(st.sampled_from(["<", "<=", "<=", ">", ">=", "="]))), *args)])
+    return out, {clause[0], clause[2]}
 
 
 @st.composite
@@ -311,7 +339,9 @@ PATH, LINK, EVEN, ODD, FAR, OWN = map(Symbol, ("path", "link", "even", "odd", "f
 @st.composite
 def rule_sets(draw: st.DrawFn) -> list[Any]:
     """A set of rules of two arguments each, recursive in one of several ways, and their names."""
-    edge, other = draw(st.sampled_from(REFS)), draw(st.sampled_from([*REFS, Keyword("any")]))
+    edge = draw(st.sampled_from(REFS))
+    # Often the same: then the rule is the closure of one attribute.
+    other = draw(st.sampled_from([edge, edge, *REFS, Keyword("any")]))
     base = [X, edge, Y]
     if draw(st.booleans()):
         base = [Y, edge, X]
@@ -425,6 +455,10 @@ def queries(draw: st.DrawFn, facts: list[tuple[Any, ...]]) -> Generated:
             clause, found = draw(patterns(pool, witness))
         where.append(clause)
         bound |= found
+    if draw(st.integers(0, 4)) == 4:
+        clauses, found = draw(ranges(pool, witness))
+        where += clauses
+        bound |= found
     if draw(st.integers(0, 3)) == 3:
         form, value, found = draw(inputs(pool, witness))
         out.ins.append(form)
@@ -473,6 +507,11 @@ def queries(draw: st.DrawFn, facts: list[tuple[Any, ...]]) -> Generated:
         out.kind = draw(st.sampled_from(["collection", "tuple", "scalar"]))
         if out.kind != "tuple":
             out.find = out.find[-1:]
+    elif not any(isinstance(e, tuple) for e in out.find) and draw(st.integers(0, 3)) == 3:
+        order = draw(st.permutations(range(len(out.find))))
+        out.order = [(i, draw(st.booleans())) for i in order]
+        out.offset = draw(st.integers(0, 3))
+        out.limit = draw(st.one_of(st.none(), st.integers(0, 4)))
     return out
 
 

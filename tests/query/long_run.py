@@ -24,8 +24,10 @@ PART = 2000
 BACKENDS = ("asyncio", "trio")
 
 
-def part(work: tuple[int, int, int]) -> tuple[int, str | None]:
-    """Run one part; return its seed, and what went wrong or None."""
+def part(
+    work: tuple[int, int, int], *, shrink: bool = True, only: str | None = None
+) -> tuple[int, str | None]:
+    """Run one part, or ``only`` one way of it; return its seed, and what went wrong or None."""
     number, start, examples = work
     own = start + number
     backend = BACKENDS[number % 2]
@@ -33,14 +35,14 @@ def part(work: tuple[int, int, int]) -> tuple[int, str | None]:
     @seed(own)
     @settings(
         max_examples=examples,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(*CASES)
     def compared(case: tuple[Any, Any], view: str, way: str, absorb: int) -> None:
-        run(backend, *case, view, way, absorb)
+        run(backend, *case, view, only or way, absorb)
 
     try:
         compared()

@@ -22,6 +22,7 @@ from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.snapshot.views import View
 from datahike_async.tx.apply import absorbed
+from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 from tests.disk import Disk
 from tests.query import generator, oracle
@@ -76,7 +77,14 @@ def as_text(query: Generated) -> str:
         "scalar": [*query.find, Symbol(".")],
     }[query.kind]
     form = [Keyword("find"), *find, *with_, Keyword("in"), *query.ins]
-    return write([*form, Keyword("where"), *query.where])
+    form += [Keyword("where"), *query.where]
+    if query.order:
+        keys = [[query.find[i], Keyword("desc" if down else "asc")] for i, down in query.order]
+        form += [Keyword("order-by"), [x for pair in keys for x in pair]]
+        form += [Keyword("offset"), query.offset]
+        if query.limit is not None:
+            form += [Keyword("limit"), query.limit]
+    return write(form)
 
 
 def bag(rows: Any) -> Counter[Any]:
@@ -148,6 +156,13 @@ async def compare(history: list[Any], query: Generated, view: str, way: str, abs
         # An input that can stand for no entity or attribute is refused, not looked for.
         assume(not (query.inputs and error.error in REFUSED))
         raise
+    if query.order:
+        # Rows are ordered by all that they have, so there is one order.
+        for i, descending in reversed(query.order):
+            expected.sort(key=lambda row, i=i: sort_key(row[i]), reverse=descending)
+        stop = None if query.limit is None else query.offset + query.limit
+        expected = expected[query.offset : stop]
+        assert [typed_key(row) for row in found] == [typed_key(row) for row in expected]
     if query.kind == "collection":
         found = [(value,) for value in found]
     if query.kind in ("relation", "collection"):
@@ -163,8 +178,8 @@ async def compare(history: list[Any], query: Generated, view: str, way: str, abs
 
 CASES = (
     generator.cases(),
-    st.sampled_from(["now", "now", "now", "as of", "history", "since"]),
-    st.sampled_from(list(WAYS)),
+    st.sampled_from(["now", "now", "as of", "history", "since"]),
+    st.sampled_from([*WAYS, "ranges of AVET"]),
     st.integers(-1, COLD),
 )
 

@@ -1,0 +1,136 @@
+"""The comparison with the oracle proves itself: every fault planted in the engine turns it red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datahike_async.index.columns import BOOL, Column
+from datahike_async.query import (
+    access,
+    aggregates,
+    closure,
+    execute,
+    joins,
+    patterns,
+    relation,
+    rules,
+    shaping,
+    state,
+)
+from datahike_async.query.relation import Relation
+from tests.query.long_run import part
+
+EXAMPLES = 4000
+
+
+def without_last(found: Relation) -> Relation:
+    return found if found.count < 2 else found.take(np.arange(found.count - 1))
+
+
+def joins_lose_a_row(plant: Callable[..., None]) -> None:
+    join = joins.join
+    plant(state, "join", lambda *args: without_last(join(*args)))
+
+
+def types_are_blind(plant: Callable[..., None]) -> None:
+    plant(relation, "typed_key", lambda value: value)
+
+
+def negation_keeps_all(plant: Callable[..., None]) -> None:
+    plant(execute, "semi", lambda left, right, keep: left)
+
+
+def closures_stop_at_once(plant: Callable[..., None]) -> None:
+    def reachable(source: Any, target: Any, starts: Any = None) -> Any:
+        keep = slice(None) if starts is None else np.isin(source, starts)
+        yield source[keep], target[keep]
+
+    plant(closure, "reachable", reachable)
+
+
+def rules_stop_a_round_early(plant: Callable[..., None]) -> None:
+    turn = rules._Table.turn
+    rounds: dict[int, int] = {}
+
+    def early(self: Any) -> bool:
+        rounds[id(self)] = rounds.get(id(self), 0) + 1
+        return turn(self) and rounds[id(self)] < 3
+
+    plant(rules._Table, "turn", early)
+
+
+def order_is_reversed(plant: Callable[..., None]) -> None:
+    ordered = shaping._ordered
+
+    def reversed_(columns: Any, order_by: Any) -> Any:
+        return ordered(columns, [(i, not descending) for i, descending in order_by])
+
+    plant(shaping, "_ordered", reversed_)
+
+
+def retractions_count_as_added(plant: Callable[..., None]) -> None:
+    component = patterns._component
+
+    def added(rows: Any, i: int) -> Column:
+        return Column(BOOL, np.ones(len(rows), np.bool_)) if i == 4 else component(rows, i)
+
+    plant(patterns, "_component", added)
+
+
+def ranges_cut_off_their_end(plant: Callable[..., None]) -> None:
+    bounds = access._bounds
+
+    def cut(*args: Any) -> Any:
+        found = bounds(*args)
+        if found is None or found[1] is None:
+            return found
+        # An inclusive bound of a strict comparison has one value to spare.
+        return found[0], found[1] - 2 if type(found[1]) is int else ""
+
+    plant(access, "_bounds", cut)
+
+
+def positions_forget_one(plant: Callable[..., None]) -> None:
+    positions = access._positions
+    plant(access, "_positions", lambda rows, value: positions(rows, value)[1:])
+
+
+def groups_count_one_too_few(plant: Callable[..., None]) -> None:
+    aggregate = aggregates.aggregate
+
+    def fewer(name: Any, args: Any, column: Any, groups: Any) -> Any:
+        found = aggregate(name, args, column, groups)
+        return Column(found.kind, found.data - 1) if str(name) == "count" else found
+
+    plant(shaping, "aggregate", fewer)
+
+
+FAULTS = [
+    joins_lose_a_row,
+    types_are_blind,
+    negation_keeps_all,
+    # Rare: it takes a rule of one shape over a chain.
+    pytest.param(closures_stop_at_once, marks=pytest.mark.slow),
+    rules_stop_a_round_early,
+    order_is_reversed,
+    retractions_count_as_added,
+    ranges_cut_off_their_end,
+    positions_forget_one,
+    groups_count_one_too_few,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_is_found(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault(monkeypatch.setattr)
+    only = "ranges of AVET" if fault is ranges_cut_off_their_end else None
+    _, wrong = part((0, 7, EXAMPLES), shrink=False, only=only)
+    assert wrong is not None
+
+
+def test_without_a_fault_nothing_is_found() -> None:
+    assert part((0, 7, 200), shrink=False)[1] is None
