@@ -168,11 +168,12 @@ class Engine:
 
     def plan(self, clauses: Sequence[Clause], state: State) -> list[Step]:
         """Return the steps of a conjunction; those of the last time where nothing much changed."""
-        parts: list[Any] = [id(clauses), *state.consts]
+        # When a rule can be called depends on what it requires.
+        parts: list[Any] = [id(clauses), id(self.rules.known), *state.consts]
         for relation in state.relations:
             parts.append(relation.count.bit_length())
             parts += relation.columns
-        owners: list[Any] = [clauses]
+        owners: list[Any] = [clauses, self.rules.known]
         for name, key in self._plans.attributes(clauses):
             source = self.source(name)
             if isinstance(source, View):

@@ -151,6 +151,15 @@ async def test_plans_are_kept_and_made_anew_where_the_numbers_change(
     assert made == 1
 
 
+async def test_a_plan_is_not_kept_for_other_rules() -> None:
+    """With the second rules ?a has to come first, and the pattern gives it."""
+    query = "[:find (count ?b) . :in $ % :where (far ?a ?b) [?a :name ?n] [?b :name ?n]]"
+    free = "[[(far ?a ?b) [?a :boss ?b]]]"
+    bound = "[[(far [?a] ?b) [?a :boss ?b] [(> ?a 0)]]]"
+    for _ in range(3):
+        assert await q(query, PEOPLE, free) == await q(query, PEOPLE, bound)
+
+
 async def test_what_turns_out_otherwise_is_planned_again() -> None:
     """Nothing can be known of what functions give; what comes after goes by what they gave."""
     db = people(3000)
