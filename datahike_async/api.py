@@ -10,6 +10,7 @@ from typing import Any
 from datahike_async.database import Database, require_database
 from datahike_async.edn.types import Keyword
 from datahike_async.hosting import HOST
+from datahike_async.pausing import pause
 from datahike_async.query import api as query_api
 from datahike_async.query.api import QueryStats
 from datahike_async.query.budget import Budget
@@ -64,7 +65,7 @@ async def q(
     time or a budget is used up) and EdnError. A step over many rows runs in a worker thread;
     cancellation is noticed between steps, and within long ones.
     """
-    return await query_api.q(
+    found = await query_api.q(
         query,
         *inputs,
         limit=limit,
@@ -76,6 +77,9 @@ async def q(
         rng=rng,
         host=HOST,
     )
+    # Many small queries, one after the other, leave the others their turn too.
+    await pause()
+    return found
 
 
 async def explain(query: Any, *inputs: Any, analyze: bool = False, **options: Any) -> Explained:

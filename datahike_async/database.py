@@ -19,6 +19,7 @@ from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.pausing import pause
 from datahike_async.query import api as query_api
 from datahike_async.query import pull_execute
 from datahike_async.query.api import QueryStats
@@ -146,7 +147,9 @@ class Database:
 
     async def q(self, query: Any, *inputs: Any, **options: Any) -> Any:
         """Run ``query`` with this database as its first input; see :func:`datahike_async.q`."""
-        return await query_api.q(query, self, *inputs, host=HOST, **options)
+        found = await query_api.q(query, self, *inputs, host=HOST, **options)
+        await pause()
+        return found
 
     async def explain(self, query: Any, *inputs: Any, **options: Any) -> Explained:
         """Return the plan of a query on this database; see :func:`datahike_async.explain`."""
@@ -161,11 +164,15 @@ class Database:
 
         ``eid`` is an entity id, an ident or a lookup ref. Raises QueryError ``:parser/pull``.
         """
-        return await pull_execute.pull(self.view, pattern, eid)
+        found = await pull_execute.pull(self.view, pattern, eid)
+        await pause()
+        return found
 
     async def pull_many(self, pattern: Any, eids: Iterable[Any]) -> list[Any]:
         """Return one pull result an entity, in the order of ``eids``."""
-        return await pull_execute.pull_many(self.view, pattern, eids, pause=HOST.pause)
+        found = await pull_execute.pull_many(self.view, pattern, eids, pause=pause)
+        await pause()
+        return found
 
     async def datoms(self, index: str | Keyword, *components: Any) -> Datoms:
         """Return the datoms of ``index`` (``"eavt"``, ``"aevt"``, ``"avet"``) under components.

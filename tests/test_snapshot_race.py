@@ -18,7 +18,7 @@ from datahike_async.transactor.limits import Limits
 
 pytestmark = pytest.mark.anyio
 
-ACCOUNTS, START, TRANSFERS, READERS = 20, 100, 40, 100
+ACCOUNTS, START, TRANSFERS, READERS = 20, 100, 24, 100
 SCHEMA = """
 [{:db/ident :account/id :db/valueType :db.type/long :db/cardinality :db.cardinality/one
   :db/unique :db.unique/identity}

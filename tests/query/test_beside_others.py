@@ -114,6 +114,36 @@ async def test_others_run_while_a_query_does() -> None:
     assert during > 0
 
 
+@pytest.mark.parametrize("what", ["q", "pull", "pull_many"])
+async def test_small_calls_in_a_row_leave_others_their_turn(what: str) -> None:
+    """None of them takes long, and none has to wait for anything."""
+    db = init_db([(1, ":mail", "a"), (1, ":n", 2)], {":mail": {":db/unique": ":db.unique/value"}})
+    calls = {
+        "q": lambda: db.q('[:find ?n . :where [?e :mail "a"] [?e :n ?n]]'),
+        "pull": lambda: db.pull("[:n]", 1),
+        "pull_many": lambda: db.pull_many("[:n]", [1]),
+    }
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(other)
+        await anyio.lowlevel.checkpoint()
+        before = turns
+        for _ in range(20_000):
+            await calls[what]()
+            if turns > before + 3:
+                break
+        else:
+            raise AssertionError("twenty thousand calls kept the event loop to themselves")
+        group.cancel_scope.cancel()
+
+
 async def test_many_readers_at_once_have_the_same_answers() -> None:
     queries = [
         JOIN,
