@@ -154,7 +154,10 @@ async def _measured(request: Request, host: Host | None) -> QueryStats:
 async def explain(
     query: Any, *inputs: Any, analyze: bool = False, host: Host | None = None, **options: Any
 ) -> Explained:
-    """Return the plan of a query; with ``analyze`` it is run, and the plan says what happened."""
+    """Return the plan of a query; with ``analyze`` it is run, and the plan says what happened.
+
+    What is analyzed goes the long way, clause by clause, also where a few seeks would answer it.
+    """
     request = request_of(query, inputs, **options)
     prepared = prepare(request.query)
     trace: list[Ran] = []
