@@ -28,7 +28,7 @@ Known = tuple[float, dict[Symbol, float]]
 """One relation: its rows, and about how many different values each variable has."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made in every query, at a third of the cost
 class Given:
     """What a pattern, an ``or`` or a rule call gives when nothing else is known."""
 

@@ -32,6 +32,7 @@ from datahike_async.query.relation import (
     constant_mask,
     distinct,
     equal_mask,
+    unit,
 )
 from datahike_async.query.ruleset import RuleSet, shown, sourced
 from datahike_async.query.seen import Seen
@@ -157,6 +158,8 @@ class Rules:
 
     def _seed(self, clause: RuleCall, state: State) -> tuple[Relation, Relation]:
         variables = [a for a in clause.args if is_var(a) and a not in state.consts]
+        if not state.relations and len(variables) == len(clause.args):
+            return unit(), unit()  # nothing is known: all of the rule is asked for
         bound = [v for v in dict.fromkeys(variables) if state.bound(v)]
         outer = state.take(bound)
         known = outer.project(bound)
@@ -348,4 +351,6 @@ def _positions(branch: RuleBranch) -> list[Symbol]:
 
 
 def _bound_positions(seed: Relation, branch: RuleBranch) -> tuple[int, ...]:
+    if not seed.columns:
+        return ()
     return tuple(i for i in range(len(branch.head)) if position(i) in seed.columns)
