@@ -91,6 +91,8 @@ class Ordering:
                 rank = 2
                 if isinstance(clause, Predicate):
                     rank = 0 if self.planner.is_builtin(clause.function) else 1
+                elif self._can_wait(clause):
+                    continue
             elif isinstance(clause, Not):
                 wanted = variables_of([clause])
                 others = variables_of(
@@ -109,6 +111,19 @@ class Ordering:
                     break
         return best
 
+    def _can_wait(self, clause: Function) -> bool:
+        """Whether something else can run that a function has nothing to give to.
+
+        A function may fail; it is called on what all those leave, whatever their order.
+        """
+        given = set(binding_variables(clause.binding))
+        return any(
+            given.isdisjoint(variables_of([other]))
+            for other in self.todo
+            if isinstance(other, Pattern)
+            or (isinstance(other, (Or, RuleCall)) and self._ready(other))
+        )
+
     # -- what gives rows -----------------------------------------------------------------------
 
     def _source(self, clause: Clause) -> Given:
@@ -123,6 +138,20 @@ class Ordering:
         for other in others:
             if isinstance(other, RuleCall) and other.fresh:
                 return other
+        results = {
+            v
+            for c in self.todo
+            if isinstance(c, Function)
+            for v in binding_variables(c.binding)
+            if not self._bound(v)
+        }
+        if results:
+            # What uses results of functions comes after them; unless nothing else can go on.
+            apart = [p for p in patterns if results.isdisjoint(self._source(p).values)]
+            others_apart = [c for c in others if results.isdisjoint(variables_of([c]))]
+            if apart or others_apart:
+                patterns, others = apart, others_apart
+                self._queue = [p for p in self._queue if any(p is q for q in patterns)]
         if patterns and not self._queue:
             self._queue = self._best_order(self._group(patterns, bool(others)))
         candidates: list[Clause] = [*self._queue[:1], *others]

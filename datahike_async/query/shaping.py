@@ -116,7 +116,10 @@ def _sort_key(column: Column, descending: bool) -> Any:
     ranks = column.ranks()
     if not descending:
         return ranks
-    return -ranks.astype(np.float64) if ranks.dtype.kind == "f" else ~ranks.astype(np.int64)
+    if ranks.dtype.kind == "f":
+        # By number, for NaN has no opposite: it follows every number, and comes first here.
+        ranks = np.unique(ranks, return_inverse=True)[1]
+    return ~ranks.astype(np.int64)
 
 
 async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) -> list[Any]:

@@ -212,6 +212,16 @@ async def test_order_limit_and_offset() -> None:
     assert await q(scores, db) == [4.0, 2.5, 1.5, 0.5]
 
 
+async def test_nan_follows_every_number_in_both_directions() -> None:
+    nan = float("nan")
+    for schema in ({}, {":d": {":db/valueType": ":db.type/double"}}):
+        db = init_db([(1, ":d", nan), (2, ":d", 2.5), (3, ":d", -1.0)], schema)
+        up = await db.q("[:find ?e ?v :where [?e :d ?v] :order-by [?v :asc]]")
+        down = await db.q("[:find ?e ?v :where [?e :d ?v] :order-by [?v :desc]]")
+        assert [e for e, _ in up] == [3, 2, 1]
+        assert [e for e, _ in down] == [1, 2, 3]
+
+
 async def test_argument_maps() -> None:
     db = people()
     found = await q({":query": "[:find ?e :in $ ?n :where [?e :name ?n]]", ":args": [db, "Petr"]})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from datahike_async.database import Database, empty_db, init_db
+from datahike_async.errors import QueryError
 from datahike_async.query import plan
 from datahike_async.query.api import explain, q
 from datahike_async.query.stats import Stats
@@ -197,3 +198,19 @@ async def test_statistics() -> None:
     empty = Stats(empty_db(SCHEMA).view)
     assert empty.count(empty.view.schema.by_key[":age"]) == 0
     assert empty.values(empty.view.schema.by_key[":age"]) >= 0
+
+
+async def test_a_function_is_called_on_what_all_others_leave() -> None:
+    """Or whether it fails would depend on which clause the plan takes for the cheaper one."""
+    db = init_db([(1, ":a", 1), (2, ":a", 0), (1, ":b", 5)])
+    for where in (
+        "[?e :a ?x] [(/ 1 ?x) ?y] [?e :b ?z]",
+        "[(/ 1 ?x) ?y] [?e :b ?z] [?e :a ?x]",
+        "[?e :a ?x] [(/ 1 ?x) ?y] (or [?e :b 5] [?e :b 6])",
+    ):
+        assert await q(f"[:find ?e ?y :where {where}]", db) == {(1, 1)}
+    # What depends on its result comes after it, be it ever so selective.
+    with pytest.raises(QueryError, match="divide by zero"):
+        await q("[:find ?y :where [?e :a ?x] [(/ 1 ?x) ?y] [?g :c ?y]]", db)
+    query = "[:find ?y :where [?e :a ?x] [(inc ?x) ?y] [?e :b ?z] [?f :a ?y]]"
+    assert await q(query, init_db([(1, ":a", 1), (1, ":b", 5), (2, ":a", 2)])) == {(2,)}
