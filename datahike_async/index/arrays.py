@@ -72,11 +72,10 @@ def member(values: Ints, among: Ints) -> npt.NDArray[np.bool_]:
         return np.zeros(len(values), np.bool_)
     low, high = int(among.min()), int(among.max())
     if _dense(low, high, len(values) + len(among)):
-        there = np.zeros(high - low + 3, np.bool_)
-        there[among.astype(np.int64, copy=False) - (low - 1)] = True
-        # One place before and one after stand for what lies outside.
-        at = np.clip(values.astype(np.int64, copy=False), low - 1, high + 1) - (low - 1)
-        return np.asarray(there[at])
+        there = np.zeros(high - low + 1, np.bool_)
+        there[among.astype(np.int64, copy=False) - low] = True
+        inside = (values >= low) & (values <= high)
+        return np.asarray(there[np.where(inside, values - low, 0)] & inside)
     ordered = np.sort(among)
     at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.asarray(ordered[at] == values)

@@ -52,7 +52,8 @@ def _match_dense(
     if span < 2**16:
         slots = slots.astype(np.uint16)  # a radix sort
     order = np.argsort(slots, kind="stable")
-    at = np.clip(left.astype(np.int64, copy=False), low - 1, low + span) - (low - 1)
+    inside = (left >= low) & (left < low + span) if low + span < 2**63 else left >= low
+    at = np.where(inside, left.astype(np.int64, copy=False) - low + 1, 0)
     return _pairs(begin[at], begin[at + 1], order, count)
 
 

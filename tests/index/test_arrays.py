@@ -10,7 +10,12 @@ from datahike_async.index.arrays import firsts, member, numbered, uniques
 
 SMALL = st.integers(-5, 5)
 LARGE = st.integers(-(2**63), 2**63 - 1)
-INTS = st.lists(st.one_of(SMALL, LARGE), max_size=40) | st.lists(SMALL, max_size=40)
+EDGES = st.sampled_from([-(2**63), 2**63 - 1])
+INTS = st.one_of(
+    st.lists(EDGES, max_size=3),
+    st.lists(st.one_of(SMALL, LARGE), max_size=40),
+    st.lists(SMALL, max_size=40),
+)
 
 
 def array(values: list[int]) -> np.ndarray:

@@ -487,3 +487,18 @@ async def test_the_attribute_of_get_else_may_be_a_variable(count):
     assert await q(some, db, [":nosuch", ":n"]) == {(i, Keyword("n"), i) for i in range(count)}
     missing = "[:find ?e ?a :in $ [?a ...] :where [?e :n] [(missing? $ ?e ?a)]]"
     assert await q(missing, db, [":nosuch", ":n"]) == {(i, ":nosuch") for i in range(count)}
+
+
+async def test_the_lowest_and_highest_integers() -> None:
+    low, high = -(2**63), 2**63 - 1
+    db = await empty_db({":n": {":db/cardinality": ":db.cardinality/many"}}).db_with(
+        [[":db/add", 3, ":n", v] for v in (low, high, 3)]
+    )
+    assert await db.q("[:find ?v :in $ [?v ...] :where [_ :n ?v]]", [low, high, 4]) == {
+        (low,),
+        (high,),
+    }
+    for where in ("[?e :n ?v]", "[?e ?a ?v]", "[_ :n ?e] [?e :n ?v]"):
+        found = await db.q(f"[:find ?e :in $ [?e ...] :where {where}]", [low, high, 3])
+        assert found == {(3,)}
+    assert await db.q("[:find ?v :where [?e :n ?v] (not [?v :n 3])]") == {(low,), (high,)}
