@@ -63,7 +63,7 @@ class StoreConfigError(KonserveError):
 
 
 class UnknownBackend(StoreConfigError):
-    """No backend is registered under this name; the message names the package to install."""
+    """No backend is known under this name; the message says what is, or what to install."""
 
 
 class StoreExists(KonserveError):

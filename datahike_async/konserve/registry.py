@@ -24,7 +24,8 @@ _BUILT_IN: Final = {
     "caching": "datahike_async.konserve.wrappers.caching:CachingBackend",
     "retrying": "datahike_async.konserve.wrappers.retrying:RetryingBackend",
 }
-_KNOWN: Final = ("s3", "lmdb", "redis", "sql", "dynamodb", "gcs", "rocksdb")
+_DISTRIBUTED: Final = ("lmdb", "s3")
+"""Backends that come with this project, each as a distribution ``datahike-async-…`` of its own."""
 
 
 class Backend(Protocol):
@@ -79,7 +80,7 @@ def _points() -> dict[str, EntryPoint]:
 
 
 def backend(name: Any) -> Backend:
-    """Return the backend of a name. Raises UnknownBackend, which says what to install."""
+    """Return the backend of a name. Raises UnknownBackend, which says what there is."""
     text = str(getattr(name, "text", name)).removeprefix(":")
     text = "memory" if text == "mem" else text
     found = _registered.get(text)
@@ -99,17 +100,18 @@ def backend(name: Any) -> Backend:
 
 def _unknown(text: str) -> UnknownBackend:
     known = sorted({*_BUILT_IN, *_registered, *_points()})
-    near = get_close_matches(text, [*known, *_KNOWN], 1)
-    if text in _KNOWN:
+    near = get_close_matches(text, [*known, *_DISTRIBUTED], 1)
+    if text in _DISTRIBUTED:
         hint = f"install it: pip install datahike-async-{text}"
-    elif near and near[0] in _KNOWN and near[0] not in known:
+    elif near and near[0] not in known:
         hint = f"did you mean {near[0]}? Install it: pip install datahike-async-{near[0]}"
     elif near:
         hint = f"did you mean {near[0]}?"
     else:
         hint = (
-            f"known here: {', '.join(known)}. A backend named {text} would come with the package "
-            f"datahike-async-{text}, or be made known with register_backend."
+            f"known here: {', '.join(known)}. One of your own is made known with register_backend "
+            "or by the entry point of an installed package; docs/how-to/write-a-backend.md leads "
+            "to it."
         )
     return UnknownBackend(
         f"There is no backend {text!r}; {hint}", backend=text, error=":backend-does-not-exist"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +18,15 @@ from datahike_async.konserve import (
     UnsupportedEncoding,
     create_store,
     delete_store,
+    registry,
 )
 from datahike_async.konserve.compressors import compress, decompress
 from datahike_async.konserve.config import public
 from datahike_async.konserve.serializers import name_of_key
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,7 @@ async def test_serializers_may_differ_within_a_store(store):
 async def test_configurations(tmp_path):
     for config, error, part in (
         ({"backend": "memori"}, UnknownBackend, "did you mean 'memory'|did you mean memory"),
-        ({"backend": "redis"}, UnknownBackend, "pip install datahike-async-redis"),
-        ({"backend": "nonesuch"}, UnknownBackend, "datahike-async-nonesuch"),
+        ({"backend": "lmbd"}, UnknownBackend, "did you mean lmdb"),
         ({}, StoreConfigError, "backend"),
         ({"backend": "memory"}, StoreConfigError, "id"),
         ({"backend": "memory", "id": "x"}, StoreConfigError, "UUID"),
@@ -91,6 +95,23 @@ async def test_configurations(tmp_path):
     datahike = {":backend": ":memory", ":id": str(uuid.uuid4())}
     await create_store(datahike)
     await delete_store(datahike)
+
+
+async def test_an_unknown_backend_names_no_package_that_does_not_exist(monkeypatch):
+    monkeypatch.setattr(registry, "_points", dict)  # as if nothing were installed
+    folders = {p.parent.name for p in (ROOT / "backends").glob("*/pyproject.toml")}
+    for name in folders:
+        monkeypatch.delitem(registry._registered, name, raising=False)
+        with pytest.raises(UnknownBackend, match=f"pip install datahike-async-{name}$"):
+            await create_store({"backend": name})
+    for name in ("redis", "sql", "dynamodb", "gcs", "rocksdb", "nonesuch", "jdbc"):
+        with pytest.raises(UnknownBackend, match=r"known here: .*file") as caught:
+            await create_store({"backend": name})
+        assert repr(name) in str(caught.value)
+        assert "install datahike" not in str(caught.value)
+        page = re.search(r"docs/\S+\.md", str(caught.value))
+        assert page is not None
+        assert (ROOT / page[0]).exists()
 
 
 def test_secrets_do_not_show():
