@@ -2,7 +2,7 @@
 
 import pytest
 
-from datahike_async.konserve.backends.memory import MemoryBlobStore
+from datahike_async.konserve.backends.memory import Blobs, MemoryBlobStore
 from datahike_async.konserve.blob import Write
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
 from datahike_async.konserve.testing import Fault, FaultyBlobStore, every_fault
@@ -20,7 +20,7 @@ async def there(blobs):
 
 async def test_the_chosen_call_fails_and_those_after_it_where_that_is_for_good():
     for persistent in (False, True):
-        inner = MemoryBlobStore({})
+        inner = MemoryBlobStore(Blobs())
         blobs = FaultyBlobStore(inner, at=1, persistent=persistent)
         for n, name in enumerate(NAMES):
             if n == 1 or (persistent and n > 1):
@@ -35,7 +35,7 @@ async def test_the_chosen_call_fails_and_those_after_it_where_that_is_for_good()
 
 async def test_lost_answers_and_lost_requests_sound_alike():
     for fault, happened in ((Fault.LOST_RESPONSE, True), (Fault.LOST_REQUEST, False)):
-        inner = MemoryBlobStore({})
+        inner = MemoryBlobStore(Blobs())
         blobs = FaultyBlobStore(inner, fault=fault, at=0)
         with pytest.raises(OutcomeUnknown):
             await blobs.write(NAMES[0], b"x")
@@ -44,7 +44,7 @@ async def test_lost_answers_and_lost_requests_sound_alike():
 
 async def test_what_is_late_lands_after_so_many_further_calls():
     for late_by in range(3):
-        inner = MemoryBlobStore({})
+        inner = MemoryBlobStore(Blobs())
         blobs = FaultyBlobStore(inner, fault=Fault.LATE, at=0, late_by=late_by)
         with pytest.raises(OutcomeUnknown):
             await blobs.write(NAMES[0], b"x")
@@ -54,7 +54,7 @@ async def test_what_is_late_lands_after_so_many_further_calls():
 
 
 async def test_what_is_late_lands_when_told_in_the_order_it_was_made():
-    inner = MemoryBlobStore({})
+    inner = MemoryBlobStore(Blobs())
     blobs = FaultyBlobStore(inner, fault=Fault.LATE, at=0, persistent=True)
     for data in (b"1", b"2"):
         with pytest.raises(OutcomeUnknown):
@@ -70,7 +70,7 @@ async def test_what_is_late_lands_when_told_in_the_order_it_was_made():
 
 
 async def test_reads_fail_where_they_count():
-    blobs = FaultyBlobStore(MemoryBlobStore({}), at=1, reads=True, fault=Fault.LATE)
+    blobs = FaultyBlobStore(MemoryBlobStore(Blobs()), at=1, reads=True, fault=Fault.LATE)
     await blobs.write(NAMES[0], b"x")
     with pytest.raises(StoreIOError):
         await blobs.read_latest(NAMES[0])
@@ -80,7 +80,7 @@ async def test_reads_fail_where_they_count():
 
 async def test_a_fault_parts_a_write_of_many_but_for_one_that_is_atomic():
     for kind, left in ((Bare, NAMES[:2]), (MemoryBlobStore, [])):
-        inner = kind({})
+        inner = kind(Blobs())
         blobs = FaultyBlobStore(inner, at=2 if left else 0, each_item=True)
         with pytest.raises(StoreIOError):
             await blobs.write_many(WRITES)

@@ -18,7 +18,7 @@ from datahike_async.konserve import (
     connect_store,
     delete_store,
 )
-from datahike_async.konserve.backends.memory import MemoryBlobStore
+from datahike_async.konserve.backends.memory import Blobs, MemoryBlobStore
 from datahike_async.konserve.testing import Fault, FaultyBlobStore
 from datahike_async.konserve.wrappers.front import Front
 from datahike_async.konserve.wrappers.tiered import TieredBlobStore
@@ -58,7 +58,7 @@ async def test_many_ranges_of_one_blob_fetch_it_once() -> None:
 
 
 async def test_a_broken_frontend_breaks_nothing() -> None:
-    front = Broken({})
+    front = Broken(Blobs())
     store = TieredBlobStore(front, memory())
     await store.write(NAME, b"1")
     front.broken = True
@@ -137,7 +137,7 @@ async def test_write_behind_is_bounded() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.LOST_REQUEST, Fault.LOST_RESPONSE])
 async def test_what_waits_is_not_lost_by_a_failure(fault: Fault) -> None:
-    kept: dict[str, Any] = {}
+    kept = Blobs()
     inner = MemoryBlobStore(kept)
     back = FaultyBlobStore(inner, fault=fault)
     store = TieredBlobStore(memory(), back, "write-behind")

@@ -11,7 +11,7 @@ from datahike_async.konserve import (
     Blob,
     Write,
 )
-from datahike_async.konserve.backends.memory import MemoryBlobStore
+from datahike_async.konserve.backends.memory import Blobs, MemoryBlobStore
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 
 NAME = "ab" * 16
@@ -19,7 +19,7 @@ OTHER = "cd" * 16
 
 
 def memory() -> MemoryBlobStore:
-    return MemoryBlobStore({})
+    return MemoryBlobStore(Blobs())
 
 
 class Watched(PassingBlobStore):

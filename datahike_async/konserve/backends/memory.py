@@ -1,7 +1,12 @@
-"""The memory backend: blobs in a dict, kept by store id for the life of the process."""
+"""The memory backend: blobs in a dict, kept by store id for the life of the process.
+
+Event loops in several threads may have one store open, so whatever compares before it changes does
+both under the lock of that store.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -23,10 +28,18 @@ from datahike_async.konserve.errors import (
     StoreNotFound,
 )
 
-__all__ = ["MemoryBackend", "MemoryBlobStore"]
+__all__ = ["Blobs", "MemoryBackend", "MemoryBlobStore"]
 
-_Data = dict[str, tuple[bytes, Revision]]
-_stores: dict[UUID, _Data] = {}
+
+class Blobs(dict[str, tuple[bytes, Revision]]):
+    """What one store holds, by name. ``lock`` is held for no longer than a few dict accesses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+_stores: dict[UUID, Blobs] = {}
 _revisions = count(1)
 
 _CAPABILITIES = Capabilities(
@@ -38,22 +51,24 @@ _CAPABILITIES = Capabilities(
 
 
 class MemoryBlobStore(BlobStoreBase):
-    """Blobs of one memory store. Every change happens between two awaits, so it is atomic."""
+    """Blobs of one memory store. Every change is one step for all threads."""
 
-    def __init__(self, data: _Data) -> None:
-        self._data: _Data | None = data
+    def __init__(self, data: Blobs) -> None:
+        self._data: Blobs | None = data
 
     @property
     def capabilities(self) -> Capabilities:
         """What this store promises."""
         return _CAPABILITIES
 
-    def _open(self) -> _Data:
-        if self._data is None:
+    def _open(self) -> Blobs:
+        data = self._data
+        if data is None:
             raise StoreClosed("This store was released; connect to it again.")
-        return self._data
+        return data
 
     def _check(self, name: str, expected: Expected) -> None:
+        """Compare, with the lock held."""
         found = self._open().get(name)
         require_revision(name, expected, None if found is None else found[1])
 
@@ -68,36 +83,41 @@ class MemoryBlobStore(BlobStoreBase):
 
     async def delete(self, name: str, expected: Expected = None) -> bool:
         """Remove a name."""
-        self._check(name, expected)
-        return self._open().pop(name, None) is not None
+        data = self._open()
+        with data.lock:
+            self._check(name, expected)
+            return data.pop(name, None) is not None
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
-        """Return those that exist."""
+        """Return those that exist, as they were at one moment."""
         data = self._open()
-        return {n: Blob(*data[n]) for n in names if n in data}
+        with data.lock:
+            return {n: Blob(*data[n]) for n in names if n in data}
 
     async def write_many(
         self, writes: Sequence[Write], *, ordered: bool = True
     ) -> Sequence[Revision]:
         """Write all or nothing."""
         data = self._open()
-        for write in writes:
-            self._check(write.name, write.expected)
-        revisions = []
-        for write in writes:
-            revision = str(next(_revisions))
-            data[write.name] = (bytes(write.data), revision)
-            revisions.append(revision)
-        return revisions
+        fresh = [(w.name, (bytes(w.data), str(next(_revisions)))) for w in writes]
+        with data.lock:
+            for write in writes:
+                self._check(write.name, write.expected)
+            data.update(fresh)
+        return [revision for _, (_, revision) in fresh]
 
     async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
-        """Remove names."""
+        """Remove names, all at one moment."""
         data = self._open()
-        return [data.pop(name, None) is not None for name in names]
+        with data.lock:
+            return [data.pop(name, None) is not None for name in names]
 
     async def names(self) -> AsyncIterator[Sequence[str]]:
         """Iterate over pages of names."""
-        yield list(self._open())
+        data = self._open()
+        with data.lock:
+            found = list(data)
+        yield found
 
     async def close(self) -> None:
         """Let go of the data; it stays in the process under its id."""
@@ -122,19 +142,21 @@ class MemoryBackend:
     async def create(self, config: Mapping[str, Any]) -> MemoryBlobStore:
         """Make a store."""
         id_ = self._id(config)
-        if id_ in _stores:
+        data = Blobs()
+        # One step: of two threads that create it one must lose.
+        if _stores.setdefault(id_, data) is not data:
             raise StoreExists(f"Memory store with ID {str(id_)!r} already exists.")
-        data = _stores[id_] = {}
         return MemoryBlobStore(data)
 
     async def connect(self, config: Mapping[str, Any]) -> MemoryBlobStore:
         """Open a store."""
         id_ = self._id(config)
-        if id_ not in _stores:
+        data = _stores.get(id_)
+        if data is None:
             raise StoreNotFound(
                 f"Memory store with ID {str(id_)!r} does not exist here. Create it first."
             )
-        return MemoryBlobStore(_stores[id_])
+        return MemoryBlobStore(data)
 
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether there is a store."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from datahike_async.konserve.backends.memory import MemoryBackend, MemoryBlobStore
+from datahike_async.konserve.backends.memory import Blobs, MemoryBackend, MemoryBlobStore
 from datahike_async.konserve.blob import (
     UNCHANGED,
     Capabilities,
@@ -126,4 +126,4 @@ class Specimens(MemoryBackend):
         try:
             return await self.connect(config)
         except StoreNotFound:
-            return self.kind({})
+            return self.kind(Blobs())
