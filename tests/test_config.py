@@ -83,7 +83,7 @@ def test_defaults() -> None:
         ({":writer": {":backend": ":kabel", ":peer-id": 1}}, [":kabel"]),
         ({":keep-history?": True, "keep_history": True}, [":keep-history?", "twice"]),
         ("{:store", ["EDN"]),
-        (7, ["dict", "7"]),
+        (7, ["dict", "an int"]),
     ],
 )
 def test_a_bad_config_says_what_and_what_to_do(given: Any, words: list[str]) -> None:
@@ -121,6 +121,16 @@ def test_mem_is_memory_with_a_warning() -> None:
 def test_secrets_do_not_show() -> None:
     store = {"backend": "s3", "bucket": "b", "access-key": "AKIA", "secret": "hush"}
     config = Config.of({"store": store, ":keep-history?": False})
+    refused = "x://me:hush@db"
+    for given in (
+        {"store": refused},
+        [refused],
+        {"remote-peer": refused},
+        f'{{:store "{refused}@@',
+    ):
+        with pytest.raises(ConfigError) as caught:
+            Config.of(given)
+        assert "hush" not in str(caught.value) + repr(caught.value.data)
     for text in (repr(config), repr(config.to_map()), repr(config.stored())):
         assert "hush" not in text
         assert "AKIA" not in text
@@ -138,11 +148,18 @@ def test_what_is_no_secret_shows() -> None:
         "endpoint": "http://localhost:9000",
         "endpoint-override": {"protocol": "https", "hostname": "s3.example.org", "port": 9000},
         "session-token": "hush",
-        "profile": "hush",
+        "profile": "work",
         "dsn": "postgres://me:hush@db",
     }
     for text in (repr(Config.of(store=store)), repr(Config.of(store=store).to_map())):
-        for part in ("people/a", "http://localhost:9000", "https", "s3.example.org", "9000"):
+        for part in (
+            "people/a",
+            "http://localhost:9000",
+            "https",
+            "s3.example.org",
+            "9000",
+            "work",
+        ):
             assert part in text
         assert "hush" not in text
     for endpoint in ("http://me:hush@localhost", "http://localhost/?token=hush", b"hush"):

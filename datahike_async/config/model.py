@@ -11,17 +11,17 @@ from datahike_async.config.checking import checked
 from datahike_async.config.names import (
     FIELDS,
     STORED,
-    masked,
+    kind_of,
     name_of,
     named,
     option,
     refused,
-    show,
 )
 from datahike_async.config.reading import environment, from_text
 from datahike_async.config.writer import WriterConfig
 from datahike_async.edn import Keyword, write
-from datahike_async.errors import ConfigError
+from datahike_async.errors import ConfigError, shown
+from datahike_async.konserve.redaction import public
 
 _PERSISTENT_SET: Final = "datahike.index/persistent-set"
 
@@ -74,7 +74,7 @@ class Config:
             return _made({**environment(os.environ), **named(options)})
         if not isinstance(config, Mapping):
             raise ConfigError(
-                f"A config is a dict, keyword arguments or EDN text, not {show(config)}."
+                f"A config is a dict, keyword arguments or EDN text, not {kind_of(config)}."
             )
         return _made({**named(config), **named(options)})
 
@@ -114,7 +114,7 @@ class Config:
             if not _agrees(key, mine, theirs):
                 raise ConfigError(
                     f"Configuration does not match existing connections: {option(key)} is "
-                    f"{show(mine)} here and {show(theirs)} there. Release them first, or leave "
+                    f"{shown(mine)} here and {shown(theirs)} there. Release them first, or leave "
                     "the option out.",
                     error=":config-does-not-match-existing-connections",
                     key=option(key),
@@ -123,14 +123,14 @@ class Config:
                 )
 
     def to_map(self) -> dict[Keyword, Any]:
-        """Return the completed config as a dict of Datahike's keywords, secrets masked."""
+        """Return the completed config as a dict of Datahike's keywords, secrets hidden."""
         out: dict[Keyword, Any] = {}
         for key, name in FIELDS.items():
             value = getattr(self, name)
             if value is None:
                 continue
             if key == "store":
-                value = {Keyword(k): v for k, v in masked(value).items()}
+                value = {Keyword(k): v for k, v in public(value).items()}
             elif key == "writer":
                 value = {Keyword("backend"): Keyword(value.backend)}
             elif key in ("schema-flexibility", "branch", "index"):
@@ -141,11 +141,11 @@ class Config:
         return out
 
     def __repr__(self) -> str:
-        shown = {
-            key: masked(self.store) if key == "store" else getattr(self, FIELDS[key])
+        seen = {
+            key: public(self.store) if key == "store" else getattr(self, FIELDS[key])
             for key in ("store", *sorted(self.given - {"store"}))
         }
-        return "Config(" + ", ".join(f"{FIELDS[k]}={v!r}" for k, v in shown.items()) + ")"
+        return "Config(" + ", ".join(f"{FIELDS[k]}={v!r}" for k, v in seen.items()) + ")"
 
 
 def _made(options: Mapping[str, Any]) -> Config:
@@ -194,8 +194,8 @@ def _mismatch(key: str, mine: Any, theirs: Any) -> ConfigError:
     if key in ("index-config", "fuse-index-roots", "commit-graph"):
         error = ":create-time-fixed-index-config-mismatch"
     return ConfigError(
-        f"Configuration does not match stored configuration: {option(key)} is {show(mine)} here, "
-        f"the database was created with {show(theirs)}. Leave the option out to take the "
+        f"Configuration does not match stored configuration: {option(key)} is {shown(mine)} here, "
+        f"the database was created with {shown(theirs)}. Leave the option out to take the "
         "database's own.",
         error=error,
         key=option(key),
@@ -210,5 +210,5 @@ def _replace(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def edn(config: Config) -> str:
-    """Return the completed config as EDN text, secrets masked."""
+    """Return the completed config as EDN text, secrets hidden."""
     return write(config.to_map())

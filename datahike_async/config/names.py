@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
 from datahike_async.edn import Keyword, Symbol
 from datahike_async.errors import ConfigError, shown
+from datahike_async.konserve.redaction import public
 
 # Option → attribute. The text of the option is Datahike's, without colon and question mark.
 FIELDS: Final = {
@@ -57,25 +57,8 @@ QUESTION: Final = frozenset(
     }
 )
 
-_HARMLESS: Final = frozenset(
-    {
-        "backend",
-        "bucket",
-        "compressor",
-        "hostname",
-        "id",
-        "path",
-        "prefix",
-        "protocol",
-        "read-policy",
-        "region",
-        "table",
-        "write-policy",
-    }
-)
-# What else stands in the address of an endpoint may be a password or a token.
-_ADDRESS: Final = re.compile(r"(https?://)?[^@?#\s]*")
-
+_MAY_HOLD_SECRETS: Final = frozenset({"store", "remote-peer"})
+"""Of what these are given only that is shown which the backend of a store names."""
 
 MOST_LEVELS: Final = 16
 """So deep may the maps of a config be nested."""
@@ -122,43 +105,21 @@ def unknown_key(what: str, key: Any, known: list[str], **data: Any) -> ConfigErr
 
 def bad_value(key: str, value: Any, expected: str, **data: Any) -> ConfigError:
     """Return the error for a value of an option that is not what was ``expected``."""
-    if isinstance(value, Mapping):
-        value = _masked_map(value)
+    if key in _MAY_HOLD_SECRETS:
+        value = public(value) if isinstance(value, Mapping) else kind_of(value)
+    text = value if key in _MAY_HOLD_SECRETS and isinstance(value, str) else shown(value)
     return ConfigError(
-        f"Bad value {shown(value)} at {option(key)}: expected {expected}.",
+        f"Bad value {text} at {option(key)}: expected {expected}.",
         key=option(key),
         value=value,
         **data,
     )
 
 
-def show(value: Any) -> str:
-    """Return the repr of a value, secrets masked."""
-    return shown(_masked_map(value) if isinstance(value, Mapping) else value)
-
-
-def _masked_map(value: Mapping[Any, Any]) -> dict[str, Any]:
-    return masked({k if isinstance(k, str) else shown(k): v for k, v in value.items()})
-
-
-def masked(store: Mapping[Any, Any], levels: int = MOST_LEVELS) -> dict[str, Any]:
-    """Return a map with everything masked that may be a secret."""
-    out: dict[str, Any] = {}
-    for key, value in store.items():
-        name = name_of(key) if isinstance(key, (str, Keyword, Symbol)) else None
-        if isinstance(value, Mapping):
-            out[key] = masked(value, levels - 1) if levels else "***"
-        elif value is None or isinstance(value, (bool, int, float)) or (_may_show(name, value)):
-            out[key] = value
-        else:
-            out[key] = "***"
-    return out
-
-
-def _may_show(name: str | None, value: Any) -> bool:
-    if name == "endpoint":
-        return isinstance(value, str) and _ADDRESS.fullmatch(value) is not None
-    return name in _HARMLESS
+def kind_of(value: Any) -> str:
+    """Return what a value is, for an error that may not show it."""
+    name = type(value).__name__
+    return "None" if value is None else f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def keyword_in(key: str, value: Any, *choices: str) -> str:

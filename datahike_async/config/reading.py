@@ -17,7 +17,10 @@ def from_text(text: str) -> Any:
     try:
         return read(text)
     except EdnError as error:
-        raise ConfigError(f"The config is no EDN: {error}") from error
+        # Its words are not shown: they quote the text, and there may be a secret at that place.
+        raise ConfigError(
+            f"The config is no EDN: it cannot be read at line {error.line}, column {error.column}."
+        ) from None
 
 
 def _from_uri(uri: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def writer_config(value: Any) -> WriterConfig:
     if isinstance(value, WriterConfig):
         return value
     if not isinstance(value, Mapping):
-        raise bad_value("writer", value, "a dict such as {:backend :self}")
+        raise bad_value("writer", type(value), "a dict such as {:backend :self}")
     given: dict[str, Any] = {}
     for key, setting in value.items():
         name = name_of(key)

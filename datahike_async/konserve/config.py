@@ -1,8 +1,7 @@
-"""Store configurations: plain dicts with string keys, checked, and stripped of secrets for show."""
+"""Store configurations: plain dicts with string keys, checked."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Final
@@ -12,13 +11,9 @@ from datahike_async.konserve.compressors import compressor_id
 from datahike_async.konserve.errors import StoreConfigError, shown
 from datahike_async.konserve.registry import Backend, backend
 
-__all__ = ["checked", "public"]
+__all__ = ["checked"]
 
 _COMMON: Final = frozenset({"backend", "id", "compressor"})
-_SECRET: Final = re.compile(
-    r"secret|password|token|credential|access.?key|private|passphrase", re.I
-)
-HIDDEN: Final = "***"
 
 
 def _plain(key: Any) -> str:
@@ -41,7 +36,9 @@ def checked(config: Mapping[Any, Any]) -> tuple[dict[str, Any], Backend]:
     UnknownBackend.
     """
     if not isinstance(config, Mapping):
-        raise StoreConfigError(f"A store configuration is a map, not {shown(config)}.")
+        raise StoreConfigError(
+            f"A store configuration is a map, and not of the type {type(config).__name__}."
+        )
     plain = {_plain(k): v for k, v in config.items()}
     if "backend" not in plain:
         raise StoreConfigError('A store configuration needs a "backend", such as "file".')
@@ -73,16 +70,3 @@ def _id(value: Any) -> UUID | None:
         raise StoreConfigError(
             f"The id of a store is a UUID, not {shown(value)}.", error=":invalid-id-type"
         ) from None
-
-
-def public(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with what looks like a credential replaced by ``***``."""
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if _SECRET.search(key) and value is not None:
-            out[key] = HIDDEN
-        elif isinstance(value, Mapping):
-            out[key] = public({str(k): v for k, v in value.items()})
-        else:
-            out[key] = value
-    return out

@@ -32,8 +32,11 @@ class Backend(Protocol):
     """Opens stores of one kind; what a backend registers under its name.
 
     ``config`` has plain string keys; ``keys`` are those it knows besides ``backend``, ``id`` and
-    ``compressor``. ``compressor`` is the default one for its values. A backend for which asking is
-    dear may also have ``attach``: as ``connect``, but a store that is not there shows later.
+    ``compressor``. ``compressor`` is the default one for its values. A backend may also have
+
+    - ``public``, a frozenset of those keys whose values may be seen in representations, errors and
+      logs; without it none may (see :mod:`~datahike_async.konserve.redaction`);
+    - where asking is dear, ``attach``: as ``connect``, but a store that is not there shows later.
     """
 
     @property

@@ -24,7 +24,7 @@ from datahike_async.konserve.blob import (
     Unchanged,
     Write,
 )
-from datahike_async.konserve.config import checked, public
+from datahike_async.konserve.config import checked
 from datahike_async.konserve.encoding import Encoding
 from datahike_async.konserve.encryptors import Encryptor
 from datahike_async.konserve.envelope import BINARY, EDN, HEADER
@@ -37,6 +37,7 @@ from datahike_async.konserve.errors import (
 )
 from datahike_async.konserve.locks import KeyLocks
 from datahike_async.konserve.paths import MISSING, hashable, listed, path_of, step, with_value
+from datahike_async.konserve.redaction import public
 from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
 
 __all__ = [
@@ -68,7 +69,8 @@ class Assoc(NamedTuple):
 class Store:
     """An open key-value store. Get one from :func:`create_store` or :func:`connect_store`.
 
-    ``config`` is its configuration without secrets; ``capabilities`` what its backend promises.
+    ``config`` is its configuration, of which only that is shown which its backend names as public;
+    ``capabilities`` are what the backend promises.
     """
 
     def __init__(

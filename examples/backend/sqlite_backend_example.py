@@ -107,7 +107,7 @@ class SqliteBlobStore(k.BlobStoreBase):
 
 
 class SqliteBackend:
-    keys = frozenset({"path"})
+    keys = public = frozenset({"path"})
     compressor = "zstd"
 
     async def create(self, config: Mapping[str, Any]) -> SqliteBlobStore:

@@ -3,6 +3,7 @@
 Not collected by itself: ``test_compliance`` runs what is ``EXPECTED``, and each must fail.
 """
 
+import logging
 import uuid
 from contextlib import asynccontextmanager, nullcontext, suppress
 
@@ -10,8 +11,14 @@ import anyio
 import pytest
 
 from datahike_async.konserve import register_backend
+from datahike_async.konserve import store as store_module
 from datahike_async.konserve.backends.memory import MemoryBlobStore
-from datahike_async.konserve.errors import KonserveError, OutcomeUnknown, StoreIOError
+from datahike_async.konserve.errors import (
+    KonserveError,
+    OutcomeUnknown,
+    StoreConfigError,
+    StoreIOError,
+)
 from datahike_async.konserve.locks import KeyLocks
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.testing import StoreCompliance
@@ -35,6 +42,12 @@ EXPECTED += [
     ("LeavesLocksHeld", "test_an_append_that_was_cancelled_happened_once_or_not_at_all"),
     ("KeepsDeletedStores", "test_a_store_is_created_once_connected_to_and_deleted"),
     ("KeepsDeletedStores", "test_a_store_that_is_made_anew_is_empty"),
+    ("TellsTokens", "test_no_error_and_no_log_tells_what_the_backend_does_not_name"),
+    (
+        "ShowsAll",
+        "test_a_store_shows_of_its_configuration_what_its_backend_names_and_no_more",
+    ),
+    ("LogsTokens", "test_no_error_and_no_log_tells_what_the_backend_does_not_name"),
     ("AttachesElsewhere", "test_attaching_finds_a_store_that_is_there"),
 ]
 
@@ -156,6 +169,49 @@ class KeepsDeletedStores(Specimens):
 
 class TestKeepsDeletedStores(OfKind):
     backend = KeepsDeletedStores
+
+
+class TellsTokens(Specimens):
+    """An error quotes what it was given."""
+
+    keys = frozenset({"token"})
+
+    async def connect(self, config):
+        token = config.get("token", "")
+        if not isinstance(token, str):
+            raise StoreConfigError(f"A token is a text, not {token!r}.")
+        return await super().connect(config)
+
+
+class TestTellsTokens(OfKind):
+    backend = TellsTokens
+
+
+class TestShowsAll(OfKind):
+    """A store keeps its configuration as it was given."""
+
+    @pytest.fixture
+    def store_config(self):
+        register_backend("planted", TellsTokens(MemoryBlobStore))
+        return {"backend": "planted", "id": str(uuid.uuid4()), "token": "hush"}
+
+    @pytest.fixture(autouse=True)
+    def misused(self, monkeypatch):
+        monkeypatch.setattr(store_module, "public", dict)
+
+
+class LogsTokens(Specimens):
+    """What is opened is noted in the log, with all that it was opened with."""
+
+    keys = frozenset({"token"})
+
+    async def create(self, config):
+        logging.getLogger("planted").debug("creating %r", config)
+        return await super().create(config)
+
+
+class TestLogsTokens(OfKind):
+    backend = LogsTokens
 
 
 class AttachesElsewhere(Specimens):

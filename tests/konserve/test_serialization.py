@@ -18,10 +18,11 @@ from datahike_async.konserve import (
     UnsupportedEncoding,
     create_store,
     delete_store,
+    register_backend,
     registry,
 )
 from datahike_async.konserve.compressors import compress, decompress
-from datahike_async.konserve.config import public
+from datahike_async.konserve.redaction import public
 from datahike_async.konserve.serializers import name_of_key
 
 pytestmark = pytest.mark.anyio
@@ -114,10 +115,27 @@ async def test_an_unknown_backend_names_no_package_that_does_not_exist(monkeypat
         assert (ROOT / page[0]).exists()
 
 
-def test_secrets_do_not_show():
-    config = {"path": "x", "secret": "hush", "access-key": "hush", "nested": {"password": "hush"}}
-    assert "hush" not in repr(public(config))
-    assert public(config)["path"] == "x"
+def test_of_a_configuration_only_that_is_seen_which_its_backend_names():
+    register_backend("named", Named())
+    id_ = uuid.uuid4()
+    inner = {"backend": ":named", "id": id_, "url": "http://db/x", "dsn": "me:hush@db", "n": 1}
+    for config in (
+        {"backend": "unknown", "id": id_, "path": "hush", "n": 7, "x": {"path": "hush"}},
+        {"backend": "tiered", "id": id_, "frontend-config": inner, "password": "hush"},
+        {":backend": ":named", ":id": id_, ":url": "http://me:hush@db", ":uri": "hush"},
+        {"backend": "named", "id": id_, "url": "db?token=hush", "place": {"url": b"hush"}},
+        {"backend": "named", "id": id_, "url": "me:hush@db", "place": {"token": "hush"}},
+        {"backend": {"hush": 1}, "id": id_, "nested": {"password": "hush"}},
+    ):
+        assert "hush" not in repr(public(config))
+        assert str(id_) in repr(public(config))
+    assert public(inner) == {**inner, "dsn": "***", "n": "***"}
+    assert public({"backend": "named", "place": {"url": "u"}})["place"] == {"url": "u"}
+
+
+class Named:
+    keys = frozenset({"url", "dsn", "n", "place", "uri"})
+    public = frozenset({"url", "place"})
 
 
 def test_compression_is_noted_and_bounded():

@@ -45,6 +45,7 @@ class LmdbBackend:
     """Folders with an LMDB environment each. Config: ``path``, ``map-size``, perhaps ``id``."""
 
     keys: frozenset[str] = frozenset({"path", "map-size"})
+    public = keys
     compressor = "zstd"
 
     def _settings(self, config: Mapping[str, Any]) -> tuple[str, int]:

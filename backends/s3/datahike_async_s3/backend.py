@@ -27,7 +27,7 @@ from datahike_async.konserve import (
     UnsupportedOperation,
 )
 from datahike_async.konserve.blob import Expected, Revision
-from datahike_async_s3.settings import KEYS, Settings, settings_of
+from datahike_async_s3.settings import KEYS, PUBLIC, Settings, settings_of
 
 if TYPE_CHECKING:
     from datahike_async_s3.store import S3BlobStore
@@ -57,6 +57,7 @@ class S3Backend:
     """Prefixes of buckets as stores; see the README for the keys of the configuration."""
 
     keys: frozenset[str] = KEYS
+    public: frozenset[str] = PUBLIC
     compressor = "zstd"
 
     async def create(self, config: Mapping[str, Any]) -> S3BlobStore:

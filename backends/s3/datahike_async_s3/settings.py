@@ -11,7 +11,7 @@ from uuid import UUID
 
 from datahike_async.konserve import StoreConfigError
 
-__all__ = ["KEYS", "Settings", "settings_of"]
+__all__ = ["KEYS", "PUBLIC", "Settings", "settings_of"]
 
 KEYS: Final = frozenset(
     {
@@ -34,6 +34,13 @@ KEYS: Final = frozenset(
         "x-ray?",
     }
 )
+
+PUBLIC: Final = (KEYS - {"access-key", "secret", "session-token"}) | {
+    "protocol",
+    "hostname",
+    "port",
+}
+"""What may be seen: all but credentials, and the parts of ``endpoint-override``."""
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
 _LEAST_PART: Final = 5 * 1024 * 1024

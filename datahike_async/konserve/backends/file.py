@@ -39,6 +39,7 @@ class FileBackend:
     """Folders as stores. Config: ``path``; ``id`` is taken from the folder where it is left out."""
 
     keys: frozenset[str] = frozenset({"path"})
+    public = keys
     compressor = "zstd"
 
     def _path(self, config: Mapping[str, Any]) -> str:

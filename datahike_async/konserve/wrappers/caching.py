@@ -209,7 +209,7 @@ class CachingBlobStore(PassingBlobStore):
 class CachingBackend(WrapperBackend):
     """Config: ``config``, the store behind; ``max-bytes``, 64 MiB where it is left out."""
 
-    keys = frozenset({"config", "max-bytes"})
+    keys = public = frozenset({"config", "max-bytes"})
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Refuse a bound that is none."""

@@ -80,6 +80,7 @@ class WrapperBackend:
     """A backend of stores that wrap one other store, given as ``config``."""
 
     keys: frozenset[str] = frozenset({"config"})
+    public = keys
     compressor = "zstd"
 
     def wrap(self, blobs: BlobStore, config: Mapping[str, Any]) -> BlobStore:

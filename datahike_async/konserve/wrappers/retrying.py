@@ -183,7 +183,7 @@ def _tired(error: KonserveError, attempts: int, seconds: float) -> KonserveError
 class RetryingBackend(WrapperBackend):
     """Config: ``config``, the store behind; ``attempts``, ``deadline`` and ``first-pause`` in s."""
 
-    keys = frozenset({"config", "attempts", "deadline", "first-pause"})
+    keys = public = frozenset({"config", "attempts", "deadline", "first-pause"})
 
     def _patience(self, config: Mapping[str, Any]) -> Patience:
         usual = Patience()

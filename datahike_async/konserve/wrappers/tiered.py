@@ -313,6 +313,7 @@ class TieredBackend:
     keys: frozenset[str] = frozenset(
         {"frontend-config", "backend-config", "write-policy", "read-policy", "write-behind-bytes"}
     )
+    public = keys
     compressor = "zstd"
 
     def _parts(self, config: Mapping[str, Any]) -> tuple[Nested, Nested, str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from datahike_async.konserve.errors import (
     StoreExists,
     StoreNotFound,
 )
+from datahike_async.konserve.redaction import HIDDEN
+from datahike_async.konserve.registry import backend
 from datahike_async.konserve.store import (
     Store,
     connect_store,
@@ -25,6 +28,22 @@ from datahike_async.konserve.testing.laws.common import Laws, latest
 from datahike_async.konserve.testing.promises import DURABLE, promised
 
 __all__ = ["LifecycleLaws"]
+
+
+async def _told_by(call: Callable[[], Awaitable[object]]) -> list[str]:
+    """Return all that a call tells: its store, or its error and those behind it."""
+    try:
+        found = await call()
+    except Exception as error:
+        told: list[str] = []
+        each: BaseException | None = error
+        while each is not None:
+            told += [repr(each), str(each), repr(vars(each))]
+            each = each.__cause__ or each.__context__
+        return told
+    if isinstance(found, Store):
+        await found.release()
+    return [repr(found)]
 
 
 class LifecycleLaws(Laws):
@@ -96,6 +115,36 @@ class LifecycleLaws(Laws):
         with pytest.raises(StoreConfigError, match="backendd"):
             await create_store({**store_config, "backendd": 1})
         assert not await store_exists(store_config)
+
+    # -- what is shown -------------------------------------------------------------------------
+
+    async def test_a_store_shows_of_its_configuration_what_its_backend_names_and_no_more(
+        self, store: Store, store_config: Mapping[str, Any]
+    ) -> None:
+        seen = {
+            "backend",
+            "id",
+            "compressor",
+            *getattr(backend(store_config["backend"]), "public", ()),
+        }
+        assert set(store.config) >= set(store_config)
+        for key, value in store.config.items():
+            assert value == HIDDEN or value is None or key in seen
+        for key in store_config.keys() - seen:
+            assert repr(store_config[key]) not in repr(store)
+
+    async def test_no_error_and_no_log_tells_what_the_backend_does_not_name(
+        self, store_config: Mapping[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG")
+        made = backend(store_config["backend"])
+        told: list[str] = []
+        for key in sorted(made.keys - getattr(made, "public", frozenset())):
+            for canary in ("canary-text", {"inner": "canary-text"}, ["canary-text"]):
+                config = {**store_config, key: canary}
+                for call in (store_exists, connect_store, create_store, create_store, delete_store):
+                    told += await _told_by(partial(call, config))
+        assert "canary-text" not in "\n".join([*told, caplog.text])
 
     @promised(DURABLE)
     async def test_what_was_written_is_there_after_opening_again(
