@@ -117,7 +117,7 @@ class SqliteBackend:
         return await to_thread.run_sync(self.open, config.get("path"), False)
 
     def open(self, path: Any, create: bool) -> SqliteBlobStore:
-        if not isinstance(path, (str, Path)) or not str(path):
+        if not isinstance(path, (str, Path)) or not str(path) or "\0" in str(path):
             raise k.StoreConfigError(f'An SQLite store needs a "path", a file, not {path!r}.')
         path = Path(path).absolute()
         if not create and not path.exists():

@@ -24,6 +24,7 @@ from datahike_async.konserve import (
     StoreNotFound,
     UnsupportedEncoding,
 )
+from datahike_async.konserve.backends.folders import folder_path, make_folder
 from datahike_async_lmdb.environment import META, Shared, committing, table
 from datahike_async_lmdb.store import DELETED, MARKER, LmdbBlobStore
 
@@ -49,15 +50,13 @@ class LmdbBackend:
     compressor = "zstd"
 
     def _settings(self, config: Mapping[str, Any]) -> tuple[str, int]:
-        path = config.get("path")
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-            raise StoreConfigError(f'An LMDB store needs a "path", a folder, not {path!r}.')
+        path = folder_path(config)
         size = config.get("map-size", _MAP_SIZE)
         if type(size) is not int or size < 1024 * 1024:
             raise StoreConfigError(
                 f'"map-size" is a number of bytes, at least 1 MiB, not {size!r}.'
             )
-        return os.fspath(path), size
+        return path, size
 
     async def create(self, config: Mapping[str, Any]) -> LmdbBlobStore:
         """Make an environment."""
@@ -71,7 +70,7 @@ class LmdbBackend:
                 self._remove(path, size)
             elif found is not None:
                 raise StoreExists(f"An LMDB store exists at {path!r} already.")
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            make_folder(path)
             if os.listdir(path):
                 raise StoreConfigError(
                     f"{path!r} is not empty and no store; give a folder of its own."

@@ -7,6 +7,8 @@ become konserve's. Knows no blobs.
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from datahike_async.konserve import (
     StoreFull,
     StoreIOError,
 )
+from datahike_async.konserve.backends.file_io import FILE_MODE, system_errors
 
 __all__ = ["BLOBS", "META", "Shared", "committing", "table"]
 
@@ -29,6 +32,10 @@ T = TypeVar("T")
 BLOBS: Final = b"blobs"
 META: Final = b"meta"
 _READERS: Final = 512
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_LOCK_BYTES: Final = (_READERS + 2) * 64
+"""The lock file: a cache line for each reader, and two for the rest."""
+_LEAST_ROOM: Final = 64 * 1024
 
 
 def table(environment: Any, name: bytes, *, create: bool = True) -> Any:
@@ -45,7 +52,7 @@ def table(environment: Any, name: bytes, *, create: bool = True) -> Any:
 def committing(environment: Any, db: Any) -> Iterator[Any]:
     """Run a write transaction.
 
-    Raises OutcomeUnknown where the commit fails and LMDB does not say that nothing came of it.
+    Raises OutcomeUnknown where the commit fails and something may have come of it.
     """
     txn = environment.begin(write=True, db=db)
     try:
@@ -55,10 +62,25 @@ def committing(environment: Any, db: Any) -> Iterator[Any]:
         raise
     try:
         txn.commit()
-    except (lmdb.MapFullError, lmdb.DiskError):
-        raise  # both come before the page that makes a transaction count
     except lmdb.Error as error:
-        raise OutcomeUnknown(f"LMDB could not finish a transaction: {error}") from error
+        if _may_count(environment):
+            raise OutcomeUnknown(f"LMDB could not finish a transaction: {error}") from error
+        raise
+
+
+def _may_count(environment: Any) -> bool:
+    """Say whether a transaction whose commit failed may have happened all the same.
+
+    LMDB refuses an environment from then on where it was writing the page that makes a transaction
+    count. In all other cases it was not yet there.
+    """
+    try:
+        environment.begin().abort()
+    except lmdb.PanicError:
+        return True
+    except lmdb.Error:
+        pass  # what is wrong here shows again to whoever comes next
+    return False
 
 
 class Shared:
@@ -76,8 +98,9 @@ class Shared:
         self._active = 0
         self._moving = False
         try:
+            _fill_lock_file(path)
             self.environment = lmdb.open(
-                path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=0o600
+                path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=FILE_MODE
             )
             # Readers that were killed would keep old pages from being used again.
             self.environment.reader_check()
@@ -173,9 +196,38 @@ class Shared:
                 self._gate.notify_all()
 
     def _translated(self, error: lmdb.Error) -> Exception:
-        if isinstance(error, lmdb.DiskError):
-            return StoreFull(f"No space is left in {self.path!r}: {error}")
+        if isinstance(error, lmdb.DiskError) or self._is_full():
+            return StoreFull(
+                f"No space is left in {self.path!r}: {error}. Nothing of it was stored; make room "
+                "and try again."
+            )
         damaged = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
         if isinstance(error, damaged):
             return CorruptValue(f"The environment {self.path!r} is damaged: {error}")
         return StoreIOError(f"LMDB failed in {self.path!r}: {error}")
+
+    def _is_full(self) -> bool:
+        # Where the last of the room took a part of a write, LMDB speaks of an error of the disk.
+        try:
+            found = os.statvfs(self.path)
+        except OSError:
+            return False
+        return found.f_bavail * found.f_frsize < _LEAST_ROOM
+
+
+def _fill_lock_file(path: str) -> None:
+    """Have no holes in the lock file, which LMDB maps: filling one on a full disk kills a process.
+
+    Nobody in this process may have the environment open. Raises StoreFull.
+    """
+    if not os.path.isdir(path) or not hasattr(os, "posix_fallocate"):
+        return
+    with system_errors(f"making the lock file of {path!r}"):
+        lock = os.open(os.path.join(path, "lock.mdb"), _LOCK_FLAGS, FILE_MODE)
+        try:
+            os.posix_fallocate(lock, 0, _LOCK_BYTES)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        finally:
+            os.close(lock)

@@ -15,6 +15,7 @@ import lmdb
 import pytest
 from datahike_async_lmdb import LmdbBackend
 
+import datahike_async as d
 from datahike_async.konserve import (
     ABSENT,
     CorruptValue,
@@ -22,9 +23,11 @@ from datahike_async.konserve import (
     RevisionMismatch,
     StoreClosed,
     StoreConfigError,
+    StoreIOError,
     StoreNotFound,
 )
 from datahike_async.konserve.blob import Write
+from tests.mounts import run_mounted
 
 pytestmark = pytest.mark.anyio
 
@@ -196,27 +199,37 @@ class FailingCommit:
 
 
 class FailingEnvironment:
-    def __init__(self, environment):
+    """An environment whose commits fail; ``counted``: at the page that makes them count."""
+
+    def __init__(self, environment, counted=False):
         self._environment = environment
+        self._counted = counted
+        self._failed = False
 
     def __getattr__(self, name):
         return getattr(self._environment, name)
 
     def begin(self, *args, write=False, **options):
+        if self._failed and self._counted:
+            raise lmdb.PanicError("mdb_txn_begin: Update of meta page failed")
+        self._failed = self._failed or write
         txn = self._environment.begin(*args, write=write, **options)
         return FailingCommit(txn) if write else txn
 
 
-async def test_a_commit_that_failed_has_an_unknown_outcome(config):
-    for change in (
-        lambda store: store.write(NAME, b"1"),
-        lambda store: store.delete(NAME),
-        lambda store: store.delete_many([NAME]),
-    ):
+CHANGES = (
+    lambda store: store.write(NAME, b"1"),
+    lambda store: store.delete(NAME),
+    lambda store: store.delete_many([NAME]),
+)
+
+
+async def test_a_commit_that_failed_where_it_begins_to_count_has_an_unknown_outcome(config):
+    for change in CHANGES:
         path = config["path"] + uuid.uuid4().hex
         store = await LmdbBackend().create({**config, "path": path})
         await store.write(NAME, b"0")
-        store._environment = FailingEnvironment(store._environment)
+        store._environment = FailingEnvironment(store._environment, counted=True)
         with pytest.raises(OutcomeUnknown):
             await change(store)
         # LMDB itself refuses an environment after this: it must be opened again.
@@ -226,6 +239,106 @@ async def test_a_commit_that_failed_has_an_unknown_outcome(config):
         again = await LmdbBackend().connect({**config, "path": path})
         assert (await again.read(NAME)).data == b"0"
         await again.close()
+
+
+async def test_a_commit_that_failed_before_was_no_commit(config):
+    store = await LmdbBackend().create(config)
+    await store.write(NAME, b"0")
+    sound = store._environment
+    for change in CHANGES:
+        store._environment = FailingEnvironment(sound)
+        with pytest.raises(StoreIOError):
+            await change(store)
+        assert (await store.read(NAME)).data == b"0"
+    store._environment = sound
+    await store.write(NAME, b"1")
+    await store.close()
+
+
+FULL = """
+    import os, sys, uuid
+    import anyio
+    from datahike_async.konserve import KonserveError, StoreFull
+    from datahike_async_lmdb import LmdbBackend
+
+    async def main():
+        config = {"id": uuid.uuid4(), "path": sys.argv[1] + "/s", "map-size": 1 << 20}
+        store = await LmdbBackend().create(config)
+        for i in range(1000):
+            try:
+                await store.write(f"{i:032x}", os.urandom(1000 + i * 997 % 60_000))
+            except KonserveError as error:
+                print(type(error).__name__)
+                break
+        assert await store.read(f"{i - 1:032x}") is not None
+        assert await store.read(f"{i:032x}") is None
+        await store.delete_many([f"{n:032x}" for n in range(40)])
+        await store.write("ab" * 16, b"goes on")
+        await store.close()
+
+    anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("size", [2_000_000, 2_006_000, 2_012_000])
+def test_a_full_disk_refuses_what_does_not_fit_and_nothing_else(tmp_path, size):
+    assert run_mounted(tmp_path, f"size={size}", FULL) == "StoreFull\n"
+
+
+OPENED_FULL = """
+    import os, sys, uuid
+    import anyio
+    from datahike_async.konserve import StoreFull
+    from datahike_async_lmdb import LmdbBackend
+
+    async def main():
+        config = {"id": uuid.uuid4(), "path": sys.argv[1] + "/s", "map-size": 1 << 20}
+        await (await LmdbBackend().create(config)).close()
+        os.unlink(config["path"] + "/lock.mdb")
+        filler = os.open(sys.argv[1] + "/filler", os.O_CREAT | os.O_WRONLY)
+        try:
+            while True:
+                os.write(filler, bytes(4096))
+        except OSError:
+            pass
+        try:
+            await LmdbBackend().connect(config)
+        except StoreFull as error:
+            print(type(error).__name__)
+        os.close(filler)
+        os.unlink(sys.argv[1] + "/filler")
+        await (await LmdbBackend().connect(config)).close()
+
+    anyio.run(main)
+"""
+
+
+def test_opening_on_a_full_disk_is_an_error_and_no_crash(tmp_path):
+    assert run_mounted(tmp_path, "size=2000k", OPENED_FULL) == "StoreFull\n"
+
+
+async def test_nobody_else_may_look_into_what_is_made_whatever_the_umask_is(config, tmp_path):
+    before = os.umask(0)
+    try:
+        config["path"] = str(tmp_path / "a" / "b" / "s")
+        store = await LmdbBackend().create(config)
+        await store.write(NAME, b"0")
+        await store.close()
+    finally:
+        os.umask(before)
+    made = list(tmp_path.rglob("*"))
+    assert {p.name for p in made} == {"a", "b", "s", "data.mdb", "lock.mdb"}
+    for path in made:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+@pytest.mark.parametrize("path", ["with\0nul", "", "\ud800", b"bytes", 7, None])
+async def test_what_is_no_path_is_refused_by_name(path):
+    for call in (LmdbBackend().create, LmdbBackend().connect, LmdbBackend().exists):
+        with pytest.raises(StoreConfigError, match="path"):
+            await call({"backend": "lmdb", "path": path})
+    with pytest.raises(d.ConfigError, match="path"):
+        await d.create_database(store={"backend": "lmdb", "path": path})
 
 
 async def test_several_names_are_read_at_one_moment(config):

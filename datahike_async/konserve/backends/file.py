@@ -19,6 +19,7 @@ from anyio.to_thread import run_sync
 
 from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_store import LOCK, FileBlobStore
+from datahike_async.konserve.backends.folders import folder_path, make_folder
 from datahike_async.konserve.errors import (
     CorruptValue,
     StoreConfigError,
@@ -42,21 +43,15 @@ class FileBackend:
     public = keys
     compressor = "zstd"
 
-    def _path(self, config: Mapping[str, Any]) -> str:
-        path = config.get("path")
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-            raise StoreConfigError(f'A file store needs a "path", a folder, not {path!r}.')
-        return os.path.abspath(os.fspath(path))
-
     async def create(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Make a folder with an empty store."""
-        return await run_sync(self._create, self._path(config), config.get("id"))
+        return await run_sync(self._create, folder_path(config), config.get("id"))
 
     def _create(self, path: str, id_: UUID | None) -> FileBlobStore:
         with io.system_errors(f"creating the store {path}"):
             if os.path.exists(os.path.join(path, _DELETED)):
                 self._delete(path)
-            io.make_folder(path)
+            make_folder(path)
             self._refuse_occupied(path)
             store = FileBlobStore(path)
             try:
@@ -81,7 +76,7 @@ class FileBackend:
 
     async def connect(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Open the store in a folder."""
-        return await run_sync(self._connect, self._path(config), config.get("id"))
+        return await run_sync(self._connect, folder_path(config), config.get("id"))
 
     def _connect(self, path: str, id_: UUID | None) -> FileBlobStore:
         found = self._marker(path)
@@ -124,12 +119,12 @@ class FileBackend:
 
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether there is a store in the folder."""
-        path = self._path(config)
+        path = folder_path(config)
         return await run_sync(lambda: self._marker(path) is not None)
 
     async def delete(self, config: Mapping[str, Any]) -> None:
         """Remove the folder, if there is a store in it."""
-        await run_sync(self._delete, self._path(config))
+        await run_sync(self._delete, folder_path(config))
 
     def _delete(self, path: str) -> None:
         begun = os.path.join(path, _DELETED)

@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from datahike_async.konserve.errors import StoreFull, StoreIOError
@@ -201,21 +201,3 @@ def locked(fd: int) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def make_folder(path: str) -> None:
-    """Make a folder and those above it, durable from the first new one down."""
-    path = os.path.abspath(path)
-    missing = []
-    at = path
-    while not os.path.isdir(at):
-        missing.append(at)
-        at = os.path.dirname(at)
-    for folder in reversed(missing):
-        with suppress(FileExistsError):  # another process makes it too
-            os.mkdir(folder, FOLDER_MODE)
-        parent = os.open(os.path.dirname(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync_folder(parent)
-        finally:
-            os.close(parent)

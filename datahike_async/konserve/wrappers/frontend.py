@@ -7,10 +7,11 @@ mark is refused.
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Final
 
 from anyio.to_thread import run_sync
 
+from datahike_async.konserve.backends.folders import is_path
 from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import BlobStore
 from datahike_async.konserve.errors import StoreConfigError, StoreNotFound
@@ -24,17 +25,13 @@ _MARK: Final = b"konserve frontend".hex()
 async def refuse_same(front: Nested, back: Nested) -> None:
     """Raise StoreConfigError where both are one store."""
     mine, theirs = front.config, back.config
-    given = [c["path"] for c in (mine, theirs) if _is_path(c.get("path"))]
+    given = [c["path"] for c in (mine, theirs) if is_path(c.get("path"))]
     paths = await run_sync(lambda: [os.path.realpath(path) for path in given])
     if mine == theirs or (len(paths) == 2 and paths[0] == paths[1]):
         raise StoreConfigError(
             "frontend-config and backend-config name the same store; a frontend is a cache and "
             "needs a place of its own."
         )
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, (str, os.PathLike))
 
 
 async def _refuse_data(blobs: BlobStore, front: Nested) -> None:
