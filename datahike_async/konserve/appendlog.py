@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from datahike_async.konserve.blob import ABSENT, UNCHANGED
-from datahike_async.konserve.envelope import APPEND_LOG
+from datahike_async.konserve.envelope import APPEND_LOG, ELEMENT
 from datahike_async.konserve.errors import NotAnAppendLog, RevisionMismatch, shown
 from datahike_async.konserve.serializers import name_of_key
 
@@ -31,13 +31,13 @@ async def append(store: Store, key: Any, element: Any) -> UUID:
             head, revision = await _head(store, key)
             id_ = uuid.uuid4()
             last = head["last"] if head else None
-            await store.assoc(id_, {"previous": last, "element": element})
+            await store._write(id_, {"previous": last, "element": element}, ELEMENT)
             fresh = {"last": id_, "count": (head["count"] if head else 0) + 1}
             data = store.encoding.seal(key, fresh, APPEND_LOG, None)
             try:
                 await store.blobs.write(name, data, revision if store._conditional else None)
             except RevisionMismatch:
-                await store.dissoc(id_)
+                await store.blobs.delete(name_of_key(id_))
                 continue
             return id_
     raise RevisionMismatch(f"Other writers kept appending to {shown(key)}; nothing was appended.")

@@ -2,7 +2,7 @@
 
 ::
 
-    0   magic "KV"        2   version          3   kind (edn, binary, append-log)
+    0   magic "KV"        2   version          3   kind (edn, binary, append-log, its element)
     4   serializer        5   compressor       6   encryptor     7   a spare byte
     8   length of value   16  length of meta   20  CRC-32 of all else
     24  value … meta
@@ -19,12 +19,28 @@ from typing import Final, NamedTuple
 
 from datahike_async.konserve.errors import CorruptValue, UnsupportedEncoding
 
-__all__ = ["APPEND_LOG", "BINARY", "EDN", "HEADER", "Envelope", "read_header", "seal", "unseal"]
+__all__ = [
+    "APPEND_LOG",
+    "BINARY",
+    "EDN",
+    "ELEMENT",
+    "HEADER",
+    "Envelope",
+    "read_header",
+    "seal",
+    "unseal",
+]
 
 EDN: Final = 0
 BINARY: Final = 1
 APPEND_LOG: Final = 2
-KINDS: Final = {EDN: "edn", BINARY: "binary", APPEND_LOG: "append-log"}
+ELEMENT: Final = 3
+KINDS: Final = {
+    EDN: "edn",
+    BINARY: "binary",
+    APPEND_LOG: "append-log",
+    ELEMENT: "append-log-element",
+}
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">2sBBBBBBQI")

@@ -27,7 +27,7 @@ from datahike_async.konserve.blob import (
 from datahike_async.konserve.config import checked
 from datahike_async.konserve.encoding import Encoding
 from datahike_async.konserve.encryptors import Encryptor
-from datahike_async.konserve.envelope import BINARY, EDN, HEADER
+from datahike_async.konserve.envelope import BINARY, EDN, ELEMENT, HEADER
 from datahike_async.konserve.errors import (
     BadArgument,
     RevisionMismatch,
@@ -196,13 +196,14 @@ class Store:
         return out
 
     async def keys(self) -> list[dict[str, Any]]:
-        """Return the meta of every key, binary ones included."""
+        """Return the meta of every key, binary ones included; a log is one key, however long."""
         out, encoding = [], self.encoding
         async with listing(self.blobs.names()) as pages:
             async for names in pages:
                 for start in range(0, len(names), _PAGE):
                     page = await self.blobs.read_many(names[start : start + _PAGE])
-                    out += [encoding.meta(encoding.open(n, b.data)) for n, b in page.items()]
+                    found = [encoding.open(name, blob.data) for name, blob in page.items()]
+                    out += [encoding.meta(each) for each in found if each.kind != ELEMENT]
         return out
 
     # -- writing -------------------------------------------------------------------------------
@@ -220,12 +221,22 @@ class Store:
         With ``expected_revision`` only where the key still has that revision (ABSENT: none).
         Raises RevisionMismatch where not, UnsupportedOperation where the backend cannot tell.
         """
-        self._check_condition(expected_revision)
-        data = self.encoding.seal(key, value, EDN, meta)
-        revision = await self.blobs.write(name_of_key(key), data, expected_revision)
+        revision = await self._write(key, value, EDN, meta, expected_revision)
         if self._hooks:
             await self._run_hooks("assoc", key=key, value=value, meta=meta)
         return revision
+
+    async def _write(
+        self,
+        key: Any,
+        value: Any,
+        kind: int,
+        meta: Mapping[str, Any] | None = None,
+        expected: Expected = None,
+    ) -> Revision:
+        self._check_condition(expected)
+        data = self.encoding.seal(key, value, kind, meta)
+        return await self.blobs.write(name_of_key(key), data, expected)
 
     async def bassoc(
         self,
@@ -236,9 +247,7 @@ class Store:
         expected_revision: Expected = None,
     ) -> Revision:
         """Store raw bytes under ``key`` and return the new revision; as ``assoc`` otherwise."""
-        self._check_condition(expected_revision)
-        sealed = self.encoding.seal(key, data, BINARY, meta)
-        revision = await self.blobs.write(name_of_key(key), sealed, expected_revision)
+        revision = await self._write(key, data, BINARY, meta, expected_revision)
         if self._hooks:
             await self._run_hooks("bassoc", key=key, value=data, meta=meta)
         return revision
@@ -277,7 +286,9 @@ class Store:
         """
         key, path = path_of(keys)
         if not path:
-            await self.assoc(key, value, meta=meta)
+            await self._write(key, value, EDN, meta)
+            if self._hooks:
+                await self._run_hooks("assoc-in", key=key, key_vec=[key], value=value, meta=meta)
             return None, value
         return await self.update_in(keys, lambda _: value, meta=meta, op="assoc-in")
 
@@ -314,7 +325,9 @@ class Store:
                 except RevisionMismatch:
                     continue
                 if self._hooks:
-                    await self._run_hooks(op, key=key, key_vec=list(keys), value=new, old_value=old)
+                    await self._run_hooks(
+                        op, key=key, key_vec=list(keys), value=new, old_value=old, meta=meta
+                    )
                 return old, new
         raise RevisionMismatch(f"Other writers kept changing {shown(key)}; nothing was written.")
 
@@ -378,11 +391,16 @@ class Store:
     async def append(self, key: Any, element: Any) -> UUID:
         """Add ``element`` to the log under ``key``, starting one if need be; return its id.
 
-        Raises TypeError where ``key`` holds another kind of value.
+        An element is a value of its own that the log leads to: it is no entry of ``keys``, and
+        stays in the store where the log is removed. Raises NotAnAppendLog where ``key`` holds
+        another kind of value.
         """
         from datahike_async.konserve.appendlog import append
 
-        return await append(self, key, element)
+        id_ = await append(self, key, element)
+        if self._hooks:
+            await self._run_hooks("append", key=key, value=element)
+        return id_
 
     async def log(self, key: Any) -> list[Any]:
         """Return the elements of the log under ``key``, oldest first."""

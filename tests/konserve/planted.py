@@ -42,6 +42,9 @@ EXPECTED += [
     ("LeavesLocksHeld", "test_an_append_that_was_cancelled_happened_once_or_not_at_all"),
     ("KeepsDeletedStores", "test_a_store_is_created_once_connected_to_and_deleted"),
     ("KeepsDeletedStores", "test_a_store_that_is_made_anew_is_empty"),
+    ("ListsElements", "test_what_is_appended_to_a_log_is_no_key"),
+    ("ListsElements", "test_meta_says_key_type_and_time"),
+    ("HearsAssoc", "test_a_hook_hears_of_assoc_in_with_its_path_however_short"),
     ("TellsTokens", "test_no_error_and_no_log_tells_what_the_backend_does_not_name"),
     (
         "ShowsAll",
@@ -169,6 +172,30 @@ class KeepsDeletedStores(Specimens):
 
 class TestKeepsDeletedStores(OfKind):
     backend = KeepsDeletedStores
+
+
+class TestListsElements(OfKind):
+    """What is appended is a key like any other."""
+
+    @pytest.fixture(autouse=True)
+    def misused(self, monkeypatch):
+        monkeypatch.setattr(store_module, "ELEMENT", None)
+
+
+class TestHearsAssoc(OfKind):
+    """A path of one key is taken for the key."""
+
+    @pytest.fixture(autouse=True)
+    def misused(self, monkeypatch):
+        long = Store.assoc_in
+
+        async def short(self, keys, value, *, meta=None):
+            if len(keys) > 1:
+                return await long(self, keys, value, meta=meta)
+            await self.assoc(keys[0], value, meta=meta)
+            return None, value
+
+        monkeypatch.setattr(Store, "assoc_in", short)
 
 
 class TellsTokens(Specimens):

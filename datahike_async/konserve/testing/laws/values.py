@@ -127,8 +127,14 @@ class ValueLaws(Laws):
         assert (b["key"], b["type"]) == ("b", "binary")
         assert l["type"] == "append-log"
         assert k["last-write"] < b["last-write"] < l["last-write"]
-        listed = {m["key"]: m["type"] for m in await store.keys() if isinstance(m["key"], str)}
+        listed = {m["key"]: m["type"] for m in await store.keys()}
         assert listed == {"k": "edn", "b": "binary", "l": "append-log"}
+
+    async def test_what_is_appended_to_a_log_is_no_key(self, store: Store) -> None:
+        for n in range(3):
+            id_ = await store.append("l", {"n": n})
+            assert await store.exists(id_)
+        assert [meta["key"] for meta in await store.keys()] == ["l"]
 
     async def test_an_append_log_keeps_its_elements_in_order(self, store: Store) -> None:
         assert await store.log("l") == []
@@ -149,10 +155,26 @@ class ValueLaws(Laws):
         await store.update_in(["m", "x"], lambda _: 2)
         await store.multi_assoc({"a": 1})
         await store.dissoc("k")
+        await store.append("l", 3)
         store.remove_write_hook("h")
         await store.assoc("k", 2)
-        assert [e["api-op"] for e in events] == ["assoc", "update-in", "multi-assoc", "dissoc"]
+        ops = [event["api-op"] for event in events]
+        assert ops == ["assoc", "update-in", "multi-assoc", "dissoc", "append"]
         assert events[0]["key"] == "k"
         assert events[0]["value"] == 1
         assert events[1]["key-vec"] == ["m", "x"]
         assert events[2]["kvs"] == {"a": 1}
+        assert (events[4]["key"], events[4]["value"]) == ("l", 3)
+
+    async def test_a_hook_hears_of_assoc_in_with_its_path_however_short(self, store: Store) -> None:
+        events: list[Mapping[str, Any]] = []
+        store.add_write_hook("h", events.append)
+        await store.assoc_in(["k"], {"a": 1}, meta={"by": "ada"})
+        await store.assoc_in(["k", "a"], 2, meta={"by": "bob"})
+        await store.update("k", dict)
+        heard = [(e["api-op"], e["key"], e["key-vec"], e["value"], e["meta"]) for e in events]
+        assert heard == [
+            ("assoc-in", "k", ["k"], {"a": 1}, {"by": "ada"}),
+            ("assoc-in", "k", ["k", "a"], 2, {"by": "bob"}),
+            ("update-in", "k", ["k"], {"a": 2}, None),
+        ]
