@@ -5,6 +5,7 @@ Knows locks and counts of threads; of files it knows the lock alone.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,10 +25,11 @@ T = TypeVar("T")
 
 
 class Guard:
-    """Guards one open store, whose lock file is open as ``lock``."""
+    """Guards one open store. ``open_lock`` opens its lock file, once: who only reads needs none."""
 
-    def __init__(self, lock: int) -> None:
-        self._lock = lock
+    def __init__(self, open_lock: Callable[[], int]) -> None:
+        self._open_lock = open_lock
+        self._lock: int | None = None
         # flock does not keep threads of one descriptor apart.
         self._mutex = threading.Lock()
         self._broken: str | None = None
@@ -70,6 +72,9 @@ class Guard:
             if self._broken is not None:
                 self.refuse_closed()
             try:
+                if self._lock is None:
+                    with io.system_errors("opening the lock of the store"):
+                        self._lock = self._open_lock()
                 with io.locked(self._lock):
                     yield
             except KonserveError as error:
@@ -82,7 +87,10 @@ class Guard:
             self._broken = str(error)
 
     def end(self) -> None:
-        """Refuse further calls and wait for those under way."""
+        """Refuse further calls, wait for those under way, and close the lock file."""
         with self._state:
             self.closed = True
             self._state.wait_for(lambda: not self._active)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

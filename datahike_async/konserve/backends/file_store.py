@@ -71,12 +71,7 @@ class FileBlobStore(BlobStoreBase):
     def __init__(self, path: str, *, steps: Callable[[str], None] | None = None) -> None:
         self.path = path
         self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._lock_file = io.open_lock(LOCK, self._folder)
-        except BaseException:
-            os.close(self._folder)
-            raise
-        self._guard = Guard(self._lock_file)
+        self._guard = Guard(lambda: io.open_lock(LOCK, self._folder))
         # Open logs by name; touched exclusively.
         self._logs: dict[str, Log] = {}
         self._steps = steps
@@ -405,5 +400,4 @@ class FileBlobStore(BlobStoreBase):
         for log in self._logs.values():
             log.close()
         self._logs.clear()
-        os.close(self._lock_file)
         os.close(self._folder)
