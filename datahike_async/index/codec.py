@@ -44,7 +44,10 @@ __all__ = ["decode_rows", "encode_rows", "pack", "pack_values", "unpack", "unpac
 
 _FORMAT: Final = 1
 _ZSTD: Final = 1
-_LIMIT: Final = 256 * 1024 * 1024
+# A node unfolds to so many bytes at most, or to so many times what is stored, whichever is more;
+# what would not is written as it is. So damaged or foreign bytes cannot ask for memory at will.
+_UNFOLDED: Final = 4 * 1024 * 1024
+_TIMES: Final = 100
 _MOST_ROWS: Final = 2**22
 # A value may nest 64 levels, and each is two in the key of a branch.
 _MOST_LEVELS: Final = 200
@@ -338,7 +341,7 @@ def seal(node: list[Any]) -> bytes:
     """Encode the plain data of a node, compressed where that helps."""
     raw = pack(node)
     squeezed: bytes = _contexts().compressor.compress(raw)
-    if len(squeezed) < len(raw):
+    if len(squeezed) < len(raw) <= max(_UNFOLDED, _TIMES * len(squeezed)):
         return bytes((_FORMAT, _ZSTD)) + squeezed
     return bytes((_FORMAT, 0)) + raw
 
@@ -357,10 +360,10 @@ def unseal(data: bytes) -> Any:
     if data[1] == _ZSTD:
         zstd = _zstd()
         try:
-            # The limit below does not hold for frames that state their size.
-            if zstd.frame_content_size(raw) > _LIMIT:
-                raise CorruptData("An index node claims to be larger than any node is.")
-            raw = _contexts().decompressor.decompress(raw, max_output_size=_LIMIT)
+            size = zstd.frame_content_size(raw)
+            if not 0 <= size <= max(_UNFOLDED, _TIMES * len(raw)):
+                raise CorruptData(f"{len(raw)} bytes of an index node claim to unfold to {size}.")
+            raw = _contexts().decompressor.decompress(raw)
         except zstd.ZstdError as error:
             raise CorruptData(f"An index node cannot be decompressed: {error}") from error
     return unpack(raw)

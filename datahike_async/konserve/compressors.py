@@ -1,4 +1,9 @@
-"""Compressors by name and by the number that stands in the envelope."""
+"""Compressors by name and by the number that stands in the envelope.
+
+Few bytes may claim to stand for very many. What a stored value unfolds to is bounded before memory
+is taken for it: by ``limit`` bytes, or by RATIO times what is stored, whichever is more. What would
+unfold to more is written uncompressed, so that nothing that was written here meets the bound.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,15 @@ from datahike_async.konserve.errors import (
     shown,
 )
 
-__all__ = ["NONE", "ZSTD", "compress", "compressor_id", "decompress"]
+__all__ = ["LIMIT", "NONE", "ZSTD", "compress", "compressor_id", "decompress", "unfolded_size"]
 
 NONE: Final = 0
 ZSTD: Final = 2
 _NAMES: Final = {"none": NONE, "zstd": ZSTD}
 _LEAST: Final = 64
-_MOST: Final = 1 << 31
+LIMIT: Final = 4 * 1024 * 1024
+"""What any value may unfold to, unless the configuration of a store says otherwise."""
+_RATIO: Final = 100
 
 
 @cache
@@ -37,26 +44,52 @@ def compressor_id(name: str) -> int:
     return found
 
 
-def compress(data: bytes, wanted: int) -> tuple[bytes, int]:
+def compress(data: bytes, wanted: int, limit: int = LIMIT) -> tuple[bytes, int]:
     """Return the bytes and the compressor that made them: NONE where it would not help."""
     if wanted == ZSTD and len(data) >= _LEAST:
         made: bytes = _zstd().ZstdCompressor(level=1, write_checksum=False).compress(data)
-        if len(made) < len(data):
+        if len(made) < len(data) <= _most(made, limit):
             return made, ZSTD
     return data, NONE
 
 
-def decompress(data: bytes, used: int) -> bytes:
-    """Return what was compressed. Raises CorruptValue or UnsupportedEncoding."""
+def _most(data: bytes, limit: int) -> int:
+    return max(limit, _RATIO * len(data))
+
+
+def unfolded_size(data: bytes, used: int) -> int:
+    """Return how many bytes ``decompress`` would make; raise as it does."""
     if used == NONE:
-        return data
+        return len(data)
     if used != ZSTD:
         raise UnsupportedEncoding(f"A stored value was compressed with an unknown method {used}.")
     zstd = _zstd()
     try:
-        # The limit below does not hold for frames that state their size.
-        if zstd.frame_content_size(data) > _MOST:
-            raise CorruptValue("A stored value claims to be larger than any value is.")
-        return zstd.ZstdDecompressor().decompress(data, max_output_size=_MOST)  # type: ignore[no-any-return]
+        size: int = zstd.frame_content_size(data)
+    except zstd.ZstdError as error:
+        raise CorruptValue(f"A stored value cannot be decompressed: {error}") from error
+    if size < 0:
+        raise CorruptValue("A compressed value does not say how large it is.")
+    return size
+
+
+def decompress(data: bytes, used: int, limit: int = LIMIT) -> bytes:
+    """Return what was compressed. Raises CorruptValue or UnsupportedEncoding.
+
+    CorruptValue also where it is larger than ``limit`` and than its ratio allows.
+    """
+    size = unfolded_size(data, used)
+    if used == NONE:
+        return data
+    if size > _most(data, limit):
+        raise CorruptValue(
+            f"{len(data)} stored bytes claim to unfold to {size}, more than is allowed "
+            f"({_most(data, limit)}), and nothing was unfolded. Where that is right, open the "
+            'store with a larger "max-unfolded-bytes".'
+        )
+    zstd = _zstd()
+    try:
+        # The size that a frame states is what its decompression makes, or it fails.
+        return zstd.ZstdDecompressor().decompress(data)  # type: ignore[no-any-return]
     except zstd.ZstdError as error:
         raise CorruptValue(f"A stored value cannot be decompressed: {error}") from error

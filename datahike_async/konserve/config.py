@@ -13,7 +13,7 @@ from datahike_async.konserve.registry import Backend, backend
 
 __all__ = ["checked"]
 
-_COMMON: Final = frozenset({"backend", "id", "compressor"})
+_COMMON: Final = frozenset({"backend", "id", "compressor", "max-unfolded-bytes"})
 
 
 def _plain(key: Any) -> str:
@@ -58,6 +58,12 @@ def checked(config: Mapping[Any, Any]) -> tuple[dict[str, Any], Backend]:
         del plain["id"]
     if "compressor" in plain:
         compressor_id(plain["compressor"])
+    most = plain.get("max-unfolded-bytes", 0)
+    if type(most) is not int or most < 0:
+        raise StoreConfigError(
+            f'"max-unfolded-bytes" is a number of bytes, at least 0, not {shown(most)}.',
+            key="max-unfolded-bytes",
+        )
     return plain, made
 
 

@@ -7,10 +7,17 @@ envelope. So a store may change its mind, and old values stay readable.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from datahike_async.konserve.compressors import compress, compressor_id, decompress
+from datahike_async.konserve.compressors import (
+    LIMIT,
+    compress,
+    compressor_id,
+    decompress,
+    unfolded_size,
+)
 from datahike_async.konserve.encryptors import Encryptor
 from datahike_async.konserve.envelope import BINARY, KINDS, Envelope, seal, unseal
 from datahike_async.konserve.errors import BadArgument, CorruptValue, UnsupportedEncoding, shown
@@ -28,17 +35,34 @@ def _now_ms() -> int:
     return _last_write
 
 
+@contextmanager
+def _naming(key: Any) -> Iterator[None]:
+    """Name the key in an error about its value."""
+    try:
+        yield
+    except CorruptValue as error:
+        raise CorruptValue(f"The value of {shown(key)}: {error}", key=key) from error
+
+
 class Encoding:
-    """How one store encodes. ``serializer`` is the one it writes with."""
+    """How one store encodes. ``serializer`` is the one it writes with.
+
+    ``most`` is how many bytes any compressed value may unfold to (see ``compressors``).
+    """
 
     def __init__(
-        self, compressor: str, serializer: Serializer | None, encryptor: Encryptor | None
+        self,
+        compressor: str,
+        serializer: Serializer | None,
+        encryptor: Encryptor | None,
+        most: int = LIMIT,
     ) -> None:
         self.serializer: Serializer = serializer or MessagePack()
         self.encryptor = encryptor
         self._serializers: dict[int, Serializer] = {1: MessagePack()}
         self._serializers[self.serializer.id] = self.serializer
         self._compressor = compressor_id(compressor)
+        self._most = most
 
     def know(self, serializers: Iterable[Serializer]) -> None:
         """Make further serializers known for reading."""
@@ -55,7 +79,7 @@ class Encoding:
                 raise BadArgument(f"The binary value of {shown(key)} is bytes, not {shown(value)}.")
             data, used = bytes(value), 0
         else:
-            data, used = compress(self.serializer.serialize(value), self._compressor)
+            data, used = compress(self.serializer.serialize(value), self._compressor, self._most)
         packed = self._serializers[1].serialize(described)
         cipher = self.encryptor
         if cipher is None:
@@ -69,12 +93,9 @@ class Encoding:
 
         Raises CorruptValue, UnsupportedEncoding.
         """
-        try:
+        with _naming(name if key is None else key):
             envelope = unseal(data)
             return envelope if envelope.encryptor == 0 else self._decrypted(name, envelope)
-        except CorruptValue as error:
-            named = name if key is None else shown(key)
-            raise CorruptValue(f"The value of {named}: {error}", key=key) from error
 
     def _decrypted(self, name: str, envelope: Envelope) -> Envelope:
         cipher = self.encryptor
@@ -88,6 +109,17 @@ class Encoding:
             meta=cipher.decrypt(envelope.meta, name, "meta"),
         )
 
+    def size(self, key: Any, envelope: Envelope) -> int:
+        """Return the bytes of the value, unfolded. Raises CorruptValue, UnsupportedEncoding."""
+        with _naming(key):
+            return unfolded_size(envelope.value, envelope.compressor)
+
+    def unfolded(self, key: Any, envelope: Envelope) -> Envelope:
+        """Return the envelope, its value no longer compressed. Raises as ``value`` does."""
+        with _naming(key):
+            value = decompress(envelope.value, envelope.compressor, self._most)
+        return envelope._replace(value=value, compressor=0)
+
     def value(self, key: Any, envelope: Envelope) -> Any:
         """Return the value. Raises CorruptValue, UnsupportedEncoding."""
         if envelope.kind == BINARY:
@@ -98,7 +130,7 @@ class Encoding:
                 f"The value of {shown(key)} was written by serializer {envelope.serializer}, which "
                 "is not known here."
             )
-        return serializer.deserialize(decompress(envelope.value, envelope.compressor))
+        return serializer.deserialize(self.unfolded(key, envelope).value)
 
     def meta(self, envelope: Envelope) -> dict[str, Any]:
         """Return the meta."""

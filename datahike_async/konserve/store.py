@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
+from anyio import to_thread
+
 from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import (
     ABSENT,
@@ -24,6 +26,7 @@ from datahike_async.konserve.blob import (
     Unchanged,
     Write,
 )
+from datahike_async.konserve.compressors import LIMIT
 from datahike_async.konserve.config import checked
 from datahike_async.konserve.encoding import Encoding
 from datahike_async.konserve.encryptors import Encryptor
@@ -54,6 +57,7 @@ Hook = Callable[[Mapping[str, Any]], Awaitable[None] | None]
 
 _RETRIES: Final = 64
 _PAGE: Final = 256
+_UNFOLD_IN_THREAD: Final = 1024 * 1024
 
 
 class Assoc(NamedTuple):
@@ -79,13 +83,14 @@ class Store:
         config: Mapping[str, Any] | None = None,
         *,
         compressor: str = "none",
+        max_unfolded_bytes: int = LIMIT,
         serializer: Serializer | None = None,
         encryptor: Encryptor | None = None,
     ) -> None:
         self.blobs = blobs
         self.config = public(config or {})
         self.capabilities: Capabilities = blobs.capabilities
-        self.encoding = Encoding(compressor, serializer, encryptor)
+        self.encoding = Encoding(compressor, serializer, encryptor, max_unfolded_bytes)
         self._locks = KeyLocks()
         self._hooks: dict[Any, Hook] = {}
         self._conditional = self.capabilities.conditional is not ConditionalDomain.NONE
@@ -133,8 +138,12 @@ class Store:
         """The serializer that values are written with."""
         return self.encoding.serializer
 
-    def _value(self, key: Any, data: bytes) -> Any:
-        return self.encoding.value(key, self.encoding.open(name_of_key(key), data, key))
+    async def _value(self, key: Any, data: bytes) -> Any:
+        encoding = self.encoding
+        envelope = encoding.open(name_of_key(key), data, key)
+        if envelope.compressor and encoding.size(key, envelope) > _UNFOLD_IN_THREAD:
+            envelope = await to_thread.run_sync(encoding.unfolded, key, envelope)
+        return encoding.value(key, envelope)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -165,7 +174,7 @@ class Store:
             blob = await self.blobs.read(name_of_key(key))
         if blob is None:
             return (default, ABSENT) if with_revision else default
-        value = self._value(key, blob.data)
+        value = await self._value(key, blob.data)
         return (value, blob.revision) if with_revision else value
 
     async def get_in(self, keys: Sequence[Any], default: Any = None) -> Any:
@@ -192,7 +201,7 @@ class Store:
         out = {}
         for name, key in names.items():
             if name in found:
-                out[key] = self._value(key, found[name].data)
+                out[key] = await self._value(key, found[name].data)
         return out
 
     async def keys(self) -> list[dict[str, Any]]:
@@ -449,7 +458,7 @@ class Store:
         records = found.records
         if self.encoding.encryptor:
             records = [self.encoding.open_record(name, record) for record in records]
-        return self._value(key, found.data), records, found.revision
+        return await self._value(key, found.data), records, found.revision
 
     def _journals(self) -> JournalBlobStore:
         if not self.capabilities.journal:
@@ -535,7 +544,14 @@ def _store(
     encryptor: Encryptor | None,
 ) -> Store:
     compressor = config.get("compressor", made.compressor)
-    return Store(blobs, config, compressor=compressor, serializer=serializer, encryptor=encryptor)
+    return Store(
+        blobs,
+        config,
+        compressor=compressor,
+        max_unfolded_bytes=config.get("max-unfolded-bytes", LIMIT),
+        serializer=serializer,
+        encryptor=encryptor,
+    )
 
 
 async def store_exists(config: Mapping[Any, Any]) -> bool:

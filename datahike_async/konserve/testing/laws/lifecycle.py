@@ -125,6 +125,7 @@ class LifecycleLaws(Laws):
             "backend",
             "id",
             "compressor",
+            "max-unfolded-bytes",
             *getattr(backend(store_config["backend"]), "public", ()),
         }
         assert set(store.config) >= set(store_config)
