@@ -24,7 +24,7 @@ from datahike_async.edn.scalars import (
     number,
     string,
 )
-from datahike_async.edn.types import FrozenMap, Keyword, Symbol, Tagged
+from datahike_async.edn.types import FrozenMap, Keyword, Symbol, Tagged, crowded
 from datahike_async.errors import EdnError
 
 __all__ = ["read", "read_all"]
@@ -238,19 +238,32 @@ class _Parser:
                 start,
             )
         out: dict[Any, Any] = {}
-        for i in range(0, len(items), 2):
-            key = items[i]
+        keys = items[::2]
+        for i, key in enumerate(keys):
             if type(key) is not Keyword:
-                key = self._hashable(key, start)
+                keys[i] = self._hashable(key, start)
+        self._uncrowded(keys, "keys", start)
+        for key, value in zip(keys, items[1::2], strict=True):
             if key in out:
                 raise self._merges(next(k for k in out if k == key), key, "keys", start)
-            out[key] = items[i + 1]
+            out[key] = value
         return out
+
+    def _uncrowded(self, values: list[Any], what: str, start: int) -> None:
+        one = crowded(values)
+        # Of nil as well as of nothing the answer is None; it stands there once at most.
+        if one is not None:
+            raise self.error(
+                f"{_shown(repr(one))} and many other {what} are the same, or were chosen to have "
+                "the same hash",
+                start,
+            )
 
     def _set(self, items: list[Any], start: int) -> frozenset[Any]:
         seen: dict[Any, Any] = {}
-        for item in items:
-            key = self._hashable(item, start)
+        items = [self._hashable(item, start) for item in items]
+        self._uncrowded(items, "elements", start)
+        for key in items:
             if key in seen:
                 raise self._merges(seen[key], key, "elements", start)
             seen[key] = key

@@ -5,13 +5,14 @@ Knows nothing of the notation; reader and writer do.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from threading import RLock
 from typing import Any, ClassVar, Final, NoReturn
 from weakref import WeakValueDictionary
 
 from datahike_async.errors import ArgumentError, shown
 
-__all__ = ["Char", "FrozenMap", "Keyword", "Symbol", "Tagged", "kw", "sym"]
+__all__ = ["Char", "FrozenMap", "Keyword", "Symbol", "Tagged", "crowded", "kw", "sym"]
 
 # Re-entrant: a signal handler or a finaliser may intern a name while its thread holds the lock.
 _interning: Final = RLock()
@@ -190,6 +191,25 @@ class FrozenMap(dict[Any, Any]):
 
     __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = _refuse
     __ior__ = _refuse
+
+
+MOST_ALIKE: Final = 64
+
+
+def crowded(values: Collection[Any]) -> Any:
+    """Return a value whose hash more than 64 others have, or None: a set would take for ever.
+
+    Numbers and UUIDs have hashes without a salt, of which one can be had by any number of them,
+    and Python compares all that share one. By accident hardly three do.
+    """
+    if len(values) > MOST_ALIKE:
+        counts: dict[int, int] = {}
+        for value in values:
+            found = hash(value)
+            counts[found] = count = counts.get(found, 0) + 1
+            if count > MOST_ALIKE:
+                return value
+    return None
 
 
 kw = Keyword

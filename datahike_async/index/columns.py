@@ -7,7 +7,7 @@ to after a Column holds them, so slices share memory freely.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.index.arrays import numbered
 from datahike_async.values.order import sort_key
+from datahike_async.values.types import typed_key
 
 __all__ = [
     "BOOL",
@@ -83,11 +84,13 @@ def object_array(values: Sequence[Any]) -> npt.NDArray[np.object_]:
 class Dictionary:
     """Distinct values that codes point into; shared by every column cut from one run."""
 
-    __slots__ = ("_array", "_index", "_is_text", "_ranks", "values")
+    __slots__ = ("_array", "_index", "_is_text", "_keys", "_ranks", "values")
 
     def __init__(self, values: list[Any], index: dict[Any, int] | None = None) -> None:
+        """Take distinct values, and the code of each typed key where that is known."""
         self.values = values
         self._index = index
+        self._keys: list[Any] | None = None
         self._array: npt.NDArray[np.object_] | None = None
         self._ranks: npt.NDArray[np.int32] | None = None
         self._is_text: bool | None = None
@@ -96,11 +99,22 @@ class Dictionary:
         return len(self.values)
 
     @property
+    def keys(self) -> list[Any]:
+        """The typed key of each value: of all but UUIDs it is the value."""
+        if self._keys is None:
+            self._keys = _keys_of(self.values)
+        return self._keys
+
+    @property
     def index(self) -> dict[Any, int]:
-        """Code of each value."""
+        """Code of each typed key."""
         if self._index is None:
-            self._index = {v: i for i, v in enumerate(self.values)}
+            self._index = {key: i for i, key in enumerate(self.keys)}
         return self._index
+
+    def code(self, value: Any) -> int | None:
+        """Return the code of a value of any type, or None where it is not there."""
+        return self.index.get(typed_key(value))
 
     @property
     def array(self) -> npt.NDArray[np.object_]:
@@ -127,12 +141,21 @@ class Dictionary:
         return self._is_text
 
     @classmethod
-    def encode(cls, values: Iterable[Any]) -> tuple[Dictionary, npt.NDArray[np.int32]]:
+    def encode(cls, values: Sequence[Any]) -> tuple[Dictionary, npt.NDArray[np.int32]]:
         """Return the dictionary of ``values`` and the code of each."""
         index: dict[Any, int] = {}
         add = index.setdefault
-        codes = np.fromiter((add(v, len(index)) for v in values), np.int32)
-        return cls(list(index), index), codes
+        keys = _keys_of(values)
+        codes = np.fromiter((add(key, len(index)) for key in keys), np.int32, len(keys))
+        if keys is values:
+            return cls(list(index), index), codes
+        # Of equal values the last one stays; codes ascend as they come.
+        return cls(list(dict(zip(codes.tolist(), values, strict=True)).values()), index), codes
+
+
+def _keys_of(values: Sequence[Any]) -> Any:
+    """Return the typed keys of codable values: the same list where they are their own."""
+    return list(map(typed_key, values)) if UUID in set(map(type, values)) else values
 
 
 # One call that handles more objects than this keeps the interpreter from other threads for long.
@@ -315,6 +338,7 @@ class Column:
         largest = max((c.dictionary for c in columns if c.dictionary is not None), key=len)
         index = largest.index
         grown = False
+        values = largest.values
         maps = {id(largest): np.arange(len(largest), dtype=np.int32)}
         parts = []
         for c in columns:
@@ -322,13 +346,16 @@ class Column:
             assert d is not None
             remap = maps.get(id(d))
             if remap is None:
-                if not grown and not all(map(index.__contains__, d.values)):
+                if not grown and not all(map(index.__contains__, d.keys)):
                     index, grown = dict(index), True
                 add = index.setdefault
-                remap = np.fromiter((add(v, len(index)) for v in d.values), np.int32, len(d))
+                remap = np.fromiter((add(key, len(index)) for key in d.keys), np.int32, len(d))
                 maps[id(d)] = remap
+                if grown:
+                    new = np.flatnonzero(remap >= len(values)).tolist()
+                    values = [*values, *(d.values[i] for i in new)]
             parts.append(remap[c.data])
-        unified = Dictionary(list(index), index) if grown else largest
+        unified = Dictionary(values, index) if grown else largest
         return Column(CODED, np.concatenate(parts), unified)
 
 

@@ -119,7 +119,7 @@ def position_of(rows: Rows, v: Any) -> Any:
     column = rows.v
     if column.kind == CODED:
         assert column.dictionary is not None
-        code = column.dictionary.index.get(v)
+        code = column.dictionary.code(v)
         return column.data == code if code is not None else np.zeros(len(rows), np.bool_)
     if column.kind == INT and type(v) is int:
         return column.data == v

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, groupby, islice
 from typing import Any, Final
 
-from datahike_async.edn.types import FrozenMap
+from datahike_async.edn.types import FrozenMap, crowded
 from datahike_async.errors import shown
 from datahike_async.query.builtins_size import MAX_ITEMS, size_of
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
-__all__ = ["COLLECTIONS", "MAX_RANGE", "get", "hashable", "items_of", "make_map"]
+__all__ = ["COLLECTIONS", "MAX_RANGE", "get", "hashable", "items_of", "make_map", "make_set"]
 
 MAX_RANGE: Final = MAX_ITEMS
 _MAX_KEY: Final = 1_000_000
@@ -120,6 +120,8 @@ def make_map(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     Raises ValueError where Python would take different keys, such as 1 and 1.0, for one.
     """
     found = {typed_key(k): (hashable(k), v) for k, v in pairs}
+    if crowded([k for k, _ in found.values()]) is not None:
+        raise ValueError("many keys of a map were chosen to have one hash")
     out = dict(found.values())
     if len(out) < len(found):
         raise ValueError("a map cannot hold keys that differ in type alone, such as 1 and 1.0")
@@ -132,8 +134,16 @@ def _map(*pairs: Any) -> dict[Any, Any]:
     return make_map(zip(pairs[::2], pairs[1::2], strict=True))
 
 
+def make_set(items: Iterable[Any]) -> frozenset[Any]:
+    """Return a set; raise ValueError for elements that were chosen to take long to compare."""
+    values = {typed_key(x): x for x in map(hashable, items)}.values()
+    if crowded(values) is not None:
+        raise ValueError("many elements of a set were chosen to have one hash")
+    return frozenset(values)
+
+
 def _set(collection: Any) -> frozenset[Any]:
-    return frozenset(map(hashable, items_of("set", collection)))
+    return make_set(items_of("set", collection))
 
 
 def _distinct(collection: Any) -> list[Any]:
@@ -210,7 +220,7 @@ def _concat(*collections: Any) -> list[Any]:
 
 def _conj(collection: Any, *items: Any) -> Any:
     if isinstance(collection, _SETS):
-        return frozenset(collection) | set(map(hashable, items))
+        return frozenset(collection) | make_set(items)
     if isinstance(collection, Mapping):
         entries = list(collection.items())
         for item in items:

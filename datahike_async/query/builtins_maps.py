@@ -12,7 +12,13 @@ from typing import Any, Final
 
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import shown
-from datahike_async.query.builtins_data import COLLECTIONS, get, hashable, items_of, make_map
+from datahike_async.query.builtins_data import (
+    COLLECTIONS,
+    get,
+    items_of,
+    make_map,
+    make_set,
+)
 from datahike_async.query.supply import Supplied
 from datahike_async.values.order import compare, sort_key
 from datahike_async.values.types import typed_key
@@ -139,7 +145,7 @@ def _sets(
 ) -> Callable[..., frozenset[Any]]:
     def call(*sets: Any) -> frozenset[Any]:
         given = [_elements(name, s) for s in sets] or [{}]
-        return frozenset(reduce(combined, given).values())
+        return make_set(reduce(combined, given).values())
 
     return call
 
@@ -171,7 +177,7 @@ MAPS: Final[dict[str, Callable[..., Any]]] = {
     "frequencies": _frequencies,
     "min-key": _best("min-key", -1),
     "max-key": _best("max-key", 1),
-    "hash-set": lambda *items: frozenset(map(hashable, items)),
+    "hash-set": lambda *items: make_set(items),
     "disj": _disj,
     _S + "union": _sets("union", lambda a, b: {**a, **b}),
     _S + "intersection": _sets("intersection", lambda a, b: {k: a[k] for k in a if k in b}),

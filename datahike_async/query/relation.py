@@ -178,7 +178,7 @@ def _coded(left: Column, right: Column) -> tuple[npt.NDArray[Any], npt.NDArray[A
         assert b is not None
     find = a.index.get
     # Codes below -1 are never equal to one of the left side.
-    remap = np.fromiter((find(v, -2) for v in b.values), np.int64, len(b))
+    remap = np.fromiter((find(key, -2) for key in b.keys), np.int64, len(b))
     return left.data, remap[right.data] if len(b) else right.data.astype(np.int64)
 
 
@@ -244,13 +244,7 @@ def equal_mask(left: Column, right: Column) -> npt.NDArray[np.bool_]:
 def code_of(column: Column, value: Any) -> int | None:
     """Return the code of a value in the dictionary of a coded column, type included, or None."""
     assert column.dictionary is not None
-    try:
-        code = column.dictionary.index.get(value)
-    except TypeError:
-        return None
-    if code is None or typed_key(column.dictionary.values[code]) != typed_key(value):
-        return None
-    return code
+    return column.dictionary.code(value)
 
 
 def constant_mask(column: Column, value: Any) -> npt.NDArray[np.bool_]:

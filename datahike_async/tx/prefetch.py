@@ -9,6 +9,7 @@ from datahike_async.errors import TransactionError
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.tx.forms import MOST_LEVELS
+from datahike_async.values.types import typed_key
 
 __all__ = ["prefetch"]
 
@@ -17,7 +18,7 @@ def prefetch(base: Snapshot, items: list[Any]) -> None:
     """Look up the entities and unique values that ``items`` name. Raises NodeMiss for all."""
     by_key = base.schema.by_key
     entities: dict[Bound, None] = {}
-    values: dict[Bound, None] = {}
+    values: dict[Any, Bound] = {}
 
     def named(ref: Any) -> None:
         if type(ref) is int and base.trees.may_have(ref) and ref > 0:
@@ -30,9 +31,10 @@ def prefetch(base: Snapshot, items: list[Any]) -> None:
         if attr is None or attr.unique is None or attr.is_ref:
             return
         try:
-            values[(attr.id, attr.coerce(value, attr.ident))] = None
+            value = attr.coerce(value, attr.ident)
         except TransactionError:
             return  # the ordinary path says what is wrong, where it comes to it
+        values[attr.id, typed_key(value)] = (attr.id, value)
 
     def entity_map(item: Mapping[Any, Any], levels: int = MOST_LEVELS) -> None:
         if not levels:
@@ -59,7 +61,7 @@ def prefetch(base: Snapshot, items: list[Any]) -> None:
             if len(item) > 3 and not isinstance(item[3], (dict, list, tuple)):
                 unique(item[2], item[3])
     if values:
-        for found in base.trees.current[Order.AVET].lookup_many(list(values)):
+        for found in base.trees.current[Order.AVET].lookup_many(list(values.values())):
             if found is not None:
                 entities.update(dict.fromkeys((e,) for e in found.e.tolist()))
     if entities:

@@ -50,7 +50,8 @@ class _NumberArray(tuple[float, ...]):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((type(self), tuple(self)))
+        # Of the bytes, whose hash has a salt; adding 0.0 makes -0.0 the 0.0 that it equals.
+        return hash((self._dtype, (np.array(tuple(self), np.float64) + 0.0).tobytes()))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self)!r})"
@@ -69,12 +70,17 @@ class DoubleArray(_NumberArray):
     __slots__ = ()
 
 
-# Types whose values equal nothing of another type: they are their own key.
-_PLAIN: Final = frozenset(
-    {int, str, Keyword, Symbol, UUID, bytes, datetime, FloatArray, DoubleArray, type(None)}
+# Types whose values equal nothing of another type, and many of which cannot be made to share a
+# hash: they are their own key. (Of ints below 2**63 no more than nine share one.)
+_KEYS: Final = frozenset(
+    {str, Keyword, Symbol, bytes, datetime, FloatArray, DoubleArray, type(None)}
 )
+_PLAIN: Final = frozenset({int, UUID, *_KEYS})
 _BASES: Final[tuple[Any, ...]] = (int, float, bytes, Decimal)
 _NAN_KEY: Final = ("float", "nan")
+_double_bytes: Final = struct.Struct("d").pack
+_DISTINCT: Final = 2**60
+_ONLY_INTS: Final = {int}
 
 
 def typed_key(value: Any) -> Any:
@@ -82,28 +88,36 @@ def typed_key(value: Any) -> Any:
 
     NaN equals itself; 0.0 and -0.0 are one value, as are 1.0M and 1.00M, and a vector and a list of
     the same elements. Subclasses and NumPy's scalars count as the plain value they hold.
+
+    Python's hashes of numbers and UUIDs are remainders of a prime, so anyone can send thousands of
+    values with one hash. Keys are made of what has a salted hash instead: text and bytes.
     """
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in _KEYS:
         return value
+    if kind is int:
+        return value if -_INT64_MAX <= value <= _INT64_MAX else ("int", f"{value:x}")
+    if kind is UUID:
+        return ("uuid", value.bytes)
     if kind is bool:
         return ("bool", value)
     if kind is float:
-        return ("float", value) if value == value else _NAN_KEY
+        return ("float", _double_bytes(value + 0.0)) if value == value else _NAN_KEY
     if kind is tuple or kind is list:
-        return ("tuple", *map(typed_key, value))
+        return _tuple_key(value)
     if kind is Decimal:
-        return ("decimal", "nan" if value.is_nan() else value)
+        return _decimal_key(value)
     if kind is Fraction:
-        return ("ratio", value)
+        return ("ratio", _element_key(value.numerator), _element_key(value.denominator))
     if kind is Char:
         return ("char", str(value))
     if kind is dict or kind is FrozenMap:
-        return ("map", frozenset((typed_key(k), typed_key(v)) for k, v in value.items()))
+        pairs = ((_element_key(k), _element_key(v)) for k, v in value.items())
+        return ("map", frozenset(("pair", *pair) for pair in pairs))
     if kind is set or kind is frozenset:
-        return ("set", frozenset(map(typed_key, value)))
+        return ("set", frozenset(("element", _element_key(x)) for x in value))
     if kind is Tagged:
-        return ("tagged", value.tag, typed_key(value.value))
+        return ("tagged", value.tag, _element_key(value.value))
     made = plain(value)
     if made is not value:
         return typed_key(made)
@@ -113,6 +127,35 @@ def typed_key(value: Any) -> Any:
         # What has no hash, such as an array of NumPy, equals itself alone.
         return (kind.__name__, id(value))
     return (kind.__name__, value)
+
+
+def _tuple_key(value: Sequence[Any]) -> Any:
+    if set(map(type, value)) == _ONLY_INTS:
+        try:
+            return ("longs", struct.pack(f"{len(value)}q", *value))
+        except struct.error:
+            pass  # beyond 64 bits
+    return ("tuple", *map(_element_key, value))
+
+
+def _element_key(value: Any) -> Any:
+    """Return the key of a value inside a collection.
+
+    Of one long few others share the hash; of a tuple of longs each of them multiplies the others.
+    """
+    if type(value) is int:
+        return value if 0 <= value < _DISTINCT else ("int", f"{value:x}")
+    return typed_key(value)
+
+
+def _decimal_key(value: Decimal) -> Any:
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        return ("decimal", "nan" if value.is_nan() else f"{value}")
+    kept = bytes(digits).rstrip(b"\0")
+    if not kept:
+        return ("decimal", kept, 0, 0)
+    return ("decimal", kept, exponent + len(digits) - len(kept), sign)
 
 
 def plain(value: Any) -> Any:
