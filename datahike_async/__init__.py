@@ -5,10 +5,15 @@ any async key-value store. Everything runs on asyncio and on trio::
 
     import datahike_async as d
 
-    await d.create_database(store={"backend": "file", "path": "people"})
-    async with d.connect(store={"backend": "file", "path": "people"}) as conn:
+    config = {"store": {"backend": "file", "path": "people"}, "schema-flexibility": "read"}
+    await d.create_database(config)
+    async with d.connect(config) as conn:
         report = await conn.transact([{":person/name": "Ada", ":person/age": 36}])
         rows = await d.q("[:find ?n :where [?e :person/name ?n]]", conn.db())
+        assert rows == {("Ada",)}
+
+Flexibility "read" takes attributes as they come; without it they are declared first, by a
+transaction: see the README.
 """
 
 from datahike_async._version import __version__

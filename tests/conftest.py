@@ -41,4 +41,5 @@ def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         with blockbuster.blockbuster_ctx("datahike_async") as active:
             # Asks for the working directory at most.
             active.functions["os.path.abspath"].deactivate()
+            active.functions["os.getcwd"].deactivate()
             yield

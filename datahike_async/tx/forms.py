@@ -37,6 +37,8 @@ _OPTIONS: Final = {
         Keyword(name.replace("_", "-")),
     )
 }
+_ALIKE: Final = 3
+_COMPARED: Final = 1000
 _TX_META: Final = (Keyword("tx-meta"), ":tx-meta", "tx-meta", "tx_meta")
 
 
@@ -108,10 +110,24 @@ def reserved(attribute: Keyword) -> TransactionError:
 
 
 def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") -> TransactionError:
-    """Return the error for an attribute that the schema does not have."""
-    known = [k for k in schema.by_key if isinstance(k, str)]
-    near = get_close_matches(str(key) if isinstance(key, str) else repr(key), known, 1)
+    """Return the error for an attribute that the schema does not have: how to declare it."""
+    text = key if isinstance(key, str) else repr(key)
+    own = text.startswith(":db/")
+    # What is alike is about as long; comparing a name with each of thousands would take its time.
+    known = [
+        k
+        for k in schema.by_key
+        if isinstance(k, str) and k.startswith(":db/") is own and abs(len(k) - len(text)) <= _ALIKE
+    ]
+    near = get_close_matches(text, known[:_COMPARED], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
+    if not own and keyword(key) is not None:
+        hint += (
+            f' Declare it first: transact([{{":db/ident": {shown(text)}, ":db/valueType": '
+            '":db.type/string", ":db/cardinality": ":db.cardinality/one"}]), with the type and '
+            'cardinality of its values; or create the database with schema_flexibility="read", '
+            "which takes attributes as they come."
+        )
     return TransactionError(
         f"Bad {what} {shown(key)}, not defined in current schema.{hint}",
         error=":transact/schema",

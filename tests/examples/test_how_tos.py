@@ -1,10 +1,9 @@
-"""The code of the how-tos runs as it stands there, and README's configurations are some."""
+"""What the how-tos define does what they say; that all their code runs is tested beside."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 import anyio
@@ -38,32 +37,3 @@ async def test_retrying_safely(tmp_path: Path) -> None:
             for _ in range(5):
                 group.start_soon(names["count_up"], conn, counter)
         assert (await conn.db().pull("[:counter/n]", counter))[":counter/n"] == 5
-
-
-def test_the_configs_of_the_readme_are_some() -> None:
-    found = [block for block in blocks("README.md")[1:] if block.startswith("config =")]
-    assert len(found) > 1
-    for block in found:
-        names: dict[str, Any] = {}
-        exec(block, names)
-        assert d.Config.of(names["config"]).store["backend"]
-
-
-async def test_what_the_readme_does_with_rows() -> None:
-    (block,) = [block for block in blocks("README.md") if block.startswith("rows =")]
-    body = indent(block + "return rows, frame, arrays", "    ")
-    names: dict[str, Any] = {"d": d}
-    exec(f"async def run(db):\n{body}", names)
-    db = await d.empty_db({":person/knows": {":db/valueType": ":db.type/ref"}}).db_with(
-        [{":db/id": 1, ":person/name": "Ann", ":person/knows": 2}]
-    )
-    rows, frame, arrays = await names["run"](db)
-    assert list(rows) == frame.rows() == [("Ann", 1)]
-    assert list(arrays) == ["name", "count"]
-
-
-def test_every_config_of_choosing_a_backend_is_one() -> None:
-    first, second = blocks("docs/how-to/choose-a-backend.md")
-    found = [line.partition("= ")[2] for line in first.splitlines()]
-    for text in [*found, f'{{"store": {second}}}']:
-        assert d.Config.of(eval(text)).store["backend"]

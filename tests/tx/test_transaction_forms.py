@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -339,3 +341,18 @@ async def test_schema_migrations(db):
     assert [x.e for x in await indexed.datoms("avet", ":name", "A")] == [100, 101]
     documented = await db.db_with([{":db/ident": ":name", ":db/doc": "What it is called"}])
     assert documented.schema[d.kw("name")][d.kw("db/doc")] == "What it is called"
+
+
+async def test_the_error_for_an_unknown_attribute_says_how_to_declare_it(db):
+    with pytest.raises(d.TransactionError, match="Did you mean :email") as caught:
+        await db.db_with([{":emial": "ada@example.org"}])
+    (advice,) = re.findall(r"transact\((\[.*?\])\)", str(caught.value))
+    db = await db.db_with(ast.literal_eval(advice))
+    db = await db.db_with([{":emial": "ada@example.org"}])
+    assert await db.q("[:find ?v . :where [_ :emial ?v]]") == "ada@example.org"
+    loose = d.empty_db(schema_flexibility="read")
+    assert 'schema_flexibility="read"' in str(caught.value)
+    assert len(await (await loose.db_with([{":emial": "x"}])).datoms("eavt")) == 1
+    with pytest.raises(d.TransactionError, match="Did you mean :db/valueType") as caught:
+        await db.db_with([{":db/valuType": ":db.type/long"}])
+    assert "Declare" not in str(caught.value)
