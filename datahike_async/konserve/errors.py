@@ -10,8 +10,10 @@ __all__ = [
     "FencingUnsupported",
     "KonserveError",
     "NotAnAppendLog",
+    "OutOfTurn",
     "OutcomeUnknown",
     "RevisionMismatch",
+    "StoreBusy",
     "StoreClosed",
     "StoreConfigError",
     "StoreDenied",
@@ -90,6 +92,10 @@ class RevisionMismatch(KonserveError):
         self.found = found
 
 
+class OutOfTurn(RevisionMismatch):
+    """Another writer has the turn of this key and is about to change it; nothing was written."""
+
+
 class OutcomeUnknown(KonserveError):
     """A write may or may not have become durable; read the key again before acting."""
 
@@ -100,6 +106,15 @@ class StoreDenied(KonserveError):
 
 class StoreFull(KonserveError):
     """No space (ENOSPC, EDQUOT). Nothing was published; the store stays usable."""
+
+    retryable = True
+
+
+class StoreBusy(KonserveError):
+    """Another process kept the store's lock for longer than a caller waits; nothing was written.
+
+    ``data`` has its ``pid`` and ``host``, where they are known.
+    """
 
     retryable = True
 

@@ -25,6 +25,7 @@ from datahike_async.konserve import (
     UnsupportedEncoding,
 )
 from datahike_async.konserve.backends.folders import folder_path, make_folder
+from datahike_async.konserve.file_lock import lock_seconds
 from datahike_async_lmdb.environment import META, Shared, committing, table
 from datahike_async_lmdb.store import DELETED, MARKER, LmdbBlobStore
 
@@ -43,9 +44,12 @@ def _system_errors(path: str) -> Iterator[None]:
 
 
 class LmdbBackend:
-    """Folders with an LMDB environment each. Config: ``path``, ``map-size``, perhaps ``id``."""
+    """Folders with an LMDB environment each. Config: ``path``, ``map-size``, perhaps ``id``.
 
-    keys: frozenset[str] = frozenset({"path", "map-size"})
+    ``lock-seconds`` is how long a writer waits for another process that is writing.
+    """
+
+    keys: frozenset[str] = frozenset({"path", "map-size", "lock-seconds"})
     public = keys
     compressor = "zstd"
 
@@ -60,9 +64,10 @@ class LmdbBackend:
 
     async def create(self, config: Mapping[str, Any]) -> LmdbBlobStore:
         """Make an environment."""
-        return await run_sync(self._create, *self._settings(config), config.get("id"))
+        seconds = lock_seconds(config)
+        return await run_sync(self._create, *self._settings(config), config.get("id"), seconds)
 
-    def _create(self, path: str, size: int, id_: UUID | None) -> LmdbBlobStore:
+    def _create(self, path: str, size: int, id_: UUID | None, seconds: float) -> LmdbBlobStore:
         path = os.path.realpath(path)
         with _system_errors(path):
             found = self._marker(path, size)
@@ -77,7 +82,7 @@ class LmdbBackend:
                 )
             shared = Shared.acquire(path, size)
             try:
-                store = LmdbBlobStore(shared)
+                store = LmdbBlobStore(shared, seconds)
                 text = f"{_FORMAT} {id_ or uuid4()}".encode()
                 if not shared.call(self._mark, shared, text):
                     raise StoreExists(f"An LMDB store exists at {path!r} already.")
@@ -87,16 +92,17 @@ class LmdbBackend:
             return store
 
     def _mark(self, shared: Shared, text: bytes) -> bool:
-        meta = table(shared.environment, META)
-        with committing(shared.environment, meta) as txn:
+        meta = table(shared, META)
+        with committing(shared, shared.environment, meta) as txn:
             # Of two that create it one must lose.
             return bool(txn.put(MARKER, text, overwrite=text == DELETED))
 
     async def connect(self, config: Mapping[str, Any]) -> LmdbBlobStore:
         """Open an environment."""
-        return await run_sync(self._connect, *self._settings(config), config.get("id"))
+        seconds = lock_seconds(config)
+        return await run_sync(self._connect, *self._settings(config), config.get("id"), seconds)
 
-    def _connect(self, path: str, size: int, id_: UUID | None) -> LmdbBlobStore:
+    def _connect(self, path: str, size: int, id_: UUID | None, seconds: float) -> LmdbBlobStore:
         path = os.path.realpath(path)
         found = self._id(path, self._marker(path, size))
         if found is None:
@@ -108,7 +114,7 @@ class LmdbBackend:
             )
         shared = Shared.acquire(path, size)
         try:
-            return LmdbBlobStore(shared)
+            return LmdbBlobStore(shared, seconds)
         except BaseException:
             shared.release()
             raise
@@ -124,7 +130,7 @@ class LmdbBackend:
 
     def _read_marker(self, shared: Shared) -> bytes | None:
         try:
-            meta = table(shared.environment, META, create=False)
+            meta = table(shared, META, create=False)
         except lmdb.NotFoundError:
             return None
         with shared.environment.begin(db=meta) as txn:

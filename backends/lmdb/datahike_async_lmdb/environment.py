@@ -24,6 +24,7 @@ from datahike_async.konserve import (
     StoreIOError,
 )
 from datahike_async.konserve.backends.file_io import FILE_MODE, system_errors
+from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 
 __all__ = ["BLOBS", "META", "Shared", "committing", "table"]
 
@@ -38,22 +39,32 @@ _LOCK_BYTES: Final = (_READERS + 2) * 64
 _LEAST_ROOM: Final = 64 * 1024
 
 
-def table(environment: Any, name: bytes, *, create: bool = True) -> Any:
+def table(shared: Shared, name: bytes, *, create: bool = True) -> Any:
     """Open a table. Raises NotFoundError where it is missing and not to be made.
 
     In a transaction begun here: the one that the driver would begin waits for other writers without
     letting their threads run.
     """
-    with environment.begin(write=True) as txn:
-        return environment.open_db(name, txn=txn, create=create)
+    with shared.lock.holding(), shared.environment.begin(write=True) as txn:
+        return shared.environment.open_db(name, txn=txn, create=create)
 
 
 @contextmanager
-def committing(environment: Any, db: Any) -> Iterator[Any]:
+def committing(
+    shared: Shared, environment: Any, db: Any, seconds: float = LOCK_SECONDS
+) -> Iterator[Any]:
     """Run a write transaction.
 
-    Raises OutcomeUnknown where the commit fails and something may have come of it.
+    LMDB waits for other writers without a limit, so the folder's lock comes first: raises StoreBusy
+    where another process keeps it. Raises OutcomeUnknown where the commit fails and something may
+    have come of it.
     """
+    with shared.lock.holding(seconds), _committing(environment, db) as txn:
+        yield txn
+
+
+@contextmanager
+def _committing(environment: Any, db: Any) -> Iterator[Any]:
     txn = environment.begin(write=True, db=db)
     try:
         yield txn
@@ -104,8 +115,10 @@ class Shared:
             )
             # Readers that were killed would keep old pages from being used again.
             self.environment.reader_check()
+            self._folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except lmdb.Error as error:
             raise self._translated(error) from error
+        self.lock = FolderLock(self._folder, path)
 
     @classmethod
     def acquire(cls, path: str, map_size: int) -> Shared:
@@ -130,6 +143,8 @@ class Shared:
                 return
             self._vanish()
             self.environment.close()
+            self.lock.close()
+            os.close(self._folder)
 
     def _vanish(self) -> None:
         if self._open.get(self.path) is self:

@@ -30,6 +30,7 @@ from datahike_async.konserve import (
     Write,
     require_revision,
 )
+from datahike_async.konserve.file_lock import LOCK_SECONDS
 from datahike_async_lmdb.environment import BLOBS, META, Shared, committing, table
 
 __all__ = ["DELETED", "MARKER", "LmdbBlobStore"]
@@ -52,11 +53,12 @@ _CAPABILITIES: Final = Capabilities(
 class LmdbBlobStore(BlobStoreBase):
     """Blobs in one LMDB environment, which the store lets go of when it is closed."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, lock_seconds: float = LOCK_SECONDS) -> None:
         self._shared = shared
+        self._lock_seconds = lock_seconds
         self._environment = shared.environment
-        self._blobs = shared.call(table, shared.environment, BLOBS)
-        self._meta = shared.call(table, shared.environment, META)
+        self._blobs = shared.call(table, shared, BLOBS)
+        self._meta = shared.call(table, shared, META)
         # Guards the count of calls under way, which closing waits for.
         self._state = threading.Condition()
         self._active = 0
@@ -88,7 +90,7 @@ class LmdbBlobStore(BlobStoreBase):
 
     @contextmanager
     def _writing(self) -> Iterator[Any]:
-        with committing(self._environment, self._blobs) as txn:
+        with committing(self._shared, self._environment, self._blobs, self._lock_seconds) as txn:
             if txn.get(MARKER, DELETED, db=self._meta) == DELETED:
                 # Its files may have lost their names: what is written would be lost too.
                 raise StoreNotFound(f"The store at {self._shared.path!r} was deleted.")

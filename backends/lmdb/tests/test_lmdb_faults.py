@@ -327,7 +327,7 @@ async def test_nobody_else_may_look_into_what_is_made_whatever_the_umask_is(conf
     finally:
         os.umask(before)
     made = list(tmp_path.rglob("*"))
-    assert {p.name for p in made} == {"a", "b", "s", "data.mdb", "lock.mdb"}
+    assert {p.name for p in made} == {"a", "b", "s", "data.mdb", "lock.mdb", "lock"}
     for path in made:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 

@@ -1,9 +1,9 @@
 """The file backend: makes, finds, opens and removes folders of blobs.
 
-Layout of a folder: ``store`` (format and id), ``lock``, ``<name>.ksv``, ``<name>.<stamp>.log``,
-``*.new`` (what a crash left behind; ignored, and removed when it is old), ``deleted`` (in place of
-``store``, while the folder is being removed). What the files hold is known to
-:mod:`~datahike_async.konserve.backends.file_store` alone.
+Layout of a folder: ``store`` (format and id), ``lock`` (who has the folder's lock),
+``<name>.ksv``, ``<name>.<stamp>.log``, ``*.new`` (what a crash left behind; ignored, and removed
+when it is old), ``deleted`` (in place of ``store``, while the folder is being removed). What the
+files hold is known to :mod:`~datahike_async.konserve.backends.file_store` alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from anyio.to_thread import run_sync
 
 from datahike_async.konserve.backends import file_io as io
-from datahike_async.konserve.backends.file_store import LOCK, FileBlobStore
+from datahike_async.konserve.backends.file_store import FileBlobStore
 from datahike_async.konserve.backends.folders import folder_path, make_folder
 from datahike_async.konserve.errors import (
     CorruptValue,
@@ -28,6 +28,7 @@ from datahike_async.konserve.errors import (
     StoreNotFound,
     UnsupportedEncoding,
 )
+from datahike_async.konserve.file_lock import LOCK, lock_seconds
 
 __all__ = ["FileBackend", "FileBlobStore"]
 
@@ -37,23 +38,27 @@ _FORMAT: Final = 1
 
 
 class FileBackend:
-    """Folders as stores. Config: ``path``; ``id`` is taken from the folder where it is left out."""
+    """Folders as stores. Config: ``path``; ``id`` is taken from the folder where it is left out.
 
-    keys: frozenset[str] = frozenset({"path"})
+    ``lock-seconds`` is how long a writer waits for another process that has the folder's lock.
+    """
+
+    keys: frozenset[str] = frozenset({"path", "lock-seconds"})
     public = keys
     compressor = "zstd"
 
     async def create(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Make a folder with an empty store."""
-        return await run_sync(self._create, folder_path(config), config.get("id"))
+        seconds = lock_seconds(config)
+        return await run_sync(self._create, folder_path(config), config.get("id"), seconds)
 
-    def _create(self, path: str, id_: UUID | None) -> FileBlobStore:
+    def _create(self, path: str, id_: UUID | None, seconds: float) -> FileBlobStore:
         with io.system_errors(f"creating the store {path}"):
             if os.path.exists(os.path.join(path, _DELETED)):
                 self._delete(path)
             make_folder(path)
             self._refuse_occupied(path)
-            store = FileBlobStore(path)
+            store = FileBlobStore(path, lock_seconds=seconds)
             try:
                 # Again, exclusively: of two that create it one must lose.
                 with store.exclusive() as folder:
@@ -76,9 +81,10 @@ class FileBackend:
 
     async def connect(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Open the store in a folder."""
-        return await run_sync(self._connect, folder_path(config), config.get("id"))
+        seconds = lock_seconds(config)
+        return await run_sync(self._connect, folder_path(config), config.get("id"), seconds)
 
-    def _connect(self, path: str, id_: UUID | None) -> FileBlobStore:
+    def _connect(self, path: str, id_: UUID | None, seconds: float) -> FileBlobStore:
         found = self._marker(path)
         if found is None:
             raise StoreNotFound(f"File store does not exist at path {path!r}. Create it first.")
@@ -88,7 +94,7 @@ class FileBackend:
                 error=":store-identity-mismatch",
             )
         with io.system_errors(f"opening the store {path}"):
-            store = FileBlobStore(path)
+            store = FileBlobStore(path, lock_seconds=seconds)
         try:
             store.tidy()
         except BaseException:

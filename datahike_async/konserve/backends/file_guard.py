@@ -5,7 +5,6 @@ Knows locks and counts of threads; of files it knows the lock alone.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from datahike_async.konserve.errors import (
     StoreClosed,
     StoreIOError,
 )
+from datahike_async.konserve.file_lock import FolderLock
 
 __all__ = ["Guard"]
 
@@ -25,13 +25,11 @@ T = TypeVar("T")
 
 
 class Guard:
-    """Guards one open store. ``open_lock`` opens its lock file, once: who only reads needs none."""
+    """Guards one open store, whose folder has the lock ``lock``, waited for ``seconds``."""
 
-    def __init__(self, open_lock: Callable[[], int]) -> None:
-        self._open_lock = open_lock
-        self._lock: int | None = None
-        # flock does not keep threads of one descriptor apart.
-        self._mutex = threading.Lock()
+    def __init__(self, lock: FolderLock, seconds: float) -> None:
+        self._lock = lock
+        self._seconds = seconds
         self._broken: str | None = None
         # Guards ``closed`` and the count of calls under way, which the end waits for.
         self._state = threading.Condition()
@@ -66,20 +64,24 @@ class Guard:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep out other threads and other processes."""
-        with self._mutex:
-            # Who waited for a sync that failed must not write behind what it lost.
-            if self._broken is not None:
-                self.refuse_closed()
-            try:
-                if self._lock is None:
-                    with io.system_errors("opening the lock of the store"):
-                        self._lock = self._open_lock()
-                with io.locked(self._lock):
-                    yield
-            except KonserveError as error:
-                self._judge(error)
-                raise
+        """Keep out other threads and other processes.
+
+        Raises StoreBusy, which names who has the lock, where it does not come free in time. Waiting
+        ends at once where the store is closed meanwhile, or its caller is cancelled.
+        """
+        try:
+            with self._lock.holding(self._seconds, self._look):
+                # Who waited for a sync that failed must not write behind what it lost.
+                if self._broken is not None:
+                    self.refuse_closed()
+                yield
+        except KonserveError as error:
+            self._judge(error)
+            raise
+
+    def _look(self) -> None:
+        if self.closed:
+            self.refuse_closed()
 
     def _judge(self, error: KonserveError) -> None:
         of_the_disk = isinstance(error, StoreIOError) and not io.harmless(error)
@@ -87,10 +89,8 @@ class Guard:
             self._broken = str(error)
 
     def end(self) -> None:
-        """Refuse further calls, wait for those under way, and close the lock file."""
+        """Refuse further calls, wait for those under way, and close the lock."""
         with self._state:
             self.closed = True
             self._state.wait_for(lambda: not self._active)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()

@@ -7,7 +7,6 @@ space left is ``StoreFull`` (the store stays usable), any other one ``StoreIOErr
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -21,8 +20,6 @@ __all__ = [
     "fdatasync",
     "fsync",
     "harmless",
-    "locked",
-    "open_lock",
     "read_at",
     "sync_folder",
     "system_errors",
@@ -38,7 +35,6 @@ TEMPORARY: Final = ".new"
 # O_NOFOLLOW: a link that was slipped in must not lead out of the folder.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-_LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 
 # They speak of this process, of a name or of rights, and not of bytes that may be lost.
 _HARMLESS: Final = frozenset(
@@ -85,11 +81,6 @@ def exists(name: str, folder: int) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def open_lock(name: str, folder: int) -> int:
-    """Open a lock file, which is made where there is none."""
-    return os.open(name, _LOCK, FILE_MODE, dir_fd=folder)
 
 
 def open_file(name: str, folder: int) -> int | None:
@@ -190,14 +181,3 @@ def unlink(name: str, folder: int) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-@contextmanager
-def locked(fd: int) -> Iterator[None]:
-    """Hold the lock of an open lock file, against other processes and other stores of this one."""
-    with system_errors("taking the lock of the store"):
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)

@@ -1,10 +1,10 @@
 """An open folder of blobs, one file each, crash safe, shared by the processes of a machine.
 
 A blob is written under a temporary name, synced, renamed, and the folder synced: a crash leaves the
-old or the new bytes. Conditional writes compare and rename under a lock file. A blob file begins
-with a stamp, fresh for every write, which with the end of its log is the revision. All blocking
-calls of one operation run in one hop to a worker thread, which cancellation waits for. Reading
-blobs and syncing new ones holds no lock, so commits do not wait for either.
+old or the new bytes. Conditional writes compare and rename under the folder's lock. A blob file
+begins with a stamp, fresh for every write, which with the end of its log is the revision. All
+blocking calls of one operation run in one hop to a worker thread, which cancellation waits for.
+Reading blobs and syncing new ones holds no lock, so commits do not wait for either.
 
 Knows nothing of how stores are made, found and removed.
 """
@@ -45,12 +45,12 @@ from datahike_async.konserve.errors import (
     RevisionMismatch,
     UnsupportedEncoding,
 )
+from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 
-__all__ = ["LOCK", "FileBlobStore"]
+__all__ = ["FileBlobStore"]
 
 T = TypeVar("T")
 
-LOCK: Final = "lock"
 _SUFFIX: Final = ".ksv"
 _MAGIC: Final = b"KVF\x01"
 _STAMP: Final = 12
@@ -66,12 +66,21 @@ def _revision(stamp: bytes, end: int) -> Revision:
 
 
 class FileBlobStore(BlobStoreBase):
-    """An open folder of blobs. ``steps`` is called with the name of each step, for crash tests."""
+    """An open folder of blobs; another process's lock on it is waited for ``lock_seconds``.
 
-    def __init__(self, path: str, *, steps: Callable[[str], None] | None = None) -> None:
+    ``steps`` is called with the name of each step, for crash tests.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        lock_seconds: float = LOCK_SECONDS,
+        steps: Callable[[str], None] | None = None,
+    ) -> None:
         self.path = path
         self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._guard = Guard(lambda: io.open_lock(LOCK, self._folder))
+        self._guard = Guard(FolderLock(self._folder, path), lock_seconds)
         # Open logs by name; touched exclusively.
         self._logs: dict[str, Log] = {}
         self._steps = steps

@@ -1,0 +1,253 @@
+"""FileLock and FolderLock: locks between processes, and between the open stores of one process.
+
+Each is the lock that the system keeps for an open file (``flock``): it ends with its process,
+however that ends. Two things can be locked: a folder, which nobody can remove or replace while it
+is open, or a file in it, which is compared with the one that is there. Whoever has the lock writes
+its process and host into a file beside, so that those who wait in vain can say for whom.
+
+Knows nothing of stores, and of event loops only whether somebody still waits for a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from anyio.from_thread import check_cancelled
+
+from datahike_async.konserve.errors import StoreBusy, StoreConfigError, StoreIOError
+
+try:
+    import fcntl
+except ImportError:  # Windows; whoever opens a store there is told so
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["LOCK", "LOCK_SECONDS", "FileLock", "FolderLock", "lock_seconds"]
+
+LOCK: Final = "lock"
+"""The file in which the holder of a folder's lock says who it is."""
+LOCK_SECONDS: Final = 10.0
+"""How long a lock is waited for where the configuration does not say."""
+
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_MODE: Final = 0o600
+_RECORD: Final = 192
+"""Bytes of what a holder writes about itself, padded: shorter ones must not leave rests."""
+_FIRST_PAUSE: Final = 0.0001
+_LONGEST_PAUSE: Final = 0.01
+# A file system across a network locks files that are open for writing, and no folders.
+_NO_FOLDERS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EISDIR, errno.EOPNOTSUPP})
+
+_all: Final[weakref.WeakSet[FileLock]] = weakref.WeakSet()
+
+
+class FileLock:
+    """One lock; of one handle of it, one thread at a time may be the holder.
+
+    ``folder`` is the handle of the folder, which outlives the lock, ``name`` that of the file.
+    With ``whole`` the folder is locked, and the file only says by whom.
+    """
+
+    def __init__(self, folder: int, name: str, *, whole: bool = False) -> None:
+        self.name = name
+        self._folder = folder
+        self._whole = whole
+        # Of what is locked, and of the file that says by whom; the same where a file is locked.
+        self._fd: int | None = None
+        self._file: int | None = None
+        _all.add(self)
+
+    def try_acquire(self, about: str = "") -> bool:
+        """Take the lock if it is free; ``about`` is a word for ``holder``. Raises OSError."""
+        return self._acquire(fcntl.LOCK_EX | fcntl.LOCK_NB, about)
+
+    def wait(self, about: str = "") -> None:
+        """Take the lock, however long that lasts: for a thread that nobody waits for."""
+        self._acquire(fcntl.LOCK_EX, about)
+
+    def release(self) -> None:
+        """Let go of the lock."""
+        if self._fd is not None:  # a forked child has none of its parent's
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def holder(self) -> list[str]:
+        """Return what the last one who took the lock said: its process, its host, ``about``."""
+        try:
+            fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        except OSError:
+            return []
+        try:
+            return os.pread(fd, _RECORD, 0).decode("utf-8", "replace").split()
+        except OSError:
+            return []
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close the files; a lock that is held ends. It may be taken again."""
+        for fd in {self._fd, self._file} - {None}:
+            assert fd is not None
+            os.close(fd)
+        self._fd = self._file = None
+
+    def _acquire(self, how: int, about: str) -> bool:
+        while True:
+            if self._fd is None:
+                self._open()
+            assert self._fd is not None
+            try:
+                fcntl.flock(self._fd, how)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if not self._whole or error.errno not in _NO_FOLDERS:
+                    raise
+                self.close()
+                self._whole = False
+                continue
+            if self._whole or _same(self._fd, self.name, self._folder):
+                self._sign(about)
+                return True
+            # The file was removed or replaced: others lock another one by now.
+            self.close()
+
+    def _open(self) -> None:
+        if self._whole:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            self._fd = os.open(".", flags, dir_fd=self._folder)
+        else:
+            self._fd = self._file = os.open(self.name, _FLAGS, _MODE, dir_fd=self._folder)
+
+    def _sign(self, about: str) -> None:
+        record = f"{os.getpid()} {_host()} {about}".encode()[: _RECORD - 1].ljust(_RECORD - 1)
+        record += b"\n"
+        # What cannot be said costs a name in a message, nothing else.
+        with suppress(OSError):
+            if self._file is not None and os.fstat(self._file).st_nlink == 0:
+                os.close(self._file)
+                self._file = None
+            if self._file is None:
+                self._file = os.open(self.name, _FLAGS, _MODE, dir_fd=self._folder)
+            if os.pread(self._file, _RECORD, 0) != record:
+                os.pwrite(self._file, record, 0)
+
+
+class FolderLock:
+    """The lock of a folder at ``path``, for threads and processes.
+
+    The folder itself is locked: nobody can remove or replace it under those who work in it. It
+    keeps safe what happens one by one, and in no order: for that there are turns.
+    """
+
+    def __init__(self, folder: int, path: str) -> None:
+        self._path = path
+        self._lock = FileLock(folder, LOCK, whole=True)
+        # The lock does not keep threads of one handle apart.
+        self._mutex = threading.Lock()
+
+    @contextmanager
+    def holding(
+        self, seconds: float = LOCK_SECONDS, look: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Hold it inside the block; it is waited for at most so many seconds.
+
+        While it is waited for, ``look`` is called, and may raise.
+
+        Raises StoreBusy, which names who has it; StoreIOError. Waiting ends where a coroutine that
+        waits for this thread was cancelled.
+        """
+        until = time.monotonic() + seconds
+        while not self._mutex.acquire(timeout=_LONGEST_PAUSE):
+            self._go_on_waiting(until, seconds, [str(os.getpid()), _host()])
+            look()
+        try:
+            pause = _FIRST_PAUSE
+            while not self._taken():
+                self._go_on_waiting(until, seconds, None)
+                look()
+                time.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_PAUSE)
+            try:
+                yield
+            finally:
+                self._lock.release()
+        finally:
+            self._mutex.release()
+
+    def _taken(self) -> bool:
+        try:
+            return self._lock.try_acquire()
+        except OSError as error:
+            raise StoreIOError(
+                f"Taking the lock of the store at {self._path!r} failed: {error}", errno=error.errno
+            ) from error
+
+    def _go_on_waiting(self, until: float, seconds: float, holder: list[str] | None) -> None:
+        if time.monotonic() >= until:
+            raise _busy(holder or self._lock.holder(), seconds, self._path)
+        _still_wanted()
+
+    def close(self) -> None:
+        """Close the lock."""
+        self._lock.close()
+
+
+def lock_seconds(config: Mapping[str, Any]) -> float:
+    """Return how long a store's configuration says to wait for a lock. Raises StoreConfigError."""
+    value = config.get("lock-seconds", LOCK_SECONDS)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+        raise StoreConfigError(
+            f'"lock-seconds" is a number of seconds, not {value!r}.', key="lock-seconds"
+        )
+    return float(value)
+
+
+def _still_wanted() -> None:
+    """Raise in a worker thread whose coroutine was cancelled; elsewhere do nothing."""
+    try:
+        check_cancelled()
+    except RuntimeError:
+        return  # no thread of an event loop
+
+
+def _busy(holder: list[str], seconds: float, where: str) -> StoreBusy:
+    """Return the error for a lock that was waited for in vain."""
+    known = len(holder) >= 2 and holder[0].isdigit()
+    who = f"process {holder[0]} on host {holder[1]}" if known else "an unknown process"
+    error = StoreBusy(
+        f"The store at {where!r} is locked by {who}, for more than {seconds:g} s; nothing was "
+        "written. If that process is stopped, let it go on or end it; then try again."
+    )
+    if known:
+        error.data.update(pid=int(holder[0]), host=holder[1])
+    return error
+
+
+def _host() -> str:
+    return socket.gethostname() or "localhost"
+
+
+def _same(fd: int, name: str, folder: int) -> bool:
+    try:
+        there = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), there)
+
+
+def _forget() -> None:
+    """Close, in a forked child, what would keep the parent's locks beyond its end."""
+    for lock in list(_all):
+        with suppress(OSError):
+            lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
