@@ -8,6 +8,7 @@ from datahike_async.konserve.base import BlobStoreBase, require_revision
 from datahike_async.konserve.blob import (
     ABSENT,
     UNCHANGED,
+    Appended,
     Blob,
     BlobStore,
     Capabilities,
@@ -56,6 +57,7 @@ from datahike_async.konserve.store import (
 __all__ = [
     "ABSENT",
     "UNCHANGED",
+    "Appended",
     "Assoc",
     "Backend",
     "BadArgument",

@@ -33,6 +33,7 @@ __all__ = [
     "ABSENT",
     "UNCHANGED",
     "Absent",
+    "Appended",
     "Blob",
     "BlobStore",
     "Capabilities",
@@ -129,6 +130,13 @@ class Journal(NamedTuple):
     revision: Revision
 
 
+class Appended(NamedTuple):
+    """What was appended to a journal after a revision that the caller has; the present revision."""
+
+    records: Sequence[bytes]
+    revision: Revision
+
+
 @runtime_checkable
 class BlobStore(Protocol):
     """An open store of named blobs."""
@@ -201,10 +209,11 @@ class JournalBlobStore(BlobStore, Protocol):
         ...
 
     async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
+        self, name: str, since: Revision | None = None
+    ) -> Journal | Appended | Unchanged | None:
         """Return bytes, records and revision as they are now; None where there is no such name.
 
-        UNCHANGED if the revision is ``unless``.
+        UNCHANGED if the revision is ``since``; Appended, which costs by what it holds, where
+        records were appended to that revision and the bytes are the same.
         """
         ...

@@ -17,6 +17,7 @@ from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import (
     ABSENT,
     UNCHANGED,
+    Appended,
     BlobStore,
     Capabilities,
     ConditionalDomain,
@@ -445,19 +446,22 @@ class Store:
         return await self._journals().append(name, record, expected_revision)
 
     async def journal(
-        self, key: Any, *, unless: Revision | None = None
-    ) -> tuple[Any, Sequence[bytes], Revision] | Unchanged | None:
+        self, key: Any, *, since: Revision | None = None
+    ) -> tuple[Any, Sequence[bytes], Revision] | Appended | Unchanged | None:
         """Return the value of ``key``, the records appended since, and the revision; or None.
 
-        UNCHANGED if the revision is ``unless``.
+        UNCHANGED if the revision is ``since``; Appended, with the new records alone, where others
+        appended to that revision and nobody has replaced the value.
         """
         name = name_of_key(key)
-        found = await self._journals().read_journal(name, unless)
+        found = await self._journals().read_journal(name, since)
         if found is None or found is UNCHANGED:
             return found
         records = found.records
         if self.encoding.encryptor:
             records = [self.encoding.open_record(name, record) for record in records]
+        if isinstance(found, Appended):
+            return Appended(records, found.revision)
         return await self._value(key, found.data), records, found.revision
 
     def _journals(self) -> JournalBlobStore:

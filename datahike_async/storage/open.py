@@ -5,10 +5,10 @@ Recovery is this and nothing else: restore the trees lazily, replay the records 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from anyio.to_thread import run_sync
@@ -17,7 +17,7 @@ from datahike_async.errors import CorruptData, DatabaseNotFound
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import NodeMiss
-from datahike_async.konserve.blob import UNCHANGED, Revision, Unchanged
+from datahike_async.konserve.blob import UNCHANGED, Appended, Revision, Unchanged
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
@@ -28,7 +28,18 @@ from datahike_async.storage.node_store import NodeStore
 from datahike_async.tx.apply import replay
 from datahike_async.values.schema import Schema
 
-__all__ = ["BranchState", "extend", "missing_branch", "read_branch", "reread_branch", "restore"]
+__all__ = [
+    "BranchState",
+    "Growth",
+    "Known",
+    "extend",
+    "missing_branch",
+    "read_branch",
+    "reread_branch",
+    "restore",
+]
+
+T = TypeVar("T")
 
 _INLINE_BYTES: Final = 32 * 1024
 _INLINE_ENTRIES: Final = 32
@@ -52,46 +63,124 @@ class BranchState:
     records: tuple[Record, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """The records that a branch has gained on top of what a reader knows.
+
+    The fields say what those of ``BranchState`` say; ``encoded`` and ``records`` hold the new
+    records alone, so that taking it over costs by what is new.
+    """
+
+    revision: Revision
+    generation: int
+    commit: UUID
+    recent: Recent
+    encoded: tuple[bytes, ...]
+    records: tuple[Record, ...]
+
+    def without(self, generation: int) -> Growth:
+        """Return what lies beyond a generation."""
+        known = sum(record.generation <= generation for record in self.records)
+        return replace(self, encoded=self.encoded[known:], records=self.records[known:])
+
+
+class Known(NamedTuple):
+    """What a reader has of a branch, as ``BranchState`` says it; what is new is read on top.
+
+    ``base`` and ``tail`` are encoded.
+    """
+
+    revision: Revision
+    generation: int
+    commit: UUID
+    recent: Recent
+    parents: tuple[UUID, ...]
+    gc_epoch: int
+    base: bytes
+    tail: Sequence[bytes]
+
+    def underlies(self, head: Head) -> bool:
+        """Say whether a head has these records, perhaps more, and nothing else that is new."""
+        return (
+            head.base.encoded == self.base
+            and (head.parents, head.gc_epoch) == (self.parents, self.gc_epoch)
+            and head.tail[: len(self.tail)] == tuple(self.tail)
+        )
+
+
 async def read_branch(store: Store, branch: str, store_id: UUID | None) -> BranchState | None:
     """Read a branch's head and journal, or return None where there is no such branch.
 
     Raises konserve's errors; CorruptData, UnsupportedFormat and ConfigError as ``decode_head``.
     """
     state = await reread_branch(store, branch, store_id, None)
-    return None if state is UNCHANGED else state
+    return state if isinstance(state, BranchState) else None
 
 
 async def reread_branch(
-    store: Store, branch: str, store_id: UUID | None, unless: Revision | None
-) -> BranchState | Unchanged | None:
-    """Read a branch as ``read_branch`` does; UNCHANGED if its revision is ``unless``.
+    store: Store, branch: str, store_id: UUID | None, known: Known | None
+) -> BranchState | Growth | Unchanged | None:
+    """Read a branch as ``read_branch`` does, or what was added to what is known of it.
 
-    One conditional read.
+    UNCHANGED if it is as ``known`` says; Growth where others added records and left the trees as
+    they are. One conditional read.
     """
     key = head_key(branch)
+    since = None if known is None else known.revision
     journal: Sequence[bytes] = ()
     if store.capabilities.journal:
-        found = await store.journal(key, unless=unless)
+        found = await store.journal(key, since=since)
         if found is None or found is UNCHANGED:
             return found
+        if isinstance(found, Appended):
+            assert known is not None  # or nothing could have been appended to it
+            past = (known.generation, known.commit, known.recent)
+            return await _sized(found.records, _appended, key, found, *past)
         data, journal, revision = found
     else:
-        data, revision = await store.get(key, with_revision=True, unless=unless)
+        data, revision = await store.get(key, with_revision=True, unless=since)
         if data is None or data is UNCHANGED:
             return data
-    size = len(data) if isinstance(data, bytes) else 0
-    if size + sum(map(len, journal)) > _INLINE_BYTES:
-        return await run_sync(_decoded, key, data, journal, revision, store_id)
-    return _decoded(key, data, journal, revision, store_id)
+    head = [data] if isinstance(data, bytes) else []
+    return await _sized([*head, *journal], _decoded, key, data, journal, revision, store_id, known)
+
+
+async def _sized(parts: Sequence[bytes], decode: Callable[..., T], *args: Any) -> T:
+    """Decode here or in a worker thread, by the size of what is decoded."""
+    if sum(map(len, parts)) > _INLINE_BYTES:
+        return await run_sync(decode, *args)
+    return decode(*args)
 
 
 def _decoded(
-    key: str, data: Any, journal: Sequence[bytes], revision: Revision, store_id: UUID | None
-) -> BranchState:
+    key: str,
+    data: Any,
+    journal: Sequence[bytes],
+    revision: Revision,
+    store_id: UUID | None,
+    known: Known | None,
+) -> BranchState | Growth:
     head = decode_head(data, key, store_id)
-    records = [decode_record(r, f"The tail of {key}") for r in head.tail]
-    generation, commit, recent = head.generation, head.commit, head.recent
-    for encoded in journal:
+    if known is not None and not journal and known.underlies(head):
+        new = head.tail[len(known.tail) :]
+        records = tuple(decode_record(r, f"The tail of {key}") for r in new)
+        return Growth(revision, head.generation, head.commit, head.recent, new, records)
+    tail = [decode_record(r, f"The tail of {key}") for r in head.tail]
+    grown = _appended(key, Appended(journal, revision), head.generation, head.commit, head.recent)
+    return BranchState(
+        head,
+        revision,
+        grown.generation,
+        grown.commit,
+        grown.recent,
+        (*head.tail, *grown.encoded),
+        (*tail, *grown.records),
+    )
+
+
+def _appended(key: str, new: Appended, generation: int, commit: UUID, recent: Recent) -> Growth:
+    records = []
+    for encoded in new.records:
         record = decode_record(encoded, f"The journal of {key}")
         if record.generation != generation + 1:
             raise CorruptData(
@@ -102,9 +191,7 @@ def _decoded(
         generation, commit = record.generation, record.commit
         recent = recent.after(commit)
         records.append(record)
-    return BranchState(
-        head, revision, generation, commit, recent, (*head.tail, *journal), tuple(records)
-    )
+    return Growth(new.revision, generation, commit, recent, tuple(new.records), tuple(records))
 
 
 def missing_branch(branch: str) -> DatabaseNotFound:

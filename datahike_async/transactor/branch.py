@@ -21,7 +21,7 @@ from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.flush import Flushed, flush
 from datahike_async.storage.layout import layout_of
 from datahike_async.storage.node_store import NodeStore
-from datahike_async.storage.open import BranchState, extend, restore
+from datahike_async.storage.open import BranchState, Growth, extend, restore
 from datahike_async.transactor.committer import Committer
 
 __all__ = ["Branch", "Prepared"]
@@ -52,25 +52,16 @@ class Branch:
         self.instant: datetime | None = None
         self.snapshot: Snapshot
 
-    async def adopt(self, state: BranchState) -> None:
-        """Take over what was read from the store.
-
-        Where others only appended to what is known here, only that is replayed.
-        """
+    async def adopt(self, state: BranchState | Growth) -> None:
+        """Take over what was read from the store: the whole, or what is new."""
         committer = self.committer
-        known = len(committer.tail)
-        if (
-            hasattr(self, "snapshot")
-            and state.head.base.encoded == committer.base.encoded
-            and list(state.encoded[:known]) == committer.tail
-        ):
-            records = state.records[known:]
-            snapshot, instant = await extend(self.snapshot, records, self.source, self.owner)
-            instant = instant or self.instant
-        else:
-            snapshot, instant = await restore(state, self.factory, self.source, self.owner)
+        if isinstance(state, Growth):
+            snapshot, instant = await extend(self.snapshot, state.records, self.source, self.owner)
+            committer.extend(state)
+            self.snapshot, self.instant = snapshot, instant or self.instant
+            return
+        self.snapshot, self.instant = await restore(state, self.factory, self.source, self.owner)
         committer.adopt(state)
-        self.snapshot, self.instant = snapshot, instant
 
     async def catch_up(self) -> None:
         """Take over what others published on top of our last publication, if anything."""

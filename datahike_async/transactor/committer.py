@@ -31,7 +31,7 @@ from datahike_async.konserve.store import Store
 from datahike_async.storage.codec import encode_record
 from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key
-from datahike_async.storage.open import BranchState, reread_branch
+from datahike_async.storage.open import BranchState, Growth, Known, reread_branch
 from datahike_async.storage.probe import Fence
 from datahike_async.transactor.failures import unknown
 
@@ -42,9 +42,9 @@ Send = Callable[[], Awaitable[Revision]]
 
 
 class Moved(Exception):
-    """Another writer replaced the head; ``state`` is what it is now."""
+    """Another writer replaced the head or appended to it; ``state`` is what it is now."""
 
-    def __init__(self, state: BranchState) -> None:
+    def __init__(self, state: BranchState | Growth) -> None:
         super().__init__("the head has moved")
         self.state = state
 
@@ -77,15 +77,35 @@ class Committer:
         self.tail: list[bytes] = list(state.encoded)
         self.tail_bytes = sum(map(len, self.tail))
         # Others published on top of ours: the actor must reload before it applies anything.
-        self.behind: BranchState | None = None
+        self.behind: BranchState | Growth | None = None
 
-    async def look_again(self) -> BranchState | Unchanged:
-        """Read the branch, unless it is as this writer knows it: one conditional read.
+    def extend(self, growth: Growth) -> None:
+        """Go on from records that others appended."""
+        self.revision = growth.revision
+        self.generation = growth.generation
+        self.commit = growth.commit
+        self.recent = growth.recent
+        self.tail += growth.encoded
+        self.tail_bytes += sum(map(len, growth.encoded))
+        self.behind = None
+
+    async def look_again(self) -> BranchState | Growth | Unchanged:
+        """Read what is new of the branch: one conditional read.
 
         Raises StorageError where its head has vanished.
         """
         base = self.base
-        state = await reread_branch(self.store, base.branch, base.store, self.revision)
+        known = Known(
+            self.revision,
+            self.generation,
+            self.commit,
+            self.recent,
+            self.parents,
+            self.gc_epoch,
+            base.encoded,
+            self.tail,
+        )
+        state = await reread_branch(self.store, base.branch, base.store, known)
         if state is None:
             raise _vanished(base.branch)
         return state
@@ -203,6 +223,8 @@ class Committer:
                         if id_ in state.recent:
                             self.revision = state.revision
                             if state.generation != generation:
+                                if isinstance(state, Growth):
+                                    state = state.without(generation)
                                 self.behind = state
                             return
                         if doubtful and state.generation - len(state.recent) >= generation:

@@ -19,6 +19,7 @@ from datahike_async.errors import (
     WriterFenced,
 )
 from datahike_async.konserve import store as stores
+from datahike_async.storage import open as opening
 from datahike_async.storage.head import RECENT
 from datahike_async.transactor import branch as branches
 from datahike_async.transactor.transactor import Limits
@@ -284,7 +285,14 @@ async def test_a_refresh_replays_what_is_new_alone(
             await writer.transact([{":name": f"a{i}"}])
         await reader.sync()
         replayed: list[int] = []
-        extend = branches.extend
+        decoded: list[bytes] = []
+        extend, decode_record = branches.extend, opening.decode_record
+
+        def noted(data: bytes, where: str) -> Any:
+            decoded.append(data)
+            return decode_record(data, where)
+
+        monkeypatch.setattr(opening, "decode_record", noted)
 
         async def counted(snapshot: Any, records: Any, *rest: Any) -> Any:
             replayed.append(len(records))
@@ -296,8 +304,9 @@ async def test_a_refresh_replays_what_is_new_alone(
         assert replayed == []
         await writer.transact([{":name": "b"}, {":db/id": 100, ":counter": 5}])
         await writer.transact([[":db/retract", 100, ":counter", 5]])
+        decoded.clear()
         await reader.sync()
-        assert replayed == [2]
+        assert (replayed, len(decoded)) == ([2], 2)
         assert len(await reader.db().datoms("aevt", ":name")) == 11
         assert await reader.db().datoms("eavt", 100, ":counter") == []
         assert len(await held.datoms("aevt", ":name")) == 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,19 @@ from datahike_async.errors import (
     WriterError,
 )
 from datahike_async.konserve import store as stores
-from datahike_async.konserve.blob import Blob, Capabilities, ConditionalDomain, Journal, Unchanged
+from datahike_async.konserve.blob import (
+    Appended,
+    Blob,
+    Capabilities,
+    ConditionalDomain,
+    Journal,
+    Unchanged,
+)
 from datahike_async.konserve.errors import OutcomeUnknown, StoreFull, StoreIOError
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
+from tests.strangers import Strangers
 
 pytestmark = pytest.mark.anyio
 
@@ -223,10 +231,10 @@ class Deaf(FaultyBlobStore):
         return await super().read_latest(name, unless)
 
     async def read_journal(
-        self, name: str, unless: str | None = None
-    ) -> Journal | Unchanged | None:
+        self, name: str, since: str | None = None
+    ) -> Journal | Appended | Unchanged | None:
         self._check()
-        return await super().read_journal(name, unless)
+        return await super().read_journal(name, since)
 
 
 @pytest.mark.parametrize("fault", [Fault.LOST_RESPONSE, Fault.LOST_REQUEST])
@@ -244,6 +252,44 @@ async def test_what_nobody_can_tell_is_unknown_and_never_failed(
     async with d.connect(store=store) as conn:
         found = [x.v for x in await conn.db().datoms("aevt", ":n")]
     assert found == ([1, 2] if fault is Fault.LOST_RESPONSE else [1])
+
+
+class Overtaken(FaultyBlobStore):
+    """Once, others commit behind our publication before its answer gets lost."""
+
+    def __init__(self, blobs: Any, others: Callable[[], Awaitable[Any]], **plan: Any) -> None:
+        super().__init__(blobs, **plan)
+        self.others = others
+
+    async def write(self, name: str, data: bytes, expected: Any = None) -> str:
+        return await self._overtaken(super().write(name, data, expected))
+
+    async def append(self, name: str, record: bytes, expected: str) -> str:
+        return await self._overtaken(super().append(name, record, expected))
+
+    async def _overtaken(self, sent: Awaitable[str]) -> str:
+        try:
+            return await sent
+        except OutcomeUnknown:
+            await self.others()
+            raise
+
+
+async def test_a_lost_answer_is_found_below_what_others_committed_since(
+    store: dict[str, Any], wrapping: Callable[[Wrapping], None]
+) -> None:
+    async with Strangers(store) as other:
+
+        async def others() -> None:
+            for n in (10, 11):
+                await other.transact([{":n": n}])
+
+        wrapping(lambda blobs: Overtaken(blobs, others, fault=Fault.LOST_RESPONSE, at=1))
+        async with d.connect(store=store) as conn:
+            for n in (1, 2, 3):
+                await conn.transact([{":n": n}])
+            assert [x.v for x in await conn.db().datoms("aevt", ":n")] == [1, 2, 10, 11, 3]
+            assert await (await other.sync()).datoms("aevt") == await conn.db().datoms("aevt")
 
 
 class Liar(FaultyBlobStore):

@@ -193,10 +193,10 @@ async def test_after_an_unknown_outcome_the_key_decides(
     class Deaf(FaultyBlobStore):
         """From the first lost answer on nothing is heard."""
 
-        async def read_journal(self, name: str, unless: str | None = None) -> Any:
+        async def read_journal(self, name: str, since: str | None = None) -> Any:
             if self.at is not None and self.calls > self.at:
                 raise OutcomeUnknown("planted: no answer")
-            return await super().read_journal(name, unless)
+            return await super().read_journal(name, since)
 
     async def connect_store(config: Any, **options: Any) -> stores.Store:
         opened = await stores.connect_store(config, **options)

@@ -29,6 +29,7 @@ from datahike_async.konserve.base import BlobStoreBase
 from datahike_async.konserve.blob import (
     ABSENT,
     UNCHANGED,
+    Appended,
     Blob,
     Capabilities,
     ConditionalDomain,
@@ -358,17 +359,26 @@ class FileBlobStore(BlobStoreBase):
             return _revision(stamp, log.end)
 
     async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
-        """Return bytes, records and revision, or None."""
-        return await self._hop(self._read_journal, name, unless)
+        self, name: str, since: Revision | None = None
+    ) -> Journal | Appended | Unchanged | None:
+        """Return bytes, records and revision, or what is new, or None."""
+        return await self._hop(self._read_journal, name, since)
 
-    def _read_journal(self, name: str, unless: Revision | None) -> Journal | Unchanged | None:
+    def _read_journal(
+        self, name: str, since: Revision | None
+    ) -> Journal | Appended | Unchanged | None:
         # Exclusively: the blob and its log must be of one moment.
         with self._guard.exclusive(), io.system_errors(f"reading {name}"):
-            stamp = None if unless is None else self._present(name)
-            if stamp is not None and _revision(stamp, self._log_end(name, stamp)) == unless:
-                return UNCHANGED
+            stamp = None if since is None else self._present(name)
+            if stamp is not None:
+                revision = _revision(stamp, self._log_end(name, stamp))
+                if revision == since:
+                    return UNCHANGED
+                at, records = 0, Log.read(name, stamp, self._folder)
+                for i, record in enumerate(records):
+                    if _revision(stamp, at) == since:
+                        return Appended(records[i:], revision)
+                    at += 8 + len(record)
             found = self._load(name, 0, None)
             if found is None:
                 return None

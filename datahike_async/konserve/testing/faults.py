@@ -12,6 +12,7 @@ from enum import Enum
 from typing import NamedTuple, TypeVar
 
 from datahike_async.konserve.blob import (
+    Appended,
     Blob,
     BlobStore,
     Expected,
@@ -175,7 +176,7 @@ class FaultyBlobStore(PassingBlobStore):
         return await self._write(lambda: self.journals.append(name, record, expected))
 
     async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
+        self, name: str, since: Revision | None = None
+    ) -> Journal | Appended | Unchanged | None:
         """Read, unless this is the call that fails."""
-        return await self._read(lambda: self.journals.read_journal(name, unless))
+        return await self._read(lambda: self.journals.read_journal(name, since))

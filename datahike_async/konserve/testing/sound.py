@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 from datahike_async.konserve.backends.memory import Blobs, MemoryBackend, MemoryBlobStore
 from datahike_async.konserve.blob import (
     UNCHANGED,
+    Appended,
     Capabilities,
     ConditionalDomain,
     Expected,
@@ -30,8 +31,8 @@ from datahike_async.konserve.errors import (
 
 __all__ = ["Bare", "Journalling", "Specimens"]
 
-_records: dict[Revision, list[bytes]] = {}
-"""The records of a name, by the revision that the last of them made."""
+_records: dict[Revision, list[tuple[Revision, bytes]]] = {}
+"""The records of a name, each with the revision before it, by the revision the last one made."""
 
 
 class Bare(MemoryBlobStore):
@@ -88,20 +89,24 @@ class Journalling(Bare):
             raise RevisionMismatch(f"{name} does not exist.", expected=expected)
         self._check(name, expected)
         (revision,) = await MemoryBlobStore.write_many(self, [Write(name, found[0])])
-        _records[revision] = [*_records.pop(found[1], []), bytes(record)]
+        _records[revision] = [*_records.pop(found[1], []), (found[1], bytes(record))]
         return revision
 
     async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
-        """Return bytes and records, which are of one moment."""
+        self, name: str, since: Revision | None = None
+    ) -> Journal | Appended | Unchanged | None:
+        """Return bytes and records, or the new records, which are of one moment."""
         found = self._open().get(name)
         if found is None:
             return None
         data, revision = found
-        return (
-            UNCHANGED if revision == unless else Journal(data, _records.get(revision, []), revision)
-        )
+        if revision == since:
+            return UNCHANGED
+        before = [at for at, _ in _records.get(revision, [])]
+        records = [record for _, record in _records.get(revision, [])]
+        if since in before:
+            return Appended(records[before.index(since) :], revision)
+        return Journal(data, records, revision)
 
 
 class Specimens(MemoryBackend):

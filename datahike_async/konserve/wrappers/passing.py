@@ -7,6 +7,7 @@ from typing import cast
 
 from datahike_async.konserve.base import BlobStoreBase
 from datahike_async.konserve.blob import (
+    Appended,
     Blob,
     BlobStore,
     Capabilities,
@@ -88,10 +89,10 @@ class PassingBlobStore(BlobStoreBase):
         return await self.journals.append(name, record, expected)
 
     async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
+        self, name: str, since: Revision | None = None
+    ) -> Journal | Appended | Unchanged | None:
         """Hand on."""
-        return await self.journals.read_journal(name, unless)
+        return await self.journals.read_journal(name, since)
 
     async def close(self) -> None:
         """Hand on."""

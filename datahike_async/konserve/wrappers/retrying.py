@@ -15,6 +15,7 @@ import anyio
 
 from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import (
+    Appended,
     Blob,
     BlobStore,
     Expected,
@@ -166,10 +167,10 @@ class RetryingBlobStore(PassingBlobStore):
         )
 
     async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
+        self, name: str, since: Revision | None = None
+    ) -> Journal | Appended | Unchanged | None:
         """Read, repeatedly if need be."""
-        return await self._again(lambda: self.journals.read_journal(name, unless))
+        return await self._again(lambda: self.journals.read_journal(name, since))
 
 
 def _tired(error: KonserveError, attempts: int, seconds: float) -> KonserveError:

@@ -23,6 +23,7 @@ import anyio
 from datahike_async.konserve.base import BlobStoreBase, listing
 from datahike_async.konserve.blob import (
     UNCHANGED,
+    Appended,
     Blob,
     BlobStore,
     Capabilities,
@@ -278,11 +279,11 @@ class TieredBlobStore(BlobStoreBase):
             return await self._journals.append(name, record, self._actual(expected))
 
     async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
+        self, name: str, since: Revision | None = None
+    ) -> Journal | Appended | Unchanged | None:
         """Ask the backend."""
         await self._settle()
-        found = await self._journals.read_journal(name, self._actual(unless))
+        found = await self._journals.read_journal(name, self._actual(since))
         if self._behind is None or found is None or found is UNCHANGED:
             return found
         return found._replace(revision=self._behind.given(name, found.revision))

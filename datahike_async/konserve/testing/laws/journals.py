@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from datahike_async.konserve.blob import UNCHANGED
+from datahike_async.konserve.blob import UNCHANGED, Appended
 from datahike_async.konserve.errors import RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.testing.laws.common import Laws
@@ -58,16 +58,45 @@ class JournalLaws(Laws):
         self, store: Store, other: Store
     ) -> None:
         first = await store.assoc("h", 0)
-        assert await store.journal("h", unless=first) is UNCHANGED
+        assert await store.journal("h", since=first) is UNCHANGED
         second = await other.journal_append("h", b"1", expected_revision=first)
-        assert await store.journal("h", unless=first) == (0, [b"1"], second)
-        assert await store.journal("h", unless=second) is UNCHANGED
+        assert await store.journal("h", since=first) == Appended([b"1"], second)
+        assert await store.journal("h", since=second) is UNCHANGED
         assert await store.get("h", with_revision=True, unless=first) == (0, second)
         third = await other.assoc("h", 1)
-        assert await store.journal("h", unless=second) == (1, [], third)
+        assert await store.journal("h", since=second) == (1, [], third)
         await other.dissoc("h")
-        assert await store.journal("h", unless=third) is None
-        assert await store.journal("no", unless=third) is None
+        assert await store.journal("h", since=third) is None
+        assert await store.journal("no", since=third) is None
+
+    @promised(JOURNAL)
+    async def test_only_what_was_appended_since_a_revision_is_read(
+        self, store: Store, other: Store
+    ) -> None:
+        revisions = [await store.assoc("h", 0)]
+        records = [b"%d" % i * (i + 1) for i in range(9)]
+        for i, record in enumerate(records):
+            writer = (store, other)[i % 2]
+            revisions.append(
+                await writer.journal_append("h", record, expected_revision=revisions[-1])
+            )
+        last = revisions[-1]
+        # From near the end and from far, with either handle, in whatever order.
+        for i in (8, 3, 0, 7, 1):
+            for reader in (store, other):
+                assert await reader.journal("h", since=revisions[i]) == Appended(records[i:], last)
+        assert await store.journal("h", since=last) is UNCHANGED
+        assert await store.journal("h") == (0, records, last)
+
+    @promised(JOURNAL)
+    async def test_what_was_written_anew_is_read_whole(self, store: Store, other: Store) -> None:
+        first = await store.assoc("h", 0)
+        second = await store.journal_append("h", b"1", expected_revision=first)
+        third = await other.assoc("h", 1, expected_revision=second)
+        fourth = await other.journal_append("h", b"2", expected_revision=third)
+        for old in (first, second):
+            assert await store.journal("h", since=old) == (1, [b"2"], fourth)
+        assert await store.journal("h", since=third) == Appended([b"2"], fourth)
 
     @promised(JOURNAL)
     async def test_two_handles_share_a_journal(self, store: Store, other: Store) -> None:

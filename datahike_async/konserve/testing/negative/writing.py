@@ -10,30 +10,20 @@ from anyio.lowlevel import checkpoint
 
 from datahike_async.konserve.backends.memory import MemoryBlobStore
 from datahike_async.konserve.blob import (
-    UNCHANGED,
     Blob,
-    Capabilities,
-    ConditionalDomain,
     Expected,
-    Journal,
     Revision,
-    Unchanged,
     Write,
 )
-from datahike_async.konserve.errors import RevisionMismatch
 from datahike_async.konserve.testing.negative.planting import found_by
 from datahike_async.konserve.testing.sound import Journalling
 
 __all__ = [
-    "AppendsToWhatever",
     "AtomicInNameOnly",
-    "CarriesRecordsOn",
     "ForgetsAPage",
     "GoesDownWithItsReader",
-    "JournalAlwaysUnchanged",
     "LeavesHalfAWrite",
     "MixesUpRevisions",
-    "PretendsJournals",
     "SkipsAfterDeletes",
     "StumblesOverDeletes",
     "WritesBackward",
@@ -186,103 +176,3 @@ class GoesDownWithItsReader(MemoryBlobStore):
         finally:
             del self._running[name]
             done.set()
-
-
-# -- journals ----------------------------------------------------------------------------------
-
-
-@found_by("test_records_are_kept_in_order_each_with_a_revision_of_its_own")
-class PretendsJournals(MemoryBlobStore):
-    """It declares journals and has none."""
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Promise too much."""
-        return Capabilities(conditional=ConditionalDomain.PROCESS, journal=True)
-
-
-@found_by(
-    "test_records_are_kept_in_order_each_with_a_revision_of_its_own",
-    "test_of_sixteen_who_append_at_one_revision_one_wins",
-)
-class AppendsToWhatever(Journalling):
-    """Its appends have no condition."""
-
-    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
-        """Append to what is there."""
-        while True:
-            found = await self.read(name)
-            try:
-                return await super().append(name, record, found.revision if found else expected)
-            except RevisionMismatch:
-                if found is None:
-                    raise
-
-
-@found_by("test_writing_starts_an_empty_journal")
-class CarriesRecordsOn(Journalling):
-    """Writing a name leaves the records of its journal there."""
-
-    def __init__(self, data: Any) -> None:
-        super().__init__(data)
-        self._kept: dict[str, list[bytes]] = {}
-
-    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
-        """Append, and remember for ever."""
-        revision = await super().append(name, record, expected)
-        self._kept.setdefault(name, []).append(record)
-        return revision
-
-    async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
-        """Return what was ever appended."""
-        found = await super().read_journal(name, unless)
-        if isinstance(found, Journal):
-            return found._replace(records=self._kept.get(name, []))
-        return found
-
-
-@found_by("test_a_journal_that_has_not_changed_is_said_to_be_unchanged")
-class JournalAlwaysUnchanged(Journalling):
-    """Whoever asks whether a journal has grown is told that it has not."""
-
-    async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
-        """Compare nothing."""
-        return UNCHANGED if unless is not None else await super().read_journal(name)
-
-
-@found_by("test_a_record_whose_append_was_cancelled_is_there_whole_or_not_at_all")
-class LeavesHalfARecord(Journalling):
-    """It appends in two steps, and a call that is cancelled between them leaves the first."""
-
-    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
-        """Append half, and some time later the rest."""
-        half = len(record) // 2
-        revision = await super().append(name, record[:half], expected)
-        return await super().append(name, record[half:], revision)
-
-
-@found_by("test_two_handles_share_a_journal")
-class KeepsRecordsToItself(Journalling):
-    """A record is known to the handle that appended it."""
-
-    def __init__(self, data: Any) -> None:
-        super().__init__(data)
-        self._mine: list[bytes] = []
-
-    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
-        """Append, and remember here alone."""
-        self._mine.append(record)
-        return await super().append(name, record, expected)
-
-    async def read_journal(
-        self, name: str, unless: Revision | None = None
-    ) -> Journal | Unchanged | None:
-        """Return the records of this handle."""
-        found = await super().read_journal(name, unless)
-        if isinstance(found, Journal):
-            return found._replace(records=[r for r in found.records if r in self._mine])
-        return found
