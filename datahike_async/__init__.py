@@ -16,6 +16,9 @@ Flexibility "read" takes attributes as they come; without it they are declared f
 transaction: see the README.
 """
 
+import sys
+from typing import NoReturn
+
 from datahike_async._version import __version__
 from datahike_async.api import (
     as_of,
@@ -70,6 +73,7 @@ from datahike_async.functions import register_function, unregister_function
 from datahike_async.index.registry import register_index
 from datahike_async.konserve import register_backend
 from datahike_async.lifecycle import create_database, database_exists, delete_database
+from datahike_async.planned import attribute_error
 from datahike_async.query.api import QueryStats
 from datahike_async.query.budget import Budget
 from datahike_async.query.explain import Explained
@@ -77,6 +81,12 @@ from datahike_async.query.result import QueryList, QueryResult
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
+from datahike_async.values.value_set import ValueSet
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise attribute_error(sys.modules[__name__], "datahike_async", name)
+
 
 __all__ = [
     "ArgumentError",
@@ -111,6 +121,7 @@ __all__ = [
     "TransactionOutcomeUnknown",
     "TxReport",
     "UnsupportedFormat",
+    "ValueSet",
     "WriterError",
     "WriterFenced",
     "__version__",

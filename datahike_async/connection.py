@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 import anyio
@@ -22,6 +22,7 @@ from datahike_async.database import Database
 from datahike_async.edn import Keyword
 from datahike_async.env import SYSTEM, Env
 from datahike_async.errors import ArgumentError, ConnectionClosed, shown
+from datahike_async.planned import attribute_error
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.transactor.listeners import Listeners
@@ -55,6 +56,11 @@ class Connection:
     def __repr__(self) -> str:
         state = "released" if self._closed else f"max-tx {self._transactor.snapshot.max_tx}"
         return f"<Connection :{self.config.branch}, {state}>"
+
+    if not TYPE_CHECKING:  # a type checker should still report names that nothing has
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise attribute_error(self, "A Connection", name)
 
     @property
     def config(self) -> Config:

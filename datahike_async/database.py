@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from uuid import UUID
 
 from datahike_async.edn.types import Keyword
@@ -20,6 +20,7 @@ from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.pausing import pause
+from datahike_async.planned import attribute_error
 from datahike_async.query import api as query_api
 from datahike_async.query import pull_execute
 from datahike_async.query.api import QueryStats
@@ -112,6 +113,11 @@ class Database:
     def __hash__(self) -> int:
         return hash((id(self.snapshot.state), self.view.settings))
 
+    if not TYPE_CHECKING:  # a type checker should still report names that nothing has
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise attribute_error(self, "A Database", name)
+
     def _with_view(self, view: View) -> Database:
         return Database(view, config=self.config, commit_id=self.commit_id, env=self._env)
 
@@ -134,9 +140,12 @@ class Database:
         return self._with_view(self.view.as_of(_time_point(point)))
 
     def since(self, point: int | datetime) -> Database:
-        """Return what was asserted after ``point``, exclusive, and is still true."""
+        """Return what was asserted after ``point``, exclusive, and is still true.
+
+        ``point`` is a transaction id or an instant; 0 stands before everything.
+        """
         self._require_history("since")
-        return self._with_view(self.view.since(_time_point(point)))
+        return self._with_view(self.view.since(_time_point(point, least=0)))
 
     def history(self) -> Database:
         """Return every assertion and retraction; the fifth component of a datom tells which."""
@@ -239,7 +248,7 @@ class Database:
         return Database(View(snapshot), config=self.config, env=self._env)
 
 
-def _time_point(point: int | datetime) -> int | datetime:
+def _time_point(point: int | datetime, least: int = TX0) -> int | datetime:
     if isinstance(point, datetime):
         if point.utcoffset() is None:
             raise DatahikeError(
@@ -248,7 +257,7 @@ def _time_point(point: int | datetime) -> int | datetime:
                 error=":temporal/invalid-time-point",
             )
         return point
-    if type(point) is not int or not TX0 <= point <= EMAX:
+    if type(point) is not int or not least <= point <= EMAX:
         raise DatahikeError(
             f"Invalid transaction ID {shown(point)}. It must be a transaction id ({TX0} "
             f"to {EMAX}) or an aware datetime.",

@@ -164,6 +164,41 @@ async def test_time():
     assert caught.value.error == ":transaction/filtered"
 
 
+async def test_since_0_is_everything():
+    db = d.empty_db(keep_history=True, schema_flexibility="read")
+    db = await db.db_with([{":db/id": 1, ":age": 1}])
+    db = await db.db_with([{":db/id": 1, ":age": 2}])
+    assert list(await db.since(0).datoms(":eavt")) == list(await db.datoms(":eavt"))
+    assert await db.since(0).q("[:find ?a . :where [1 :age ?a]]") == 2
+    assert await db.since(0).history().count() == await db.history().count()
+    assert await db.since(0).as_of(db.max_tx - 1).pull("[:age]", 1) == {":age": 1}
+    with pytest.raises(d.DatahikeError, match="Invalid transaction ID"):
+        db.since(-1)
+
+
+async def test_as_of_a_date_ends_before_the_first_transaction_that_is_later():
+    """What was imported with an old instant after a new one was not known at the old one."""
+
+    def day(n: int) -> datetime:
+        return datetime(2020, 1, n, tzinfo=UTC)
+
+    db = d.empty_db(keep_history=True, schema_flexibility="read")
+    transactions = []
+    for n in (2, 4, 3, 6, 5, 8):
+        report = await db.with_([{":db/id": 1, ":day": n}], {":db/txInstant": day(n)})
+        transactions.append(report.tx)
+        db = report.db_after
+    expected = {1: None, 2: 2, 3: 2, 4: 3, 5: 3, 6: 5, 7: 5, 8: 8, 9: 8}
+    for n, known in expected.items():
+        found = await db.as_of(day(n)).q("[:find ?d . :where [1 :day ?d]]")
+        assert found == known, n
+        # What was not known then was learned since then.
+        later = await db.since(day(n)).q("[:find ?d . :where [1 :day ?d]]")
+        assert later == (None if n >= 8 else 8)
+    seen = await db.as_of(day(4)).q("[:find [?tx ...] :where [_ :day _ ?tx]]")
+    assert seen == [transactions[2]]
+
+
 async def test_bad_points_in_time():
     db = d.empty_db(keep_history=True)
     for bad in (5, True, "2026", 1.5):

@@ -46,6 +46,7 @@ NAMES = [
     "TransactionOutcomeUnknown",
     "TxReport",
     "UnsupportedFormat",
+    "ValueSet",
     "WriterError",
     "WriterFenced",
     "__version__",

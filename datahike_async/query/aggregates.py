@@ -27,8 +27,9 @@ from datahike_async.query.relation import column_of, group_codes
 from datahike_async.query.supply import CHANCE
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 
-__all__ = ["AGGREGATES", "Groups", "Pending", "aggregate"]
+__all__ = ["AGGREGATES", "Groups", "Pending", "aggregate", "function_of"]
 
 _EXACT: Final = 2**53
 
@@ -114,10 +115,6 @@ def _stddev(values: list[Any]) -> float:
         return float(_floats("stddev", values).std())
 
 
-def _distinct(values: list[Any]) -> frozenset[Any]:
-    return frozenset({typed_key(v): v for v in values}.values())
-
-
 def _extreme(n: int | None, values: list[Any], _: Random, *, largest: bool) -> Any:
     ordered = sorted(values, key=sort_key, reverse=largest)
     if n is None:
@@ -139,7 +136,7 @@ _SIMPLE: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "median": _median,
     "variance": _variance,
     "stddev": _stddev,
-    "distinct": _distinct,
+    "distinct": ValueSet,
     "count": len,
     "count-distinct": lambda values: len({typed_key(v) for v in values}),
 }
@@ -185,7 +182,7 @@ def aggregate(
         fast = _vectorised(text, column, groups)
         if fast is not None:
             return fast
-    function = _function(name, args, groups.count, rng)
+    function = function_of(name, args, groups.count, rng)
     values = column.take(groups.order).tolist()
     edges = [*groups.starts.tolist(), len(values)]
     parts = [values[i:j] for i, j in pairwise(edges)]
@@ -210,10 +207,13 @@ def _stored(value: Any) -> Any:
     return tuple(value) if type(value) is list else value
 
 
-def _function(
-    name: Any, args: Sequence[Any], groups: int, rng: Random
+def function_of(
+    name: Any, args: Sequence[Any], groups: int = 0, rng: Random = CHANCE
 ) -> Callable[[list[Any]], Any]:
-    """Return what makes one value of a group's; a partial where it is the user's."""
+    """Return what makes one value of a group's; a partial where it is the user's.
+
+    Raises QueryError for an aggregate that is not there, or takes other arguments.
+    """
     if not isinstance(name, Symbol):
         if not callable(name):
             raise QueryError(f"{shown(name)} is no aggregate.", error=":query/where")

@@ -120,6 +120,7 @@ def _engine(
     engine.functions.random = CHANCE if request.rng is None else request.rng
     state = engine.state(bound.consts, bound.relations)
     prepared.check(bound.rules, state.variables())
+    engine.check(prepared.calls, bound.consts)
     return engine, state
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from datahike_async.edn.types import Symbol
+from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.query.ast import (
     BLANK,
@@ -21,11 +21,27 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.text import term_text
 
-__all__ = ["DOTS", "binding_variables", "parse_binding", "symbols"]
+__all__ = ["DOTS", "binding_variables", "forward_of", "parse_binding", "symbols", "unquoted"]
 
 DOTS: Final = Symbol("...")
 _MOST_LEVELS: Final = 128
 _MARKS: Final = ("_", "...", ".")
+_QUOTE: Final = Symbol("quote")
+
+
+def forward_of(name: Keyword) -> Keyword | None:
+    """Return the attribute whose reverse ``:ns/_attr`` is, or None for one that is none."""
+    if name.name[0] != "_" or len(name.name) == 1:
+        return None
+    text = name.name[1:]
+    return Keyword(f"{name.namespace}/{text}" if name.namespace else text)
+
+
+def unquoted(form: Any) -> Any:
+    """Return what ``'form`` or ``(quote form)`` quotes: nothing here is evaluated without it."""
+    while type(form) is tuple and len(form) == 2 and form[0] in (_QUOTE, "quote"):
+        form = form[1]
+    return form
 
 
 def symbols(form: Any, levels: int = _MOST_LEVELS) -> Any:

@@ -26,6 +26,7 @@ from datahike_async.query.builtins_text import TEXT
 from datahike_async.query.supply import Supplied, Supply
 from datahike_async.values.order import compare
 from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 
 __all__ = ["BUILTINS", "COMPARISONS", "comparable", "is_number", "truthy"]
 
@@ -245,10 +246,10 @@ BUILTINS: Final[dict[str, Callable[..., Any]]] = {
     "uuid?": _is(UUID),
     "vector?": _is(tuple, list),
     "sequential?": _is(tuple, list),
-    "coll?": lambda a: isinstance(a, (tuple, list, dict, set, frozenset)),
+    "coll?": lambda a: isinstance(a, (tuple, list, dict, set, frozenset, ValueSet)),
     "associative?": lambda a: isinstance(a, (tuple, list, dict)),
     "map?": lambda a: isinstance(a, dict),
-    "set?": _is(set, frozenset),
+    "set?": _is(set, frozenset, ValueSet),
     **NUMBERS,
     **COLLECTIONS,
     **MAPS,

@@ -11,6 +11,7 @@ from datahike_async.errors import shown
 from datahike_async.query.builtins_size import MAX_ITEMS, size_of
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 
 __all__ = ["COLLECTIONS", "MAX_RANGE", "get", "hashable", "items_of", "make_map", "make_set"]
 
@@ -18,7 +19,7 @@ MAX_RANGE: Final = MAX_ITEMS
 _MAX_KEY: Final = 1_000_000
 
 _SEQUENCES: Final = (list, tuple)
-_SETS: Final = (set, frozenset)
+_SETS: Final = (set, frozenset, ValueSet)
 
 
 def items_of(name: str, value: Any) -> Any:
@@ -111,7 +112,7 @@ def _frozen(value: Any) -> Any:
         return tuple(map(_frozen, value))
     if isinstance(value, Mapping):
         return FrozenMap({_frozen(k): _frozen(v) for k, v in value.items()})
-    return frozenset(map(_frozen, value)) if isinstance(value, _SETS) else value
+    return ValueSet(map(_frozen, value)) if isinstance(value, _SETS) else value
 
 
 def make_map(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -134,15 +135,12 @@ def _map(*pairs: Any) -> dict[Any, Any]:
     return make_map(zip(pairs[::2], pairs[1::2], strict=True))
 
 
-def make_set(items: Iterable[Any]) -> frozenset[Any]:
-    """Return a set; raise ValueError for elements that were chosen to take long to compare."""
-    values = {typed_key(x): x for x in map(hashable, items)}.values()
-    if crowded(values) is not None:
-        raise ValueError("many elements of a set were chosen to have one hash")
-    return frozenset(values)
+def make_set(items: Iterable[Any]) -> ValueSet:
+    """Return a set of what may be elements. Raises ValueError as :func:`hashable` does."""
+    return ValueSet(map(hashable, items))
 
 
-def _set(collection: Any) -> frozenset[Any]:
+def _set(collection: Any) -> ValueSet:
     return make_set(items_of("set", collection))
 
 
@@ -220,7 +218,7 @@ def _concat(*collections: Any) -> list[Any]:
 
 def _conj(collection: Any, *items: Any) -> Any:
     if isinstance(collection, _SETS):
-        return frozenset(collection) | make_set(items)
+        return make_set(chain(collection, items))
     if isinstance(collection, Mapping):
         entries = list(collection.items())
         for item in items:
@@ -277,7 +275,7 @@ def _empty(collection: Any) -> Any:
     if isinstance(collection, Mapping):
         return {}
     if isinstance(collection, _SETS):
-        return frozenset()
+        return ValueSet()
     return [] if isinstance(collection, _SEQUENCES) else None
 
 

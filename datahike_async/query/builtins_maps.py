@@ -22,6 +22,7 @@ from datahike_async.query.builtins_data import (
 from datahike_async.query.supply import Supplied
 from datahike_async.values.order import compare, sort_key
 from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 
 __all__ = ["MAPS"]
 
@@ -135,15 +136,15 @@ def _best(name: str, sign: int) -> Callable[..., Any]:
 
 
 def _elements(name: str, value: Any) -> dict[Any, Any]:
-    if value is not None and not isinstance(value, (set, frozenset)):
+    if value is not None and not isinstance(value, (set, frozenset, ValueSet)):
         raise TypeError(f"({name} …) takes sets, not {shown(value)}")
     return {typed_key(x): x for x in value or ()}
 
 
 def _sets(
     name: str, combined: Callable[[dict[Any, Any], dict[Any, Any]], dict[Any, Any]]
-) -> Callable[..., frozenset[Any]]:
-    def call(*sets: Any) -> frozenset[Any]:
+) -> Callable[..., ValueSet]:
+    def call(*sets: Any) -> ValueSet:
         given = [_elements(name, s) for s in sets] or [{}]
         return make_set(reduce(combined, given).values())
 
@@ -154,9 +155,9 @@ def _within(name: str) -> Callable[[Any, Any], bool]:
     return lambda a, b: _elements(name, a).keys() <= _elements(name, b).keys()
 
 
-def _disj(collection: Any, *items: Any) -> frozenset[Any]:
+def _disj(collection: Any, *items: Any) -> ValueSet:
     gone = set(map(typed_key, items))
-    return frozenset(x for key, x in _elements("disj", collection).items() if key not in gone)
+    return ValueSet(x for key, x in _elements("disj", collection).items() if key not in gone)
 
 
 _SUBSET: Final = _within("subset?")

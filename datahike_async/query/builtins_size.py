@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from datahike_async.edn.types import FrozenMap
+from datahike_async.values.value_set import ValueSet
 
 __all__ = ["GROWING", "MAX_BITS", "MAX_ITEMS", "MAX_MADE", "MAX_TEXT", "int_of", "size_of"]
 
@@ -18,7 +19,7 @@ MAX_BITS: Final = 65_536
 MAX_MADE: Final = 500_000_000
 """The most bytes, roughly, of the collections and texts that one clause may make over all rows."""
 
-_COLLECTIONS: Final = frozenset({list, tuple, set, frozenset, dict, FrozenMap})
+_COLLECTIONS: Final = frozenset({list, tuple, set, frozenset, ValueSet, dict, FrozenMap})
 _ELEMENT: Final = 40
 GROWING: Final = frozenset({str, int, *_COLLECTIONS})
 

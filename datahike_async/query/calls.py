@@ -16,11 +16,12 @@ from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import CODED, Column
+from datahike_async.planned import FUNCTIONS, planned
 from datahike_async.query.builtins import BUILTINS, truthy
 from datahike_async.query.builtins_size import GROWING, MAX_MADE, size_of
 from datahike_async.query.supply import Supplied, Supply, TooSlow
 
-__all__ = ["call_rows", "is_async", "named_function"]
+__all__ = ["call_rows", "check_arity", "is_async", "named_function"]
 
 
 def named_function(name: Symbol) -> Callable[..., Any]:
@@ -32,13 +33,14 @@ def named_function(name: Symbol) -> Callable[..., Any]:
     found = lookup_function(name) or BUILTINS.get(text)
     if found is not None:
         return found
-    near = get_close_matches(text, BUILTINS, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    if text in FUNCTIONS:
+        hint = f"{planned(text)}"
+    else:
+        near = get_close_matches(text, BUILTINS, 1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        hint += "Python functions are made known with register_function."
     raise QueryError(
-        f"Unknown predicate/function '{name}'.{hint} Python functions are made known with "
-        "register_function.",
-        error=":query/where",
-        function=name,
+        f"Unknown predicate/function '{name}'. {hint}", error=":query/where", function=name
     )
 
 
@@ -88,7 +90,7 @@ async def call_rows(
                 elsewhere=elsewhere,
             )
             return [found[i] for i in np.searchsorted(used, codes).tolist()]
-    _check_arity(function, name, len(args))
+    check_arity(function, name, len(args))
     calls = _Calls(function, name, predicate=predicate, builtin=builtin, supply=supply)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
@@ -216,7 +218,8 @@ def _takes(function: Callable[..., Any]) -> tuple[int, float]:
     return least, most
 
 
-def _check_arity(function: Callable[..., Any], name: Any, count: int) -> None:
+def check_arity(function: Callable[..., Any], name: Any, count: int) -> None:
+    """Raise QueryError where a function does not take ``count`` arguments."""
     try:
         least, most = _takes(function)
     except TypeError:  # it has no hash

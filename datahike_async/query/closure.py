@@ -91,8 +91,10 @@ def linear_form(branches: Sequence[RuleBranch], recursive: set[Symbol]) -> Linea
 
 def _shape(clauses: Sequence[Clause], ends: Sequence[Any]) -> Any:
     """Return patterns with their variables numbered, so that renamed ones compare equal."""
+    if not all(map(is_var, ends)) or ends[0] is ends[1]:
+        return object()  # a constant, which may have no hash, is no end of a step
     names = {end: i for i, end in enumerate(ends)}
-    if not all(isinstance(c, Pattern) for c in clauses) or len(names) < 2:
+    if not all(isinstance(c, Pattern) for c in clauses):
         return object()
     return [
         (

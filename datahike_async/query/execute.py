@@ -110,6 +110,16 @@ class Engine:
         """Return a state on this query's budget."""
         return State(consts, relations, self.meter)
 
+    def check(
+        self, calls: Sequence[Predicate | Function | RuleCall], consts: Mapping[Symbol, Any]
+    ) -> None:
+        """Raise QueryError for a call of what is not there, whether or not a row will reach it."""
+        for call in calls:
+            if isinstance(call, RuleCall):
+                self.rules.branches(call)
+            else:
+                self.functions.check(call, consts)
+
     async def pause(self) -> None:
         """Give others a turn; raise where the time is over or the query was cancelled."""
         self._turn = perf_counter() + _STRETCH

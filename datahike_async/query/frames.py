@@ -23,6 +23,7 @@ from datahike_async.index.columns import CODED, INSTANT, OBJECT, Column
 from datahike_async.query.relation import column_of
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import DoubleArray, FloatArray
+from datahike_async.values.value_set import ValueSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,7 +171,7 @@ def _fits(values: list[Decimal]) -> bool:
 
 
 def _lists(arrow: Any, kind: type, values: list[Any]) -> Any:
-    if kind in (set, frozenset):
+    if kind in (set, frozenset, ValueSet):
         # A set has no order; the values' own makes the same list of equal sets.
         values = [sorted(v, key=sort_key) for v in values]
     flat = list(chain.from_iterable(values))

@@ -25,9 +25,9 @@ from datahike_async.query.ast import (
 )
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
-from datahike_async.query.calls import call_rows, is_async, named_function
+from datahike_async.query.calls import call_rows, check_arity, is_async, named_function
 from datahike_async.query.host import LARGE
-from datahike_async.query.lookups import DATABASE, read_database
+from datahike_async.query.lookups import DATABASE, check_lookup, read_database
 from datahike_async.query.relation import (
     Relation,
     column_of,
@@ -35,9 +35,11 @@ from datahike_async.query.relation import (
     distinct,
     equal_mask,
 )
+from datahike_async.query.result import QueryList, QueryResult
 from datahike_async.query.supply import CHANCE, Supply
 from datahike_async.query.vector import column_of_call, mask_of_call
 from datahike_async.snapshot.views import View
+from datahike_async.values.value_set import ValueSet
 
 if TYPE_CHECKING:
     from datahike_async.query.execute import Engine
@@ -95,6 +97,23 @@ class Functions:
                 extended = _taken(Relation(columns, extended.count), keep)
         state.add(extended)
         return how
+
+    def check(self, clause: Predicate | Function, consts: Mapping[Symbol, Any]) -> None:
+        """Raise QueryError where there is no such function, or none of so many arguments."""
+        name: Any = clause.function
+        found = consts.get(name) if is_var(name) else self.given.get(name, name)
+        if found is None:
+            return  # what each row has is called
+        if isinstance(found, Symbol):
+            if found.text in DATABASE:
+                check_lookup(found.text, len(clause.args))
+                return
+            if found.text == "q":
+                return
+            found = named_function(found)
+        if not callable(found):
+            raise _no_function(name, found)
+        check_arity(found, name, len(clause.args))
 
     def is_builtin(self, function: Any) -> bool:
         """Whether a symbol means a built-in function here."""
@@ -238,7 +257,9 @@ class Functions:
         for row in zip(*columns, strict=True):
             budget = self.engine.meter.left()
             found = await q(*row, host=self.engine.host, budget=budget, rng=self.random)
-            out.append([list(x) for x in found] if hasattr(found, "columns") else found)
+            if isinstance(found, QueryResult):
+                found = ValueSet(found)
+            out.append([list(x) for x in found] if isinstance(found, QueryList) else found)
         return out
 
 
@@ -347,9 +368,7 @@ def _items(value: Any, what: str) -> Sequence[Any]:
         return value
     if isinstance(value, Mapping):
         return [list(pair) for pair in value.items()]
-    if isinstance(value, (set, frozenset)) or (
-        hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
-    ):
+    if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)):
         return list(value)
     raise QueryError(
         f"Cannot bind value {shown(value)} to {what}; expected a list, a tuple or a set.",

@@ -11,9 +11,11 @@ from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.query.ast import BindIgnore, BindScalar, Query, is_var
 from datahike_async.query.functions import bind_values
+from datahike_async.query.parse import DEFAULT_IN
 from datahike_async.query.prepare import NO_RULES, rules_of
 from datahike_async.query.relation import Relation, distinct, plain_value
 from datahike_async.query.ruleset import RuleSet
+from datahike_async.query.text import binding_text
 from datahike_async.snapshot.views import View
 
 __all__ = ["Bound", "Request", "bind", "request_of", "too_deep"]
@@ -81,15 +83,11 @@ def request_of(query: Any, inputs: tuple[Any, ...], **options: Any) -> Request:
             inputs = (*_arguments(query[names["args"]]), *inputs)
             query = {k: v for k, v in query.items() if k != names["args"]}
     out = Request(query, inputs, **options)
-    if out.limit is not None and (type(out.limit) is not int or out.limit < 0):
-        raise QueryError(
-            f":limit should be a non-negative int, not {shown(out.limit)}.", error=":parser/limit"
-        )
-    if out.offset is not None and type(out.offset) is not int:
-        raise QueryError(
-            f":offset should be a non-negative int, not {shown(out.offset)}.",
-            error=":parser/offset",
-        )
+    for name, value in (("limit", out.limit), ("offset", out.offset)):
+        if value is not None and type(value) is not int:
+            raise QueryError(
+                f":{name} should be an int, not {shown(value)}.", error=f":parser/{name}"
+            )
     if out.rng is not None and not isinstance(out.rng, Random):
         raise QueryError(
             f"rng should be a random.Random, not {shown(out.rng)}.", error=":query/binding"
@@ -125,15 +123,15 @@ class Bound:
 
 
 def bind(parsed: Query, inputs: Sequence[Any]) -> Bound:
-    """Bind inputs to what ``:in`` names. Raises QueryError ``:query/binding``.
+    """Bind inputs to what ``:in`` names.
 
-    Fewer inputs than names are accepted; the rest stays unbound.
+    Raises QueryError ``:query/inputs`` where there are more or fewer of them: with a filter that
+    was forgotten a query would answer more than it was asked. Else ``:query/binding``.
     """
-    if len(inputs) > len(parsed.ins):
-        raise QueryError(
-            f"The query takes {len(parsed.ins)} inputs (:in), {len(inputs)} were given.",
-            error=":query/binding",
-        )
+    # A query without :in may do without a database.
+    none = not inputs and parsed.ins is DEFAULT_IN
+    if len(inputs) != len(parsed.ins) and not none:
+        raise _not_as_many(parsed, len(inputs))
     sources: dict[Symbol, Any] = {}
     views: dict[Symbol, View] = {}
     functions: dict[Symbol, Any] = {}
@@ -174,6 +172,17 @@ def bind(parsed: Query, inputs: Sequence[Any]) -> Bound:
         found = bind_values(binding, [_iterable(value)], Relation({}, 1))
         relations.append(distinct(found))
     return Bound(sources, views, rules, functions, consts, relations)
+
+
+def _not_as_many(parsed: Query, given: int) -> QueryError:
+    names = [binding_text(binding) for binding in parsed.ins]
+    missing = names[given:]
+    return QueryError(
+        f"The query takes {len(names)} {'input' if len(names) == 1 else 'inputs'} "
+        f"(:in {' '.join(names)}), {given} {'was' if given == 1 else 'were'} given"
+        + (f"; nothing for {' '.join(missing)}." if missing else "."),
+        error=":query/inputs",
+    )
 
 
 def _iterable(value: Any) -> Any:

@@ -10,12 +10,13 @@ import numpy as np
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column, Rows
-from datahike_async.query.fetch import read
+from datahike_async.query.bindings import forward_of
+from datahike_async.query.fetch import read, read_each
 from datahike_async.query.patterns import reference
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 
-__all__ = ["DATABASE", "read_database"]
+__all__ = ["DATABASE", "check_lookup", "read_database"]
 
 DATABASE: Final = frozenset({"get-else", "get-some", "missing?"})
 _FEW = 64
@@ -28,13 +29,9 @@ async def read_database(name: str, args: Sequence[Any], count: int) -> list[Any]
     Raises QueryError ``:query/where``.
     """
     view = args[0] if args else None
-    least = 4 if name == "get-else" else 3
-    if not isinstance(view, View) or len(args) < least:
-        raise QueryError(
-            f"({name} …) takes a source such as $, an entity and an attribute"
-            + (" and a default." if name == "get-else" else "."),
-            error=":query/where",
-        )
+    if not isinstance(view, View):
+        raise _arguments(name)
+    check_lookup(name, len(args))
     entities = args[1]
     refs = entities.tolist() if isinstance(entities, Column) else [entities] * count
     if name == "get-some":
@@ -56,6 +53,20 @@ async def read_database(name: str, args: Sequence[Any], count: int) -> list[Any]
     return [d if f is None else f[0] for f, d in zip(lookup, defaults, strict=True)]
 
 
+def check_lookup(name: str, count: int) -> None:
+    """Raise QueryError where one of ``DATABASE`` has too few arguments."""
+    if count < (4 if name == "get-else" else 3):
+        raise _arguments(name)
+
+
+def _arguments(name: str) -> QueryError:
+    return QueryError(
+        f"({name} …) takes a source such as $, an entity and an attribute"
+        + (" and a default." if name == "get-else" else "."),
+        error=":query/where",
+    )
+
+
 async def _looked_up(
     view: View, name: str, key: Any, refs: Sequence[Any]
 ) -> list[tuple[Any] | None]:
@@ -66,7 +77,7 @@ async def _looked_up(
                 f"({name} …) takes an attribute such as :person/name, not {shown(key)}.",
                 error=":query/where",
             )
-        return await _first_values(view, key, refs)
+        return await _first(view, name, key, refs)
     # What a variable holds is never an error: it depends on the order of clauses.
     rows: dict[Any, list[int]] = {}
     for i, one in enumerate(key.tolist()):
@@ -74,10 +85,35 @@ async def _looked_up(
             rows.setdefault(one, []).append(i)
     out: list[tuple[Any] | None] = [None] * len(refs)
     for one, places in rows.items():
-        found = await _first_values(view, one, [refs[i] for i in places])
+        found = await _first(view, name, one, [refs[i] for i in places])
         for i, value in zip(places, found, strict=True):
             out[i] = value
     return out
+
+
+async def _first(
+    view: View, name: str, key: Keyword | str, refs: Sequence[Any]
+) -> list[tuple[Any] | None]:
+    if name == "missing?":
+        forward = None if key == ":" else forward_of(Keyword(key))
+        if forward is not None:
+            return await _referring(view, forward, refs)
+    return await _first_values(view, key, refs)
+
+
+async def _referring(view: View, key: Keyword, refs: Sequence[Any]) -> list[tuple[Any] | None]:
+    """Return for each entity one that refers to it by an attribute, in a tuple, or None."""
+    attr = view.schema.by_key.get(key)
+    if attr is None or not attr.is_ref:
+        return [None] * len(refs)
+    ids = [*dict.fromkeys(r for r in refs if type(r) is int and 0 <= r <= EMAX)]
+    if len(ids) > _FEW:
+        targets = set((await read(view.attr, attr.id)).v.tolist())
+        known = {i: (i,) for i in ids if i in targets}
+    else:
+        found = await read_each(view.lookup, [(attr.id, i) for i in ids])
+        known = {i: (entities[0],) for i, entities in zip(ids, found, strict=True) if entities}
+    return [known.get(r) if type(r) is int else None for r in refs]
 
 
 async def _first_values(

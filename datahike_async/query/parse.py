@@ -22,12 +22,18 @@ from datahike_async.query.ast import (
     Query,
     is_var,
 )
-from datahike_async.query.bindings import DOTS, binding_variables, parse_binding, symbols
+from datahike_async.query.bindings import (
+    DOTS,
+    binding_variables,
+    parse_binding,
+    symbols,
+    unquoted,
+)
 from datahike_async.query.having import parse_having
 from datahike_async.query.text import term_text
 from datahike_async.query.where import parse_clauses, variables_of
 
-__all__ = ["order_by_of", "parse_query", "parse_query_data", "seconds_of"]
+__all__ = ["DEFAULT_IN", "order_by_of", "parse_query", "parse_query_data", "seconds_of"]
 
 _SECTIONS: Final = (
     "find",
@@ -47,8 +53,9 @@ _SECTIONS: Final = (
 _FOREVER: Final = 1e15
 _DIRECTIONS: Final = ("asc", "desc")
 _DOT: Final = Symbol(".")
-_DEFAULT_IN: Final = (BindScalar(DEFAULT_SOURCE),)
 _RETURN_MAPS: Final = ("keys", "strs", "syms")
+DEFAULT_IN: Final = (BindScalar(DEFAULT_SOURCE),)
+"""What ``:in`` is where a query has none."""
 
 
 def _error(section: str, message: str, form: Any = None) -> QueryError:
@@ -58,7 +65,9 @@ def _error(section: str, message: str, form: Any = None) -> QueryError:
 def parse_query(query: Any) -> Query:
     """Parse a query given as EDN text, list or map. Raises QueryError ``:parser/…``, EdnError."""
     try:
-        return parse_query_data(read(query) if isinstance(query, str) else symbols(query))
+        return parse_query_data(
+            unquoted(read(query) if isinstance(query, str) else symbols(unquoted(query)))
+        )
     except ArgumentError as error:  # a name that is none
         raise _error("query", f"In the query: {error}.", query) from None
 
@@ -89,7 +98,7 @@ def parse_query_data(query: Any) -> Query:
         raise _error("find", "A query needs a :find section.")
     find = _find(sections["find"])
     with_ = tuple(_variables(sections.get("with", ()), "with"))
-    ins = _ins(sections["in"]) if sections.get("in") is not None else _DEFAULT_IN
+    ins = _ins(sections["in"]) if sections.get("in") is not None else DEFAULT_IN
     where = sections.get("where", ())
     if not isinstance(where, (list, tuple)):
         raise _error("where", f"Cannot parse :where {shown(where)}; expected clauses.", where)
@@ -295,8 +304,8 @@ def _count(sections: Mapping[Any, Any], name: str) -> int | None:
     value = sections.get(name)
     if value is None:
         return None
-    if type(value) is not int or (name == "limit" and value < 0):
-        raise _error(name, f":{name} should be a non-negative int, not {shown(value)}.")
+    if type(value) is not int:
+        raise _error(name, f":{name} should be an int, not {shown(value)}.")
     return value
 
 
@@ -333,8 +342,8 @@ def _check(query: Query) -> None:
         raise _error(
             "query", f"Query for unknown vars: {listed}; they are in neither :where nor :in."
         )
-    plain = [e for e in query.find.elements if is_var(e)]
-    shared = [v for v in query.with_ if v in plain]
+    found = set(wanted[len(query.with_) :])
+    shared = [v for v in query.with_ if v in found]
     if shared:
         raise _error("query", f":find and :with should not share {shown(shared[0])}.")
     names = [b.name for b in query.ins if isinstance(b, BindScalar)]

@@ -14,14 +14,22 @@ from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.query.ast import Aggregate, Pull, Query, is_var
+from datahike_async.query.ast import (
+    Aggregate,
+    Function,
+    Predicate,
+    Pull,
+    Query,
+    RuleCall,
+    is_var,
+)
 from datahike_async.query.builtin_rules import RULE_NAMES
 from datahike_async.query.parse import parse_query
 from datahike_async.query.plan import Plans
 from datahike_async.query.point import PointPlan, point_plan
 from datahike_async.query.result import name_of
 from datahike_async.query.ruleset import RuleSet, calls_in
-from datahike_async.query.where import canonical, parse_rules
+from datahike_async.query.where import calls_of, canonical, parse_rules
 
 __all__ = ["NO_RULES", "Prepared", "prepare", "rules_of"]
 
@@ -31,7 +39,7 @@ _PLANS: Final = 512
 class Prepared:
     """A parsed query and what follows from it alone; kept for the next call."""
 
-    __slots__ = ("_checked", "builtin_rules", "names", "plans", "point", "query", "wanted")
+    __slots__ = ("_checked", "builtin_rules", "calls", "names", "plans", "point", "query", "wanted")
 
     def __init__(self, query: Query) -> None:
         query = self.query = replace(query, where=canonical(query.where))
@@ -51,6 +59,8 @@ class Prepared:
         self.plans = Plans()
         self.builtin_rules = calls_in(query.where) & RULE_NAMES
         self._checked: tuple[RuleSet, set[Symbol]] | None = None
+        # Of functions and rules, also in the rules that the query reaches.
+        self.calls: Sequence[Predicate | Function | RuleCall] = ()
 
     def ordered(self, order_by: Sequence[tuple[int, bool]]) -> Prepared:
         """Return the same query in another order, which the call asks for."""
@@ -63,6 +73,8 @@ class Prepared:
         last = self._checked
         if last is None or last[0] is not rules or last[1] != bound:
             rules.checker.check(self.query.where, bound)
+            own = (*calls_of(self.query.where), *self.query.having)
+            self.calls = (*own, *rules.calls(calls_in(self.query.where)))
             self._checked = (rules, bound)
 
 

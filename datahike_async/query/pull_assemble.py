@@ -79,6 +79,12 @@ class Assembler:
         maps: dict[Any, Any]
         if db_id is None:
             maps = {job: EntityMap() for job in group.maps}
+        elif spec.db_id_xform is not None:
+            made_of, named = xform_of(spec.db_id_xform), AttrSpec(DB_ID, False, db_id)
+            maps = {
+                job: EntityMap({db_id: _transformed(made_of, named, job if plain else job[0])})
+                for job in group.maps
+            }
         else:
             maps = {job: EntityMap({db_id: job if plain else job[0]}) for job in group.maps}
         group.maps = maps

@@ -7,7 +7,7 @@ Data has the shape of the text: lists for vectors, strings such as ``":person/na
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from datahike_async.edn.reader import read
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
+from datahike_async.query.bindings import forward_of, unquoted
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import is_async
 
@@ -61,6 +62,7 @@ class Spec:
     db_id_key: Any = DB_ID
     # How many attributes, here and in nested patterns, recur.
     recursions: int = 0
+    db_id_xform: Callable[[Any], Any] | Symbol | None = None
 
 
 def _error(message: str, form: Any) -> QueryError:
@@ -84,6 +86,7 @@ def parse_pattern(pattern: Any) -> Spec:
 def _pattern(form: Any, depth: int) -> Spec:
     if depth > _DEEPEST:
         raise _error(f"A pull pattern is nested deeper than {_DEEPEST} levels.", None)
+    form = unquoted(form)
     if isinstance(form, (set, frozenset)):
         form = list(form)
     if not isinstance(form, (list, tuple)) or not form:
@@ -95,6 +98,7 @@ def _pattern(form: Any, depth: int) -> Spec:
     attrs: dict[Any, AttrSpec] = {}
     wildcard = db_id = False
     db_id_key: Any = DB_ID
+    db_id_xform: Callable[[Any], Any] | Symbol | None = None
     for item in form:
         if _is_star(item):
             wildcard = db_id = True
@@ -111,19 +115,21 @@ def _pattern(form: Any, depth: int) -> Spec:
         else:
             spec = _attribute(item)
         if spec.name is DB_ID:
-            db_id, db_id_key = True, spec.key
+            db_id, db_id_key, db_id_xform = True, spec.key, spec.xform
         else:
             attrs[spec.key, spec.name, spec.reverse] = spec
+    if wildcard:
+        # As in Datahike: what * shows is there, and nothing stands in for what is not.
+        attrs = {k: s if s.reverse else replace(s, default=_NOTHING) for k, s in attrs.items()}
     found = tuple(attrs.values())
     recursions = sum(
         (a.recursion is not None) + (0 if a.sub is None else a.sub.recursions) for a in found
     )
-    return Spec(found, wildcard, db_id, db_id_key, recursions)
+    return Spec(found, wildcard, db_id, db_id_key, recursions, db_id_xform)
 
 
 def _is_star(item: Any) -> bool:
-    if isinstance(item, (tuple, list)) and len(item) == 2 and _word(item[0]) == "quote":
-        item = item[1]
+    item = unquoted(item)
     return _word(item) == "*" or (type(item) is Keyword and item.text == "*")
 
 
@@ -135,10 +141,8 @@ def _word(form: Any) -> str | None:
 
 
 def _named(name: Keyword) -> AttrSpec:
-    if name.name[0] != "_" or len(name.name) == 1:
-        return AttrSpec(name, False, name)
-    text = name.name[1:]
-    return AttrSpec(Keyword(f"{name.namespace}/{text}" if name.namespace else text), True, name)
+    forward = forward_of(name)
+    return AttrSpec(name, False, name) if forward is None else AttrSpec(forward, True, name)
 
 
 def _attribute(form: Any, levels: int = 8) -> AttrSpec:

@@ -5,7 +5,7 @@ Nothing here reads data; a RuleSet is kept and shared by all queries that bring 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from datahike_async.query.builtin_rules import RULE_NAMES, builtin_rules
 from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, linear_form
 from datahike_async.query.text import call_text
-from datahike_async.query.where import attributes_of, canonical
+from datahike_async.query.where import attributes_of, calls_of, canonical
 
 __all__ = ["RuleSet", "calls_in", "shown", "sourced"]
 
@@ -142,6 +142,11 @@ class RuleSet:
                 dict.fromkeys(pair for body in bodies for pair in attributes_of(body))
             )
         return found
+
+    def calls(self, names: Iterable[Symbol]) -> list[Predicate | Function | RuleCall]:
+        """Return all calls in the bodies of rules, and of the rules that they reach."""
+        reached = {n for name in names for n in (name, *_reached(self.branches, name))}
+        return [c for n in reached for b in self.branches.get(n, ()) for c in calls_of(b.clauses)]
 
     def linear(self, name: Symbol) -> Linear | None:
         """Return the closure that a recursive rule is, or None."""

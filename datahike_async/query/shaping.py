@@ -5,7 +5,7 @@ Aggregates, order, paging, pulls and the shape of the answer. Nothing here looks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
-from datahike_async.query.aggregates import Groups, Pending, aggregate
+from datahike_async.query.aggregates import Groups, Pending, aggregate, function_of
 from datahike_async.query.ast import Aggregate, Pull, is_var
 from datahike_async.query.execute import Engine
 from datahike_async.query.having import aggregates_of, kept
@@ -51,13 +51,6 @@ async def shaped(
     parsed = prepared.query
     elements = parsed.find.elements
     wanted = prepared.wanted
-    free = [v for v in wanted if not state.bound(v)]
-    if free and not state.empty:
-        raise QueryError(
-            f"Insufficient bindings: {', '.join(map(repr, free))} of :find has no value; fewer "
-            "inputs were given than :in names.",
-            error=":query/where",
-        )
     relation = await engine.heavy(state.rows(), state.whole, list(wanted))
     compared = (*elements, *aggregates_of(parsed.having))
     aggregates = any(isinstance(e, Aggregate) for e in compared)
@@ -76,6 +69,8 @@ async def shaped(
         count = len(positions)
     if parsed.order_by:
         columns = await engine.heavy(count, _ordered, columns, parsed.order_by)
+    if limit is not None and limit < 0:
+        limit = None  # as in Datahike: -1 is no limit
     if offset or limit is not None:
         stop = count if limit is None else min(offset + limit, count)
         start = min(offset, stop)
@@ -142,6 +137,10 @@ async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) 
 def _grouped(
     elements: Sequence[Any], engine: Engine, state: State, relation: Relation
 ) -> tuple[list[Column | Pending], int]:
+    given = {**engine.functions.given, **state.consts}
+    for element in elements:
+        if isinstance(element, Aggregate):
+            _check_aggregate(element, given)
     if not relation.count:
         empty = Column.of([])
         return [empty for _ in elements], 0
@@ -151,21 +150,26 @@ def _grouped(
         if not isinstance(e, Aggregate)
     ]
     groups = Groups(*group_codes(by, relation.count))
-    given = {**engine.functions.given, **state.consts}
     out: list[Column | Pending] = []
     for element in elements:
         if isinstance(element, Aggregate):
             *args, variable = element.args
             args = [given.get(a, a) if isinstance(a, Symbol) else a for a in args]
             name = given.get(element.function, element.function)
-            if is_var(element.function) and name is element.function:
-                raise QueryError(
-                    f"The aggregate {shown(element.function)} is not bound by :in.",
-                    error=":query/where",
-                )
             column = relation.columns[variable]
             out.append(aggregate(name, args, column, groups, engine.functions.random))
         else:
             source = relation.columns[element.variable if isinstance(element, Pull) else element]
             out.append(source.take(groups.first))
     return out, groups.count
+
+
+def _check_aggregate(element: Aggregate, given: Mapping[Any, Any]) -> None:
+    """Raise QueryError for an aggregate that is not there, even if there is nothing to gather."""
+    name = given.get(element.function, element.function)
+    if is_var(element.function) and name is element.function:
+        raise QueryError(
+            f"The aggregate {shown(element.function)} is not bound by :in.", error=":query/where"
+        )
+    args = [given.get(a, a) if isinstance(a, Symbol) else a for a in element.args[:-1]]
+    function_of(name, args)

@@ -22,11 +22,12 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
-from datahike_async.query.bindings import binding_variables, parse_binding, symbols
+from datahike_async.query.bindings import binding_variables, parse_binding, symbols, unquoted
 from datahike_async.query.text import term_text
 
 __all__ = [
     "attributes_of",
+    "calls_of",
     "canonical",
     "parse_clauses",
     "parse_rules",
@@ -114,6 +115,7 @@ def _callable(head: Any) -> bool:
 def _call(form: Any) -> Predicate | Function:
     call = form[0]
     function, *args = call
+    args = [*map(unquoted, args)]
     function = Symbol(function) if type(function) is str else function
     if type(function) is not Symbol:
         raise QueryError(
@@ -226,9 +228,9 @@ def parse_rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
 
 def _rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
     if isinstance(rules, str):
-        rules = read(rules)
+        rules = unquoted(read(rules))
     else:
-        rules = symbols(rules)
+        rules = symbols(unquoted(rules))
     if not isinstance(rules, (list, tuple)):
         raise _error(f"Rules are a vector of vectors, not {term_text(rules)}.", rules, "rule")
     grouped: dict[Symbol, list[RuleBranch]] = {}
@@ -297,6 +299,20 @@ def variables_of(clauses: Iterable[Clause]) -> set[Symbol]:
                 out |= variables_of(branch)
         else:
             out.update(clause.required + clause.variables)
+    return out
+
+
+def calls_of(clauses: Iterable[Clause]) -> list[Predicate | Function | RuleCall]:
+    """Return all calls of functions and rules among clauses, nested ones too."""
+    out: list[Predicate | Function | RuleCall] = []
+    for clause in clauses:
+        if isinstance(clause, (Predicate, Function, RuleCall)):
+            out.append(clause)
+        elif isinstance(clause, Not):
+            out += calls_of(clause.clauses)
+        elif isinstance(clause, Or):
+            for branch in clause.branches:
+                out += calls_of(branch)
     return out
 
 

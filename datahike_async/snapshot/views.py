@@ -17,7 +17,7 @@ import numpy as np
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.index.arrays import uniques
-from datahike_async.index.columns import EMPTY_I64, I64, Rows
+from datahike_async.index.columns import EMPTY_I64, I64, Rows, micros
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import position_of, sorted_rows
 from datahike_async.snapshot.snapshot import EMAX, Snapshot
@@ -241,11 +241,19 @@ class PastView(View):
         return self._bounds
 
     def _tx_at(self, point: TimePoint) -> int:
-        """Return the newest transaction at or before ``point``."""
+        """Return the newest transaction that, like all before it, is at or before ``point``.
+
+        Instants that were imported need not ascend: a transaction of long ago that came after
+        one of today is no part of what was known long ago.
+        """
         if not isinstance(point, datetime):
             return point
-        rows = self.snapshot.attr_range(self.schema.by_key[TX_INSTANT].id, None, point)
-        return int(rows.e.max()) if len(rows) else 0
+        instant = self.schema.by_key[TX_INSTANT].id
+        rows = self.snapshot.attr_range(instant, point, None)
+        later = rows.e[rows.v.data > micros(point)] if len(rows) else rows.e
+        newest = int(later.min()) - 1 if len(later) else self.snapshot.max_tx
+        known = self.snapshot.count_slice(Order.AEVT, (instant,), (instant, newest))
+        return newest if known else 0
 
     def _select(self, order: Order, lower: Bound, upper: Bound) -> Rows:
         lo, hi = self.bounds()

@@ -9,6 +9,7 @@ from typing import Any, Final
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Char, Keyword
 from datahike_async.errors import TransactionError, shown
+from datahike_async.planned import SCHEMA_NAMESPACES
 from datahike_async.values.datom import Datom
 from datahike_async.values.schema import Attr, Schema
 
@@ -151,6 +152,12 @@ def require_attr(key: Any, schema: Schema) -> Attr | None:
         hint = f"; did you mean {shown(':' + key)}?" if isinstance(key, str) else ""
         raise syntax_error(
             f"Bad entity attribute {shown(key)}, expected a keyword{hint}", attribute=key
+        )
+    if name.namespace in SCHEMA_NAMESPACES:
+        raise TransactionError(
+            f"{name} comes with a later version of datahike-async; nothing was written.",
+            error=":transact/schema",
+            attribute=key,
         )
     if schema.flexibility == "write" or name.namespace == "db":
         raise unknown_attribute(key, schema)

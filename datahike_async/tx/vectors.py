@@ -59,7 +59,8 @@ class Vectors(Maps):
             self._op_cas(item)
         elif text in _PURGES:
             raise TransactionError(
-                f":{text} is not supported by this version; :db/retract keeps the past readable.",
+                f":{text} comes with a later version of datahike-async; :db/retract keeps the past "
+                "readable.",
                 error=":transact/purge",
             )
         elif text == "db.fn/call":

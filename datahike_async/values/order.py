@@ -10,6 +10,7 @@ unsigned. Keys are equal exactly where :func:`~datahike_async.values.types.typed
 from __future__ import annotations
 
 import math
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -67,7 +68,7 @@ def _rare(value: Any) -> tuple[Any, ...]:
     if kind is dict or kind is FrozenMap:
         entries = sorted((sort_key(k), sort_key(v)) for k, v in value.items())
         return (13, len(entries), tuple(entries))
-    if kind is set or kind is frozenset:
+    if isinstance(value, AbstractSet):
         return (14, len(value), tuple(sorted(map(sort_key, value))))
     if kind is Tagged:
         return (15, value.tag, sort_key(value.value))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -114,10 +115,10 @@ def typed_key(value: Any) -> Any:
     if kind is dict or kind is FrozenMap:
         pairs = ((_element_key(k), _element_key(v)) for k, v in value.items())
         return ("map", frozenset(("pair", *pair) for pair in pairs))
-    if kind is set or kind is frozenset:
-        return ("set", frozenset(("element", _element_key(x)) for x in value))
     if kind is Tagged:
         return ("tagged", value.tag, _element_key(value.value))
+    if isinstance(value, AbstractSet):
+        return ("set", frozenset(("element", _element_key(x)) for x in value))
     made = plain(value)
     if made is not value:
         return typed_key(made)

@@ -26,6 +26,7 @@ from datahike_async.query import aggregates
 from datahike_async.query.aggregates import AGGREGATES, Groups, aggregate
 from datahike_async.query.api import q
 from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 
 NAN, INF = math.nan, math.inf
 FAST = ["sum", "avg", "median", "variance", "stddev", "min", "max", "count", "count-distinct"]
@@ -134,7 +135,7 @@ def one(name: str, *values: Any) -> Any:
         ("min", (datetime(2020, 1, 1, tzinfo=UTC), datetime(2019, 1, 1, tzinfo=UTC)), None),
         ("count", (1, 1, 1), 3),
         ("count-distinct", (1, 1.0, True, 1, NAN, NAN), 4),
-        ("distinct", (1, 1, "a"), frozenset({1, "a"})),
+        ("distinct", (1, 1, "a"), ValueSet([1, "a"])),
     ],
 )
 def test_result(name: str, values: tuple[Any, ...], expected: Any) -> None:

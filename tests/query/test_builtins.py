@@ -20,6 +20,7 @@ from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.builtins_patterns import MAX_PATTERN
 from datahike_async.query.builtins_size import MAX_TEXT
 from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 
 K = Keyword
 EARLY = datetime(2020, 1, 1, tzinfo=UTC)
@@ -153,7 +154,7 @@ CASES: list[tuple[str, tuple[Any, ...], Any]] = [
     ("vector", (1, "a"), [1, "a"]),
     ("tuple", (1, 2), (1, 2)),
     ("untuple", ((1, 2),), [1, 2]),
-    ("set", ([1, 2, 2],), frozenset({1, 2})),
+    ("set", ([1, 2, 2],), ValueSet({1, 2})),
     ("hash-map", ("a", 1), {"a": 1}),
     ("range", (3,), [0, 1, 2]),
     ("range", (3, 0, -1), [3, 2, 1]),

@@ -24,6 +24,7 @@ from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.builtins_size import MAX_ITEMS
 from datahike_async.query.lookups import DATABASE
 from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 from tests.query import test_builtins
 
 K, S = Keyword, Symbol
@@ -39,7 +40,7 @@ CASES: list[tuple[str, tuple[Any, ...], Any]] = [
     ("seq", ({},), None),
     ("empty", ((1, 2),), []),
     ("empty", ({1: 2},), {}),
-    ("empty", ({1},), frozenset()),
+    ("empty", ({1},), ValueSet()),
     ("empty", ("ab",), None),
     ("first", ([],), None),
     ("rest", ([1, 2, 3],), [2, 3]),
@@ -72,7 +73,7 @@ CASES: list[tuple[str, tuple[Any, ...], Any]] = [
     # new collections
     ("conj", ([1], 2, 3), [1, 2, 3]),
     ("conj", (None, 1), [1]),
-    ("conj", ({1}, 1, 2), frozenset({1, 2})),
+    ("conj", ({1}, 1, 2), ValueSet({1, 2})),
     ("conj", ({"a": 1}, ["b", 2]), {"a": 1, "b": 2}),
     ("conj", ({"a": 1}, {"a": 2}), {"a": 2}),
     ("cons", (0, [1]), [0, 1]),
@@ -121,13 +122,13 @@ CASES: list[tuple[str, tuple[Any, ...], Any]] = [
     ("max-key", (len, "aa", "b", "cc"), "cc"),
     ("max-key", (K("n"), {K("n"): 1}), {K("n"): 1}),
     # sets
-    ("hash-set", (1, 2, 1), frozenset({1, 2})),
-    ("disj", ({1, 2}, 1, 3), frozenset({2})),
-    ("clojure.set/union", ({1}, {2}, None), frozenset({1, 2})),
-    ("clojure.set/union", (), frozenset()),
-    ("clojure.set/intersection", ({1, 2}, {2, 3}), frozenset({2})),
-    ("clojure.set/intersection", ({1}, {True}), frozenset()),
-    ("clojure.set/difference", ({1, 2, 3}, {2}, {3}), frozenset({1})),
+    ("hash-set", (1, 2, 1), ValueSet({1, 2})),
+    ("disj", ({1, 2}, 1, 3), ValueSet({2})),
+    ("clojure.set/union", ({1}, {2}, None), ValueSet({1, 2})),
+    ("clojure.set/union", (), ValueSet()),
+    ("clojure.set/intersection", ({1, 2}, {2, 3}), ValueSet({2})),
+    ("clojure.set/intersection", ({1}, {True}), ValueSet()),
+    ("clojure.set/difference", ({1, 2, 3}, {2}, {3}), ValueSet({1})),
     ("clojure.set/subset?", ({1}, {1, 2}), True),
     ("clojure.set/superset?", ({1}, {1, 2}), False),
     # numbers

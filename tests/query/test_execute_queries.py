@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -293,7 +294,7 @@ async def test_nested_query() -> None:
         ("[:find ?e :where [?e 5 6]]", (), ":search/pattern"),
         ('[:find ?v :where [2.5 :age ?v]]', (), ":search/pattern"),
         ("[:find ?e :where [$x ?e :age]]", (), ":query/where"),
-        ("[:find ?e :in $ :where [?e :age]]", ("extra",), ":query/binding"),
+        ("[:find ?e :in $ :where [?e :age]]", ("extra",), ":query/inputs"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_answered_says_so(
@@ -383,10 +384,38 @@ async def test_disjunctions_and_rules_wait_for_their_bindings() -> None:
     assert set(await q(query, db, rules)) == {(2,)}
 
 
-async def test_inputs_that_are_left_out_stay_unbound() -> None:
-    query = "[:find ?e ?n :in $ ?n % :where [?e :name ?n]]"
-    assert len(await q(query, people())) == 3
-    assert set(await q(query, people(), "Petr")) == {(2, "Petr")}
+@pytest.mark.parametrize(
+    ("names", "given", "missing"),
+    [
+        ("$ ?n", 1, "?n"),
+        ("$ ?n %", 2, "%"),
+        ("$ % ?n", 1, "% ?n"),
+        ("$ [?n ...]", 1, "[?n ...]"),
+        ("$ [[?n _]]", 1, "[[?n _]]"),
+        ("$ ?n _", 2, "_"),
+        ("$", 0, "$"),
+    ],
+)
+async def test_a_filter_that_was_forgotten_is_an_error(
+    names: str, given: int, missing: str
+) -> None:
+    query = f"[:find ?e ?n :in {names} :where [?e :name ?n]]"
+    with pytest.raises(QueryError, match=re.escape(f"nothing for {missing}.")) as caught:
+        await q(query, *[people(), "Petr"][:given])
+    assert caught.value.error == ":query/inputs"
+
+
+async def test_a_nested_query_needs_all_its_inputs() -> None:
+    nested = '[(q "[:find ?e :in $ ?n :where [?e :name ?n]]" $) ?r]'
+    with pytest.raises(QueryError) as caught:
+        await q(f"[:find ?r :where {nested}]", people())
+    assert caught.value.error == ":query/inputs"
+
+
+async def test_a_query_that_reads_no_database_needs_none() -> None:
+    assert set(await q("[:find ?x :where [(ground 1) ?x]]")) == {(1,)}
+    with pytest.raises(QueryError, match=r"source \$"):
+        await q("[:find ?x :where [?x :name]]")
 
 
 async def test_a_guard_protects_a_function_wherever_it_stands() -> None:
@@ -502,3 +531,72 @@ async def test_the_lowest_and_highest_integers() -> None:
         found = await db.q(f"[:find ?e :in $ [?e ...] :where {where}]", [low, high, 3])
         assert found == {(3,)}
     assert await db.q("[:find ?v :where [?e :n ?v] (not [?v :n 3])]") == {(low,), (high,)}
+
+
+# -- what is not there is an error also where no row reaches it ----------------------------------
+
+NOBODY = "[?e :name 77]"
+
+
+@pytest.mark.parametrize(
+    ("clause", "named"),
+    [
+        ("[(nosuch ?e)]", "'nosuch'"),
+        ("[(nosuch ?e) ?x]", "'nosuch'"),
+        ("[(inc ?e 1) ?x]", "inc takes 1 argument"),
+        ("[(get-else $ ?e :age)  ?x]", "get-else"),
+        ("(not [(nosuch ?e)])", "'nosuch'"),
+        ("(or [(nosuch ?e)] [?e :age])", "'nosuch'"),
+        ("(and (or-join [?e] (not-join [?e] [?e :age ?a] [(nosuch ?a)])))", "'nosuch'"),
+        ("(r ?e)", "Unknown rule 'r'"),
+        ("(calls ?e)", "'nosuch'"),
+        ("(deep ?e)", "'nosuch'"),
+        ("(deep ?e ?e)", "deep takes 1 argument"),
+        ("[(?f ?e)]", "?f is 5"),
+        ("[(f ?e)]", "f is 5"),
+    ],
+)
+async def test_an_unknown_function_is_an_error_also_where_no_row_reaches_it(
+    clause: str, named: str
+) -> None:
+    rules = "[[(calls ?e) [?e :name] [(nosuch ?e)]] [(deep ?e) [?e :name] (calls ?e)]]"
+    query = f"[:find ?e :in $ % ?f f :where {NOBODY} {clause}]"
+    with pytest.raises(QueryError, match=re.escape(named)) as caught:
+        await q(query, people(), rules, 5, 5)
+    assert caught.value.error == ":query/where"
+
+
+@pytest.mark.parametrize("find", ["(nosuch ?e)", "(?f ?e)", "(sum 1 ?e)"])
+async def test_an_unknown_aggregate_is_an_error_also_where_there_is_nothing(find: str) -> None:
+    with pytest.raises(QueryError):
+        await q(f"[:find {find} :where {NOBODY}]", people())
+
+
+async def test_having_of_an_unknown_function_is_an_error_also_where_there_is_nothing() -> None:
+    with pytest.raises(QueryError, match="nosuch"):
+        await q(
+            f"[:find ?e (count ?a) :where {NOBODY} [?e :age ?a] :having [(nosuch ?e)]]", people()
+        )
+
+
+async def test_missing_looks_at_reverse_attributes() -> None:
+    db = people()
+    query = "[:find [?e ...] :in $ [?e ...] :where [(missing? $ ?e {})]]"
+    everybody = [1, 2, 3, 4]
+    found = {a: set(await q(query.format(a), db, everybody)) for a in (":_friend", ":_boss")}
+    for attribute, missing in found.items():
+        forward = attribute.replace("_", "")
+        referred = set(await q(f"[:find [?x ...] :where [_ {forward} ?x]]", db))
+        assert referred
+        assert missing == set(everybody) - referred
+    assert set(await q(query.format(":_age"), db, everybody)) == set(everybody)
+    by_variable = "[:find ?e :in $ [?e ...] [?a ...] :where [(missing? $ ?e ?a)]]"
+    found_by = {e for (e,) in await q(by_variable, db, everybody, [":_friend"])}
+    assert found_by == found[":_friend"]
+
+
+async def test_missing_looks_at_reverse_attributes_of_many() -> None:
+    facts = [(i, ":up", i // 2) for i in range(2, 400)]
+    db = init_db(facts, {":up": REF})
+    found = await q("[:find [?e ...] :where [?e :up] [(missing? $ ?e :_up)]]", db)
+    assert sorted(found) == list(range(200, 400))

@@ -14,6 +14,8 @@ from datahike_async.errors import QueryError
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.query.api import q
 from datahike_async.query.result import QueryList, QueryResult
+from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 
 pytestmark = pytest.mark.anyio
 
@@ -207,6 +209,9 @@ async def test_order_limit_and_offset() -> None:
     assert len(await q(query + " :limit 0]", db)) == 0
     assert len(await q(query + " :offset -4]", db)) == 4
     assert len(await q(query + " :offset 9]", db)) == 0
+    assert len(await q(query + " :limit -1]", db)) == 4
+    assert len(await q(query + " :limit -1 :offset 1]", db)) == 3
+    assert len(await q(query + " :limit 1]", db, limit=-1)) == 4
     assert len(await q(query + "]", db, limit=1)) == 1
     scores = "[:find [?s ...] :where [_ :score ?s] :order-by [?s :desc]]"
     assert await q(scores, db) == [4.0, 2.5, 1.5, 0.5]
@@ -307,3 +312,73 @@ async def test_the_result_outlives_later_queries_and_is_not_shared() -> None:
     second = await q(query, db, "Petr")
     assert first == {(1,), (3,)}
     assert second == {(2,)}
+
+
+# -- sets of values ------------------------------------------------------------------------------
+
+TWINS = [(1, 1), (1, 1.0), (1, True), (2, 1)]
+
+
+async def test_distinct_keeps_values_apart_that_differ_in_type() -> None:
+    found = await q("[:find ?e (distinct ?v) :in [[?e ?v]]]", TWINS)
+    sets = dict(found)
+    assert isinstance(sets[1], ValueSet)
+    assert sorted(map(repr, sets[1])) == ["1", "1.0", "True"]
+    assert 1 in sets[1]
+    assert True in sets[1]
+    assert 2 not in sets[1]
+    assert True not in sets[2]
+    assert sets[2] == {1} == sets[2]
+    assert sets[1] != {1}
+    assert hash(sets[2]) == hash(frozenset({1}))
+    assert sets[2] | {5} == {1, 5}
+    with pytest.raises(AttributeError):
+        sets[2].add(1)  # type: ignore[attr-defined]
+
+
+async def test_sets_that_functions_make_keep_values_apart_that_differ_in_type() -> None:
+    query = "[:find ?n . :in ?v :where [({} ?v) ?s] [(count ?s) ?n]]"
+    assert await q(query.format("set"), [1, 1.0, True]) == 3
+    union = "[:find ?s . :where [(hash-set 1 true) ?a] [(hash-set 1.0) ?b] {} ]"
+    found = await q(union.format("[(clojure.set/union ?a ?b) ?s]"))
+    assert typed_key(found) == typed_key(ValueSet([1, True, 1.0]))
+    assert await q(union.format("[(clojure.set/difference ?a ?b) ?s]")) == ValueSet([1, True])
+
+
+async def test_a_nested_query_is_a_set() -> None:
+    db = people()
+    nested = '[(q "[:find ?n ?a :where [?e :name ?n] [?e :age ?a]]" $) ?r]'
+    found = await q(f"[:find ?r . :where {nested}]", db)
+    assert isinstance(found, ValueSet)
+    assert found == {("Ivan", 15), ("Petr", 37), ("Ivan", 37), ("Oleg", 20)}
+    assert await q(f"[:find ?c . :where {nested} [(count ?r) ?c]]", db) == 4
+    assert await q(f'[:find ?c . :where {nested} [(contains? ?r ["Oleg" 20]) ?c]]', db) is True
+    rows = await q(f"[:find ?n ?a :where {nested[:-3]} [[?n ?a]]]]", db)
+    assert rows == found
+    ordered = '[(q "[:find ?n (count ?e) :where [?e :name ?n]]" $) ?r]'
+    assert isinstance(await q(f"[:find ?r . :where {ordered}]", db), tuple)
+
+
+@pytest.mark.parametrize(
+    "nested", ["'[:find ?n :where [_ :name ?n]]", "(quote [:find ?n :where [_ :name ?n]])"]
+)
+async def test_a_quoted_query_is_unquoted(nested: str) -> None:
+    db = people()
+    names = {("Ivan",), ("Petr",), ("Oleg",)}
+    assert await q(nested, db) == names
+    assert await q(f"[:find ?r . :where [(q {nested} $) ?r]]", db) == names
+    data = ("quote", [":find", "?n", ":where", ["_", ":name", "?n"]])
+    assert await q(data, db) == names
+    assert await q("[:find ?e :in $ % :where (r ?e)]", db, "'[[(r ?e) [?e :age 20]]]") == {(4,)}
+    pulled = await q("[:find (pull ?e '[:name]) . :where [?e :age 20]]", db)
+    assert pulled == {":name": "Oleg"}
+
+
+@pytest.mark.parametrize(
+    "find", ["(count ?a)", "?n (count ?a)", "(pull ?a [*])", "?a", "?n (min 2 ?a)"]
+)
+async def test_with_shares_no_variable_with_find(find: str) -> None:
+    query = f"[:find {find} :with ?a :where [?e :name ?n] [?e :age ?a]]"
+    with pytest.raises(QueryError, match=r"should not share \?a") as caught:
+        await q(query, people())
+    assert caught.value.error == ":parser/query"

@@ -158,7 +158,7 @@ def test_a_string_value_that_looks_like_a_keyword_stays_a_string() -> None:
         ("[:find ?e :where (or-join [] [?e :a])]", ":parser/rule-vars"),
         ("[:find ?e :where (or-join [?e ?e] [?e :a])]", ":parser/rule-vars"),
         ("[:find ?e :where [?e :a] [(inc 1) x]]", ":parser/binding"),
-        ("[:find ?e :where [?e :a] :limit -1]", ":parser/limit"),
+        ("[:find ?e :where [?e :a] :limit 1.5]", ":parser/limit"),
         ("[:find ?e :where [?e :a] :offset x]", ":parser/offset"),
         ("[:find ?e :where [?e :a] :timeout 0]", ":parser/timeout"),
         ("[:find ?e :where [?e :a] :order-by [:desc ?e]]", ":parser/order-by"),

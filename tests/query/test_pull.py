@@ -437,3 +437,29 @@ def test_entity_maps_answer_to_text_and_keyword() -> None:
     assert ada != {":person/name": "Eve", "plain": 1}
     assert ada != 3
     assert type(ada.copy()) is EntityMap
+
+
+async def test_a_default_under_a_wildcard_does_nothing_whoever_is_pulled_with_it(
+    db: Database,
+) -> None:
+    pattern = '[* [:email :default "none"] [:nick :default []]]'
+    alone = [await db.pull(pattern, e) for e in (1, 24, 2)]
+    assert await db.pull_many(pattern, [1, 24, 2]) == alone
+    assert alone[1] == {":db/id": 24, ":name": "Belt"}
+    many = [24, 1, *range(2, 9), *range(100, 160)]
+    assert (await db.pull_many(pattern, many))[0] == alone[1]
+    whole = await db.q(f"[:find (pull ?e {pattern}) :in $ [?e ...]]", [1, 24])
+    assert {":db/id": 24, ":name": "Belt"} in [row[0] for row in whole]
+
+
+async def test_xform_applies_to_the_id_of_an_entity(db: Database) -> None:
+    assert await db.pull("[[:db/id :xform inc] :name]", 2) == {":db/id": 3, ":name": "Ben"}
+    assert await db.pull("[[:db/id :xform str :as :id]]", 2) == {":id": "2"}
+    assert await db.pull("[{:boss [[:db/id :xform str]]}]", 2) == {":boss": {":db/id": "1"}}
+    assert await db.pull_many("[* [:db/id :xform str]]", [24, 23]) == [
+        {":db/id": "24", ":name": "Belt"},
+        {":db/id": "23", ":name": "Ring"},
+    ]
+    assert await db.pull("[[:db/id :xform str]]", 999) is None
+    with pytest.raises(QueryError, match=":xform of :db/id failed"):
+        await db.pull([[":db/id", ":xform", lambda _: 1 / 0]], 2)

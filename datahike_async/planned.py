@@ -1,0 +1,73 @@
+"""Names that later versions will bring: who asks for one is told so, and what to do today.
+
+One table for the module, its objects, queries and transactions; a name leaves it when it arrives.
+This module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+__all__ = ["FUNCTIONS", "SCHEMA_NAMESPACES", "attribute_error", "planned"]
+
+_PULL: Final = "until then, pull reads entities: await db.pull('[*]', eid)"
+_BRANCHES: Final = "until then, a database has one branch"
+_RULES: Final = "until then, the built-in rules valid-at, valid-between and valid-during see it"
+_TX: Final = "until then, query db.history() for [?e ?a ?v ?tx ?added]"
+_SEARCH: Final = "until then, register_function makes a Python function known to queries"
+_TEMPIDS: Final = "until then, any string or negative number is a tempid"
+_NOTHING: Final = ""
+
+_NAMES: Final[dict[str, str]] = {
+    **dict.fromkeys(("entity", "entity_db", "touch"), _PULL),
+    **dict.fromkeys(("filter", "is_filtered"), "until then, a predicate or a rule says it"),
+    **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
+    **dict.fromkeys(
+        (
+            *("branches", "branch", "delete_branch", "rename_branch", "force_branch"),
+            *("merge", "merge_db", "merge_base", "merge_preview", "rebase", "revert"),
+            *("commit_as_db", "branch_as_db", "branch_history", "parent_commit_ids"),
+            *("tag", "untag", "tags"),
+        ),
+        _BRANCHES,
+    ),
+    **dict.fromkeys(("diff", "tx_range"), _TX),
+    **dict.fromkeys(("gc_storage", "pin", "reachable_store_refs"), _NOTHING),
+    **dict.fromkeys(("purge", "erasure_report"), "until then, delete_database erases all of it"),
+    **dict.fromkeys(("metrics", "warm_index", "warm_datoms", "warm_db"), _NOTHING),
+    **dict.fromkeys(("fulltext", "knn"), _SEARCH),
+    **dict.fromkeys(("tempid", "resolve_tempid"), _TEMPIDS),
+    **dict.fromkeys(("squuid", "squuid_time_millis"), "until then, uuid.uuid4() makes ids"),
+    "load_entities": "until then, init_db(datoms, schema) makes a database of datoms",
+    "transact_many": "until then, conn.transact takes what belongs together as one transaction",
+    **dict.fromkeys(
+        ("export_db", "import_db", "backup", "restore"),
+        "until then, db.datoms(':eavt') reads all that there is",
+    ),
+    **dict.fromkeys(("ensure_norms", "verify_chain", "verify", "put_blob", "get_blob"), _NOTHING),
+    "register_tx_pred": "until then, :db/ensure and :db.attr/preds check what is written",
+}
+
+FUNCTIONS: Final = frozenset({"fulltext", "knn"})
+"""Functions of queries."""
+
+SCHEMA_NAMESPACES: Final = frozenset({"db.secondary", "dh.ref"})
+"""Namespaces of attributes that declare something."""
+
+
+def planned(name: str) -> str | None:
+    """Return what to tell who asks for a name, or None for a name that nobody plans."""
+    found = _NAMES.get(name)
+    if found is None:
+        return None
+    return f"{name} comes with a later version of datahike-async" + (
+        f"; {found}." if found else "."
+    )
+
+
+def attribute_error(owner: Any, shown: str, name: str) -> AttributeError:
+    """Return the error for an attribute that ``owner``, which is ``shown``, does not have."""
+    text = planned(name)
+    if text is None:
+        text = f"{shown} has no attribute {name!r}"
+    return AttributeError(text, name=name, obj=owner)
