@@ -52,11 +52,11 @@ async def q(
     ``inputs`` are what its ``:in`` names (a single ``$`` where it has none): databases, collections
     of tuples, values, rules.
 
-    Options, which override the query's own sections: ``limit`` and ``offset`` count rows,
-    ``order_by`` is as ``:order-by``, ``timeout`` is in milliseconds, ``budget`` is a
-    :class:`Budget` (or a mapping) of what the query may use; ``stats=True`` returns what
-    :func:`query_stats` does; ``rng`` is where ``rand``, ``sample`` and their like get their chance
-    from, so that a seeded one repeats what it did.
+    Options, which override the query's own sections: ``limit`` and ``offset`` count rows (a
+    negative one is none), ``order_by`` is as ``:order-by``, ``timeout`` is in milliseconds,
+    ``budget`` is a :class:`Budget` (or a mapping) of what the query may use; ``stats=True`` returns
+    what :func:`query_stats` does; ``rng`` is where ``rand``, ``sample`` and their like get their
+    chance from, so that a seeded one repeats what it did.
 
     Returns a :class:`QueryResult`, a lazy set of tuples, for ``:find ?a ?b``, and a
     :class:`QueryList`, as lazy, where it is ordered, grouped, pulled or has ``:with``; a list for

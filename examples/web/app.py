@@ -128,6 +128,8 @@ async def present(request: Request) -> d.Database:
 async def newest(request: Request) -> Response:
     """List the newest entries."""
     limit = number(request.query_params.get("limit", "10"))
+    if isinstance(limit, int) and limit < 0:
+        raise d.QueryError(":limit should not be negative, which to a query is no limit.")
     rows = await d.q(NEWEST, await present(request), limit=limit)
     return JSONResponse(
         [{"id": str(i), "name": name, "text": text, "tx": tx} for i, name, text, tx in rows]
