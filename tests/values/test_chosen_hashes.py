@@ -16,6 +16,7 @@ from datahike_async.errors import EdnError, QueryError
 from datahike_async.index.columns import Column
 from datahike_async.query.relation import codes, column_of, shared_codes
 from datahike_async.values.types import DoubleArray, typed_key
+from datahike_async.values.value_set import ValueSet
 
 P = 2**61 - 1
 MANY = 600
@@ -135,11 +136,23 @@ async def test_chosen_uuids_in_transactions_queries_and_results(
 
 
 @pytest.mark.anyio
-async def test_sets_and_maps_that_query_text_makes_of_chosen_values_are_refused() -> None:
-    for call in ("set ?l", "zipmap ?l ?l", "frequencies ?l", "into #{} ?l"):
+async def test_maps_that_query_text_makes_of_chosen_values_are_refused() -> None:
+    for call in ("zipmap ?l ?l", "frequencies ?l"):
         with pytest.raises(QueryError):
             await d.q(f"[:find ?s . :in ?l :where [({call}) ?s]]", [P * i for i in range(1, 200)])
-    assert len(await d.q("[:find ?s . :in ?l :where [(set ?l) ?s]]", [5] * 500)) == 1
+
+
+@pytest.mark.anyio
+async def test_sets_that_query_text_makes_of_chosen_values_cost_what_others_cost(
+    compared: Callable[[], int],
+) -> None:
+    for call in ("set ?l", "into #{} ?l"):
+        query = f"[:find ?n . :in ?l :where [({call}) ?s] [(count ?s) ?n]]"
+        assert await d.q(query, U) == MANY
+    assert await d.q("[:find (count ?s) . :in [?l ...] :where [(set ?l) ?s]]", [U, U[1:]]) == 2
+    assert compared() < 20 * MANY
+    with pytest.raises(ValueError, match="one hash"):
+        hash(ValueSet(U))
 
 
 @pytest.mark.parametrize("text", ["#{{{}}}", "{{{}}}"])
