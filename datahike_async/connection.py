@@ -1,33 +1,33 @@
 """Connection: the way to a stored database: opening, transacting, listening.
 
-``conn.db()`` is a pointer read; everything that touches storage is a coroutine. A connection is an
-async context manager: what it runs in the background ends with the block, and an exception of the
-block comes out as it is.
+``conn.db()`` is a pointer read; everything that touches storage is a coroutine. A connection may be
+opened, used and released by any task of its event loop, and nowhere else. What writes belongs to
+the loop, so an exception of an ``async with`` block comes out as it is.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 import anyio
-import anyio.abc
 
 from datahike_async.config import Config
 from datahike_async.database import Database
 from datahike_async.edn import Keyword
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import ArgumentError, ConnectionClosed, shown
+from datahike_async.errors import ArgumentError, ConnectionClosed, WrongEventLoop, shown
+from datahike_async.konserve.loops import outlast
+from datahike_async.konserve.redaction import public
 from datahike_async.planned import attribute_error
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.transactor.listeners import Listeners
 from datahike_async.transactor.messages import Transact
-from datahike_async.transactor.sharing import Member, join
+from datahike_async.transactor.sharing import Member, Opening, join
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
 from datahike_async.tx.answers import Answer, checked_basis, checked_key
 from datahike_async.tx.forms import take_options
@@ -36,22 +36,27 @@ from datahike_async.values.report import TxReport
 
 __all__ = ["Connection", "connect", "db", "listen", "release", "transact", "unlisten"]
 
-_log = logging.getLogger("datahike_async.connection")
 _COMMIT_ID = Keyword("db/commitId")
 
 
 class Connection:
-    """An open database. Make one with ``async with connect(config) as conn``."""
+    """An open database, from ``await connect(config)`` or ``async with connect(config) as conn``.
+
+    ``async with conn`` releases it, too. One that nobody holds any more releases itself, with a
+    ResourceWarning, and so does one whose event loop ends.
+    """
 
     def __init__(self, member: Member, env: Env) -> None:
         self._member = member
         self._transactor = member.transactor
         self._env = env
-        self._listeners = Listeners()
+        self._listeners = Listeners(self._transactor.limits.listener_reports)
         self._closed = False
         self._left = anyio.Event()
         self._value: Database | None = None
         self._keys = 0
+        config = self._transactor.config
+        member.called(f"connection to branch :{config.branch} of {public(config.store)}")
 
     def __repr__(self) -> str:
         state = "released" if self._closed else f"max-tx {self._transactor.snapshot.max_tx}"
@@ -71,6 +76,32 @@ class Connection:
     def closed(self) -> bool:
         """Whether the connection was released."""
         return self._closed
+
+    def __del__(self) -> None:
+        member = getattr(self, "_member", None)
+        if member is None or self._closed or member.over or member.home.forked:
+            return
+        member.drop()
+
+    async def __aenter__(self) -> Connection:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.release()
+
+    def _check_home(self, *, waiting: bool = True) -> None:
+        elsewhere = self._member.home.elsewhere(waiting=waiting)
+        if elsewhere is not None:
+            raise WrongEventLoop(
+                f"This connection is used {elsewhere}. Open another one here: connections of "
+                "several event loops and processes may share a database."
+            )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -102,6 +133,7 @@ class Connection:
         Within one event loop there is no need: its connections share their writer's state.
         """
         self._check_open()
+        self._check_home()
         await self._transactor.refresh()
         return self.db()
 
@@ -130,6 +162,7 @@ class Connection:
         close. Cancelled after it was sent, it still takes its course.
         """
         self._check_open()
+        self._check_home()
         if isinstance(tx_data, (str, Mapping)):
             tx_data, options = take_options(tx_data)
             expected_basis = options.get("expected_basis", expected_basis)
@@ -170,9 +203,11 @@ class Connection:
         """Call ``listener`` with the report of every commit from now on, in order; return its key.
 
         ``listener`` is a function or a coroutine function; it may transact. What it raises is
-        logged. A key that is in use is taken over.
+        logged. It has a task of its own, in which up to 1024 reports wait for it; beyond them the
+        oldest are dropped, and a warning logged. A key that is in use is taken over.
         """
         self._check_open()
+        self._check_home(waiting=False)
         if not callable(listener):
             raise ArgumentError(
                 f"{shown(listener)} is not callable; pass a function of one report."
@@ -181,14 +216,14 @@ class Connection:
         if key is None:
             self._keys += 1
             key = self._keys
-        self._listeners.by_key[key] = listener
+        self._listeners.add(key, listener)
         self._transactor.subscribers[self] = self._committed
         return key
 
     def unlisten(self, key: Any) -> None:
         """Call the listener of ``key`` no more; an unknown key is ignored."""
         _check_key(key)
-        self._listeners.by_key.pop(key, None)
+        self._listeners.remove(key)
         if not self._listeners:
             self._transactor.subscribers.pop(self, None)
 
@@ -203,13 +238,14 @@ class Connection:
 
         What was sent is committed first. Idempotent. Not cancelled half way.
         """
+        self._check_home()
         if self._closed:
-            with anyio.CancelScope(shield=True):
-                await self._left.wait()
+            await outlast(self._left.wait)
             return
         self._closed = True
         try:
             await self._member.leave()
+            await self._listeners.finish()
         finally:
             self._transactor.subscribers.pop(self, None)
             self._left.set()
@@ -225,31 +261,34 @@ def _check_key(key: Any) -> None:
 
 
 class _Connecting:
-    """What ``connect`` returns: enter it to open the connection."""
+    """What ``connect`` returns: await it, or enter it, to open the connection."""
 
-    def __init__(self, config: Config, env: Env, limits: Limits | None) -> None:
+    def __init__(self, config: Config, env: Env, limits: Limits) -> None:
         self._config = config
         self._env = env
         self._limits = limits
+        self._begun = False
         self._connection: Connection | None = None
-        self._tasks: anyio.abc.TaskGroup | None = None
 
-    async def __aenter__(self) -> Connection:
-        if self._connection is not None:
-            raise RuntimeError("this connection was entered already; call connect again")
-        member = await join(self._config, self._env, self._wrap, self._limits)
-        self._connection = connection = Connection(member, self._env)
-        self._tasks = tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        tasks.start_soon(member.run)
-        tasks.start_soon(connection._listeners.run)
-        return connection
+    def __await__(self) -> Generator[Any, Any, Connection]:
+        return self._open().__await__()
+
+    async def _open(self) -> Connection:
+        if self._begun:
+            raise RuntimeError("this connection was opened already; call connect again")
+        self._begun = True
+        member = await join(Opening(self._config, self._env, self._wrap, self._limits))
+        return Connection(member, self._env)
 
     def _wrap(self, transactor: Transactor) -> Wrap:
         def wrap(snapshot: Snapshot) -> Database:
             return Database(View(snapshot), config=transactor.config, env=self._env)
 
         return wrap
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._open()
+        return self._connection
 
     async def __aexit__(
         self,
@@ -258,29 +297,20 @@ class _Connecting:
         trace: TracebackType | None,
     ) -> None:
         assert self._connection is not None
-        assert self._tasks is not None
         await self._connection.release()
-        await self._connection._listeners.finish()
-        self._tasks.cancel_scope.cancel()
-        try:
-            # Without the block's exception: the group would wrap it.
-            await self._tasks.__aexit__(None, None, None)
-        except BaseException:
-            if error is None:
-                raise
-            _log.debug("while the block was ending with %r", error, exc_info=True)
 
 
 def connect(
     config: Any = None, *, env: Env = SYSTEM, limits: Limits | None = None, **options: Any
 ) -> _Connecting:
-    """Open a database for an ``async with`` block; see :class:`Connection`.
+    """Open a database: ``await connect(config)``, or ``async with connect(config) as conn``.
 
-    ``config`` is a dict, EDN text, a Config, or None for keyword arguments alone. On entering
-    raises DatabaseNotFound, ConfigError where it contradicts the database, CorruptData,
+    ``config`` is a dict, EDN text, a Config, or None for keyword arguments alone. Any task of the
+    event loop may open, use and release a connection; see :class:`Connection`. On opening raises
+    DatabaseNotFound, ConfigError where it contradicts the database, CorruptData,
     UnsupportedFormat, StorageError.
     """
-    return _Connecting(Config.of(config, **options), env, limits)
+    return _Connecting(Config.of(config, **options), env, limits or Limits())
 
 
 # -- Datahike's verbs --------------------------------------------------------------------------
@@ -293,7 +323,7 @@ def _connection(conn: Any) -> Connection:
     if isinstance(conn, Database):
         hint = " A database value never changes; transact on the connection it came from."
     elif isinstance(conn, _Connecting):
-        hint = " Enter it first: async with connect(config) as conn."
+        hint = " Open it first: conn = await connect(config)."
     raise ArgumentError(
         f"A connection is expected, not {shown(conn)}.{hint}", error=":datahike/conn-expected"
     )

@@ -31,6 +31,7 @@ __all__ = [
     "UnsupportedFormat",
     "WriterError",
     "WriterFenced",
+    "WrongEventLoop",
     "shown",
 ]
 
@@ -111,6 +112,15 @@ class DatabaseNotFound(DatahikeError):
 
 class ConnectionClosed(DatahikeError):
     """The connection was released; open a new one with ``connect``."""
+
+
+class WrongEventLoop(DatahikeError, RuntimeError):
+    """A connection, or a value that has to fetch, was used away from its event loop or process."""
+
+    def __init__(
+        self, message: str, *, error: str = ":connection/wrong-event-loop", **data: Any
+    ) -> None:
+        super().__init__(message, error=error, **data)
 
 
 class EdnError(DatahikeError):

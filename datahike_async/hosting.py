@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+import anyio
 import anyio.from_thread
-import anyio.to_thread
 
+from datahike_async.konserve.loops import in_thread
 from datahike_async.pausing import pause
 
 __all__ = ["HOST", "run_in_thread"]
@@ -31,7 +32,10 @@ async def run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         call.close()
         raise RuntimeError("what runs in a worker thread waited for the event loop")
 
-    return await anyio.to_thread.run_sync(drive)
+    with anyio.CancelScope() as scope:
+        # What interrupts this task is seen by ``HOST.check`` in the thread.
+        return await in_thread(drive, interrupted=scope.cancel)
+    raise AssertionError("nobody else cancels the scope")
 
 
 class _Host:

@@ -134,18 +134,7 @@ async def delete_database(config: Any = None, **options: Any) -> None:
     with konserve_errors():
         if not await _store_exists(store_config):
             return
-        store_id = store_config.get("id")
-        if store_id is None:
-            store = await stores.connect_store(store_config)
-            try:
-                store_id = await _identity(store, config)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await stores.release_store(store)
-        if store_id is not None:
-            gone = ConnectionClosed(
-                "The database was deleted.", error=":connection-has-been-released"
-            )
-            for transactor in forget(store_id):
-                transactor.shut(gone)
+        gone = ConnectionClosed("The database was deleted.", error=":connection-has-been-released")
+        for transactor in forget(await stores.store_place(store_config)):
+            transactor.shut(gone)
         await stores.delete_store(store_config)

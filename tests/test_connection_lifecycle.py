@@ -14,7 +14,7 @@ import pytest
 import sniffio
 
 import datahike_async as d
-from datahike_async.errors import ConnectionClosed, DatahikeError, WriterError
+from datahike_async.errors import ConnectionClosed, DatahikeError, WrongEventLoop
 from datahike_async.konserve import Store, StoreClosed
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from datahike_async.transactor import sharing
@@ -39,7 +39,7 @@ async def numbers(conn: d.Connection) -> list[int]:
 
 
 def assert_nothing_leaked() -> None:
-    assert sharing._registry().live == {}
+    assert not sharing._registry().live
     if sniffio.current_async_library() == "asyncio":
         task = asyncio.current_task()
         assert task is not None
@@ -237,7 +237,7 @@ async def test_a_connection_belongs_to_its_event_loop(store: dict[str, Any]) -> 
         await conn.transact([{":n": 1}])
 
         async def elsewhere() -> int:
-            with pytest.raises(WriterError, match="another thread"):
+            with pytest.raises(WrongEventLoop, match="another thread"):
                 await conn.transact([{":n": 2}])
             # Values have no loop.
             return conn.db().max_tx
@@ -263,7 +263,7 @@ class Leisurely(PassingBlobStore):
         await super().close()
 
 
-async def test_joining_that_is_cancelled_closes_the_store_it_opened(
+async def test_opening_that_is_cancelled_closes_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = {"backend": "file", "path": str(tmp_path / "db")}
@@ -281,14 +281,22 @@ async def test_joining_that_is_cancelled_closes_the_store_it_opened(
         scope.cancel()
         return state
 
-    async with d.connect(store=store):
-        monkeypatch.setattr(sharing, "connect_store", connecting)
-        monkeypatch.setattr(sharing, "read_branch", reading)
-        with anyio.CancelScope() as scope:
-            # In another spelling: that it is the same one shows once it was read.
-            async with d.connect(store={**store, "path": str(tmp_path / "." / "x" / ".." / "db")}):
-                await anyio.lowlevel.checkpoint()
-        assert len(opened) == 1
-        with pytest.raises(StoreClosed):
-            await opened[0].get("anything")
+    monkeypatch.setattr(sharing, "connect_store", connecting)
+    monkeypatch.setattr(sharing, "read_branch", reading)
+    with anyio.CancelScope() as scope:
+        await d.connect(store=store)
+    assert scope.cancelled_caught
+    assert len(opened) == 1
+    with pytest.raises(StoreClosed):
+        await opened[0].get("anything")
     assert_nothing_leaked()
+
+
+async def test_a_folder_is_one_place_however_it_is_written(tmp_path: Path) -> None:
+    store = {"backend": "file", "path": str(tmp_path / "db")}
+    await d.create_database(store=store, schema_flexibility="read")
+    (tmp_path / "link").symlink_to(tmp_path / "db")
+    async with d.connect(store=store) as one:
+        for path in (tmp_path / "." / "x" / ".." / "db", tmp_path / "link"):
+            async with d.connect(store={**store, "path": str(path)}) as two:
+                assert one._transactor is two._transactor

@@ -42,6 +42,7 @@ from datahike_async.konserve.errors import (
     UnsupportedEncoding,
     UnsupportedOperation,
 )
+from datahike_async.konserve.loops import acquire_in_thread, in_thread
 from datahike_async.konserve.registry import Backend, register_backend
 from datahike_async.konserve.serializers import MessagePack, Serializer
 from datahike_async.konserve.store import (
@@ -94,9 +95,11 @@ __all__ = [
     "UnsupportedEncoding",
     "UnsupportedOperation",
     "Write",
+    "acquire_in_thread",
     "connect_store",
     "create_store",
     "delete_store",
+    "in_thread",
     "register_backend",
     "release_store",
     "require_revision",

@@ -37,7 +37,10 @@ class Backend(Protocol):
 
     - ``public``, a frozenset of those keys whose values may be seen in representations, errors and
       logs; without it none may (see :mod:`~datahike_async.konserve.redaction`);
-    - where asking is dear, ``attach``: as ``connect``, but a store that is not there shows later.
+    - where asking is dear, ``attach``: as ``connect``, but a store that is not there shows later;
+    - where one store can be written in several ways, ``place``: a coroutine function of a
+      configuration that returns where the store lies, a hashable value, the same for all of them
+      and another one for every copy. Without it the configuration itself is the place.
     """
 
     @property

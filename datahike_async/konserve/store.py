@@ -7,7 +7,7 @@ only over the revision it read, so that other processes are safe too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
@@ -41,6 +41,7 @@ from datahike_async.konserve.errors import (
 )
 from datahike_async.konserve.locks import KeyLocks
 from datahike_async.konserve.paths import MISSING, hashable, listed, path_of, step, with_value
+from datahike_async.konserve.places import place_of
 from datahike_async.konserve.redaction import public
 from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
 
@@ -52,6 +53,7 @@ __all__ = [
     "delete_store",
     "release_store",
     "store_exists",
+    "store_place",
 ]
 
 Hook = Callable[[Mapping[str, Any]], Awaitable[None] | None]
@@ -562,6 +564,16 @@ async def store_exists(config: Mapping[Any, Any]) -> bool:
     """Say whether there is a store at ``config``."""
     plain, made = checked(config)
     return await made.exists(plain)
+
+
+async def store_place(config: Mapping[Any, Any]) -> Hashable:
+    """Return where a store lies, by which it is found again, however its configuration is written.
+
+    A copy of a store lies elsewhere, though it has the same id. Raises StoreConfigError,
+    UnknownBackend.
+    """
+    plain, made = checked(config)
+    return await place_of(plain, made)
 
 
 async def delete_store(config: Mapping[Any, Any]) -> None:

@@ -6,7 +6,6 @@ checked against the CRC in its address before it is decoded.
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -16,8 +15,9 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 
-from datahike_async.errors import CorruptData
+from datahike_async.errors import CorruptData, WrongEventLoop
 from datahike_async.index.source import Address
+from datahike_async.konserve.loops import Home
 from datahike_async.konserve.store import Store
 from datahike_async.storage.layout import Layout, layout_of
 from datahike_async.storage.node_cache import NodeCache
@@ -63,7 +63,7 @@ class NodeStore:
         self.get: Callable[[Address], Any | None] = self.cache.get
         self._layout = layout_of(store.capabilities)
         self._habit = _REMOTE if store.capabilities.remote else _NEAR
-        self._thread = threading.get_ident()
+        self._home = Home()
         self._loading: dict[Address, anyio.Event] = {}
 
     def pinned(self) -> AbstractContextManager[object]:
@@ -73,14 +73,21 @@ class NodeStore:
     async def fetch(self, addresses: Sequence[Address]) -> None:
         """Load nodes; afterwards ``get`` finds them (under ``pinned``: until the block is left).
 
-        Raises CorruptData naming blob and offset where the bytes are not what was written.
+        Raises CorruptData naming blob and offset where the bytes are not what was written;
+        WrongEventLoop away from the event loop.
         """
-        if threading.get_ident() != self._thread:
-            anyio.from_thread.run(self._fetch, addresses)
-        else:
+        if self._home.is_running():
             await self._fetch(addresses)
+        else:
+            anyio.from_thread.run(self._fetch, addresses)
 
     async def _fetch(self, addresses: Sequence[Address]) -> None:
+        elsewhere = self._home.elsewhere()
+        if elsewhere is not None:
+            raise WrongEventLoop(
+                f"This database value is used {elsewhere}, and what it needs is not in memory. "
+                "Open a connection here and take its value."
+            )
         wanted = dict.fromkeys(addresses)
         while wanted:
             mine: list[Address] = []

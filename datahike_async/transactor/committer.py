@@ -12,7 +12,9 @@ Nothing is applied here: the actor hands in encoded records and takes the outcom
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 from uuid import UUID
 
 import anyio
@@ -27,6 +29,7 @@ from datahike_async.konserve.errors import (
     StoreClosed,
     StoreIOError,
 )
+from datahike_async.konserve.loops import is_interruption
 from datahike_async.konserve.store import Store
 from datahike_async.storage.codec import encode_record
 from datahike_async.storage.head import Base, Head, Recent, encode_head
@@ -34,11 +37,14 @@ from datahike_async.storage.layout import head_key
 from datahike_async.storage.open import BranchState, Growth, Known, reread_branch
 from datahike_async.storage.probe import Fence
 from datahike_async.transactor.failures import unknown
+from datahike_async.transactor.limits import Limits
 
 __all__ = ["Committer", "Moved"]
 
 
 Send = Callable[[], Awaitable[Revision]]
+
+_LOOP_ENDED: Final = OutcomeUnknown("The event loop ended meanwhile.")
 
 
 class Moved(Exception):
@@ -53,7 +59,7 @@ class Committer:
     """The head of one branch as this writer last published or read it."""
 
     def __init__(
-        self, store: Store, state: BranchState, env: Env, fence: Fence, settle_seconds: float
+        self, store: Store, state: BranchState, env: Env, fence: Fence, limits: Limits
     ) -> None:
         self.store = store
         self.fence = fence
@@ -62,7 +68,8 @@ class Committer:
         self.conditional = store.capabilities.conditional is not ConditionalDomain.NONE
         self.key = head_key(state.head.base.branch)
         self.journal = store.capabilities.journal
-        self.settle_seconds = settle_seconds
+        self.limits = limits
+        self._until = math.inf
         self.adopt(state)
 
     def adopt(self, state: BranchState) -> None:
@@ -88,6 +95,11 @@ class Committer:
         self.tail += growth.encoded
         self.tail_bytes += sum(map(len, growth.encoded))
         self.behind = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the event loop ended during a publication."""
+        return self._until != math.inf
 
     async def look_again(self) -> BranchState | Growth | Unchanged:
         """Read what is new of the branch: one conditional read.
@@ -191,12 +203,28 @@ class Committer:
 
     async def _send(self, send: Send, generation: int, id_: UUID) -> None:
         await self.fence.check()
+        cancelled = anyio.get_cancelled_exc_class()
         try:
-            self.revision = await send()
-        except (RevisionMismatch, OutcomeUnknown) as error:
-            await self._settle(send, generation, id_, error)
+            try:
+                self.revision = await send()
+            except (RevisionMismatch, OutcomeUnknown) as error:
+                await self._settle(send, generation, id_, error)
+            except cancelled as stopped:
+                await self._settle(send, generation, id_, self._interruption(stopped))
+        except cancelled as stopped:
+            raise unknown(_LOOP_ENDED) from stopped
         self.generation = generation
         self.recent = self.recent.after(id_)
+
+    def _interruption(self, cancelled: BaseException) -> OutcomeUnknown:
+        """Return the doubt about what was under way when the event loop ended.
+
+        Raises the cancellation again where nothing more can be asked.
+        """
+        if not is_interruption():
+            raise cancelled
+        self._until = min(self._until, anyio.current_time() + self.limits.close_seconds)
+        return _LOOP_ENDED
 
     async def _settle(
         self,
@@ -206,19 +234,14 @@ class Committer:
         error: KonserveError,
     ) -> None:
         pause = 0.005
+        cancelled = anyio.get_cancelled_exc_class()
         # What was refused was not written; what got no answer may have been.
         doubtful = isinstance(error, OutcomeUnknown)
-        with anyio.move_on_after(self.settle_seconds):
+        with anyio.move_on_after(self.limits.settle_seconds) as patience:
             while True:
+                patience.deadline = min(patience.deadline, self._until)
                 try:
                     state = await self.look_again()
-                except (StoreClosed, StoreIOError) as failed:
-                    if not doubtful:
-                        raise
-                    raise unknown(failed) from failed
-                except KonserveError as failed:
-                    error = failed
-                else:
                     if state is not UNCHANGED:
                         if id_ in state.recent:
                             self.revision = state.revision
@@ -230,10 +253,17 @@ class Committer:
                         if doubtful and state.generation - len(state.recent) >= generation:
                             raise unknown(error)
                         raise Moved(state)
-                    before, doubtful = (
-                        doubtful,
-                        True,
-                    )  # While it is under way: the deadline may come.
+                except (StoreClosed, StoreIOError) as failed:
+                    if not doubtful:
+                        raise
+                    raise unknown(failed) from failed
+                except KonserveError as failed:
+                    error = failed
+                except cancelled as stopped:
+                    error = self._interruption(stopped)
+                else:
+                    # While it is under way the deadline may come.
+                    before, doubtful = doubtful, True
                     try:
                         self.revision = await send()
                         return
@@ -243,8 +273,13 @@ class Committer:
                         # Never a definite failure: what was sent first may still land.
                         error = again
                         doubtful = before or isinstance(again, OutcomeUnknown)
-                # Jitter: writers that collided must not collide again.
-                await anyio.sleep(pause * (0.5 + self.env.random()))
+                    except cancelled as stopped:
+                        error = self._interruption(stopped)
+                try:
+                    # Jitter: writers that collided must not collide again.
+                    await anyio.sleep(pause * (0.5 + self.env.random()))
+                except cancelled as stopped:
+                    self._interruption(stopped)
                 pause = min(pause * 2, 1.0)
         raise unknown(error) if doubtful else error
 

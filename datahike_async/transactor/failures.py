@@ -21,6 +21,7 @@ __all__ = [
     "closed",
     "conflict",
     "fenced",
+    "loop_ended",
     "mismatch",
     "shut_down",
     "unfinished",
@@ -53,6 +54,14 @@ def closed() -> ConnectionClosed:
     """Return the error for a call that the end of its connection overtook."""
     return ConnectionClosed(
         "The connection was released meanwhile.", error=":connection-has-been-released"
+    )
+
+
+def loop_ended() -> ConnectionClosed:
+    """Return the error for what the end of the event loop overtook."""
+    return ConnectionClosed(
+        "The event loop of the connection ended before it was released.",
+        error=":connection-has-been-released",
     )
 
 

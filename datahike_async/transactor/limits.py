@@ -24,3 +24,7 @@ class Limits(NamedTuple):
     """Rows from which closing flushes, so that the next open need not replay them."""
     settle_seconds: float = 30.0
     """How long a publication of unknown outcome is asked after."""
+    close_seconds: float = 5.0
+    """How long the end of an event loop waits for a publication, and for the store to close."""
+    listener_reports: int = 1024
+    """How many reports may wait for a listener; beyond them the oldest are dropped."""

@@ -1,7 +1,9 @@
 """Listeners: functions that are called with the report of each commit, in order.
 
-They run in a task of their connection, not in the actor, so a slow one delays nobody and any of
-them may transact. What they raise is logged.
+Each has a task and a queue of its own, so a slow one delays neither the writer nor the others, and
+any of them may transact. One that is stuck costs bounded memory: of what waits for it the oldest is
+dropped, which is logged, and shows as a report whose ``db_before`` is not the ``db_after`` of the
+one before. What a listener raises is logged.
 """
 
 from __future__ import annotations
@@ -10,67 +12,131 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from typing import Any, Final
 
 import anyio
+
+from datahike_async.konserve.loops import start
+from datahike_async.pausing import pause
 
 __all__ = ["Listeners"]
 
 _log = logging.getLogger("datahike_async.listeners")
 
 _PATIENCE: Final = 5.0
-"""Seconds that a closing connection gives coroutine listeners to finish."""
+"""Seconds that a closing connection gives listeners to finish."""
+
+_delivering: ContextVar[_Listener | None] = ContextVar("delivering", default=None)
+
+Report = Callable[[], Any]
+"""Makes a report, the same one at every call."""
 
 
-class Listeners:
-    """The listeners of one connection, by key."""
+def once(make: Report) -> Report:
+    """Return what makes a report when it is first delivered, for all listeners."""
+    made: list[Any] = []
 
-    def __init__(self) -> None:
-        self.by_key: dict[Any, Callable[[Any], Any]] = {}
-        self._queue: deque[Callable[[], Any]] = deque()
-        self._wake: anyio.Event | None = None
-        self._closing = False
-        self._idle = anyio.Event()
+    def report() -> Any:
+        if not made:
+            made.append(make())
+        return made[0]
 
-    def __bool__(self) -> bool:
-        return bool(self.by_key)
+    return report
 
-    def put(self, make: Callable[[], Any]) -> None:
-        """Queue a report, made when it is delivered."""
-        self._queue.append(make)
-        self._stir()
 
-    async def finish(self) -> None:
-        """Wait until everything queued is delivered, or for as long as is reasonable."""
-        self._closing = True
-        self._stir()
-        with anyio.move_on_after(_PATIENCE, shield=True):
-            await self._idle.wait()
+class _Listener:
+    """A function and the reports that wait for it. ``idle`` is set while there is nothing to do."""
 
-    def _stir(self) -> None:
-        if self._wake is not None:
-            self._wake.set()
+    def __init__(self, key: Any, call: Callable[[Any], Any], limit: int) -> None:
+        self.key = key
+        self.idle: anyio.Event | None = None
+        self._call = call
+        self._limit = limit
+        # As callbacks have it: what surrounded the one who wants to be called.
+        self._context = copy_context()
+        self._queue: deque[Report] = deque()
+        self._missed = 0
+        self._scope = anyio.CancelScope()
 
-    async def run(self) -> None:
-        """Deliver reports until ``finish`` was called and all are delivered."""
+    def put(self, report: Report) -> None:
+        if len(self._queue) >= self._limit:
+            self._queue.popleft()
+            self._missed += 1
+            if self._missed == 1:
+                _log.warning(
+                    "listener %r is %d reports behind; the oldest are dropped",
+                    self.key,
+                    self._limit,
+                )
+        self._queue.append(report)
+        if self.idle is None:
+            self.idle = anyio.Event()
+            start(self._run, f"listener {self.key!r}", context=self._context.copy())
+
+    def cancel(self) -> None:
+        """Deliver nothing more, and cancel what is being delivered."""
+        self._queue.clear()
+        self._scope.cancel()
+
+    async def _run(self) -> None:
+        assert self.idle is not None
+        _delivering.set(self)
         try:
-            while True:
+            with self._scope:
                 while self._queue:
-                    report = self._queue.popleft()()
-                    for key, listener in list(self.by_key.items()):
-                        await self._call(key, listener, report)
-                if self._closing:
-                    return
-                self._wake = anyio.Event()
-                await self._wake.wait()
-                self._wake = None
+                    if self._missed:
+                        _log.warning("listener %r missed %d reports", self.key, self._missed)
+                        self._missed = 0
+                    await self._deliver(self._queue.popleft()())
+                    await pause()
         finally:
-            self._idle.set()
+            self.idle.set()
+            self.idle = None
+            self._scope = anyio.CancelScope()
 
-    async def _call(self, key: Any, listener: Callable[[Any], Any], report: Any) -> None:
+    async def _deliver(self, report: Any) -> None:
         try:
-            result = listener(report)
+            result = self._call(report)
             if inspect.isawaitable(result):
                 await result
         except Exception:
-            _log.exception("listener %r failed on transaction %s", key, report.tx)
+            _log.exception("listener %r failed on transaction %s", self.key, report.tx)
+
+
+class Listeners:
+    """The listeners of one connection, by key. At most ``limit`` reports wait for each."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._by_key: dict[Any, _Listener] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_key)
+
+    def add(self, key: Any, call: Callable[[Any], Any]) -> None:
+        """Call a function from now on, in place of the one that had its key."""
+        self._by_key[key] = _Listener(key, call, self._limit)
+
+    def remove(self, key: Any) -> None:
+        """Deliver nothing more to the listener of a key, if there is one."""
+        self._by_key.pop(key, None)
+
+    def put(self, make: Report) -> None:
+        """Queue a report for each of them, made when it is first delivered."""
+        report = once(make)
+        for listener in self._by_key.values():
+            listener.put(report)
+
+    async def finish(self) -> None:
+        """Wait until everything queued is delivered, for as long as is reasonable."""
+        # The one that is releasing its connection would wait for itself.
+        others = [one for one in self._by_key.values() if one is not _delivering.get()]
+        with anyio.move_on_after(_PATIENCE, shield=True):
+            for listener in others:
+                if listener.idle is not None:
+                    await listener.idle.wait()
+        for listener in others:
+            if listener.idle is not None:
+                _log.warning("listener %r did not finish; it is cancelled", listener.key)
+                listener.cancel()

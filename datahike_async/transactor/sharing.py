@@ -1,16 +1,17 @@
-"""One transactor for all connections of an event loop to one branch.
+"""One transactor for all connections of an event loop to one branch at one place.
 
-Each connection brings a runner, a task of its own; the runner whose turn it is runs the actor.
-When its connection closes, the next one takes over. The last one drains the mailbox, closes the
-transactor and releases the store. Runners are shielded: cancelling the task that holds a
-connection ends the connection, never a commit half way.
+It belongs to the event loop: a task of the loop opens it, is the actor, and closes it and its
+store once nobody uses it any more, or once the loop ends. Connections are shares in it, which any
+task of the loop may take and give back; cancelling such a task ends a share and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from uuid import UUID
+import warnings
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -19,35 +20,44 @@ from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import ConfigError
 from datahike_async.index.registry import index_factory
-from datahike_async.konserve.store import Store, connect_store, release_store
+from datahike_async.konserve.loops import Home, outlast, start
+from datahike_async.konserve.store import Store, connect_store, release_store, store_place
 from datahike_async.storage.create import NODE_BYTES
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.open import missing_branch, read_branch
 from datahike_async.storage.translate import konserve_errors
+from datahike_async.transactor.failures import loop_ended
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
 
-__all__ = ["Member", "forget", "join"]
+__all__ = ["Member", "Opening", "forget", "join"]
 
 _log = logging.getLogger("datahike_async.transactor")
 
-_Key = tuple[UUID, str]
+
+class _Key(NamedTuple):
+    """Where a store lies, and a branch in it. A copy lies elsewhere, under the same id."""
+
+    place: Hashable
+    branch: str
 
 
-class _Shared:
-    """A transactor and those who use it; the first member's runner is running."""
+class Opening(NamedTuple):
+    """How a transactor is to be opened where nobody has it open."""
 
-    def __init__(self, key: _Key, transactor: Transactor) -> None:
-        self.key = key
-        self.transactor = transactor
-        self.members: list[Member] = []
+    config: Config
+    env: Env
+    wrap: Callable[[Transactor], Wrap]
+    limits: Limits
 
 
 class _Registry:
-    """The transactors of one event loop. ``lock`` guards opening and closing."""
+    """The transactors of one event loop, held by those who use them and by their own tasks.
+
+    Not by the registry: it lives as long as the loop is known, and must not keep a closed one.
+    """
 
     def __init__(self) -> None:
-        self.lock = anyio.Lock()
-        self.live: dict[_Key, _Shared] = {}
+        self.live: WeakValueDictionary[_Key, _Shared] = WeakValueDictionary()
 
 
 _registries: RunVar[_Registry] = RunVar("datahike_async.transactors")
@@ -62,144 +72,245 @@ def _registry() -> _Registry:
         return made
 
 
+class _Shared:
+    """A transactor from its opening to its end, and those who use it.
+
+    ``opened`` is set once it can be used or ``error`` is there; ``ended`` once all is closed.
+    """
+
+    transactor: Transactor
+
+    def __init__(self, registry: _Registry, key: _Key, opening: Opening) -> None:
+        self.key = key
+        self.home = Home()
+        self.opened = anyio.Event()
+        self.ended = anyio.Event()
+        self.error: BaseException | None = None
+        self.members: set[Member] = set()
+        self._registry = registry
+        self._opening = opening
+        self._scope = anyio.CancelScope()
+        registry.live[key] = self
+
+    def begin(self) -> None:
+        """Start the task, for the first member."""
+        start(
+            self._live,
+            f"the writer of :{self.key.branch}",
+            ending=self._loop_ends,
+            seconds=self._opening.limits.close_seconds,
+        )
+
+    @property
+    def closing(self) -> bool:
+        """Whether nobody can join any more."""
+        return not self.members
+
+    def fits(self, config: Config) -> bool:
+        """Say whether it is the database that a config asks for."""
+        return config.store.get("id") in (None, self.transactor.store_id)
+
+    # -- its task ------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        try:
+            if not await self._open():
+                return
+            await self.transactor.run()
+            await self._close()
+        finally:
+            self._forget()
+            self.opened.set()
+            self.ended.set()
+
+    async def _open(self) -> bool:
+        cancelled = anyio.get_cancelled_exc_class()
+        try:
+            with self._scope:
+                self.transactor = await _opened(self._opening)
+        except cancelled:
+            self.error = loop_ended()
+        except BaseException as error:
+            self.error = error
+        if not hasattr(self, "transactor"):
+            return False
+        if not self.members:
+            self.transactor.stop()
+        self.opened.set()
+        return True
+
+    def _loop_ends(self) -> None:
+        """Be told by a loop whose end does not interrupt its tasks."""
+        if self.opened.is_set():
+            self.transactor.end()
+        else:
+            self._scope.cancel()
+
+    async def _close(self) -> None:
+        lost = self.transactor.lost
+        if lost:
+            for member in list(self.members):
+                member.complain("its event loop ended")
+        with anyio.move_on_after(self._opening.limits.close_seconds if lost else None, shield=True):
+            try:
+                await self.transactor.close()
+            except Exception:
+                # What was acknowledged is durable; the flush only speeds up the next open.
+                _log.exception("closing :%s", self.key.branch)
+            await _release(self.transactor.store)
+
+    def _forget(self) -> None:
+        if self._registry.live.get(self.key) is self:
+            del self._registry.live[self.key]
+
+    # -- its members ---------------------------------------------------------------------------
+
+    def leave(self, member: Member) -> None:
+        """Do without a member; the last one ends it."""
+        self.members.discard(member)
+        if self.members:
+            return
+        if self.opened.is_set():
+            if self.error is None:
+                self.transactor.stop()
+        else:
+            self._scope.cancel()
+
+
 class Member:
-    """One connection's share in a transactor. Start ``run`` in a task, end it with ``leave``."""
+    """One connection's share in a transactor; give it back with ``leave``."""
 
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
-        self._turn = anyio.Event()
-        self._done = anyio.Event()
-        self._leaving = False
-        shared.members.append(self)
-        if len(shared.members) == 1:
-            self._turn.set()
+        self._name = f"connection to :{shared.key.branch}"
+        shared.members.add(self)
 
     @property
     def transactor(self) -> Transactor:
         """The transactor."""
         return self._shared.transactor
 
-    async def run(self) -> None:
-        """Wait for the turn of this member, and be the actor until it leaves."""
-        shared = self._shared
-        try:
-            with anyio.CancelScope(shield=True):
-                await self._turn.wait()
-                if shared.members[0] is self:
-                    await shared.transactor.run(
-                        lambda: self._leaving, lambda: len(shared.members) == 1
-                    )
-        finally:
-            first = shared.members[0] is self
-            shared.members.remove(self)
-            if first and shared.members:
-                shared.members[0]._turn.set()
-            self._done.set()
+    @property
+    def home(self) -> Home:
+        """The event loop that it belongs to."""
+        return self._shared.home
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is open any more."""
+        return self._shared.ended.is_set()
+
+    def called(self, name: str) -> None:
+        """Say what it is called in warnings."""
+        self._name = name
 
     async def leave(self) -> None:
-        """Hand over to another member; as the last one, close the transactor and its store.
+        """Give the share back once what was sent is committed; the last one closes the store.
 
-        What was sent is still committed. Raises nothing.
+        Raises nothing but a cancellation, afterwards.
         """
-        with anyio.CancelScope(shield=True):
-            async with _registry().lock:
-                await self._stop()
-                if not self._shared.members:
-                    await _close(self._shared)
+        shared = self._shared
+        if shared.opened.is_set() and shared.error is None and len(shared.members) > 1:
+            await outlast(shared.transactor.settled)
+        shared.leave(self)
+        if shared.closing:
+            await outlast(shared.ended.wait)
 
-    async def _stop(self) -> None:
-        self._leaving = True
-        self._turn.set()
-        self.transactor.mailbox.wake()
-        await self._done.wait()
+    def complain(self, why: str) -> None:
+        """Warn that nobody gave the share back."""
+        _Complaint(f"unclosed {self._name}: {why}. Await its release(), or use async with.")
+
+    def drop(self) -> None:
+        """Give the share back for a connection that nobody holds any more, in any thread."""
+        self.complain("nobody holds it any more")
+        self.home.call_soon(lambda: self._shared.leave(self))
 
 
-async def join(
-    config: Config, env: Env, wrap: Callable[[Transactor], Wrap], limits: Limits | None = None
-) -> Member:
+class _Complaint:
+    """A warning in a finalizer, where one that is made an error harms nobody."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __del__(self) -> None:
+        warnings.warn(self._text, ResourceWarning, stacklevel=2)
+
+
+async def join(opening: Opening) -> Member:
     """Return a share in the transactor of a branch; it is opened where nobody has it open.
 
     Raises DatabaseNotFound, ConfigError, CorruptData, UnsupportedFormat, StorageError.
     """
+    config = opening.config
     if config.store["backend"] == "memory" and config.store.get("id") is None:
         raise ConfigError(
             "A :memory store is found by its :id; use the config that create_database returned.",
             error=":missing-id",
         )
     registry = _registry()
-    async with registry.lock:
-        for shared in registry.live.values():
-            if _same_place(shared, config):
-                return _member(shared, config)
-        with konserve_errors():
-            # The head has to be there: reading it tells whether the store is.
-            store = await connect_store(dict(config.store), verify=False)
+    with konserve_errors():
+        key = _Key(await store_place(dict(config.store)), config.branch)
+    while True:
+        shared = registry.live.get(key)
+        mine = shared is None or (shared.opened.is_set() and _is_broken(shared))
+        if shared is None or mine:
+            shared = _Shared(registry, key, opening)
+        elif shared.closing:
+            await shared.ended.wait()
+            continue
+        member = Member(shared)
+        if mine:
+            shared.begin()
         try:
-            made = await _open(registry, store, config, env, wrap, limits)
+            await shared.opened.wait()
+            if shared.error is None and shared.fits(config):
+                if not mine:
+                    config.check_same(shared.transactor.config)
+                return member
+            if mine and shared.error is not None:
+                raise shared.error
+        except BaseException:
+            await member.leave()
+            raise
+        await member.leave()
+        if shared.error is None:
+            await _replaced(config, shared)
+
+
+def _is_broken(shared: _Shared) -> bool:
+    return shared.error is not None or shared.transactor.fatal is not None
+
+
+async def _replaced(config: Config, shared: _Shared) -> None:
+    """Raise what opening another database than the one that is open raises, if it is not there.
+
+    Where the one that is open was replaced, nobody joins it any more.
+    """
+    with konserve_errors():
+        await _release(await connect_store(dict(config.store)))
+    shared._forget()
+
+
+async def _opened(opening: Opening) -> Transactor:
+    config, env, wrap, limits = opening
+    with konserve_errors():
+        # The head has to be there: reading it tells whether the store is.
+        store = await connect_store(dict(config.store), verify=False)
+        try:
+            state = await read_branch(store, config.branch, config.store.get("id"))
+            if state is None:
+                await release_store(await connect_store(dict(config.store)))
+                raise missing_branch(config.branch)
+            base = state.head.base
+            adopted = config.adopting(base.config)
+            adopted = adopted.in_store({**config.store, "id": base.store})
+            factory = index_factory(adopted.index)
+            source = NodeStore(store, factory.decode, adopted.store_cache_size * NODE_BYTES)
+            return await Transactor.open(store, state, adopted, source, env, wrap, limits)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await _release(store)
             raise
-        if made.transactor.store is not store:
-            with anyio.CancelScope(shield=True):
-                await _release(store)
-            return _member(made, config)
-        return Member(made)
-
-
-def _same_place(shared: _Shared, config: Config) -> bool:
-    existing = shared.transactor
-    return (
-        existing.fatal is None
-        and existing.config.branch == config.branch
-        and dict(existing.config.store) == {**config.store, "id": existing.store_id}
-        and config.store.get("id") in (None, existing.store_id)
-    )
-
-
-def _member(shared: _Shared, config: Config) -> Member:
-    config.check_same(shared.transactor.config)
-    return Member(shared)
-
-
-async def _open(
-    registry: _Registry,
-    store: Store,
-    config: Config,
-    env: Env,
-    wrap: Callable[[Transactor], Wrap],
-    limits: Limits | None,
-) -> _Shared:
-    with konserve_errors():
-        state = await read_branch(store, config.branch, config.store.get("id"))
-        if state is None:
-            await release_store(await connect_store(dict(config.store)))
-            raise missing_branch(config.branch)
-        base = state.head.base
-        key = (base.store, config.branch)
-        live = registry.live.get(key)
-        if live is not None and live.transactor.fatal is None:
-            return live
-        adopted = config.adopting(base.config)
-        adopted = adopted.in_store({**config.store, "id": base.store})
-        factory = index_factory(adopted.index)
-        source = NodeStore(store, factory.decode, adopted.store_cache_size * NODE_BYTES)
-        transactor = await Transactor.open(store, state, adopted, source, env, wrap, limits)
-    shared = _Shared(key, transactor)
-    registry.live[key] = shared
-    return shared
-
-
-async def _close(shared: _Shared) -> None:
-    registry = _registry()
-    if registry.live.get(shared.key) is shared:
-        del registry.live[shared.key]
-    try:
-        await shared.transactor.close()
-    except Exception:
-        # All that was acknowledged is durable; the flush only speeds up the next open.
-        _log.exception("closing :%s", shared.key[1])
-    await _release(shared.transactor.store)
 
 
 async def _release(store: Store) -> None:
@@ -209,8 +320,10 @@ async def _release(store: Store) -> None:
         _log.exception("releasing a store")
 
 
-def forget(store_id: UUID) -> list[Transactor]:
-    """Take the transactors of a store that is to be deleted out of the registry."""
-    registry = _registry()
-    gone = [key for key in registry.live if key[0] == store_id]
-    return [registry.live.pop(key).transactor for key in gone]
+def forget(place: Hashable) -> list[Transactor]:
+    """Return the transactors of a store that is to be deleted; nobody joins them any more."""
+    live = _registry().live
+    gone = [shared for key, shared in live.items() if key.place == place]
+    for shared in gone:
+        shared._forget()
+    return [shared.transactor for shared in gone if hasattr(shared, "transactor")]

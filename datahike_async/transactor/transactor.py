@@ -11,13 +11,12 @@ Everything here runs on one event loop and changes state only between awaits.
 from __future__ import annotations
 
 import logging
-import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
 import anyio
-import anyio.abc
 
 from datahike_async.config import Config
 from datahike_async.env import Env
@@ -26,10 +25,10 @@ from datahike_async.errors import (
     FencingUnsupported,
     TransactionError,
     TransactionOutcomeUnknown,
-    WriterError,
 )
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.errors import KonserveError, StoreDenied
+from datahike_async.konserve.loops import start
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.node_store import NodeStore
@@ -44,6 +43,7 @@ from datahike_async.transactor.failures import (
     closed,
     conflict,
     fenced,
+    loop_ended,
     shut_down,
     unfinished,
     unknown,
@@ -62,7 +62,10 @@ Subscriber = Callable[[list[Transact]], None]
 
 
 class Transactor:
-    """The writer of one branch. ``snapshot`` and ``commit`` are what is durable."""
+    """The writer of one branch. ``snapshot`` and ``commit`` are what is durable.
+
+    ``lost`` says that the event loop ended before it was told to stop.
+    """
 
     def __init__(
         self, branch: Branch, config: Config, wrap: Callable[[Transactor], Wrap], limits: Limits
@@ -72,17 +75,20 @@ class Transactor:
         self.mailbox: Mailbox[Transact] = Mailbox(config.writer.transaction_queue_size)
         self.subscribers: dict[object, Subscriber] = {}
         self.fatal: DatahikeError | None = None
+        self.lost = False
         self._branch = branch
         self._wrap = wrap(self)
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._may_flush = True
+        self._stopping = False
+        self._ended = False
         self._flushing = False
         self._prepared: Prepared | None = None
         self._flush_floor = 0
-        self._thread = threading.get_ident()
         self._refreshing: list[Refresh] = []
         self._published = False
-        self._ended = False
+        # How many messages were accepted, how many answered, and who waits for which number.
+        self._accepted = 0
+        self._answered = 0
+        self._settling: deque[tuple[int, anyio.Event]] = deque()
 
     @classmethod
     async def open(
@@ -99,7 +105,7 @@ class Transactor:
         limits = limits or Limits()
         trust = config.writer.trusting
         fence = Fence(store, state.head.base.store, config.store["backend"], env, trust=trust)
-        committer = Committer(store, state, env, fence, limits.settle_seconds)
+        committer = Committer(store, state, env, fence, limits)
         branch = Branch(store, source, index_factory(config.index), committer, env)
         await branch.adopt(state)
         if store.capabilities.remote:
@@ -140,11 +146,6 @@ class Transactor:
         Cancelling before it is sent means it never happened; afterwards it takes its course.
         Raises the transaction's error; WriterError ``:writer-shut-down`` once the writer is closed.
         """
-        if threading.get_ident() != self._thread:
-            raise WriterError(
-                "This connection was opened on the event loop of another thread. Open one here; "
-                "connections of several event loops may share a database."
-            )
         if APPLYING.get() is self._branch:
             raise TransactionError(
                 "A transaction function cannot transact on its own branch: the writer would wait "
@@ -160,6 +161,7 @@ class Transactor:
                 self.mailbox.give_up_room()
                 raise shut_down(self.fatal)
             self.mailbox.put_after_room(message)
+        self._accepted += 1
         await message.done.wait()
         if message.error is not None:
             raise message.error
@@ -181,6 +183,18 @@ class Transactor:
         if request.error is not None:
             raise request.error
 
+    async def settled(self) -> None:
+        """Wait until every transaction that was sent by now is answered."""
+        if self._answered < self._accepted and self.fatal is None:
+            event = anyio.Event()
+            self._settling.append((self._accepted, event))
+            await event.wait()
+
+    def _answer(self, count: int) -> None:
+        self._answered += count
+        while self._settling and (self._settling[0][0] <= self._answered or self._is_shut()):
+            self._settling.popleft()[1].set()
+
     def _is_shut(self) -> bool:
         return self.fatal is not None
 
@@ -188,45 +202,59 @@ class Transactor:
         """Take nothing more; whoever waits gets WriterError."""
         if self.fatal is None:
             self.fatal = cause
-            name, trace = self.config.branch, cause.__cause__ or cause
-            _log.error("the writer of :%s closed itself: %s", name, cause, exc_info=trace)
+            if not self.lost:
+                name, trace = self.config.branch, cause.__cause__ or cause
+                _log.error("the writer of :%s closed itself: %s", name, cause, exc_info=trace)
         for message in self.mailbox.drain():
             message.fail(shut_down(self.fatal))
         for request in self._refreshing:
             request.answer(shut_down(self.fatal))
         self._refreshing.clear()
+        self._answer(0)
 
     # -- the actor -----------------------------------------------------------------------------
 
-    async def run(self, stopping: Callable[[], bool], last: Callable[[], bool]) -> None:
-        """Be the actor until ``stopping``; the ``last`` runner first serves everyone who waits.
+    def stop(self) -> None:
+        """Have the actor end once everything that was sent is answered."""
+        self._stopping = True
+        self.mailbox.wake()
 
-        Raises nothing but what ends the event loop: errors go to those who wait.
+    def end(self) -> None:
+        """Have the actor end with what is under way, for the event loop does: take nothing more."""
+        if not self.lost:
+            self.lost = True
+            self.shut(loop_ended())
+            self.stop()
+
+    async def run(self) -> None:
+        """Be the actor until ``stop``, or until the event loop ends.
+
+        Raises nothing but what ends the process: errors go to those who wait.
         """
+        cancelled = anyio.get_cancelled_exc_class()
         try:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                while True:
-                    if self._prepared is not None:
-                        await self._publish_flush()
-                    if self._refreshing:
-                        await self._refresh()
-                    if stopping() and not self._flushing and not (self.mailbox.busy and last()):
-                        break
-                    # A runner that is about to go starts no flush that it would have to wait for.
-                    self._may_flush = not stopping()
-                    if not len(self.mailbox) or self._is_behind():
-                        if self._prepared is None and not self._refreshing:
-                            await self.mailbox.wait()
-                        continue
-                    if self.config.writer.commit_wait_time:
-                        await anyio.sleep(self.config.writer.commit_wait_time / 1000)
-                    await self._group()
-        except BaseException as error:
+            await self._serve()
+        except cancelled:
+            # Nobody cancels the actor but the end of its event loop.
+            self.end()
+        except Exception as error:
             self.shut(as_ours(error))
-            raise
-        finally:
-            self._tasks = None
+
+    async def _serve(self) -> None:
+        while not self.lost:
+            if self._prepared is not None:
+                await self._publish_flush()
+            if self._refreshing:
+                await self._refresh()
+            if self._stopping and not self._flushing and not self.mailbox.busy:
+                break
+            if not len(self.mailbox) or self._is_behind():
+                if self._prepared is None and not self._refreshing:
+                    await self.mailbox.wait()
+                continue
+            if self.config.writer.commit_wait_time:
+                await anyio.sleep(self.config.writer.commit_wait_time / 1000)
+            await self._group()
 
     async def _refresh(self) -> None:
         requests = list(self._refreshing)
@@ -242,21 +270,28 @@ class Transactor:
     async def _group(self) -> None:
         """Take what is queued, apply it, publish it, answer."""
         messages: list[Transact] = []
-        publishing = False
+        cancelled = anyio.get_cancelled_exc_class()
         try:
             group = await self._apply_queued(messages)
-            publishing = True
             await self._publish(group)
+        except cancelled:
+            # Between publications, or the committer would have found out what became of it.
+            self.end()
         except BaseException as error:
-            # A defect of ours, a store that breaks its contract, or the end of the event loop:
-            # nobody may wait for ever.
+            # A defect of ours, a store that breaks its contract, or the end of the process: nobody
+            # may wait for ever.
             _log.exception("the writer of :%s failed", self.config.branch)
             self.shut(as_ours(error))
             for message in messages:
                 if not message.done.is_set():
-                    message.fail(unfinished(error) if publishing else shut_down(self.fatal))
+                    message.fail(unfinished(error))
             if not isinstance(error, Exception):
                 raise
+        finally:
+            for message in messages:
+                if not message.done.is_set():
+                    message.fail(shut_down(self.fatal))
+            self._answer(len(messages))
 
     async def _apply_queued(self, messages: list[Transact]) -> Group:
         mailbox, limits = self.mailbox, self.limits
@@ -285,6 +320,10 @@ class Transactor:
                 commit = await group.publish()
                 break
             except Moved as moved:
+                if branch.committer.interrupted:
+                    # Nothing of the group was written, and nothing more will be.
+                    self.end()
+                    return
                 if self.config.writer.writer_ownership == "exclusive":
                     group.fail(fenced, name)
                     self.shut(fenced(name))
@@ -314,6 +353,8 @@ class Transactor:
                 group.fail(unknown, error.__cause__ or error)
                 self.shut(error)
                 return
+        if branch.committer.interrupted:
+            self.end()
         committed = group.answer(before, commit)
         if committed:
             self._published = True
@@ -329,16 +370,17 @@ class Transactor:
 
     def _maybe_flush(self) -> None:
         committer, limits = self._branch.committer, self.limits
-        if self._flushing or self._prepared is not None or not self._may_flush:
+        if self._flushing or self._prepared is not None or self.fatal is not None:
             return
-        if self._tasks is None or self.fatal is not None:
+        if self._stopping:
+            # What ends starts no flush that it would have to wait for.
             return
         most = limits.flush_journal_bytes if committer.journal else limits.flush_bytes
         if self._flush_floor:
             most *= 2
         if self.snapshot.n >= limits.flush_rows + self._flush_floor or committer.tail_bytes >= most:
             self._flushing = True
-            self._tasks.start_soon(self._flush)
+            start(self._flush, f"a flush of :{self.config.branch}")
 
     async def _flush(self) -> None:
         try:

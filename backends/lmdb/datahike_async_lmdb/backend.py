@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import lmdb
-from anyio.to_thread import run_sync
 
 from datahike_async.konserve import (
     CorruptValue,
@@ -23,8 +22,10 @@ from datahike_async.konserve import (
     StoreIOError,
     StoreNotFound,
     UnsupportedEncoding,
+    acquire_in_thread,
+    in_thread,
 )
-from datahike_async.konserve.backends.folders import folder_path, make_folder
+from datahike_async.konserve.backends.folders import folder_path, folder_place, make_folder
 from datahike_async.konserve.file_lock import lock_seconds
 from datahike_async_lmdb.environment import META, Shared, committing, table
 from datahike_async_lmdb.store import DELETED, MARKER, LmdbBlobStore
@@ -65,7 +66,13 @@ class LmdbBackend:
     async def create(self, config: Mapping[str, Any]) -> LmdbBlobStore:
         """Make an environment."""
         seconds = lock_seconds(config)
-        return await run_sync(self._create, *self._settings(config), config.get("id"), seconds)
+        return await acquire_in_thread(
+            self._create,
+            LmdbBlobStore.close_now,
+            *self._settings(config),
+            config.get("id"),
+            seconds,
+        )
 
     def _create(self, path: str, size: int, id_: UUID | None, seconds: float) -> LmdbBlobStore:
         path = os.path.realpath(path)
@@ -100,7 +107,13 @@ class LmdbBackend:
     async def connect(self, config: Mapping[str, Any]) -> LmdbBlobStore:
         """Open an environment."""
         seconds = lock_seconds(config)
-        return await run_sync(self._connect, *self._settings(config), config.get("id"), seconds)
+        return await acquire_in_thread(
+            self._connect,
+            LmdbBlobStore.close_now,
+            *self._settings(config),
+            config.get("id"),
+            seconds,
+        )
 
     def _connect(self, path: str, size: int, id_: UUID | None, seconds: float) -> LmdbBlobStore:
         path = os.path.realpath(path)
@@ -150,9 +163,13 @@ class LmdbBackend:
         except ValueError as error:
             raise CorruptValue(f"The marker of the store at {path!r} names no id.") from error
 
+    async def place(self, config: Mapping[str, Any]) -> Hashable:
+        """Return what the folder is, whatever the path to it."""
+        return await in_thread(folder_place, self._settings(config)[0])
+
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether there is a store."""
-        return await run_sync(self._exists, *self._settings(config))
+        return await in_thread(self._exists, *self._settings(config))
 
     def _exists(self, path: str, size: int) -> bool:
         path = os.path.realpath(path)
@@ -160,7 +177,7 @@ class LmdbBackend:
 
     async def delete(self, config: Mapping[str, Any]) -> None:
         """Remove the folder, if there is a store in it."""
-        await run_sync(self._delete, *self._settings(config))
+        await in_thread(self._delete, *self._settings(config))
 
     def _delete(self, path: str, size: int) -> None:
         path = os.path.realpath(path)

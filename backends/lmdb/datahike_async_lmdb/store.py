@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import lmdb
-from anyio import CancelScope
-from anyio.to_thread import run_sync
 
 from datahike_async.konserve import (
     Blob,
@@ -28,6 +26,7 @@ from datahike_async.konserve import (
     StoreClosed,
     StoreNotFound,
     Write,
+    in_thread,
     require_revision,
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS
@@ -71,7 +70,7 @@ class LmdbBlobStore(BlobStoreBase):
 
     async def _hop(self, call: Callable[..., T], *args: Any) -> T:
         self._refuse_closed()
-        return await run_sync(self._counted, call, args)
+        return await in_thread(self._counted, call, args)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -196,10 +195,10 @@ class LmdbBlobStore(BlobStoreBase):
         """Let go of the environment once no call is under way."""
         if not self._closed:
             self._closed = True
-            with CancelScope(shield=True):
-                await run_sync(self._close)
+            await in_thread(self.close_now, surely=True)
 
-    def _close(self) -> None:
+    def close_now(self) -> None:
+        """Let go of the environment, in the present thread; once."""
         with self._state:
             self._state.wait_for(lambda: not self._active)
         self._shared.release()

@@ -6,12 +6,11 @@ one: its format and id, or that it is being deleted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
 import anyio
-from anyio.to_thread import run_sync
 
 from datahike_async.konserve import (
     ABSENT,
@@ -25,6 +24,7 @@ from datahike_async.konserve import (
     StoreNotFound,
     UnsupportedEncoding,
     UnsupportedOperation,
+    in_thread,
 )
 from datahike_async.konserve.blob import Expected, Revision
 from datahike_async_s3.settings import KEYS, PUBLIC, Settings, settings_of
@@ -47,7 +47,7 @@ async def _open(settings: Settings) -> S3BlobStore:
 
         return client, errors, store
 
-    client, errors, store = await run_sync(load)
+    client, errors, store = await in_thread(load)
     with errors.translated(f"opening {settings.place}"):
         made: S3BlobStore = store.S3BlobStore(await client.open_client(settings), settings)
         return made
@@ -125,6 +125,11 @@ class S3Backend:
     async def attach(self, config: Mapping[str, Any]) -> S3BlobStore:
         """Open a store without a request: whether it exists shows when it is read."""
         return await _open(settings_of(config))
+
+    async def place(self, config: Mapping[str, Any]) -> Hashable:
+        """Return the server, the bucket and the prefix."""
+        settings = settings_of(config)
+        return settings.endpoint, settings.bucket, settings.prefix
 
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether there is a store."""

@@ -14,9 +14,9 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import AioSession
 from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
 from botocore.loaders import create_loader
 
+from datahike_async.konserve import in_thread
 from datahike_async_s3.redact import redact
 from datahike_async_s3.settings import Settings
 
@@ -81,7 +81,7 @@ async def open_client(settings: Settings) -> Any:
     if region is None and settings.endpoint is not None:
         region = "us-east-1"
     session = _session(settings.profile)
-    await run_sync(_read, session)
+    await in_thread(_read, session)
     made = session.create_client(
         "s3",
         region_name=region,

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from anyio.to_thread import run_sync
-
 from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_store import FileBlobStore
-from datahike_async.konserve.backends.folders import folder_path, make_folder
+from datahike_async.konserve.backends.folders import folder_path, folder_place, make_folder
 from datahike_async.konserve.errors import (
     CorruptValue,
     StoreConfigError,
@@ -29,6 +27,7 @@ from datahike_async.konserve.errors import (
     UnsupportedEncoding,
 )
 from datahike_async.konserve.file_lock import LOCK, lock_seconds
+from datahike_async.konserve.loops import acquire_in_thread, in_thread
 
 __all__ = ["FileBackend", "FileBlobStore"]
 
@@ -49,8 +48,10 @@ class FileBackend:
 
     async def create(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Make a folder with an empty store."""
-        seconds = lock_seconds(config)
-        return await run_sync(self._create, folder_path(config), config.get("id"), seconds)
+        path, seconds = folder_path(config), lock_seconds(config)
+        return await acquire_in_thread(
+            self._create, FileBlobStore.close_now, path, config.get("id"), seconds
+        )
 
     def _create(self, path: str, id_: UUID | None, seconds: float) -> FileBlobStore:
         with io.system_errors(f"creating the store {path}"):
@@ -81,8 +82,10 @@ class FileBackend:
 
     async def connect(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Open the store in a folder."""
-        seconds = lock_seconds(config)
-        return await run_sync(self._connect, folder_path(config), config.get("id"), seconds)
+        path, seconds = folder_path(config), lock_seconds(config)
+        return await acquire_in_thread(
+            self._connect, FileBlobStore.close_now, path, config.get("id"), seconds
+        )
 
     def _connect(self, path: str, id_: UUID | None, seconds: float) -> FileBlobStore:
         found = self._marker(path)
@@ -123,14 +126,18 @@ class FileBackend:
         except ValueError as error:
             raise CorruptValue(f"The file {_MARKER!r} in {path!r} names no id.") from error
 
+    async def place(self, config: Mapping[str, Any]) -> Hashable:
+        """Return what the folder is, whatever the path to it."""
+        return await in_thread(folder_place, folder_path(config))
+
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether there is a store in the folder."""
         path = folder_path(config)
-        return await run_sync(lambda: self._marker(path) is not None)
+        return await in_thread(lambda: self._marker(path) is not None)
 
     async def delete(self, config: Mapping[str, Any]) -> None:
         """Remove the folder, if there is a store in it."""
-        await run_sync(self._delete, folder_path(config))
+        await in_thread(self._delete, folder_path(config))
 
     def _delete(self, path: str) -> None:
         begun = os.path.join(path, _DELETED)

@@ -19,9 +19,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-from anyio import CancelScope
-from anyio.to_thread import run_sync
-
 from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_guard import Guard
 from datahike_async.konserve.backends.file_journal import Log, check_record, log_name, named_by
@@ -47,6 +44,7 @@ from datahike_async.konserve.errors import (
     UnsupportedEncoding,
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
+from datahike_async.konserve.loops import in_thread
 
 __all__ = ["FileBlobStore"]
 
@@ -97,7 +95,7 @@ class FileBlobStore(BlobStoreBase):
 
     async def _hop(self, call: Callable[..., T], *args: Any) -> T:
         self._guard.refuse_closed()
-        return await run_sync(self._guard.run, call, args)
+        return await in_thread(self._guard.run, call, args)
 
     @contextmanager
     def exclusive(self) -> Iterator[int]:
@@ -410,8 +408,7 @@ class FileBlobStore(BlobStoreBase):
         """Close all files once no call is under way; further calls raise StoreClosed."""
         if not self._guard.closed:
             self._guard.closed = True
-            with CancelScope(shield=True):
-                await run_sync(self.close_now)
+            await in_thread(self.close_now, surely=True)
 
     def close_now(self) -> None:
         """Close all files, in the present thread; once."""

@@ -6,14 +6,14 @@ For backends whose store is a folder. Knows nothing of what they keep there.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.errors import StoreConfigError, shown
 
-__all__ = ["folder_path", "is_path", "make_folder"]
+__all__ = ["folder_path", "folder_place", "is_path", "make_folder"]
 
 
 def is_path(value: Any) -> bool:
@@ -38,6 +38,15 @@ def folder_path(config: Mapping[str, Any]) -> str:
         )
     path: str = os.fspath(given)
     return os.path.abspath(path)
+
+
+def folder_place(path: str) -> Hashable:
+    """Return what tells a folder from every other one, by whatever path it is reached."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
 
 
 def make_folder(path: str) -> None:

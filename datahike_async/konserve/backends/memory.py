@@ -7,7 +7,7 @@ both under the lock of that store.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -157,6 +157,10 @@ class MemoryBackend:
                 f"Memory store with ID {str(id_)!r} does not exist here. Create it first."
             )
         return MemoryBlobStore(data)
+
+    async def place(self, config: Mapping[str, Any]) -> Hashable:
+        """Return the id: it is all there is of a place."""
+        return self._id(config)
 
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether there is a store."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from datahike_async.konserve.blob import BlobStore
 from datahike_async.konserve.config import checked
 from datahike_async.konserve.errors import StoreConfigError
+from datahike_async.konserve.places import place_of
 from datahike_async.konserve.registry import Backend
 
 __all__ = ["Nested", "WrapperBackend", "nested", "text"]
@@ -40,6 +41,10 @@ class Nested(NamedTuple):
     async def delete(self) -> None:
         """Remove it."""
         await self.backend.delete(self.config)
+
+    async def place(self) -> Hashable:
+        """Return where it lies."""
+        return await place_of(self.config, self.backend)
 
 
 def nested(config: Mapping[str, Any], key: str) -> Nested:
@@ -104,6 +109,10 @@ class WrapperBackend:
         """Open the store behind; whether it exists may show later."""
         self.check(config)
         return self.wrap(await nested(config, "config").attach(), config)
+
+    async def place(self, config: Mapping[str, Any]) -> Hashable:
+        """Return where the store behind lies."""
+        return await nested(config, "config").place()
 
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether the store behind is there."""

@@ -13,7 +13,7 @@ bytes. A conditional write is then durable with all that was written before it; 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -383,6 +383,10 @@ class TieredBackend:
         if not made.keeps_back:
             return made
         return await share(config["id"], made, new=new)
+
+    async def place(self, config: Mapping[str, Any]) -> Hashable:
+        """Return where the backend lies: it is the truth."""
+        return await self._parts(config)[1].place()
 
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether the backend is there."""

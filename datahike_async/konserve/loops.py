@@ -1,0 +1,288 @@
+"""Event loops: which one runs, tasks that belong to it, and threads that nobody leaves behind.
+
+The one module that knows asyncio and trio apart. What differs: anyio has no task without a group,
+and no shield against asyncio's ``Task.cancel()``, which interrupts one wait of a task, whatever
+scope it is in, and at the end of ``asyncio.run`` one wait of every task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+from anyio.to_thread import run_sync
+
+__all__ = ["Home", "acquire_in_thread", "in_thread", "is_interruption", "outlast", "start"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("datahike_async.konserve.loops")
+
+_tasks: Final[set[asyncio.Task[None]]] = set()
+"""asyncio itself holds its tasks weakly."""
+
+
+def _on_asyncio() -> bool:
+    return anyio.get_cancelled_exc_class() is asyncio.CancelledError
+
+
+def _running() -> Any:
+    """Return the loop that runs in this thread, or None."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return trio.lowlevel.current_trio_token()
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Home:
+    """The event loop, thread and process that something was made in, and belongs to."""
+
+    def __init__(self) -> None:
+        self._loop = _running()
+        self._thread = threading.get_ident()
+        self._pid = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process, with copies of its objects."""
+        return os.getpid() != self._pid
+
+    def is_running(self) -> bool:
+        """Whether a loop runs in this thread, be it this one or another."""
+        return _running() is not None
+
+    def elsewhere(self, *, waiting: bool = True) -> str | None:
+        """Say where we are instead of at home, for a message; None at home.
+
+        What does not wait needs no loop that runs, only the right thread.
+        """
+        if os.getpid() != self._pid:
+            return f"in process {os.getpid()}, forked from {self._pid}, where it was opened"
+        running = _running()
+        if running is self._loop:
+            return None
+        if threading.get_ident() != self._thread:
+            return "in another thread than the one it was opened in"
+        if running is None:
+            return "where no event loop runs" if waiting else None
+        return "on another event loop than the one it was opened on"
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have the loop make a call, from any thread; nothing happens once the loop has ended."""
+        try:
+            if isinstance(self._loop, asyncio.AbstractEventLoop):
+                self._loop.call_soon_threadsafe(call)
+            else:
+                self._loop.run_sync_soon(call)
+        except RuntimeError:
+            # Closed; trio's RunFinishedError is one, too.
+            return
+
+
+def is_interruption() -> bool:
+    """Say whether a cancellation that was caught has interrupted one wait, and no more.
+
+    That is what asyncio's ``Task.cancel()`` does, and the end of its loop: one may go on waiting.
+    After the cancellation of a scope every further wait would raise again.
+    """
+    return anyio.current_effective_deadline() != -math.inf
+
+
+# -- tasks of the loop -------------------------------------------------------------------------
+
+
+def start(
+    main: Callable[[], Coroutine[Any, Any, None]],
+    name: str,
+    *,
+    context: contextvars.Context | None = None,
+    ending: Callable[[], None] | None = None,
+    seconds: float = 0.0,
+) -> None:
+    """Run ``main`` in a task that belongs to the running loop, whoever started it may end before.
+
+    It runs in an empty context unless one is given; what it raises is logged. The end of the loop
+    cancels it: on asyncio by an interruption (see ``is_interruption``); on trio, with ``ending``,
+    that is called, and ``main`` is cancelled once ``seconds`` have passed. The loop waits for it.
+    """
+    context = contextvars.Context() if context is None else context
+    if _on_asyncio():
+        loop = asyncio.get_running_loop()
+        _tasks.difference_update([t for t in _tasks if t.get_loop().is_closed()])
+        task = loop.create_task(_contained(main, name), name=name, context=context)
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+    else:
+        from trio.lowlevel import spawn_system_task
+
+        spawn_system_task(_on_trio, main, name, ending, seconds, name=name, context=context)
+
+
+async def _contained(main: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    try:
+        await main()
+    except asyncio.CancelledError:
+        return
+    except Exception:
+        _log.exception("%s failed", name)
+
+
+async def _on_trio(
+    main: Callable[[], Coroutine[Any, Any, None]],
+    name: str,
+    ending: Callable[[], None] | None,
+    seconds: float,
+) -> None:
+    import trio
+
+    async def watch() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            # The loop ends, unless it is ``main`` that has ended.
+            if not ended:
+                shield.deadline = trio.current_time() + seconds
+                assert ending is not None
+                ending()
+
+    ended = False
+    shield = trio.CancelScope(shield=ending is not None)
+    async with trio.open_nursery() as nursery:
+        if ending is not None:
+            nursery.start_soon(watch)
+        with shield:
+            try:
+                await main()
+            except trio.Cancelled:
+                raise
+            except BaseException:
+                # An error that left a system task would end the whole run, as an internal one.
+                _log.exception("%s failed", name)
+        ended = True
+        nursery.cancel_scope.cancel()
+
+
+# -- threads -----------------------------------------------------------------------------------
+
+
+class _Call(Generic[T]):
+    """A call in a thread, which either never begins or is seen to its end."""
+
+    def __init__(self, call: Callable[..., T], args: tuple[Any, ...]) -> None:
+        self._call = call
+        self._args = args
+        self._begun = threading.Lock()
+        self._over = False
+        self._tell: Callable[[], object] | None = None
+
+    def run(self) -> T:
+        if not self._begun.acquire(blocking=False):
+            raise RuntimeError("this call was given up before it began")
+        try:
+            return self._call(*self._args)
+        finally:
+            self._over = True
+            if self._tell is not None:
+                self._tell()
+
+    async def end(self) -> bool:
+        """Keep it from beginning, or wait for its end; say whether it was made."""
+        if self._begun.acquire(blocking=False):
+            return False
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            try:
+                loop.call_soon_threadsafe(over.set)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits
+
+        self._tell = tell
+        with anyio.CancelScope(shield=True):
+            while not self._over:
+                try:
+                    await over.wait()
+                except asyncio.CancelledError:
+                    continue
+        return True
+
+
+async def in_thread(
+    call: Callable[..., T],
+    *args: Any,
+    surely: bool = False,
+    interrupted: Callable[[], object] | None = None,
+) -> T:
+    """Make a call in a worker thread; come back when it has ended, or has never begun.
+
+    Cancelling waits for the call; on asyncio its result is then lost, and CancelledError raised.
+    ``interrupted`` is called first, so that the call may hurry. With ``surely`` it is made however
+    often the task is cancelled: for what must not stay open.
+    """
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=surely):
+        if not _on_asyncio():
+            return await run_sync(call, *args)
+        while True:
+            made = _Call(call, args)
+            try:
+                result = await run_sync(made.run)
+            except asyncio.CancelledError as error:
+                if interrupted is not None:
+                    interrupted()
+                if await made.end() or not surely:
+                    raise
+                cancelled = error
+                continue
+            break
+    if cancelled is not None:
+        raise cancelled
+    return result
+
+
+async def acquire_in_thread(
+    acquire: Callable[..., T], release: Callable[[T], object], *args: Any
+) -> T:
+    """Open something in a worker thread, and close it again if the caller was cancelled meanwhile.
+
+    For whatever must not be lost: a file, a lock, a connection.
+    """
+    made: list[T] = []
+
+    def call() -> T:
+        made.append(acquire(*args))
+        return made[0]
+
+    try:
+        return await in_thread(call)
+    except BaseException:
+        if made:
+            await in_thread(release, made.pop(), surely=True)
+        raise
+
+
+async def outlast(wait: Callable[[], Awaitable[object]]) -> None:
+    """Wait for something that is sure to come, also when cancelled; raise that afterwards."""
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while True:
+            try:
+                await wait()
+                break
+            except anyio.get_cancelled_exc_class() as error:
+                if not is_interruption():
+                    raise
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
