@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-import anyio
 import anyio.from_thread
 
 from datahike_async.konserve.loops import in_thread
@@ -32,10 +31,7 @@ async def run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         call.close()
         raise RuntimeError("what runs in a worker thread waited for the event loop")
 
-    with anyio.CancelScope() as scope:
-        # What interrupts this task is seen by ``HOST.check`` in the thread.
-        return await in_thread(drive, interrupted=scope.cancel)
-    raise AssertionError("nobody else cancels the scope")
+    return await in_thread(drive)
 
 
 class _Host:

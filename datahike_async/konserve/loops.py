@@ -218,20 +218,15 @@ class _Call(Generic[T]):
         return True
 
 
-async def in_thread(
-    call: Callable[..., T],
-    *args: Any,
-    surely: bool = False,
-    interrupted: Callable[[], object] | None = None,
-) -> T:
+async def in_thread(call: Callable[..., T], *args: Any, surely: bool = False) -> T:
     """Make a call in a worker thread; come back when it has ended, or has never begun.
 
-    Cancelling waits for the call; on asyncio its result is then lost, and CancelledError raised.
-    ``interrupted`` is called first, so that the call may hurry. With ``surely`` it is made however
-    often the task is cancelled: for what must not stay open.
+    Cancelling waits for the call, in which ``anyio.from_thread.check_cancelled`` then raises;
+    where asyncio's ``Task.cancel()`` did it, the result is lost and CancelledError raised. With
+    ``surely`` the call is made however often the task is cancelled: for what must not stay open.
     """
     cancelled: BaseException | None = None
-    with anyio.CancelScope(shield=surely):
+    with anyio.CancelScope(shield=surely) as scope:
         if not _on_asyncio():
             return await run_sync(call, *args)
         while True:
@@ -239,8 +234,8 @@ async def in_thread(
             try:
                 result = await run_sync(made.run)
             except asyncio.CancelledError as error:
-                if interrupted is not None:
-                    interrupted()
+                if not surely:
+                    scope.cancel()
                 if await made.end() or not surely:
                     raise
                 cancelled = error
