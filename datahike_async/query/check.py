@@ -96,7 +96,8 @@ class Checker:
         found = self._known.get(key)
         if found is not None:
             return found
-        # A recursive call is taken to be fine; if it is not, the branch fails elsewhere.
+        # A recursive call is taken to be fine: what it lacks, the branches outside lack too.
+        taken = len(self._known)
         self._known[key] = True
         fine = True
         for branch in branches:
@@ -107,6 +108,11 @@ class Checker:
                 and not self._stuck(branch.clauses, bound)
                 and bound.issuperset(branch.head)
             )
+        if not fine:
+            # What was found to be fine meanwhile may have counted on this rule.
+            for other in [*self._known][taken:]:
+                if self._known[other]:
+                    del self._known[other]
         self._known[key] = fine
         return fine
 

@@ -189,7 +189,7 @@ class Planner:
         for branch in self.rules.branches.get(clause.name, ()):
             if recursive and self.rules.calls_circle(clause.name, branch):
                 continue
-            a, b = self._conjunction(branch.clauses, {})
+            a, b = self._conjunction(self.rules.body(branch, clause.source), {})
             rows, cost = rows + a, cost + b
         operator = "rule"
         if recursive:

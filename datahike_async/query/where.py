@@ -261,14 +261,6 @@ def _rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
         others = grouped.setdefault(name, [])
         if others and len(others[0].head) != len(branch.head):
             raise _error(f"The branches of rule {term_text(name)} differ in arity.", rule, "rule")
-        body = variables_of(clauses)
-        free = [v for v in branch.variables if v not in body]
-        if free:
-            raise _error(
-                f"The head variable {free[0]} of rule {name} is not in its body.",
-                rule,
-                "rule",
-            )
         others.append(branch)
     return {name: tuple(branches) for name, branches in grouped.items()}
 

@@ -343,7 +343,7 @@ INPUTS = [
     ("%", "(r ?e)", "[[5 [?x]]]", ":parser/rule", "5"),
     ("%", "(r ?e)", "[[(5 ?x) [?x]]]", ":parser/rule", "5"),
     ("%", "(r ?e)", "[[(not ?x) [?x]]]", ":parser/rule", "called not"),
-    ("%", "(r ?e)", "[[(r ?x) [?y :name]]]", ":parser/rule", "?x of rule r"),
+    ("%", "(r ?e)", "[[(r ?x) [?y :name]]]", ":query/where", "?e not bound in (r ?e)"),
     ("%", "(r ?e)", "[[(r ?x) [?x]] [(r ?x ?y) [?x :name ?y]]]", ":parser/rule", "r differ"),
     ("%", "(r ?e)", "[[(r ?x) [?x :name] (not (r ?x))]]", ":parser/rule", "(not …)"),
     ("%", "(r ?e)", "[[(r) [?x :name]]]", ":parser/rule-vars", "(r)"),

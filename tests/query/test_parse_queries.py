@@ -204,7 +204,6 @@ def test_rules() -> None:
         ("[[(f ?x)]]", ":parser/rule"),
         ("[[f [?x :f]]]", ":parser/rule"),
         ("[[(f ?x) [?x :a]] [(f ?x ?y) [?x :a ?y]]]", ":parser/rule"),
-        ("[[(f ?x ?y) [?x :a]]]", ":parser/rule"),
         ("[[(f 5) [?x :a]]]", ":parser/rule-vars"),
         ("[[(f) [?x :a]]]", ":parser/rule-vars"),
     ],

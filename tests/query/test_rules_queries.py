@@ -13,7 +13,7 @@ from datahike_async.database import Database, init_db
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
-from datahike_async.query.api import q
+from datahike_async.query.api import explain, q
 from datahike_async.query.ruleset import RuleSet
 from datahike_async.query.where import parse_rules
 
@@ -312,3 +312,91 @@ def test_circles_of_rules(seed):
     }
     assert known.circle == circles
     assert known.recursive == set(circles)
+
+
+# -- head variables that only the caller binds ----------------------------------------------------
+
+TAGGED = {
+    "plain": "[[(r ?x ?y ?t) [?x :follows ?y]]]",
+    "right": "[[(r ?x ?y ?t) [?x :follows ?y]] [(r ?x ?y ?t) [?x :follows ?z] (r ?z ?y ?t)]]",
+    "left": "[[(r ?x ?y ?t) [?x :follows ?y]] [(r ?x ?y ?t) (r ?x ?z ?t) [?z :follows ?y]]]",
+    "both": "[[(r ?x ?y ?t) [?x :follows ?y]] [(r ?x ?y ?t) (r ?x ?z ?t) (r ?z ?y ?t)]]",
+    "mutual": """[[(r ?x ?y ?t) [?x :follows ?y]] [(r ?x ?y ?t) [?x :follows ?z] (s ?t ?z ?y)]
+                  [(s ?t ?x ?y) (r ?x ?y ?t)]]""",
+}
+
+
+@pytest.mark.parametrize("shape", TAGGED)
+async def test_what_only_the_caller_binds_goes_through_a_rule(shape: str) -> None:
+    db, rules = graph(CHAIN), TAGGED[shape]
+    pairs = CHAIN if shape == "plain" else closed(CHAIN)
+    query = "[:find ?x ?y ?t :in $ % {} :where (r ?x ?y {})]"
+    assert await ask(query.format("?t", "?t"), db, rules, 7) == {(x, y, 7) for x, y in pairs}
+    some = await ask(query.format("[?t ...]", "?t"), db, rules, [7, "a"])
+    assert some == {(x, y, t) for x, y in pairs for t in (7, "a")}
+    from_one = "[:find ?y :in $ % ?x [?t ...] :where (r ?x ?y ?t)]"
+    assert await ask(from_one, db, rules, 1, [7]) == {(y,) for x, y in pairs if x == 1}
+    written = await ask("[:find ?x ?y :in $ % :where (r ?x ?y [1 2])]", db, rules)
+    assert written == pairs
+    # What other clauses bind comes first, however the query is written.
+    by_data = "[:find ?x ?y ?t :in $ % :where (r ?x ?y ?t) [?t :follows 11]]"
+    assert await ask(by_data, db, rules) == {(x, y, 10) for x, y in pairs}
+
+
+@pytest.mark.parametrize("shape", TAGGED)
+@pytest.mark.parametrize("argument", ["?t", "_"])
+async def test_a_head_variable_that_nobody_binds_is_an_error(shape: str, argument: str) -> None:
+    query = f"[:find ?x ?y :in $ % :where [?x :follows] (r ?x ?y {argument})]"
+    with pytest.raises(QueryError, match="Insufficient bindings") as caught:
+        await q(query, graph(CHAIN), TAGGED[shape])
+    assert caught.value.error == ":query/where"
+
+
+async def test_what_a_circle_of_rules_lacks_is_not_forgotten() -> None:
+    # That s is fine was found while r, which is not, was taken to be.
+    rules = """[[(r ?x ?t) (s ?x ?t)] [(r ?x ?t) [?x :follows]] [(s ?x ?t) (r ?x ?t)]]"""
+    for first, second in (("r", "s"), ("s", "r")):
+        query = f"[:find ?x ?t :in $ % :where [?x :follows] ({first} ?x ?t) ({second} ?x ?t)]"
+        with pytest.raises(QueryError, match="Insufficient bindings"):
+            await q(query, graph(CHAIN), rules)
+
+
+# -- sources --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["($h r ?x ?y)", "($h r ?x ?y) [$h ?y :follows ?z]"])
+@pytest.mark.parametrize("shape", [*CLOSURES, "plain", "calling"])
+async def test_a_rule_on_a_source_needs_no_default_source(call: str, shape: str) -> None:
+    rules = {
+        **CLOSURES,
+        "plain": "[[(r ?x ?y) [?x :follows ?y] (not [?y :likes ?x])]]",
+        "calling": """[[(r ?x ?y) (s ?x ?y) [(missing? $ ?x :likes)]]
+                       [(s ?x ?y) [?x :follows ?y]]]""",
+    }[shape]
+    db = graph(CHAIN)
+    named = f"[:find ?x ?y :in $h % {{}} :where {call}]"
+    default = named.replace("$h ", "").replace(":in ", ":in $ ")
+    for binding, value in (("?x", 1), ("?y", 3), ("[?x ...]", [1, 2]), ("[[?x ?y]]", [(1, 2)])):
+        expected = await ask(default.format(binding), db, rules, value)
+        assert await ask(named.format(binding), db, rules, value) == expected
+        assert expected
+    assert call.split(")")[0] in str(await explain(named.format("?x"), db, rules, 1))
+
+
+@pytest.mark.parametrize("constant", ["[3 4]", "[]", "{:a [1]}", "#{1}", '"a"', "2.5", "true"])
+@pytest.mark.parametrize("call", ["(r {} ?y)", "(r ?y {})", "(r ?x {}) [?x :follows ?y]"])
+async def test_a_recursive_rule_called_with_a_collection_finds_nothing(
+    constant: str, call: str
+) -> None:
+    called = call.format(constant)
+    for rules in CLOSURES.values():
+        query = f"[:find ?y :in $ % :where {called}]"
+        assert await ask(query, graph(CHAIN), rules) == set()
+    shapes = (
+        f"[[(r ?x ?y) [?x :follows ?y]] [(r ?x ?y) (r {constant} ?y) [?x :follows ?y]]]",
+        f"[[(r ?x ?y) [?x :follows ?y]] [(r ?x ?y) (r ?x {constant}) [?x :follows ?y]]]",
+        f"[[(r ?x ?y) [?x :follows ?y]] [(r ?x ?y) (r ?x {constant}) (r {constant} ?y)]]",
+    )
+    for rules in shapes:
+        found = await ask("[:find ?x ?y :in $ % :where (r ?x ?y)]", graph(CHAIN), rules)
+        assert found == CHAIN
