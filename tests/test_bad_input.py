@@ -222,7 +222,6 @@ def attribute(ident: str, type_: str, **more: Any) -> dict[str, Any]:
 MANY = attribute(":m", "long", cardinality=":db.cardinality/many")
 PART, PAIR = attribute(":a", "long"), attribute(":a+b", "tuple", tupleAttrs=[":a", ":b"])
 SCHEMAS = [
-    ([PART, PAIR], ":transact/schema", ":b"),
     ([attribute(":a+m", "tuple", tupleAttrs=[":a", ":m"]), PART, MANY], ":transact/schema", ":m"),
     ([attribute(":t", "tuple", tupleAttrs=[":a", 5]), PART], ":schema/validation", "5"),
     ([attribute(":t", "tuple", tupleAttrs=[":a", ":"]), PART], ":schema/validation", "':'"),
@@ -249,7 +248,6 @@ async def test_the_parts_of_a_tuple_may_come_after_it():
 
 # -- making databases --------------------------------------------------------------------------
 
-TUPLE = {":db/valueType": ":db.type/tuple"}
 EMPTY = [
     ([5], {}, ":schema/validation", "5"),
     ([{":n": 5}], {}, ":schema/validation", ":n"),
@@ -257,7 +255,8 @@ EMPTY = [
     ([{":": {}}], {}, ":schema/validation", "':'"),
     ([{":n": {5: 5}}], {}, ":schema/validation", ":n"),
     ([{":n": {":db/ident": ":m"}}], {}, ":schema/validation", ":m"),
-    ([{":n": {**TUPLE, ":db/tupleAttrs": [":nope"]}}], {}, None, ":nope"),
+    ([{":n": {":db/doc": "?"}}], {"schema_flexibility": "write"}, ":transact/schema", ":n"),
+    ([{":n": {}}], {"schema_flexibility": "write"}, ":transact/schema", ":db/valueType"),
     ([np.array([1, 2])], {}, ":schema/validation", "array"),
     ([], {"schema_flexibility": "loose"}, ":config/invalid", "'loose'"),
     ([], {"schema_flexibility": 5}, ":config/invalid", "5"),
@@ -269,9 +268,6 @@ EMPTY = [
 
 @pytest.mark.parametrize(("arguments", "options", "keyword", "named"), EMPTY, ids=case_name)
 def test_empty_db(arguments, options, keyword, named):
-    if keyword is None:
-        # Without schema on read an attribute has to be defined before it is used.
-        keyword, options = ":transact/schema", {"schema_flexibility": "write"}
     with pytest.raises(d.DatahikeError) as caught:
         d.empty_db(*arguments, **options)
     check(caught, keyword, named)
@@ -308,7 +304,7 @@ def test_init_db(datoms):
 
 def test_init_db_does_not_invent_attributes_where_they_must_be_defined():
     with pytest.raises(d.TransactionError) as caught:
-        d.init_db([(1, ":nmae", "x")], SCHEMA, schema_flexibility="write")
+        d.init_db([(1, ":nmae", "x")], {}, schema_flexibility="write")
     check(caught, ":transact/syntax", ":nmae")
 
 

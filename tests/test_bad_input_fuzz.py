@@ -51,6 +51,11 @@ SCHEMA = {
     ":at": {":db/valueType": ":db.type/instant", ":db/index": True},
     ":floats": {":db/valueType": ":db.type/float-array"},
 }
+STRICT = {
+    name: {":db/cardinality": ":db.cardinality/one", **props}
+    for name, props in SCHEMA.items()
+    if ":db/valueType" in props
+}
 PEOPLE = [
     {":db/id": 1, ":name": "Ada", ":age": 36, ":friend": [2], ":email": "a@x"},
     {":db/id": 2, ":name": "Bob", ":age": 36, ":friend": [1], ":any": 5, ":boss": 1},
@@ -475,7 +480,7 @@ SURFACES = [
 
 async def run(surface: Surface, rng: Random) -> None:
     full = await d.empty_db(SCHEMA, keep_history=True).db_with(PEOPLE)
-    strict = d.empty_db(SCHEMA, keep_history=True, schema_flexibility="write")
+    strict = d.empty_db(STRICT, keep_history=True, schema_flexibility="write")
     dbs = [full, full.history(), full.as_of(536870913), await strict.db_with(PEOPLE[:1])]
     dbs.append(d.init_db([(1, ":name", "Ada"), (1, ":friend", 1)], SCHEMA))
     store = await konserve.create_store({"backend": "memory", "id": uuid.uuid4()})

@@ -21,8 +21,9 @@ from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import merged, position_of, sorted_rows, without
 from datahike_async.snapshot.trees import Trees
 from datahike_async.values.order import sort_key
-from datahike_async.values.schema import Schema
+from datahike_async.values.schema import VALID_FROM, VALID_TO, Schema
 from datahike_async.values.types import typed_key
+from datahike_async.values.windows import check_window
 
 __all__ = ["EMAX", "TX0", "Snapshot"]
 
@@ -355,6 +356,10 @@ class Snapshot:
             )
             for a, group in by_a.items()
         }
+        ends = {f[0]: f[2] for f in by_a.get(schema.by_key[VALID_TO].id, ())}
+        for e, _, since, _ in by_a.get(schema.by_key[VALID_FROM].id, ()):
+            if e in ends:
+                check_window(e, since, ends[e])
         max_eid = max((f[0] for f in facts.values() if f[0] < TX0), default=self.max_eid)
         max_tx = max((f[3] for f in facts.values()), default=self.max_tx)
         trees = self.trees.merge(runs, {}, {}, schema, max_eid, max_tx)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from datahike_async.edn.types import Keyword
 from datahike_async.env import Env
 from datahike_async.errors import TransactionError
-from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.index.source import NodeMiss, NodeSource, resolve
 from datahike_async.snapshot.draft import Draft, logged, operations
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
 from datahike_async.tx.bulk import LEAST, Bulk, collect
-from datahike_async.tx.entities import Entities, Retry
-from datahike_async.tx.facts import Wrap, schema_properties
+from datahike_async.tx.entities import Bindings, Entities, Retry
+from datahike_async.tx.facts import OwnInstant, Wrap, schema_properties
 from datahike_async.tx.forms import normalize
 from datahike_async.tx.prefetch import prefetch
 from datahike_async.tx.transaction import Transaction
@@ -144,69 +145,79 @@ async def apply(
         raise TransactionError("The database has used all transaction ids.")
     if last_instant is None:
         last_instant = await _resident(_newest_instant, base)
-    instant = env.now()
+    now = instant = env.now()
+    own = False
     if last_instant is not None and instant <= last_instant:
         instant = last_instant + _MILLISECOND
     if len(items) >= _PREFETCH_FROM and len(base.trees):
         await _resident(prefetch, base, items)
-    upserted: dict[Any, int] = {}
-    kept: dict[Any, int] = {}
-    while True:
-        draft = Draft(base, tx, owner)
-        entities = Entities(draft, upserted, kept, base.max_eid)
-        run = Transaction(draft, entities, instant, wrap)
-        try:
-            reported = run.begin(meta, key)
-            bulk = None
-            if len(items) >= LEAST:
-                bulk = collect(draft, items)
-            if bulk is None:
-                await _items(run, items)
+    bindings = Bindings()
+    with ExitStack() as pins:
+        pinned: set[NodeSource] = set()
+        while True:
+            draft = Draft(base, tx, owner)
+            entities = Entities(draft, bindings, base.max_eid)
+            run = Transaction(draft, entities, instant, now, wrap, own=own)
+            try:
+                reported = run.begin(meta, key)
+                bulk = None
+                if len(items) >= LEAST:
+                    bulk = collect(draft, items)
+                if bulk is None:
+                    await _items(run, items)
+                else:
+                    draft.max_eid = bulk.max_eid
+                    entities.tempids.update(bulk.tempids)
                 run.finish()
                 if key is not None:
                     run.keep_answer(entities.tempids)
-            else:
-                draft.max_eid = bulk.max_eid
-                entities.tempids.update(bulk.tempids)
-                if key is not None:
-                    run.keep_answer(entities.tempids)
-                trees = draft.assert_bulk(bulk.e, bulk.a, bulk.v)
-        except NodeMiss as miss:
-            base = draft.abort()
-            with miss.source.pinned():
+                if bulk is not None:
+                    trees = draft.assert_bulk(bulk.e, bulk.a, bulk.v)
+            except NodeMiss as miss:
+                base = draft.abort()
+                # What was fetched for one run must not fall out of the cache before the last.
+                if miss.source not in pinned:
+                    pinned.add(miss.source)
+                    pins.enter_context(miss.source.pinned())
                 await miss.source.fetch(miss.addresses)
-                return await apply(
-                    base,
-                    items,
-                    tx_meta=meta,
-                    env=env,
-                    owner=owner,
-                    wrap=wrap,
-                    last_instant=last_instant,
-                    key=key,
+            except Retry:
+                base = draft.abort()
+                bindings.learn(entities)
+            except OwnInstant as found:
+                base = draft.abort()
+                instant, own = found.instant, True
+            except BaseException as error:
+                base = draft.abort()
+                if isinstance(error, TransactionError):
+                    # Whoever holds `base` goes on from here: a handed-out draft cannot be undone.
+                    error.base = base  # type: ignore[attr-defined]
+                raise
+            else:
+                draft.max_tx = tx
+                after = draft.commit() if bulk is None else draft.commit_bulk(trees)
+                return Applied(
+                    base, after, tx, run.instant, entities.tempids, reported, draft, bulk
                 )
-        except Retry as retry:
-            base = draft.abort()
-            kept = dict(entities.ids)
-            upserted = {**upserted, retry.tempid: retry.eid}
-            continue
-        except BaseException as error:
-            base = draft.abort()
-            if isinstance(error, TransactionError):
-                # Whoever holds `base` goes on from here: a handed-out draft cannot be undone.
-                error.base = base  # type: ignore[attr-defined]
-            raise
-        draft.max_tx = tx
-        after = draft.commit() if bulk is None else draft.commit_bulk(trees)
-        return Applied(base, after, tx, run.instant, entities.tempids, reported, draft, bulk)
 
 
 async def _items(run: Transaction, items: Sequence[Any]) -> None:
+    """Carry out the items; where tempids are in doubt, past errors, for these may mean nothing."""
     queue = deque(items)
+    entities = run.entities
+    failed: Exception | None = None
     while queue:
-        call = run.item(queue.popleft())
-        if call is not None:
-            queue.extendleft(reversed(await call))
+        try:
+            call = run.item(queue.popleft())
+            if call is not None:
+                queue.extendleft(reversed(await call))
+        except (NodeMiss, OwnInstant, Retry):
+            raise
+        except Exception as error:
+            failed = failed or error
+            if not entities.doubtful:
+                raise failed from None
+            run.forget()
+    entities.settle(failed)
 
 
 async def _resident(call: Callable[..., Any], *args: Any) -> Any:

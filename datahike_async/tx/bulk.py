@@ -51,6 +51,7 @@ def collect(draft: Draft, items: list[Any]) -> Bulk | None:
         key: (attr.id, attr.exact, attr.value_type is ANY)
         for key, attr in schema.by_key.items()
         if (attr.plain or attr.value_type is ANY)
+        and schema.takes_data(attr)
         and not attr.unique
         and not attr.system
         and not attr.many

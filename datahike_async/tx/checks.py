@@ -9,7 +9,7 @@ from typing import Any, Final
 from datahike_async.errors import TransactionError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.snapshot.draft import Draft
-from datahike_async.values.schema import CARDINALITY, IDENT, VALUE_TYPE, Attr, Schema
+from datahike_async.values.schema import CARDINALITY, IDENT, VALUE_TYPE, Attr, Schema, incomplete
 from datahike_async.values.types import VALUE_TYPES, FloatArray
 
 __all__ = ["check_schema", "check_value"]
@@ -103,12 +103,11 @@ def check_schema(draft: Draft, before: Schema, touched: set[int]) -> None:
             continue
         if eid not in after.entities:
             props = _props(draft, eid)
-            if (VALUE_TYPE in props or CARDINALITY in props) and IDENT not in props:
-                raise _incomplete(props)
+            if VALUE_TYPE in props or CARDINALITY in props:
+                raise incomplete(props)
             continue
         props = after.entities[eid]
-        if after.flexibility == "write" and not (VALUE_TYPE in props and CARDINALITY in props):
-            raise _incomplete(props)
+        after.check_complete(props)
         new = after.by_key[props[IDENT]]
         if new.system:
             raise TransactionError(
@@ -119,8 +118,6 @@ def check_schema(draft: Draft, before: Schema, touched: set[int]) -> None:
                 f"Using namespace 'db' for attribute identifiers is not allowed: {new.ident}.",
                 error=":transact/schema",
             )
-        if new.unique and new.many:
-            raise _refuse(f"{new.ident} cannot be :db/unique and :db.cardinality/many.", new)
         after.check_parts(new)
         for composite in after.composites.get(new.ident, ()):
             after.check_parts(composite)
@@ -133,15 +130,6 @@ def _props(draft: Draft, eid: int) -> dict[Any, Any]:
     rows = draft.entity(eid)
     attrs = draft.schema.attrs
     return {attrs[a].ident: v for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True)}
-
-
-def _incomplete(props: Any) -> TransactionError:
-    missing = [k for k in (IDENT, VALUE_TYPE, CARDINALITY) if k not in props]
-    return TransactionError(
-        "Incomplete schema transaction attributes, expected :db/ident, :db/valueType, "
-        f":db/cardinality; {', '.join(map(repr, missing))} missing in {shown(dict(props))}.",
-        error=":transact/schema",
-    )
 
 
 def _used(draft: Draft, a: int) -> bool:
@@ -173,6 +161,13 @@ def _check_change(draft: Draft, old: Attr, new: Attr) -> None:
             lambda: "its tuple definition cannot change" if _used(draft, old.id) else None,
         ),
         (old.many and not new.many, lambda: _cannot_narrow(draft, new)),
+        (
+            old.eid is not None
+            and new.unique is not None
+            and new.many
+            and not (old.unique and old.many),
+            lambda: "it can become :db/unique or :db.cardinality/many, not both",
+        ),
         (new.unique is not None and old.unique is None, lambda: _cannot_be_unique(draft, new)),
         (
             old.indexed and not new.indexed,

@@ -13,7 +13,7 @@ from datahike_async.snapshot.views import View
 from datahike_async.tx.forms import syntax_error
 from datahike_async.values.schema import Attr
 
-__all__ = ["CURRENT_TX", "Entities", "Retry", "is_tempid"]
+__all__ = ["CURRENT_TX", "Bindings", "Entities", "Retry", "is_tempid"]
 
 CURRENT_TX: Final = frozenset(
     {"datomic.tx", "datahike.tx", ":db/current-tx", Keyword("db/current-tx")}
@@ -28,33 +28,94 @@ def is_tempid(ref: Any) -> bool:
 
 
 class Retry(Exception):
-    """A tempid turned out to be an existing entity after it had got an id: run again."""
+    """Tempids turned out to be existing entities after they had got an id: run again."""
 
-    def __init__(self, tempid: Any, eid: int) -> None:
-        super().__init__(tempid, eid)
-        self.tempid = tempid
-        self.eid = eid
+
+_MOST_GUESSES: Final = 6
+
+
+class Bindings:
+    """What earlier runs of a transaction found out about its tempids.
+
+    A tempid may turn out to be an existing entity after it has got an id. The transaction has to be
+    run again then, and as it would take one run for each such tempid, a run goes on when the first
+    one is found, past items that fail, to find the others as well. The first is ``sure``. What is
+    found after it is ``guessed``, since it was found in a state that is not going to be: the next
+    run has to find it too, or it is dropped. Where guessing leads nowhere, each run finds one.
+
+    ``given`` are the fresh ids that were handed out, which their tempids keep.
+    """
+
+    def __init__(self) -> None:
+        self.given: dict[Any, int] = {}
+        self.sure: dict[Any, int] = {}
+        self.guessed: dict[Any, int] = {}
+        self.runs = 0
+
+    @property
+    def guessing(self) -> bool:
+        """Whether a run goes on past the first tempid that it finds late."""
+        return self.runs < _MOST_GUESSES
+
+    def learn(self, entities: Entities) -> None:
+        """Take over what a run found."""
+        self.given = entities.given
+        self.runs += 1
+        if entities.astray:
+            self.runs = _MOST_GUESSES
+        if self.runs == _MOST_GUESSES:
+            self.sure, self.guessed = {}, {}
+            return
+        for ref in entities.open:
+            del self.guessed[ref]
+        self.sure.update(entities.sure)
+        self.guessed.update(entities.guessed)
 
 
 class Entities:
-    """The entity ids of one transaction.
+    """The entity ids of one run of a transaction.
 
-    ``upserted`` are the tempids that a run before this one found to be existing entities;
-    ``kept`` the ids that it gave to the others.
+    ``sure`` and ``guessed`` are what this run finds late, ``open`` the guesses of runs before it
+    that it has not confirmed yet.
     """
 
-    def __init__(
-        self, draft: Draft, upserted: dict[Any, int], kept: dict[Any, int], floor: int
-    ) -> None:
+    def __init__(self, draft: Draft, bindings: Bindings, floor: int) -> None:
         self.draft = draft
         self.view = View(draft)
-        self.upserted = upserted
-        self.ids: dict[Any, int] = {**kept, **upserted}
+        self.upserted = {**bindings.sure, **bindings.guessed}
+        self.open = set(bindings.guessed)
+        self.guessing = bindings.guessing
+        self.astray = False
+        self.given = dict(bindings.given)
+        self.sure: dict[Any, int] = {}
+        self.guessed: dict[Any, int] = {}
+        # Fresh ids of tempids that are existing entities -> those.
+        self.void = {bindings.given[r]: e for r, e in self.upserted.items() if r in self.given}
+        # Tempid -> (tempid, attribute) whose unique identity it is.
+        self.claims: dict[Any, list[tuple[Any, Attr]]] = {}
+        self.ids: dict[Any, int] = {**self.given, **self.upserted}
         # Ids above this one were given by this transaction: nothing can be stored of them.
         self.floor = floor
         self.tempids: dict[Any, int] = {}
         # Tempids so far seen only as values; one that never becomes an entity is no mistake.
-        draft.max_eid = max([draft.max_eid, *(e for e in kept.values() if e < TX0)])
+        draft.max_eid = max(draft.max_eid, max(self.given.values(), default=0))
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the state rests on what is not known for certain: errors may mean nothing."""
+        return bool(self.open or self.sure or self.guessed)
+
+    def settle(self, failed: Exception | None) -> None:
+        """End a run, in which an item may have ``failed``, which is raised.
+
+        Raises Retry where tempids were found late, where guesses were not confirmed, and where the
+        failure may be owed to guesses about tempids that are found through one another.
+        """
+        if self.doubtful:
+            raise Retry
+        if failed is not None:
+            self.astray = self.guessing and bool(self.claims)
+            raise Retry if self.astray else failed
 
     def new(self) -> int:
         """Return a fresh entity id."""
@@ -78,16 +139,17 @@ class Entities:
         """Return the id of a tempid, a fresh one where it has none yet."""
         eid = self.ids.get(ref)
         if eid is None:
-            eid = self.ids[ref] = self.new()
+            eid = self.ids[ref] = self.given[ref] = self.new()
         self.tempids[ref] = eid
         return eid
 
     def assign(self, ref: Any, eid: int) -> int:
         """Make ``ref`` the tempid of the existing entity ``eid``.
 
-        Raises Retry where it has another id already, and TransactionError ``:transact/upsert``
-        where that was settled by an upsert before.
+        Raises Retry where it has another id already and no more is to be found in this run, and
+        TransactionError ``:transact/upsert`` where that was settled by an upsert before.
         """
+        eid = self.void.get(eid, eid)
         known = self.ids.get(ref)
         if known is not None and known != eid:
             if ref in self.upserted:
@@ -96,9 +158,35 @@ class Entities:
                     error=":transact/upsert",
                     tempid=ref,
                 )
-            raise Retry(ref, eid)
+            self._late(ref, eid)
+        self.open.discard(ref)
         self.ids[ref] = self.tempids[ref] = eid
         return eid
+
+    def claim(self, ref: Any, attr: Attr, value: Any) -> None:
+        """Note that ``ref`` is whoever has the tempid ``value`` under a unique identity."""
+        self.claims.setdefault(value, []).append((ref, attr))
+
+    def _late(self, ref: Any, eid: int) -> None:
+        found = [(ref, eid)]
+        while found:
+            ref, eid = found.pop()
+            if ref in self.upserted or self.ids[ref] == eid:
+                continue
+            if self.doubtful and self.claims and self.floor < eid < TX0:
+                # New entities that are found through one another: the order decides who is who.
+                self.astray = self.guessing
+                raise Retry
+            (self.guessed if self.doubtful else self.sure)[ref] = eid
+            self.upserted[ref] = eid
+            if not self.guessing:
+                raise Retry
+            self.void[self.ids[ref]] = eid
+            self.ids[ref] = eid
+            for other, attr in self.claims.pop(ref, ()):
+                holders = self.draft.lookup(attr.id, eid)
+                if holders:
+                    found.append((other, self.void.get(holders[0], holders[0])))
 
     def explicit(self, eid: int) -> int:
         """Return an entity id that the user gave, having checked and counted it."""
@@ -138,6 +226,10 @@ class Entities:
             ) from None
 
     def strict(self, ref: Any, what: str = "a lookup ref") -> int:
+        """Return the entity that ``ref`` names, counted; raise ``:entity-id/missing`` for none."""
+        return self.explicit(self.found(ref, what))
+
+    def found(self, ref: Any, what: str) -> int:
         """Return the entity that ``ref`` names; raise ``:entity-id/missing`` for none."""
         found = self.existing(ref, what)
         if found is None:
@@ -146,7 +238,7 @@ class Entities:
                 error=":entity-id/missing",
                 entity_id=ref,
             )
-        return self.explicit(found)
+        return found
 
     def current_tx(self, ref: Any) -> int:
         """Return the id of the running transaction, named in one of its three ways."""

@@ -8,21 +8,41 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from datahike_async.edn.types import Char, Keyword
 from datahike_async.errors import TransactionError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.snapshot.draft import Draft
+from datahike_async.snapshot.snapshot import TX0
 from datahike_async.tx.checks import check_value
 from datahike_async.tx.entities import Entities
 from datahike_async.tx.forms import keyword, require_attr, reserved, syntax_error
-from datahike_async.values.schema import KEPT_FOR_US, SCHEMA_PROPERTIES, Attr
+from datahike_async.values.schema import (
+    KEPT_FOR_US,
+    SCHEMA_PROPERTIES,
+    TX_INSTANT,
+    VALID_FROM,
+    VALID_TO,
+    Attr,
+)
+from datahike_async.values.windows import check_window
 
-__all__ = ["Facts", "Wrap", "schema_properties"]
+__all__ = ["MOST_AHEAD", "Facts", "OwnInstant", "Wrap", "schema_properties"]
 
 Wrap = Callable[[Any], Any]
+
+MOST_AHEAD: Final = timedelta(seconds=60)
+"""How far the instant of a transaction may be ahead of the clock of whoever runs it."""
+
+
+class OwnInstant(Exception):
+    """The transaction's data give it an instant of its own: run it again with that one."""
+
+    def __init__(self, instant: datetime) -> None:
+        super().__init__(instant)
+        self.instant = instant
 
 
 def schema_properties(draft: Draft, eid: int) -> dict[Keyword, Any]:
@@ -38,23 +58,33 @@ def schema_properties(draft: Draft, eid: int) -> dict[Keyword, Any]:
 
 
 class Facts(ABC):
-    """The running transaction, and what it can do to single facts."""
+    """The running transaction, and what it can do to single facts.
+
+    ``instant`` is when it happens, by the clock, which shows ``now``, or its ``own``.
+    """
 
     def __init__(
         self,
         draft: Draft,
         entities: Entities,
         instant: datetime,
+        now: datetime,
         wrap: Wrap | None,
+        *,
+        own: bool = False,
     ) -> None:
         self.draft = draft
         self.entities = entities
         self.instant = instant
+        self.now = now
+        self.own = own
         self.wrap = wrap
+        self.meta: dict[Keyword, Any] = {}
         self.schema_before = draft.schema
         self.schema_entities: set[int] = set()
         self.schema_dirty: set[int] = set()
         self.composite_dirty: dict[int, None] = {}
+        self.windows: set[int] = set()
         self.ensured: list[tuple[Any, int]] = []
         # How many entity maps the one at work is nested in.
         self.depth = 0
@@ -101,8 +131,30 @@ class Facts(ABC):
             )
         if attr.unique is not None:
             self._check_unique(eid, attr, value)
+        if attr.ident is TX_INSTANT:
+            self._check_instant(eid, value)
         if draft.add(eid, attr, value, t):
             self._touched(eid, attr)
+
+    def _check_instant(self, eid: int, value: datetime) -> None:
+        """Check the instant of a transaction; raises OwnInstant where it is the running one's."""
+        if value > self.now + MOST_AHEAD:
+            raise TransactionError(
+                f":db/txInstant {value.isoformat()} is in the future: at most "
+                f"{MOST_AHEAD.seconds} seconds ahead of the clock ({self.now.isoformat()}) are "
+                "allowed, since every later transaction would have to follow it.",
+                error=":transact/future-instant",
+                value=value,
+                entity_id=eid,
+            )
+        if eid != self.draft.tx or value == self.instant:
+            return
+        if self.own:
+            raise syntax_error(
+                f"The transaction is given two instants, {self.instant.isoformat()} and "
+                f"{value.isoformat()}; leave one of the :db/txInstant out."
+            )
+        raise OwnInstant(value)
 
     def _ref(self, eid: int, attr: Attr, value: Any) -> int:
         if isinstance(value, Mapping):
@@ -130,6 +182,8 @@ class Facts(ABC):
     def _touched(self, eid: int, attr: Attr, *, composite: bool = True) -> None:
         if attr.ident in SCHEMA_PROPERTIES:
             self.schema_dirty.add(eid)
+        elif attr.ident is VALID_FROM or attr.ident is VALID_TO:
+            self.windows.add(eid)
         if composite and attr.ident in self.draft.schema.composites:
             self.composite_dirty[eid] = None
 
@@ -169,6 +223,20 @@ class Facts(ABC):
                     self._check_unique(eid, attr, value)
                 draft.add(eid, attr, value)
         self.composite_dirty.clear()
+
+    def _check_window(self, eid: int) -> None:
+        """Raise TransactionError where the valid time of an entity ends before it began."""
+        draft, by_key = self.draft, self.draft.schema.by_key
+        bounds: list[datetime] = []
+        for name in (VALID_FROM, VALID_TO):
+            values = draft.values(eid, by_key[name].id)
+            # Without history what is said of a transaction is not among its datoms.
+            if not values and eid == draft.tx and name in self.meta:
+                values = [self.meta[name]]
+            if not values:
+                return
+            bounds.append(values[0])
+        check_window(eid, *bounds, earlier=eid >= TX0 and eid != draft.tx)
 
     def _ensure(self, spec: Any, eid: int) -> None:
         draft = self.draft

@@ -117,8 +117,11 @@ def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") 
     # What is alike is about as long; comparing a name with each of thousands would take its time.
     known = [
         k
-        for k in schema.by_key
-        if isinstance(k, str) and k.startswith(":db/") is own and abs(len(k) - len(text)) <= _ALIKE
+        for k, attr in schema.by_key.items()
+        if isinstance(k, str)
+        and schema.takes_data(attr)
+        and k.startswith(":db/") is own
+        and abs(len(k) - len(text)) <= _ALIKE
     ]
     near = get_close_matches(text, known[:_COMPARED], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
@@ -145,7 +148,7 @@ def require_attr(key: Any, schema: Schema) -> Attr | None:
         found = schema.by_key.get(key)
     except TypeError:
         found = None
-    if found is not None:
+    if found is not None and schema.takes_data(found):
         return found
     name = keyword(key)
     if name is None:

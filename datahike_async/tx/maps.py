@@ -143,6 +143,15 @@ class Maps(Facts):
         tempid = ref is None or is_tempid(ref)
         if not tempid:
             ref = entities.entity(ref)
+        if tempid and ref is not None:
+            for attr, value in pairs:
+                if (
+                    attr.unique == "identity"
+                    and attr.is_ref
+                    and is_tempid(value)
+                    and value not in CURRENT_TX
+                ):
+                    entities.claim(ref, attr, value)
         identities = self._identities(pairs)
         if identities:
             found = entities.by_identity(identities, ref)

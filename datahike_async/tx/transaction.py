@@ -8,13 +8,21 @@ to be aborted by the caller (``apply``), so that nothing of a failed transaction
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
+from datetime import datetime
 from typing import Any
 
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import shown
 from datahike_async.tx.answers import stored_tempids
 from datahike_async.tx.checks import check_schema, check_value
-from datahike_async.tx.forms import keyword, reserved, syntax_error, unknown_attribute
+from datahike_async.tx.facts import OwnInstant
+from datahike_async.tx.forms import (
+    keyword,
+    require_attr,
+    reserved,
+    syntax_error,
+    unknown_attribute,
+)
 from datahike_async.tx.vectors import Vectors
 from datahike_async.values.datom import Datom
 from datahike_async.values.schema import (
@@ -22,6 +30,8 @@ from datahike_async.values.schema import (
     IDEMPOTENCY_TEMPIDS,
     KEPT_FOR_US,
     TX_INSTANT,
+    VALID_FROM,
+    VALID_TO,
 )
 
 __all__ = ["Transaction"]
@@ -33,39 +43,59 @@ class Transaction(Vectors):
     def begin(self, meta: Mapping[Any, Any], key: str | None = None) -> dict[Keyword, Any]:
         """Write the transaction's own entity; return the tx-meta as it is reported.
 
-        With an idempotency key it is written also where no history is kept.
+        Where no history is kept, only an idempotency key is, and the instant that is its answer's.
         """
         for given in meta:
             if keyword(given) in KEPT_FOR_US:
                 raise reserved(IDEMPOTENCY_KEY)
-        if key is not None:
-            meta = {**meta, IDEMPOTENCY_KEY: key}
-        out: dict[Keyword, Any] = {TX_INSTANT: self.instant}
+        out = self.meta
+        out[TX_INSTANT] = self.instant
         draft = self.draft
+        schema, tx = draft.schema, draft.tx
         attrs = []
-        for key, value in meta.items():
-            name = keyword(key)
+        for given, value in meta.items():
+            name = keyword(given)
             if name is None:
                 raise syntax_error(
-                    f"Bad transaction meta attribute {shown(key)}, expected a keyword."
+                    f"Bad transaction meta attribute {shown(given)}, expected a keyword."
                 )
-            attr = draft.schema.by_key.get(name)
-            if attr is None and draft.schema.flexibility == "write":
-                raise unknown_attribute(key, draft.schema, "transaction meta attribute")
+            attr = schema.by_key.get(name)
+            if schema.flexibility == "write" and (attr is None or not schema.takes_data(attr)):
+                raise unknown_attribute(given, schema, "transaction meta attribute")
             if attr is None:
-                attr = self._attr(name)
-            if attr.ident is TX_INSTANT:
-                self.instant = out[TX_INSTANT] = check_value(attr, value)
-                continue
-            out[attr.ident] = value
-            attrs.append((attr, value))
+                require_attr(given, schema)
+                attr = self._attr(name) if draft.keep_history else None
+            if attr is None:
+                out[name] = value
+            elif attr.ident is TX_INSTANT:
+                self._own_instant(check_value(attr, value))
+                out[TX_INSTANT] = self.instant
+            else:
+                out[attr.ident] = value
+                attrs.append((attr, value))
         if draft.keep_history or key is not None:
-            instant = draft.schema.by_key[TX_INSTANT]
-            draft.add_new(draft.tx, instant, self.instant)
-            for attr, value in attrs:
-                for one in self._values(attr, value):
-                    self._add(draft.tx, attr, one)
+            draft.add_new(tx, schema.by_key[TX_INSTANT], self.instant)
+        if key is not None:
+            out[IDEMPOTENCY_KEY] = key
+            self._add(tx, schema.by_key[IDEMPOTENCY_KEY], key)
+        for attr, value in attrs:
+            for one in self._values(attr, value):
+                if draft.keep_history:
+                    self._add(tx, attr, one)
+                elif not attr.is_ref:
+                    one = check_value(attr, one)
+                    if not attr.many:
+                        out[attr.ident] = one
+        if VALID_FROM in out or VALID_TO in out:
+            self.windows.add(tx)
         return out
+
+    def _own_instant(self, value: datetime) -> None:
+        try:
+            self._check_instant(self.draft.tx, value)
+        except OwnInstant:
+            self.instant = value
+        self.own = True
 
     def keep_answer(self, tempids: Mapping[Any, int]) -> None:
         """Keep with the transaction what whoever sends it again will be told."""
@@ -98,9 +128,16 @@ class Transaction(Vectors):
             self._update_composites()
         return None
 
+    def forget(self) -> None:
+        """Leave an item that failed; what should have followed from it does not."""
+        self.schema_dirty.clear()
+        self.composite_dirty.clear()
+
     def finish(self) -> None:
         """Check what can only be checked once everything is there."""
         if self.schema_entities:
             check_schema(self.draft, self.schema_before, self.schema_entities)
         for spec, eid in self.ensured:
             self._ensure(spec, eid)
+        for eid in self.windows:
+            self._check_window(eid)

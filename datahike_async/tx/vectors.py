@@ -49,7 +49,7 @@ class Vectors(Maps):
             self._op_retract(item)
         elif text == "db/retractAttribute":
             self._arity(item, 3, 3)
-            self._op_retract(item)
+            self._op_retract(item, components=True)
         elif text == "db/retractEntity":
             self._arity(item, 2, 2)
             eid = self.entities.existing(item[1], ":db/retractEntity")
@@ -85,6 +85,8 @@ class Vectors(Maps):
         if value is None:
             raise syntax_error(f"Cannot store nil as a value of {name}: {shown(item)}.")
         if attr.unique == "identity" and is_tempid(ref) and ref not in CURRENT_TX:
+            if attr.is_ref and is_tempid(value) and value not in CURRENT_TX:
+                self.entities.claim(ref, attr, value)
             known = self._known_value(attr, value)
             found = self.draft.lookup(attr.id, known) if known is not None else []
             if found:
@@ -95,7 +97,7 @@ class Vectors(Maps):
             eid = self.entities.entity(ref)
         self._add(eid, attr, value, rest[0] if rest else None)
 
-    def _op_retract(self, item: Any) -> None:
+    def _op_retract(self, item: Any, *, components: bool = False) -> None:
         self._arity(item, 3, 5)
         _, ref, key, *rest = item
         eid = self.entities.existing(ref, ":db/retract")
@@ -110,16 +112,19 @@ class Vectors(Maps):
             raise syntax_error(
                 f"Bad transaction id {shown(rest[1])} in {shown(item)}; expected an int.", item=item
             )
+        gone: list[Any] = []
         if not rest or rest[0] is None:
+            if components and attr.component:
+                gone = self.draft.values(eid, attr.id)
             self.draft.retract_all(eid, attr)
         else:
             value = rest[0]
             if attr.is_ref:
-                value = self.entities.existing(value, ":db/retract")
-                if value is None:
-                    return
+                value = self.entities.found(value, ":db/retract")
             self.draft.retract(eid, attr, attr.coerce(value, attr.ident))
         self._touched(eid, attr)
+        for component in gone:
+            self._retract_entity(component)
 
     def _retract_entity(self, eid: int) -> None:
         draft = self.draft
@@ -183,6 +188,8 @@ class Vectors(Maps):
         # A datom is taken as it is: one from another database may be an idempotency key.
         key = cast(Any, datom.a)
         known = self.draft.schema.by_key.get(key) if isinstance(key, (str, Keyword)) else None
+        if known is not None and not self.draft.schema.takes_data(known):
+            known = None
         attr = known or self._attr(key)
         if type(datom.e) is not int or datom.e <= 0:
             raise TransactionError(

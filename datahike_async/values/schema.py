@@ -31,6 +31,8 @@ TUPLE_ATTRS: Final = _K("db/tupleAttrs")
 TUPLE_TYPE: Final = _K("db/tupleType")
 TUPLE_TYPES: Final = _K("db/tupleTypes")
 TX_INSTANT: Final = _K("db/txInstant")
+VALID_FROM: Final = _K("db.valid/from")
+VALID_TO: Final = _K("db.valid/to")
 
 MANY: Final = _K("db.cardinality/many")
 IDEMPOTENCY_KEY: Final = _K("db.idempotency/key")
@@ -60,8 +62,8 @@ _SYSTEM: Final = (
     (_K("db.entity/attrs"), "keyword", True, None, False),
     (_K("db.entity/preds"), "symbol", True, None, False),
     (_K("db/fn"), "symbol", False, None, False),
-    (_K("db.valid/from"), "instant", False, None, True),
-    (_K("db.valid/to"), "instant", False, None, True),
+    (VALID_FROM, "instant", False, None, True),
+    (VALID_TO, "instant", False, None, True),
     (_K("db.install/attribute"), "any", True, None, False),
     (IDEMPOTENCY_KEY, "string", False, "value", True),
     (IDEMPOTENCY_TEMPIDS, "string", False, None, False),
@@ -80,9 +82,11 @@ _DEFINING: Final = frozenset(
         TUPLE_ATTRS,
         TUPLE_TYPE,
         TUPLE_TYPES,
+        MAX_LENGTH,
+        PREDS,
     }
 )
-SCHEMA_PROPERTIES: Final = _DEFINING | {IDENT, DOC, MAX_LENGTH, PREDS}
+SCHEMA_PROPERTIES: Final = _DEFINING | {IDENT, DOC}
 
 
 class Attr:
@@ -230,6 +234,13 @@ class Schema:
         """Return the attribute named by a Keyword or ``":name"``, or None."""
         return self.by_key.get(key)
 
+    def takes_data(self, attr: Attr) -> bool:
+        """Whether an attribute may be written.
+
+        One whose definition was retracted keeps its id and takes no more, unless schema is on read.
+        """
+        return attr.eid is not None or attr.system or self.flexibility == "read"
+
     def with_attr(self, ident: Keyword) -> tuple[Schema, Attr]:
         """Intern an attribute without a definition (schema on read)."""
         found = self.by_key.get(ident)
@@ -301,6 +312,7 @@ class Schema:
                     props[prop.ident] = prop.coerce(value, prop.ident)
             if props[IDENT] is not ident:
                 raise _bad(ident, IDENT, props[IDENT], f"{ident}, or none")
+            schema.check_complete(props)
             if props.keys() == {IDENT}:
                 schema, _ = schema.with_attr(ident)
                 continue
@@ -312,19 +324,24 @@ class Schema:
             schema.check_parts(attr)
         return schema
 
+    def check_complete(self, props: Mapping[Keyword, Any]) -> None:
+        """Raise TransactionError ``:transact/schema`` where a definition lacks what it must say."""
+        if self.flexibility == "write" and not (VALUE_TYPE in props and CARDINALITY in props):
+            raise incomplete(props)
+
     def check_parts(self, attr: Attr) -> None:
         """Raise TransactionError ``:transact/schema`` for a composite tuple that cannot be.
 
-        Its parts have cardinality one and are no tuples; without schema on read they exist.
+        Its parts have cardinality one and are no tuples. One that is not declared yet may be later;
+        until then its place in the tuple is nil.
         """
         for part in attr.tuple_attrs:
             found = self.by_key.get(part)
-            if found is None or (found.eid is None and not found.system):
-                if self.flexibility == "write":
-                    raise _bad_part(attr, part, "which is not in the schema; define it as well")
-            elif found.tuple_attrs:
+            if found is None:
+                continue
+            if found.tuple_attrs:
                 raise _bad_part(attr, part, "which is itself a tuple")
-            elif found.many:
+            if found.many:
                 raise _bad_part(attr, part, "which must not have :db.cardinality/many")
 
     def public(self) -> dict[Keyword, dict[Keyword, Any]]:
@@ -395,6 +412,16 @@ def _bad(ident: Keyword, prop: Keyword, value: Any, expected: str) -> Transactio
         attribute=ident,
         key=prop,
         value=value,
+    )
+
+
+def incomplete(props: Mapping[Keyword, Any]) -> TransactionError:
+    """Return the error for the definition of an attribute that lacks what it must say."""
+    missing = [k for k in (IDENT, VALUE_TYPE, CARDINALITY) if k not in props]
+    return TransactionError(
+        "Incomplete schema transaction attributes, expected :db/ident, :db/valueType, "
+        f":db/cardinality; {', '.join(map(repr, missing))} missing in {shown(dict(props))}.",
+        error=":transact/schema",
     )
 
 

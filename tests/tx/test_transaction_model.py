@@ -40,13 +40,20 @@ SCHEMA = [
         ":db/cardinality": ":db.cardinality/many",
     },
     {
+        ":db/ident": ":part",
+        ":db/valueType": ":db.type/ref",
+        ":db/isComponent": True,
+        ":db/cardinality": ":db.cardinality/many",
+    },
+    {
         ":db/ident": ":secret",
         ":db/valueType": ":db.type/string",
         ":db/noHistory": True,
         ":db/cardinality": ":db.cardinality/one",
     },
 ]
-MANY = {":tag", ":friend"}
+REFS = {":friend", ":part"}
+MANY = {":tag", *REFS}
 
 ids = st.integers(0, 5)
 texts = st.sampled_from(["a", "b", "c"])
@@ -62,12 +69,18 @@ ops = st.one_of(
                 ":age": st.integers(0, 3),
                 ":tag": st.lists(tags, min_size=1, max_size=2, unique=True),
                 ":friend": st.lists(ids, min_size=1, max_size=2, unique=True),
+                ":part": st.lists(ids, min_size=1, max_size=2, unique=True),
                 ":secret": texts,
             },
         ),
     ),
-    st.tuples(st.just("retract"), ids, st.sampled_from([":name", ":age", ":tag", ":friend"])),
+    st.tuples(
+        st.sampled_from(["retract", "retract-attribute"]),
+        ids,
+        st.sampled_from([":name", ":age", ":tag", ":friend", ":part"]),
+    ),
     st.tuples(st.just("retract-value"), ids, tags),
+    st.tuples(st.just("retract-friend"), ids, ids),
     st.tuples(st.just("retract-entity"), ids),
     st.tuples(st.just("cas"), ids, st.integers(0, 3), st.integers(0, 3)),
     st.tuples(
@@ -94,24 +107,38 @@ class Model:
                 mine = self.of(i)
                 for name, value in attrs.items():
                     new = set(value) if isinstance(value, list) else {value}
-                    if name == ":friend":
+                    if name in REFS:
                         for other in new:
                             self.of(other)
                     mine[name] = mine.get(name, set()) | new if name in MANY else new
-            elif kind == "retract" and op[1] in self.entities:
-                self.entities[op[1]].pop(op[2], None)
+            elif kind in ("retract", "retract-attribute") and op[1] in self.entities:
+                gone = self.entities[op[1]].pop(op[2], set())
+                if kind == "retract-attribute" and op[2] == ":part":
+                    self.retract_entities(*gone)
+            elif kind == "retract-friend" and op[1] in self.entities:
+                if op[2] not in self.entities:
+                    raise ValueError("missing")
+                self.entities[op[1]].get(":friend", set()).discard(op[2])
             elif kind == "retract-value" and op[1] in self.entities:
                 self.entities[op[1]].get(":tag", set()).discard(op[2])
-            elif kind == "retract-entity" and op[1] in self.entities:
-                del self.entities[op[1]]
-                for other in self.entities.values():
-                    other.get(":friend", set()).discard(op[1])
+            elif kind == "retract-entity":
+                self.retract_entities(op[1])
             elif kind == "cas":
                 if self.entities.get(op[1], {}).get(":age", set()) != {op[2]}:
                     raise ValueError("cas")
                 self.entities[op[1]][":age"] = {op[3]}
             elif kind == "fail":
                 raise ValueError("fail")
+
+    def retract_entities(self, *stack) -> None:
+        """Take entities away, their parts with them, and what refers to them."""
+        left = list(stack)
+        while left:
+            i = left.pop()
+            left += self.entities.pop(i, {}).get(":part", ())
+            for other in self.entities.values():
+                for name in REFS:
+                    other.get(name, set()).discard(i)
 
     def facts(self) -> set[object]:
         return {
@@ -128,13 +155,17 @@ def forms(tx):
         if kind == "map":
             _, i, attrs = op
             attrs = dict(attrs)
-            if ":friend" in attrs:
-                for other in attrs[":friend"]:
+            for name in sorted(REFS & attrs.keys()):
+                for other in attrs[name]:
                     yield {":id": other}
-                attrs[":friend"] = [[":id", other] for other in attrs[":friend"]]
+                attrs[name] = [[":id", other] for other in attrs[name]]
             yield {":id": i, **attrs}
         elif kind == "retract":
             yield [":db/retract", [":id", op[1]], op[2]]
+        elif kind == "retract-attribute":
+            yield [":db.fn/retractAttribute", [":id", op[1]], op[2]]
+        elif kind == "retract-friend":
+            yield [":db/retract", [":id", op[1]], ":friend", [":id", op[2]]]
         elif kind == "retract-value":
             yield [":db/retract", [":id", op[1]], ":tag", op[2]]
         elif kind == "retract-entity":
@@ -149,8 +180,8 @@ async def facts_of(db, names: dict[int, int]) -> set[object]:
     out = set()
     for datom in await db.datoms("eavt"):
         attr = ":" + datom.a.text
-        if attr in {":id", ":name", ":age", ":tag", ":friend", ":secret"} and datom.e in names:
-            value = names[datom.v] if attr == ":friend" else datom.v
+        if attr in {":id", ":name", ":age", ":secret", *MANY} and datom.e in names:
+            value = names[datom.v] if attr in REFS else datom.v
             value = repr(value) if attr == ":tag" else value
             out.add((names[datom.e], attr, typed_key(value)))
     return out
@@ -223,7 +254,7 @@ async def check_indexes(db) -> None:
     """All three indexes hold the same datoms, each in its order."""
     eavt = list(await db.datoms("eavt"))
     assert sorted(map(repr, await db.datoms("aevt"))) == sorted(map(repr, eavt))
-    indexed = {d.kw(n) for n in (":id", ":age", ":friend", ":db/ident", ":db/txInstant")}
+    indexed = {d.kw(n) for n in (":id", ":age", *REFS, ":db/ident", ":db/txInstant")}
     avet = list(await db.datoms("avet"))
     assert sorted(map(repr, avet)) == sorted(repr(x) for x in eavt if x.a in indexed)
     ages = [x.v for x in await db.index_range(":age")]
