@@ -2,12 +2,12 @@
 
 A record is what a commit makes durable: its generation, its commit id and the entries of the
 transactions that share it. Records lie in the journal beside the head, in the tail inside the
-head, or in a log segment once the trees hold them. Knows nothing of stores.
+head, or in log segments. Knows nothing of stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -25,11 +25,13 @@ from datahike_async.index.codec import (
     unseal,
 )
 from datahike_async.index.columns import Column, Rows
+from datahike_async.index.source import Address
 from datahike_async.tx.apply import Applied
 
 __all__ = [
     "Entry",
     "Record",
+    "decode_items",
     "decode_record",
     "decode_segment",
     "encode_entry",
@@ -143,15 +145,35 @@ def decode_record(data: bytes, where: str) -> Record:
         raise CorruptData(f"{where} holds no log record: {error}", place=where) from error
 
 
-def encode_segment(previous: list[Any] | None, records: Sequence[bytes]) -> bytes:
-    """Encode a log segment: records that the trees hold, and where the segment before it lies."""
-    return seal([previous, list(records)])
+def encode_segment(previous: list[Any] | None, items: Sequence[bytes | Address]) -> bytes:
+    """Encode a log segment: records, or where they lie in segments of their own.
+
+    ``previous`` is where the segment before it lies; None in one that another segment names.
+    """
+    return seal([previous, [list(x) if isinstance(x, Address) else x for x in items]])
 
 
-def decode_segment(data: bytes, where: str) -> tuple[list[Any] | None, list[Record]]:
-    """Decode a log segment: the address of the one before it, and its records, oldest first."""
+def decode_segment(data: bytes, where: str) -> tuple[list[Any] | None, list[bytes | Address]]:
+    """Decode a log segment: the address of the one before it, and its items, oldest first."""
     try:
-        previous, records = unseal(data)
+        previous, items = unseal(data)
+        return previous, decode_items(items)
     except (CorruptData, ValueError, TypeError) as error:
         raise CorruptData(f"{where} holds no log segment: {error}", place=where) from error
-    return previous, [decode_record(r, where) for r in records]
+
+
+def decode_items(items: Iterable[Any]) -> list[bytes | Address]:
+    """Decode records and addresses of segments, as heads and segments hold them.
+
+    Raises ValueError or TypeError for anything else.
+    """
+    out: list[bytes | Address] = []
+    for item in items:
+        if isinstance(item, bytes):
+            out.append(item)
+            continue
+        blob, offset, length, crc = item
+        if not isinstance(blob, str) or not all(type(n) is int for n in (offset, length, crc)):
+            raise ValueError("neither a record nor where one lies")
+        out.append(Address(blob, offset, length, crc))
+    return out

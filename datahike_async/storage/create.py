@@ -15,11 +15,12 @@ from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import TX0, Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.codec import encode_entry, encode_record
-from datahike_async.storage.flush import flush
+from datahike_async.storage.flush import flush, write_blobs
 from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key, layout_of
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.probe import Fence
+from datahike_async.storage.tail import Tail
 from datahike_async.tx.apply import Applied, apply
 from datahike_async.values.schema import Schema
 
@@ -102,6 +103,8 @@ async def write_first_head(
         log=flushed.log,
         created=env.now(),
     ).with_encoding()
+    tail = Tail() if record is None or bulk else Tail([record])
+    tail, segments = await tail.bounded(env.new_uuid)
     head = Head(
         base=base,
         generation=1,
@@ -110,9 +113,10 @@ async def write_first_head(
         writer=writer,
         gc_epoch=0,
         recent=Recent(commit.bytes),
-        tail=() if record is None or bulk else (record,),
+        tail=tail.stored(),
     )
     key = head_key(config.branch)
+    await write_blobs(store, segments)
     if store.capabilities.conditional is not ConditionalDomain.NONE:
         await store.assoc(key, encode_head(head), expected_revision=ABSENT)
     elif await store.exists(key):

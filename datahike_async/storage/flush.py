@@ -21,9 +21,9 @@ from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.codec import encode_segment
 from datahike_async.storage.layout import Layout
 from datahike_async.storage.node_store import NodeStore
-from datahike_async.storage.pack import Sink, make_sink
+from datahike_async.storage.pack import make_sink
 
-__all__ = ["Flushed", "flush"]
+__all__ = ["Flushed", "flush", "write_blobs"]
 
 _ATTEMPTS: Final = 4
 
@@ -42,7 +42,7 @@ class Flushed(NamedTuple):
 
 async def flush(
     snapshot: Snapshot,
-    records: Sequence[bytes],
+    records: Sequence[bytes | Address],
     log: list[Any] | None,
     *,
     store: Store,
@@ -52,8 +52,9 @@ async def flush(
 ) -> Flushed:
     """Write what ``snapshot`` needs to be read from trees alone, and its records as a segment.
 
-    ``log`` is the address of the segment before. Computes in a worker thread; other tasks may go
-    on appending to the memtable. Raises konserve's errors, and CorruptData from reading nodes.
+    ``records`` may also be where they lie in segments already, which are then named again. ``log``
+    is the address of the segment before. Computes in a worker thread; other tasks may go on
+    appending to the memtable. Raises konserve's errors, and CorruptData from reading nodes.
     """
     sink = make_sink(layout, source, id)
 
@@ -83,24 +84,24 @@ async def flush(
             except NodeMiss as miss:
                 await miss.source.fetch(miss.addresses)
         flushed = await anyio.to_thread.run_sync(build, trees)
-        await write(store, sink)
+        await write_blobs(store, sink.writes)
         return flushed
 
 
-async def write(store: Store, sink: Sink) -> None:
-    """Make everything in a finished sink durable.
+async def write_blobs(store: Store, writes: Sequence[tuple[str, bytes]]) -> None:
+    """Make blobs durable that nothing names yet, in any order.
 
-    Nothing names these blobs yet, so an unknown outcome is no riddle: the same bytes are written
-    again, and in the end it is an error of which one may say that nothing happened.
+    So an unknown outcome is no riddle: the same bytes are written again, and in the end it is an
+    error of which one may say that nothing happened.
     """
-    writes = [Assoc(key, data, binary=True) for key, data in sink.writes]
-    for attempt in range(_ATTEMPTS if writes else 0):
+    items = [Assoc(key, data, binary=True) for key, data in writes]
+    for attempt in range(_ATTEMPTS if items else 0):
         try:
-            await store.multi_assoc(writes, ordered=False)
+            await store.multi_assoc(items, ordered=False)
             return
         except OutcomeUnknown as error:
             if attempt == _ATTEMPTS - 1:
-                failed = StoreIOError(f"Index nodes could not be written: {error}")
+                failed = StoreIOError(f"Blobs could not be written: {error}")
                 failed.retryable = True
                 raise failed from error
             await anyio.sleep(0.01 * 4**attempt)

@@ -1,8 +1,9 @@
 """The head: the one mutable value of a branch, which says what the branch is.
 
-It names the roots of the trees as of the last flush and carries the records since then (unless
-they lie in the journal beside it). Everything but the records and a few counters changes at a
-flush only, so it is encoded once (``Base``) and copied into each new head.
+It names the roots of the trees as of the last flush and carries the records since then, or names
+the segments they lie in (unless they lie in the journal beside it). Everything but the records and
+a few counters changes at a flush only, so it is encoded once (``Base``) and copied into each new
+head.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from uuid import UUID
 from datahike_async._version import __version__
 from datahike_async.errors import ConfigError, CorruptData, UnsupportedFormat
 from datahike_async.index.codec import pack, unpack
+from datahike_async.index.source import Address
+from datahike_async.storage.codec import decode_items
 
 __all__ = ["RECENT", "Base", "Head", "Recent", "decode_head", "encode_head"]
 
@@ -87,8 +90,7 @@ class Head:
 
     ``generation`` counts publications. ``commit`` is the newest commit of transactions;
     ``recent`` the ids of the last publications, the newest last; ``tail`` the encoded records
-    that the trees of ``base`` do not hold. ``tail_generation`` is the generation up to which the
-    tail goes: a journal continues from there.
+    that the trees of ``base`` do not hold, or where they lie. A journal continues from there.
     """
 
     base: Base
@@ -98,7 +100,7 @@ class Head:
     writer: UUID
     gc_epoch: int
     recent: Recent
-    tail: tuple[bytes, ...]
+    tail: tuple[bytes | Address, ...]
 
 
 def encode_head(head: Head) -> bytes:
@@ -114,7 +116,7 @@ def encode_head(head: Head) -> bytes:
             head.writer,
             head.gc_epoch,
             head.recent.data,
-            list(head.tail),
+            [list(x) if isinstance(x, Address) else x for x in head.tail],
         ]
     )
 
@@ -154,7 +156,8 @@ def decode_head(data: Any, where: str, store: UUID | None) -> Head:
             encoded,
         )
         ids = Recent(recent)
-        head = Head(base, generation, commit, tuple(parents), writer, gc_epoch, ids, tuple(tail))
+        items = tuple(decode_items(tail))
+        head = Head(base, generation, commit, tuple(parents), writer, gc_epoch, ids, items)
     except CorruptData:
         raise
     except Exception as error:

@@ -25,6 +25,7 @@ from datahike_async.storage.codec import Record, decode_record
 from datahike_async.storage.head import Head, Recent, decode_head
 from datahike_async.storage.layout import head_key
 from datahike_async.storage.node_store import NodeStore
+from datahike_async.storage.tail import Tail, fetch_segments
 from datahike_async.tx.apply import replay
 from datahike_async.values.schema import Schema
 
@@ -50,8 +51,8 @@ _INLINE_ENTRIES: Final = 32
 class BranchState:
     """A branch as it lies in the store, journal included.
 
-    ``generation``, ``commit`` and ``recent`` count the journal in; ``records`` are all records
-    that the trees do not hold, encoded and decoded, oldest first.
+    ``generation``, ``commit`` and ``recent`` count the journal in; ``tail`` and ``records`` are all
+    records that the trees do not hold, encoded and decoded, oldest first.
     """
 
     head: Head
@@ -59,7 +60,7 @@ class BranchState:
     generation: int
     commit: UUID
     recent: Recent
-    encoded: tuple[bytes, ...]
+    tail: Tail
     records: tuple[Record, ...]
 
 
@@ -68,7 +69,8 @@ class Growth:
     """The records that a branch has gained on top of what a reader knows.
 
     The fields say what those of ``BranchState`` say; ``encoded`` and ``records`` hold the new
-    records alone, so that taking it over costs by what is new.
+    records alone, so that taking it over costs by what is new. ``tail`` is the whole, where a head
+    told how it lies now; None where the records were appended to a journal.
     """
 
     revision: Revision
@@ -77,6 +79,7 @@ class Growth:
     recent: Recent
     encoded: tuple[bytes, ...]
     records: tuple[Record, ...]
+    tail: Tail | None = None
 
     def without(self, generation: int) -> Growth:
         """Return what lies beyond a generation."""
@@ -87,7 +90,7 @@ class Growth:
 class Known(NamedTuple):
     """What a reader has of a branch, as ``BranchState`` says it; what is new is read on top.
 
-    ``base`` and ``tail`` are encoded.
+    ``base`` is encoded.
     """
 
     revision: Revision
@@ -97,14 +100,15 @@ class Known(NamedTuple):
     parents: tuple[UUID, ...]
     gc_epoch: int
     base: bytes
-    tail: Sequence[bytes]
+    tail: Tail
 
-    def underlies(self, head: Head) -> bool:
+    def underlies(self, head: Head, tail: Tail) -> bool:
         """Say whether a head has these records, perhaps more, and nothing else that is new."""
+        records = self.tail.records
         return (
             head.base.encoded == self.base
             and (head.parents, head.gc_epoch) == (self.parents, self.gc_epoch)
-            and head.tail[: len(self.tail)] == tuple(self.tail)
+            and tail.records[: len(records)] == records
         )
 
 
@@ -123,7 +127,7 @@ async def reread_branch(
     """Read a branch as ``read_branch`` does, or what was added to what is known of it.
 
     UNCHANGED if it is as ``known`` says; Growth where others added records and left the trees as
-    they are. One conditional read.
+    they are. One conditional read, and one wave for segments that are not known.
     """
     key = head_key(branch)
     since = None if known is None else known.revision
@@ -141,8 +145,21 @@ async def reread_branch(
         data, revision = await store.get(key, with_revision=True, unless=since)
         if data is None or data is UNCHANGED:
             return data
-    head = [data] if isinstance(data, bytes) else []
-    return await _sized([*head, *journal], _decoded, key, data, journal, revision, store_id, known)
+    size = [data] if isinstance(data, bytes) else []
+    head = await _sized(size, decode_head, data, key, store_id)
+    tail = await fetch_segments(store, head.tail, None if known is None else known.tail, key)
+    if known is not None and not journal and known.underlies(head, tail):
+        new = tail.records[len(known.tail.records) :]
+        records = await _sized(new, _records, key, new)
+        counts = (head.generation, head.commit, head.recent)
+        return Growth(revision, *counts, tuple(new), records, tail)
+    records = await _sized(tail.records, _records, key, tail.records)
+    past = (head.generation, head.commit, head.recent)
+    grown = await _sized(journal, _appended, key, Appended(journal, revision), *past)
+    for record in grown.encoded:
+        tail.append(record)
+    counts = (grown.generation, grown.commit, grown.recent)
+    return BranchState(head, revision, *counts, tail, (*records, *grown.records))
 
 
 async def _sized(parts: Sequence[bytes], decode: Callable[..., T], *args: Any) -> T:
@@ -152,30 +169,8 @@ async def _sized(parts: Sequence[bytes], decode: Callable[..., T], *args: Any) -
     return decode(*args)
 
 
-def _decoded(
-    key: str,
-    data: Any,
-    journal: Sequence[bytes],
-    revision: Revision,
-    store_id: UUID | None,
-    known: Known | None,
-) -> BranchState | Growth:
-    head = decode_head(data, key, store_id)
-    if known is not None and not journal and known.underlies(head):
-        new = head.tail[len(known.tail) :]
-        records = tuple(decode_record(r, f"The tail of {key}") for r in new)
-        return Growth(revision, head.generation, head.commit, head.recent, new, records)
-    tail = [decode_record(r, f"The tail of {key}") for r in head.tail]
-    grown = _appended(key, Appended(journal, revision), head.generation, head.commit, head.recent)
-    return BranchState(
-        head,
-        revision,
-        grown.generation,
-        grown.commit,
-        grown.recent,
-        (*head.tail, *grown.encoded),
-        (*tail, *grown.records),
-    )
+def _records(key: str, encoded: Sequence[bytes]) -> tuple[Record, ...]:
+    return tuple(decode_record(record, f"The tail of {key}") for record in encoded)
 
 
 def _appended(key: str, new: Appended, generation: int, commit: UUID, recent: Recent) -> Growth:

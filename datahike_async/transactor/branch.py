@@ -7,6 +7,7 @@ nothing about whom to answer: that is the actor's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from uuid import UUID
 from datahike_async.env import Env
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
+from datahike_async.index.source import Address
 from datahike_async.konserve.blob import UNCHANGED
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
@@ -22,6 +24,7 @@ from datahike_async.storage.flush import Flushed, flush
 from datahike_async.storage.layout import layout_of
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.open import BranchState, Growth, extend, restore
+from datahike_async.storage.tail import Tail
 from datahike_async.transactor.committer import Committer
 
 __all__ = ["Branch", "Prepared"]
@@ -95,7 +98,7 @@ class Branch:
         """Commit transactions that changed the trees, by flushing them with all that they hold."""
         committer = self.committer
         record = committer.bulk_record(entries)
-        flushed = await self._write(after, [*committer.tail, record])
+        flushed = await self._write(after, [*committer.tail.stored(), record])
         base = replace(
             committer.base,
             schema=after.schema.to_data(),
@@ -103,15 +106,16 @@ class Branch:
             instant=instant,
             log=flushed.log,
         ).with_encoding()
-        commit = await committer.publish_base(base, [], entries)
+        commit = await committer.publish_base(base, Tail(), entries)
         self.snapshot = self._over(flushed, after, Memtable())
         return commit
 
     async def prepare_flush(self) -> Prepared:
         """Write the nodes of the present state. Transactions may go on meanwhile."""
-        records, instant = list(self.committer.tail), self.instant
-        flushed = await self._write(self.snapshot, records)
-        return Prepared(flushed, len(records), instant)
+        tail, instant = self.committer.tail, self.instant
+        records = len(tail.records)
+        flushed = await self._write(self.snapshot, tail.stored())
+        return Prepared(flushed, records, instant)
 
     def is_current(self, prepared: Prepared) -> bool:
         """Whether the trees are still those that the flush began with.
@@ -130,7 +134,7 @@ class Branch:
             instant=prepared.instant,
             log=flushed.log,
         ).with_encoding()
-        await committer.publish_base(base, committer.tail[prepared.records :])
+        await committer.publish_base(base, committer.tail.after(prepared.records))
         now = self.snapshot
         mem = now.mem
         if len(mem) != now.n:
@@ -151,7 +155,7 @@ class Branch:
             state.state,
         )
 
-    async def _write(self, snapshot: Snapshot, records: list[bytes]) -> Flushed:
+    async def _write(self, snapshot: Snapshot, records: Sequence[bytes | Address]) -> Flushed:
         return await flush(
             snapshot,
             records,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -30,12 +31,14 @@ from datahike_async.konserve.errors import (
     StoreIOError,
 )
 from datahike_async.konserve.loops import is_interruption
-from datahike_async.konserve.store import Store
+from datahike_async.konserve.store import Assoc, Store
 from datahike_async.storage.codec import encode_record
+from datahike_async.storage.flush import write_blobs
 from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key
 from datahike_async.storage.open import BranchState, Growth, Known, reread_branch
 from datahike_async.storage.probe import Fence
+from datahike_async.storage.tail import Tail
 from datahike_async.transactor.failures import unknown
 from datahike_async.transactor.limits import Limits
 
@@ -81,8 +84,7 @@ class Committer:
         self.parents = state.head.parents
         self.gc_epoch = state.head.gc_epoch
         self.recent = state.recent
-        self.tail: list[bytes] = list(state.encoded)
-        self.tail_bytes = sum(map(len, self.tail))
+        self.tail = state.tail
         # Others published on top of ours: the actor must reload before it applies anything.
         self.behind: BranchState | Growth | None = None
 
@@ -92,8 +94,11 @@ class Committer:
         self.generation = growth.generation
         self.commit = growth.commit
         self.recent = growth.recent
-        self.tail += growth.encoded
-        self.tail_bytes += sum(map(len, growth.encoded))
+        if growth.tail is not None:
+            self.tail = growth.tail
+        else:
+            for record in growth.encoded:
+                self.tail.append(record)
         self.behind = None
 
     @property
@@ -131,19 +136,15 @@ class Committer:
         generation = self.generation + 1
         record = encode_record(generation, commit, entries)
         if self.journal:
-            send = self._appender(record)
+            await self._send(self._appender(record), generation, commit)
+            self.tail.append(record)
         else:
-            recent = self.recent.after(commit)
-            send = self._sender(self.base, generation, commit, recent, [*self.tail, record])
-        await self._send(send, generation, commit)
+            recent, tail = self.recent.after(commit), self.tail.plus(record)
+            await self._send_head(self.base, generation, commit, recent, tail, commit)
         self.commit = commit
-        self.tail.append(record)
-        self.tail_bytes += len(record)
         return commit
 
-    async def publish_base(
-        self, base: Base, tail: list[bytes], entries: Sequence[bytes] = ()
-    ) -> UUID:
+    async def publish_base(self, base: Base, tail: Tail, entries: Sequence[bytes] = ()) -> UUID:
         """Publish new trees: ``base`` names them, ``tail`` is what they do not hold.
 
         With ``entries`` it commits transactions too, which the trees hold already (their record
@@ -152,12 +153,9 @@ class Committer:
         generation = self.generation + 1
         id_ = self.next_commit if entries else self.env.new_uuid()
         commit = id_ if entries else self.commit
-        send = self._sender(base, generation, commit, self.recent.after(id_), tail)
-        await self._send(send, generation, id_)
+        await self._send_head(base, generation, commit, self.recent.after(id_), tail, id_)
         self.base = base
         self.commit = commit
-        self.tail = tail
-        self.tail_bytes = sum(map(len, tail))
         return commit
 
     def bulk_record(self, entries: Sequence[bytes]) -> bytes:
@@ -173,31 +171,45 @@ class Committer:
 
         return send
 
-    def _sender(
-        self,
-        base: Base,
-        generation: int,
-        commit: UUID,
-        recent: Recent,
-        tail: Sequence[bytes],
-    ) -> Send:
-        data = encode_head(
-            Head(
-                base,
-                generation,
-                commit,
-                self.parents,
-                self.writer,
-                self.gc_epoch,
-                recent,
-                tuple(tail),
-            )
+    async def _send_head(
+        self, base: Base, generation: int, commit: UUID, recent: Recent, tail: Tail, id_: UUID
+    ) -> None:
+        tail, segments = await tail.bounded(self.env.new_uuid)
+        head = Head(
+            base,
+            generation,
+            commit,
+            self.parents,
+            self.writer,
+            self.gc_epoch,
+            recent,
+            tail.stored(),
         )
+        if segments and not self.store.capabilities.atomic_multi:
+            await self.fence.check()
+            # What a head names is durable before it.
+            await write_blobs(self.store, segments)
+            try:
+                await self._send(self._sender(encode_head(head)), generation, id_)
+            except (Moved, KonserveError):
+                # It was not published, and will not be: nobody ever names them.
+                with suppress(KonserveError):
+                    await self.store.multi_dissoc([key for key, _ in segments])
+                raise
+        else:
+            await self._send(self._sender(encode_head(head), segments), generation, id_)
+        self.tail = tail
+
+    def _sender(self, data: bytes, segments: Sequence[tuple[str, bytes]] = ()) -> Send:
         store, key = self.store, self.key
         revision = self.revision if self.conditional else None
 
         async def send() -> Revision:
-            return await store.assoc(key, data, expected_revision=revision)
+            if not segments:
+                return await store.assoc(key, data, expected_revision=revision)
+            items = [Assoc(name, segment, binary=True) for name, segment in segments]
+            items.append(Assoc(key, data, expected_revision=revision))
+            return (await store.multi_assoc(items))[-1]
 
         return send
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from datahike_async.storage.tail import TAIL_BYTES
+
 __all__ = ["Limits"]
 
 
@@ -15,8 +17,9 @@ class Limits(NamedTuple):
     group_seconds: float = 0.004
     """Applying is synchronous: a longer group would hold up the event loop."""
     flush_rows: int = 8192
-    flush_bytes: int = 32 * 1024
-    """Of a tail inside the head, which every commit writes again."""
+    flush_bytes: int = TAIL_BYTES * 3 // 4
+    """Of a tail inside the head, which every commit writes again; the rest is for the commits while
+    the flush is under way, before their records go to segments."""
     flush_journal_bytes: int = 1024 * 1024
     behind: int = 4
     """How many times ``flush_rows`` may gather before commits wait for the flush."""

@@ -378,7 +378,7 @@ class Transactor:
         most = limits.flush_journal_bytes if committer.journal else limits.flush_bytes
         if self._flush_floor:
             most *= 2
-        if self.snapshot.n >= limits.flush_rows + self._flush_floor or committer.tail_bytes >= most:
+        if self.snapshot.n >= limits.flush_rows + self._flush_floor or committer.tail.bytes >= most:
             self._flushing = True
             start(self._flush, f"a flush of :{self.config.branch}")
 

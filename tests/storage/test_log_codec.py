@@ -13,7 +13,8 @@ from datahike_async.config import Config
 from datahike_async.edn import Keyword
 from datahike_async.env import Env
 from datahike_async.errors import ConfigError, CorruptData, UnsupportedFormat
-from datahike_async.index.codec import pack, unpack
+from datahike_async.index.codec import pack, seal, unpack
+from datahike_async.index.source import Address
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.codec import (
     decode_record,
@@ -78,10 +79,17 @@ async def test_a_record_replays_to_the_same_state(many: int) -> None:
 async def test_segments_chain() -> None:
     applied = await apply(empty_snapshot(CONFIG), [{":n": 1}], env=Env.seeded(1))
     records = [encode_record(g, COMMIT, [encode_entry(applied)]) for g in (2, 3)]
-    data = encode_segment(["pack/x", 1, 2, 3], records)
-    previous, decoded = decode_segment(data, "here")
+    elsewhere = Address("log/y", 0, 4, 5)
+    data = encode_segment(["pack/x", 1, 2, 3], [records[0], elsewhere, records[1]])
+    previous, items = decode_segment(data, "here")
     assert previous == ["pack/x", 1, 2, 3]
-    assert [r.generation for r in decoded] == [2, 3]
+    assert items == [records[0], elsewhere, records[1]]
+
+
+@pytest.mark.parametrize("item", [7, None, ["log/y", 0, 4], [b"y", 0, 4, 5], ["y", 0, 4, "5"]])
+async def test_what_is_neither_record_nor_address_is_no_segment(item: Any) -> None:
+    with pytest.raises(CorruptData, match="here"):
+        decode_segment(seal([None, [item]]), "here")
 
 
 async def test_a_newer_record_is_refused() -> None:

@@ -16,9 +16,10 @@ from datahike_async.database import Database, empty_db
 from datahike_async.errors import CorruptData, DatahikeError, TransactionError, UnsupportedFormat
 from datahike_async.index.codec import pack, unpack
 from datahike_async.konserve import store as stores
-from datahike_async.storage.codec import decode_segment
+from datahike_async.storage.codec import decode_record, decode_segment
 from datahike_async.storage.flush import address_of
 from datahike_async.storage.open import read_branch
+from datahike_async.storage.tail import fetch_segments
 from datahike_async.transactor.transactor import Limits
 
 pytestmark = pytest.mark.anyio
@@ -167,7 +168,9 @@ async def test_the_log_holds_every_commit(store: dict[str, Any]) -> None:
     commits = []
     async with d.connect(store=store, limits=SMALL) as conn:
         for i in range(80):
-            transaction = [{":n": j} for j in range(1500)] if i == 40 else [{":n": i}]
+            transaction: list[Any] = [{":n": j} for j in range(1500)] if i == 40 else [{":n": i}]
+            if i % 9 == 0:
+                transaction.append({":text": "long" * 10_000})
             commits.append((await conn.transact(transaction)).db_after.commit_id)
     opened = await stores.connect_store(store)
     state = await read_branch(opened, "db", store["id"])
@@ -179,8 +182,9 @@ async def test_the_log_holds_every_commit(store: dict[str, Any]) -> None:
         address = address_of(at)
         data = await opened.bget(address.blob, address.offset, address.offset + address.length)
         assert data is not None
-        at, older = decode_segment(data, address.blob)
-        records = [*older, *records]
+        at, items = decode_segment(data, address.blob)
+        older = await fetch_segments(opened, items, None, address.blob)
+        records = [*(decode_record(r, address.blob) for r in older.records), *records]
     await stores.release_store(opened)
     assert [r.commit for r in records] == commits
     assert [e.tx for r in records for e in r.entries] == sorted(

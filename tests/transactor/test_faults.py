@@ -30,6 +30,7 @@ from datahike_async.konserve.blob import (
 )
 from datahike_async.konserve.errors import OutcomeUnknown, StoreFull, StoreIOError
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
+from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
 from tests.strangers import Strangers
@@ -41,10 +42,23 @@ LIMITS = Limits(
 )
 
 
+class Parted(PassingBlobStore):
+    """A store that writes many keys one after another and keeps no journals, as S3 is."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(durable=False, conditional=ConditionalDomain.PROCESS)
+
+
 @pytest.fixture(params=["memory", "file"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
-    if request.param == "file":
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def store(kind: str, tmp_path: Path) -> dict[str, Any]:
+    store: dict[str, Any] = {"backend": "file" if kind == "file" else "memory", "id": uuid4()}
+    if kind == "file":
         store["path"] = str(tmp_path / "db")
     await d.create_database(store=store, schema_flexibility="read")
     return store
@@ -54,13 +68,13 @@ Wrapping = Callable[[Any], Any]
 
 
 @pytest.fixture
-def wrapping(monkeypatch: pytest.MonkeyPatch) -> Callable[[Wrapping], None]:
+def wrapping(kind: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Wrapping], None]:
     """Wrap the blobs of every store that a connection opens from now on."""
 
     def wrap(make: Wrapping) -> None:
         async def connect_store(config: Any, **options: Any) -> stores.Store:
             store = await stores.connect_store(config, **options)
-            store.blobs = make(store.blobs)
+            store.blobs = make(Parted(store.blobs) if kind == "parted" else store.blobs)
             store.capabilities = store.blobs.capabilities
             return store
 
@@ -79,12 +93,14 @@ class Result:
 
 
 async def run(store: dict[str, Any]) -> Result:
-    """Two clients at once, small transactions and a bulk load, with flushes in between."""
+    """Two clients at once, small transactions, a large one, a bulk load, and flushes in between."""
     result = Result()
 
     async def client(conn: d.Connection, first: int) -> None:
         for n in range(first, first + 10):
             data: list[Any] = [{":n": n, ":twin": n}]
+            if n == 3:
+                data.append({":large": "x" * 40_000})
             if n == 5:
                 data += [{":filler": i} for i in range(1100)]
             try:
@@ -108,9 +124,11 @@ async def check(store: dict[str, Any], result: Result) -> set[int]:
         found = [x.v for x in await conn.db().datoms("aevt", ":n")]
         twins = sorted(x.v for x in await conn.db().datoms("aevt", ":twin"))
         filler = len(await conn.db().datoms("aevt", ":filler"))
+        large = [len(x.v) for x in await conn.db().datoms("aevt", ":large")]
         await conn.transact([{":n": -1}])
     assert sorted(found) == twins
     assert filler == (1100 if 5 in found else 0)
+    assert large == ([40_000] if 3 in found else [])
     recovered = set(found)
     assert len(recovered) == len(found)
     assert result.acknowledged <= recovered
@@ -119,6 +137,7 @@ async def check(store: dict[str, Any], result: Result) -> set[int]:
     return recovered
 
 
+@pytest.mark.parametrize("kind", ["memory", "file", "parted"], indirect=True)
 async def test_without_faults_all_is_acknowledged(
     store: dict[str, Any], wrapping: Callable[[Wrapping], None]
 ) -> None:
@@ -131,6 +150,9 @@ async def test_without_faults_all_is_acknowledged(
     assert faulty[0].writes > 12
 
 
+@pytest.mark.parametrize(
+    "kind", [pytest.param("memory", marks=pytest.mark.slow), "file", "parted"], indirect=True
+)
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize(
     ("fault", "error"),
