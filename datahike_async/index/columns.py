@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from heapq import merge
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -18,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Char, Keyword, Symbol
-from datahike_async.index.arrays import numbered
+from datahike_async.index.arrays import joined, numbered, taken
+from datahike_async.looks import pieces, walked
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
@@ -50,6 +52,13 @@ OBJECT: Final = 6  # object array of canonical values: everything else, and mixt
 
 EMPTY_I64: Final[I64] = np.empty(0, np.int64)
 
+# One call that handles more objects than this keeps the interpreter from other threads for long.
+_OBJECTS: Final = 1 << 15
+# What an object that is made or copied counts for, in looks at the clock.
+_COPIED: Final = 4
+# What an object that is sorted counts for.
+_SORTED: Final = 8
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -72,13 +81,39 @@ def from_micros(value: int) -> datetime:
 def object_array(values: Sequence[Any]) -> npt.NDArray[np.object_]:
     """Return a one-dimensional object array; sequences stay elements."""
     out = np.empty(len(values), np.object_)
-    if _ATOMS.issuperset(map(type, values)):
-        out[:] = values
+    if _ATOMS.issuperset(_types_of(values)):
+        _filled(out, values)
     else:
         # Of a list of equally long tuples NumPy would take the elements.
-        for i, v in enumerate(values):
+        for i, v in enumerate(walked(values, each=_COPIED)):
             out[i] = v
     return out
+
+
+def _types_of(values: Sequence[Any]) -> set[type]:
+    if len(values) <= _OBJECTS:
+        return set(map(type, values))
+    types: set[type] = set()
+    for i, j in pieces(len(values), each=_COPIED):
+        types.update(map(type, values[i:j]))
+    return types
+
+
+def _array(values: Sequence[Any], dtype: Any) -> npt.NDArray[Any]:
+    if len(values) <= _OBJECTS:
+        return np.array(values, dtype)
+    return _filled(np.empty(len(values), dtype), values)
+
+
+def ordered(keys: Sequence[Any]) -> Sequence[int]:
+    """Return the positions that sort keys of Python's, which are sorted in parts.
+
+    Sorting a million in one call would keep the interpreter from every other thread for a second.
+    """
+    if len(keys) <= _OBJECTS:
+        return sorted(range(len(keys)), key=keys.__getitem__)
+    parts = [sorted(range(i, j), key=keys.__getitem__) for i, j in pieces(len(keys), each=_SORTED)]
+    return list(walked(merge(*parts, key=keys.__getitem__)))
 
 
 class Dictionary:
@@ -127,7 +162,7 @@ class Dictionary:
     def ranks(self) -> npt.NDArray[np.int32]:
         """Position of each value in the total order."""
         if self._ranks is None:
-            order = sorted(range(len(self.values)), key=lambda i: sort_key(self.values[i]))
+            order = ordered([sort_key(v) for v in walked(self.values)])
             ranks = np.empty(len(order), np.int32)
             ranks[order] = np.arange(len(order), dtype=np.int32)
             self._ranks = ranks
@@ -146,7 +181,8 @@ class Dictionary:
         index: dict[Any, int] = {}
         add = index.setdefault
         keys = _keys_of(values)
-        codes = np.fromiter((add(key, len(index)) for key in keys), np.int32, len(keys))
+        each = walked(keys, each=_COPIED)
+        codes = np.fromiter((add(key, len(index)) for key in each), np.int32, len(keys))
         if keys is values:
             return cls(list(index), index), codes
         # Of equal values the last one stays; codes ascend as they come.
@@ -155,11 +191,7 @@ class Dictionary:
 
 def _keys_of(values: Sequence[Any]) -> Any:
     """Return the typed keys of codable values: the same list where they are their own."""
-    return list(map(typed_key, values)) if UUID in set(map(type, values)) else values
-
-
-# One call that handles more objects than this keeps the interpreter from other threads for long.
-_OBJECTS: Final = 1 << 15
+    return list(map(typed_key, values)) if UUID in _types_of(values) else values
 
 
 def _chunked(
@@ -167,14 +199,16 @@ def _chunked(
 ) -> npt.NDArray[Any]:
     """Return ``make(data)``, an object array, made in parts."""
     out = np.empty(len(data), np.object_)
-    for i in range(0, len(data), _OBJECTS):
-        out[i : i + _OBJECTS] = make(data[i : i + _OBJECTS])
+    for i, j in pieces(len(data), each=_COPIED):
+        out[i:j] = make(data[i:j])
     return out
 
 
-def _filled(out: npt.NDArray[Any], data: npt.NDArray[Any]) -> None:
-    for i in range(0, len(data), _OBJECTS):
-        out[i : i + _OBJECTS] = data[i : i + _OBJECTS]
+def _filled(out: npt.NDArray[Any], data: Any) -> npt.NDArray[Any]:
+    """Fill an array with values, in parts."""
+    for i, j in pieces(len(data), each=_COPIED):
+        out[i:j] = data[i:j]
+    return out
 
 
 # CODED may hold only values that equal nothing but themselves across types (see typed_key).
@@ -219,7 +253,7 @@ class Column:
     @classmethod
     def of(cls, values: Sequence[Any]) -> Column:
         """Build a column from canonical values; one type gives a typed column."""
-        types = set(map(type, values))
+        types = _types_of(values)
         if len(types) == 1:
             return cls._typed(_KIND_OF.get(types.pop(), OBJECT), values)
         if types and types <= CODABLE:
@@ -230,15 +264,15 @@ class Column:
     def _typed(cls, kind: int, values: Sequence[Any]) -> Column:
         if kind == INT:
             try:
-                return cls(INT, np.array(values, np.int64))
+                return cls(INT, _array(values, np.int64))
             except OverflowError:
                 return cls(OBJECT, object_array(values))
         if kind == FLOAT:
-            return cls(FLOAT, np.array(values, np.float64))
+            return cls(FLOAT, _array(values, np.float64))
         if kind == BOOL:
-            return cls(BOOL, np.array(values, np.bool_))
+            return cls(BOOL, _array(values, np.bool_))
         if kind == INSTANT:
-            return cls(INSTANT, np.fromiter(map(micros, values), np.int64, len(values)))
+            return cls(INSTANT, np.fromiter(map(micros, walked(values)), np.int64, len(values)))
         if kind == CODED:
             dictionary, codes = Dictionary.encode(values)
             return cls(CODED, codes, dictionary)
@@ -256,6 +290,11 @@ class Column:
 
     def tolist(self) -> list[Any]:
         """Return all values as Python objects."""
+        if len(self.data) > _OBJECTS:
+            out: list[Any] = []
+            for start, stop in pieces(len(self.data), each=_COPIED):
+                out += self.slice(start, stop).tolist()
+            return out
         if self.kind == CODED:
             assert self.dictionary is not None
             values: list[Any] = self.dictionary.array[self.data].tolist()
@@ -265,7 +304,7 @@ class Column:
 
     def take(self, positions: npt.NDArray[Any]) -> Column:
         """Return the values at ``positions`` (an index array or a boolean mask)."""
-        return Column(self.kind, self.data[positions], self.dictionary)
+        return Column(self.kind, taken(self.data, positions), self.dictionary)
 
     def slice(self, start: int, stop: int) -> Column:
         """Return ``[start, stop)`` without copying."""
@@ -290,11 +329,10 @@ class Column:
             return ranks
         if self.kind != OBJECT:
             return self.data
-        keys = [sort_key(v) for v in self.data]
-        order = sorted(range(len(keys)), key=keys.__getitem__)
+        keys = [sort_key(v) for v in walked(self.data)]
         ranks = np.empty(len(keys), np.int64)
         rank, previous = -1, None
-        for i in order:
+        for i in walked(ordered(keys)):
             if previous is None or keys[i] != previous:
                 rank, previous = rank + 1, keys[i]
             ranks[i] = rank
@@ -329,10 +367,10 @@ class Column:
             return Column(OBJECT, whole)
         kind = columns[0].kind
         if kind != CODED:
-            return Column(kind, np.concatenate([c.data for c in columns]))
+            return Column(kind, joined([c.data for c in columns]))
         first = columns[0].dictionary
         if all(c.dictionary is first for c in columns):
-            return Column(CODED, np.concatenate([c.data for c in columns]), first)
+            return Column(CODED, joined([c.data for c in columns]), first)
         columns = [c.compact() for c in columns]
         # The largest dictionary keeps its codes: the others are usually a few new values.
         largest = max((c.dictionary for c in columns if c.dictionary is not None), key=len)
@@ -349,14 +387,15 @@ class Column:
                 if not grown and not all(map(index.__contains__, d.keys)):
                     index, grown = dict(index), True
                 add = index.setdefault
-                remap = np.fromiter((add(key, len(index)) for key in d.keys), np.int32, len(d))
+                each = walked(d.keys, each=_COPIED)
+                remap = np.fromiter((add(key, len(index)) for key in each), np.int32, len(d))
                 maps[id(d)] = remap
                 if grown:
                     new = np.flatnonzero(remap >= len(values)).tolist()
                     values = [*values, *(d.values[i] for i in new)]
-            parts.append(remap[c.data])
+            parts.append(taken(remap, c.data))
         unified = Dictionary(values, index) if grown else largest
-        return Column(CODED, np.concatenate(parts), unified)
+        return Column(CODED, joined(parts), unified)
 
 
 class Rows:
@@ -407,12 +446,12 @@ class Rows:
     def take(self, positions: npt.NDArray[Any]) -> Rows:
         """Return the rows at ``positions`` (an index array or a boolean mask)."""
         return Rows(
-            self.e[positions],
-            self.a[positions],
+            taken(self.e, positions),
+            taken(self.a, positions),
             self.v.take(positions),
-            self.t[positions],
-            None if self.until is None else self.until[positions],
-            None if self.added is None else self.added[positions],
+            taken(self.t, positions),
+            None if self.until is None else taken(self.until, positions),
+            None if self.added is None else taken(self.added, positions),
         )
 
     def slice(self, start: int, stop: int) -> Rows:
@@ -425,6 +464,10 @@ class Rows:
             None if self.until is None else self.until[start:stop],
             None if self.added is None else self.added[start:stop],
         )
+
+    def backwards(self) -> Rows:
+        """Return the rows from the last to the first."""
+        return self.take(np.arange(len(self) - 1, -1, -1))
 
     def owned(self) -> Rows:
         """Return the same rows without holding on to far larger arrays they are cut from."""
@@ -445,14 +488,14 @@ class Rows:
         untils = [r.until for r in runs if r.until is not None]
         added = None
         if any(r.added is not None for r in runs):
-            added = np.concatenate(
+            added = joined(
                 [np.ones(len(r), np.bool_) if r.added is None else r.added for r in runs]
             )
         return Rows(
-            np.concatenate([r.e for r in runs]),
-            np.concatenate([r.a for r in runs]),
+            joined([r.e for r in runs]),
+            joined([r.a for r in runs]),
             Column.concat([r.v for r in runs]),
-            np.concatenate([r.t for r in runs]),
-            np.concatenate(untils) if len(untils) == len(runs) else None,
+            joined([r.t for r in runs]),
+            joined(untils) if len(untils) == len(runs) else None,
             added,
         )

@@ -172,7 +172,7 @@ class PersistentSet:
                 hi = locate(node, upper, self.order)[1] if upper else len(rows)
                 if lo < hi:
                     part = take_rows(rows, lo, hi)
-                    yield part.take(slice(None, None, -1)) if reverse else part  # type: ignore[arg-type]
+                    yield part.backwards() if reverse else part
                 return
             slots = range(node.start(low), node.stop(high))
             for slot in reversed(slots) if reverse else slots:

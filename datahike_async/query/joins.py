@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
-from datahike_async.index.arrays import member, numbered
+from datahike_async.index.arrays import joined, member, numbered, order_of, searched, taken
 from datahike_async.index.columns import EMPTY_I64, I64, Column
+from datahike_async.looks import PIECE, look, pieces
 from datahike_async.query.relation import Relation, distinct, shared_codes
 
 if TYPE_CHECKING:
     from datahike_async.query.budget import Meter
 
 __all__ = ["join", "semi", "union"]
+
+# Tables of keys are made for so many rows at most: that takes one call, which nothing can stop.
+_DENSE: Final = 1 << 20
 
 # Told how many rows a join is about to make; raises where they are too many.
 Count = Callable[[int], None] | None
@@ -31,12 +35,12 @@ def match(left: npt.NDArray[Any], right: npt.NDArray[Any], count: Count = None) 
         return EMPTY_I64, EMPTY_I64
     low, high = int(right.min()), int(right.max())
     span = high - low + 1
-    if span <= 8 * (len(left) + len(right)) + 1024:
+    if span <= 8 * (len(left) + len(right)) + 1024 and len(left) + len(right) <= _DENSE:
         return _match_dense(left, right, low, span, count)
-    order = np.argsort(right, kind="stable")
-    ordered = right[order]
-    start = ordered.searchsorted(left, "left")
-    stop = ordered.searchsorted(left, "right")
+    order = order_of(right)
+    ordered = taken(right, order)
+    start = searched(ordered, left, "left")
+    stop = searched(ordered, left, "right")
     return _pairs(start, stop, order, count)
 
 
@@ -44,6 +48,7 @@ def _match_dense(
     left: npt.NDArray[Any], right: npt.NDArray[Any], low: int, span: int, count: Count
 ) -> tuple[I64, I64]:
     """Match keys of a small range: where the pairs of each key begin is looked up, not searched."""
+    look(4 * (len(left) + len(right)))
     slots = right.astype(np.int64, copy=False) - low
     # One slot before and one after stand for the keys that ``right`` does not have.
     begin = np.zeros(span + 3, np.int64)
@@ -62,12 +67,30 @@ def _pairs(start: I64, stop: I64, order: I64 | None, count: Count) -> tuple[I64,
     total = int(counts.sum())
     if count is not None:
         count(total)
+    if total > PIECE:
+        return _many_pairs(start, counts, total, order)
+    look(total)
     here = np.repeat(np.arange(len(counts)), counts)
     if total == 0:
         return here, np.empty(0, np.int64)
     offsets = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
     there = np.repeat(start, counts) + offsets
     return here, there if order is None else order[there]
+
+
+def _many_pairs(start: I64, counts: I64, total: int, order: I64 | None) -> tuple[I64, I64]:
+    """Make pairs piece by piece; a piece may begin and end amid those of one row."""
+    here, there = np.empty(total, np.int64), np.empty(total, np.int64)
+    ends = np.cumsum(counts)
+    for low, high in pieces(total):
+        first, last = np.searchsorted(ends, [low, high - 1], "right").tolist()
+        rows = slice(first, last + 1)
+        begins = ends[rows] - counts[rows]
+        within = np.minimum(ends[rows], high) - np.maximum(begins, low)
+        here[low:high] = np.repeat(np.arange(first, last + 1), within)
+        at = np.arange(low, high) + np.repeat(start[rows] - begins, within)
+        there[low:high] = at if order is None else order[at]
+    return here, there
 
 
 def _keys(left: Relation, right: Relation, shared: list[Symbol]) -> Any:
@@ -78,13 +101,13 @@ def _keys(left: Relation, right: Relation, shared: list[Symbol]) -> Any:
         found = shared_codes(left.columns[variable], right.columns[variable])
         if found is None:
             return None
-        both = np.concatenate([found[0], found[1]])
+        both = joined([found[0], found[1]])
         unique, both = numbered(both)
         a, b = both[: len(left)], both[len(left) :]
         if whole is None:
             whole = (a, b)
             continue
-        merged = np.concatenate([whole[0], whole[1]]) * len(unique) + both
+        merged = joined([whole[0], whole[1]]) * len(unique) + both
         merged = numbered(merged)[1]
         whole = (merged[: len(left)], merged[len(left) :])
     return whole
@@ -105,10 +128,8 @@ def join(left: Relation, right: Relation, meter: Meter | None = None) -> Relatio
     width = len(left.columns.keys() | right.columns.keys())
     count: Count = None if meter is None else lambda total: meter.rows(total, width)
     if not shared:
-        if count is not None:
-            count(left.count * right.count)
-        here = np.repeat(np.arange(left.count), right.count)
-        there = np.tile(np.arange(right.count), left.count)
+        start = np.zeros(left.count, np.int64)
+        here, there = _pairs(start, start + right.count, None, count)
     else:
         keys = _keys(left, right, shared)
         if keys is None:

@@ -6,6 +6,7 @@ deduplication never merge ``1``, ``True`` and ``1.0``.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.index.arrays import firsts, numbered
+from datahike_async.index.arrays import firsts, numbered, ordered_bits, positions_of, taken, uniques
 from datahike_async.index.columns import (
     BOOL,
     CODED,
@@ -27,6 +28,7 @@ from datahike_async.index.columns import (
     Column,
     object_array,
 )
+from datahike_async.looks import PIECE, pieces, walked
 from datahike_async.values.types import typed_key
 
 __all__ = [
@@ -62,6 +64,8 @@ class Relation:
 
     def take(self, positions: npt.NDArray[Any]) -> Relation:
         """Return the rows at ``positions`` (an index array or a boolean mask)."""
+        if len(positions) > PIECE and positions.dtype == np.bool_:
+            positions = positions_of(positions)
         columns = {v: c.take(positions) for v, c in self.columns.items()}
         count = int(positions.sum()) if positions.dtype == np.bool_ else len(positions)
         return Relation(columns, count)
@@ -86,10 +90,10 @@ class Relation:
 def column_of(values: Sequence[Any]) -> Column:
     """Return a column of any values: NumPy scalars become Python's, lists tuples."""
     try:
-        return Column.of([plain_value(v) for v in values])
+        return Column.of([plain_value(v) for v in walked(values)])
     except (TypeError, OverflowError):
         # Nothing that an index holds, such as a datetime without a zone: equal by type and value.
-        return Column(OBJECT, object_array([plain_value(v) for v in values]))
+        return Column(OBJECT, object_array([plain_value(v) for v in walked(values)]))
 
 
 def plain_value(value: Any) -> Any:
@@ -97,7 +101,11 @@ def plain_value(value: Any) -> Any:
     kind = type(value)
     if kind in _SCALARS:
         return value
-    if kind is list or kind is tuple:
+    if kind is tuple:
+        made = tuple(map(plain_value, value))
+        # What holds a collection several times goes on to share it.
+        return value if all(map(operator.is_, made, value)) else made
+    if kind is list:
         return tuple(map(plain_value, value))
     if kind is set:
         return frozenset(value)
@@ -127,11 +135,11 @@ def codes(column: Column) -> tuple[npt.NDArray[Any], bool]:
     if kind == BOOL:
         return column.data.astype(np.int64), True
     if kind == FLOAT:
-        return np.unique(column.data, return_inverse=True)[1], True
+        return ordered_bits(column.data), False
     index: dict[Any, int] = {}
     add = index.setdefault
-    found = np.fromiter((add(typed_key(v), len(index)) for v in column.data), np.int64, len(column))
-    return found, True
+    keys = map(typed_key, walked(column.data))
+    return np.fromiter((add(key, len(index)) for key in keys), np.int64, len(column)), True
 
 
 def shared_codes(left: Column, right: Column) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
@@ -145,9 +153,7 @@ def shared_codes(left: Column, right: Column) -> tuple[npt.NDArray[Any], npt.NDA
         if kind == CODED:
             return _coded(left, right)
         if kind == FLOAT:
-            both = np.concatenate([left.data, right.data])
-            found = np.unique(both, return_inverse=True)[1]
-            return found[: len(left)], found[len(left) :]
+            return ordered_bits(left.data), ordered_bits(right.data)
     elif _never(left.kind, right.kind):
         return None
     index: dict[Any, int] = {}
@@ -155,9 +161,8 @@ def shared_codes(left: Column, right: Column) -> tuple[npt.NDArray[Any], npt.NDA
     out = []
     for column in (left, right):
         values = column.data if column.kind == 6 else column.tolist()
-        out.append(
-            np.fromiter((add(typed_key(v), len(index)) for v in values), np.int64, len(column))
-        )
+        keys = map(typed_key, walked(values))
+        out.append(np.fromiter((add(key, len(index)) for key in keys), np.int64, len(column)))
     return out[0], out[1]
 
 
@@ -178,8 +183,8 @@ def _coded(left: Column, right: Column) -> tuple[npt.NDArray[Any], npt.NDArray[A
         assert b is not None
     find = a.index.get
     # Codes below -1 are never equal to one of the left side.
-    remap = np.fromiter((find(key, -2) for key in b.keys), np.int64, len(b))
-    return left.data, remap[right.data] if len(b) else right.data.astype(np.int64)
+    remap = np.fromiter((find(key, -2) for key in walked(b.keys)), np.int64, len(b))
+    return left.data, taken(remap, right.data) if len(b) else right.data.astype(np.int64)
 
 
 def group_codes(columns: Sequence[Column], count: int) -> tuple[I64, int]:
@@ -223,14 +228,14 @@ def distinct(relation: Relation) -> Relation:
     if size <= 16 * relation.count + 1024:
         # Few possible rows: the last position written to each slot represents it.
         slot = np.full(size, -1, np.int64)
-        slot[found] = np.arange(relation.count)
-        positions = slot[slot >= 0]
+        for start, stop in pieces(relation.count):
+            slot[found[start:stop]] = np.arange(start, stop)
+        positions = taken(slot, slot >= 0)
     else:
         positions = firsts(found)[1]
     if len(positions) == relation.count:
         return relation
-    positions.sort()
-    return relation.take(positions)
+    return relation.take(uniques(positions))
 
 
 def equal_mask(left: Column, right: Column) -> npt.NDArray[np.bool_]:

@@ -194,7 +194,7 @@ def seek(
     if not reverse:
         return view.slice(order, bound, ())
     runs = view.slice(order, (), bound)
-    return [run.take(slice(None, None, -1)) for run in reversed(runs)]  # type: ignore[arg-type]
+    return [run.backwards() for run in reversed(runs)]
 
 
 def index_range(view: View, attrid: Any, start: Any = None, end: Any = None) -> Datoms:

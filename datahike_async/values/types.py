@@ -20,6 +20,7 @@ import numpy as np
 
 from datahike_async.edn.types import Char, FrozenMap, Keyword, Symbol, Tagged
 from datahike_async.errors import TransactionError, shown
+from datahike_async.looks import STEP, tally
 
 __all__ = ["ANY", "VALUE_TYPES", "DoubleArray", "FloatArray", "ValueType", "plain", "typed_key"]
 
@@ -136,6 +137,8 @@ def _tuple_key(value: Sequence[Any]) -> Any:
             return ("longs", struct.pack(f"{len(value)}q", *value))
         except struct.error:
             pass  # beyond 64 bits
+    # A collection in itself again and again is walked as often as it is there.
+    tally(STEP * len(value))
     return ("tuple", *map(_element_key, value))
 
 

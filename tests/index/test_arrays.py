@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datahike_async.index.arrays import firsts, member, numbered, uniques
+from datahike_async.index.arrays import (
+    firsts,
+    member,
+    numbered,
+    order_of,
+    ordered_bits,
+    positions_of,
+    taken,
+    uniques,
+)
+from datahike_async.looks import PIECE, looking
 
 SMALL = st.integers(-5, 5)
 LARGE = st.integers(-(2**63), 2**63 - 1)
@@ -50,3 +61,52 @@ def test_member(values: list[int], among: list[int]) -> None:
 def test_narrow_integers_keep_their_type(values: list[int]) -> None:
     narrow = np.array([v % 100 for v in values], np.int32)
     assert numbered(narrow)[0].dtype == firsts(narrow)[0].dtype == np.int32
+
+
+# -- many values, in pieces --------------------------------------------------------------------
+
+
+MANY = 3 * PIECE + 17
+MANY_VALUES = {
+    "random": lambda r: r.integers(-(2**62), 2**62, MANY),
+    "mostly one": lambda r: np.where(r.random(MANY) < 0.8, 7, r.integers(0, 2**60, MANY)),
+    "close together": lambda r: r.integers(0, MANY, MANY),
+    "two": lambda r: np.where(r.random(MANY) < 0.5, 2**60, -(2**60)),
+    "sorted": lambda r: np.sort(r.integers(0, 2**60, MANY)),
+    "backwards": lambda r: np.arange(MANY)[::-1] * 2**40,
+}
+
+
+@pytest.mark.parametrize("name", MANY_VALUES)
+def test_many_values_are_handled_in_pieces_with_the_same_result(name: str) -> None:
+    values = MANY_VALUES[name](np.random.default_rng(7))
+    seen: list[int] = []
+    token = looking.set(seen.append)
+    try:
+        order = order_of(values)
+        distinct, numbers = numbered(values)
+        first = firsts(values)
+        mask = member(values, values[:1000])
+        mine = taken(values, positions_of(values > 0))
+    finally:
+        looking.reset(token)
+    assert (order == np.argsort(values, kind="stable")).all()
+    expected, back = np.unique(values, return_inverse=True)
+    assert (distinct == expected).all()
+    assert (numbers == back).all()
+    assert (first[0] == expected).all()
+    assert (values[first[1]] == expected).all()
+    assert (mask == np.isin(values, values[:1000])).all()
+    assert (mine == values[values > 0]).all()
+    # No stretch between two looks is longer than what sorting one piece takes.
+    assert max(seen) <= 4 * PIECE
+    assert sum(seen) > 5 * MANY
+
+
+def test_doubles_as_integers_are_in_the_same_order() -> None:
+    values = np.array([np.nan, 1.5, -0.0, 0.0, -np.inf, np.inf, -1.5, 5e-324, -np.nan])
+    bits = ordered_bits(values)
+    assert bits[2] == bits[3]
+    assert bits[0] == bits[8] == bits.max()
+    rest = [4, 6, 2, 7, 1, 5]
+    assert (np.diff(bits[rest]) > 0).all()
