@@ -17,6 +17,7 @@ from datahike_async.edn.types import Symbol
 from datahike_async.query.builtins import BUILTINS, truthy
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
 
 Datom = tuple[Any, ...]
 Solution = dict[Symbol, Any]
@@ -280,7 +281,7 @@ def aggregate(form: tuple[Any, ...], values: list[Any]) -> Any:
         case "max":
             return ordered[-args[0] :] if args else ordered[-1]
         case "distinct":
-            return frozenset(values)
+            return ValueSet(values)
     raise NotImplementedError(name)
 
 

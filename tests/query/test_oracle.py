@@ -88,20 +88,7 @@ def as_text(query: Generated) -> str:
 
 
 def bag(rows: Any) -> Counter[Any]:
-    return Counter(typed_key(tuple(map(settled, row))) for row in rows)
-
-
-def settled(value: Any) -> Any:
-    # Distinct values come as a set, and which of 1, True and 1.0 a Python set keeps is open.
-    if not isinstance(value, frozenset):
-        return value
-    return frozenset(map(untyped, value))
-
-
-def untyped(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(untyped, value))
-    return float(value) if isinstance(value, (int, float)) else value
+    return Counter(typed_key(tuple(row)) for row in rows)
 
 
 REFUSED = {":search/pattern", ":lookup-ref/syntax", ":lookup-ref/unique", ":entity-id/syntax"}
