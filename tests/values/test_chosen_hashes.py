@@ -90,7 +90,11 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 U = [uuid.UUID(int=P * (i + 1) + 7) for i in range(MANY)]
 SCHEMA = {
-    ":u": {":db/valueType": ":db.type/uuid", ":db/unique": ":db.unique/identity"},
+    ":u": {
+        ":db/valueType": ":db.type/uuid",
+        ":db/cardinality": ":db.cardinality/one",
+        ":db/unique": ":db.unique/identity",
+    },
     ":many": {":db/valueType": ":db.type/uuid", ":db/cardinality": ":db.cardinality/many"},
 }
 
