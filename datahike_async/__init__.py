@@ -77,9 +77,11 @@ from datahike_async.planned import attribute_error
 from datahike_async.query.api import QueryStats
 from datahike_async.query.budget import Budget
 from datahike_async.query.explain import Explained
+from datahike_async.query.pull_map import EntityMap
 from datahike_async.query.result import QueryList, QueryResult
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.values.datom import Datom
+from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.value_set import ValueSet
 
@@ -104,6 +106,7 @@ __all__ = [
     "Datom",
     "Datoms",
     "EdnError",
+    "EntityMap",
     "Explained",
     "FencingUnsupported",
     "HeadConflict",
@@ -138,6 +141,8 @@ __all__ = [
     "history",
     "index_range",
     "init_db",
+    "json_default",
+    "jsonable",
     "kw",
     "listen",
     "pull",

@@ -15,13 +15,12 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import anyio
 
 import datahike_async as d
 from datahike_async.edn import read, write
-from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.edn.types import Keyword
 from datahike_async.query.parse import parse_query
 from datahike_async.query.result import QueryList, QueryResult, name_of
 from datahike_async.tables import table
@@ -153,6 +152,9 @@ async def _transact(arguments: argparse.Namespace) -> int:
         ]
         print(table(("e", "a", "v", "tx", "op"), rows), end="")
         return 0
+    if arguments.format == "json":
+        print(_formatted(report, "json"))
+        return 0
     data = {
         Keyword("tx"): report.tx,
         Keyword("tempids"): dict(report.tempids),
@@ -178,7 +180,7 @@ def _as_table(names: Sequence[str], found: Any) -> str:
 def _formatted(value: Any, form: str) -> str:
     if form == "edn":
         return write(_edn(value), pretty=True)
-    return json.dumps(_json(value), ensure_ascii=False, indent=2)
+    return json.dumps(d.jsonable(value), ensure_ascii=False, indent=2)
 
 
 def _edn(value: Any) -> Any:
@@ -190,22 +192,6 @@ def _edn(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _edn(v) for k, v in value.items()}
     return value
-
-
-def _json(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, dict):
-        return {str(_json(k)).removeprefix(":"): _json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, AbstractSet)):
-        return [_json(x) for x in value]
-    if isinstance(value, (Keyword, Symbol)):
-        return repr(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    return write(value)
 
 
 if __name__ == "__main__":

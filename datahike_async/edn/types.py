@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, NoReturn
 from weakref import WeakValueDictionary
 
 from datahike_async.errors import ArgumentError, shown
+from datahike_async.pydantic_hooks import Json, JsonSchema
 
 __all__ = ["Char", "FrozenMap", "Keyword", "Symbol", "Tagged", "crowded", "kw", "sym"]
 
@@ -18,7 +19,7 @@ __all__ = ["Char", "FrozenMap", "Keyword", "Symbol", "Tagged", "crowded", "kw", 
 _interning: Final = RLock()
 
 
-class _Name:
+class _Name(Json):
     """An interned, possibly namespaced name: two equal names are the same object.
 
     Identity equality keeps sets and dicts of names as fast as sets of ints.
@@ -30,6 +31,15 @@ class _Name:
     text: Final[str]  # type: ignore[misc]
     namespace: Final[str | None]  # type: ignore[misc]
     name: Final[str]  # type: ignore[misc]
+
+    def as_json(self) -> str:
+        """Return the text that names it, a keyword's with its colon."""
+        return repr(self)
+
+    @classmethod
+    def accepted(cls, value: Any) -> Any:
+        """Return the name of a text; a name of the other kind is none."""
+        return value if type(value) is cls else cls(value)  # type: ignore[call-arg]
 
     def __setattr__(self, key: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
@@ -88,6 +98,7 @@ class Keyword(_Name):
 
     __slots__ = ()
     _interned: ClassVar[WeakValueDictionary[str, Any]] = WeakValueDictionary()
+    json_schema: ClassVar[JsonSchema] = {"type": "string", "examples": [":person/name"]}
 
     def __new__(cls, text: str | Keyword) -> Keyword:
         """Return the keyword of a text, with or without its leading colon."""
@@ -113,6 +124,7 @@ class Symbol(_Name):
 
     __slots__ = ()
     _interned: ClassVar[WeakValueDictionary[str, Any]] = WeakValueDictionary()
+    json_schema: ClassVar[JsonSchema] = {"type": "string", "examples": ["?e"]}
 
     def __new__(cls, text: str | Symbol) -> Symbol:
         """Return the symbol of a text."""

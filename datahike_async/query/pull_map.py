@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from datahike_async.edn.types import Keyword
+from datahike_async.pydantic_hooks import Json, JsonSchema
+from datahike_async.values.json_form import json_object
 
 __all__ = ["EntityMap", "copied"]
 
 
-class EntityMap(dict[Any, Any]):
+class EntityMap(Json, dict[Any, Any]):
     """A dict whose keyword keys may also be given as strings: ``ada[":person/name"]``.
 
     It equals a plain dict with the same entries, whether that one is keyed by Keyword or by text.
     """
 
     __slots__ = ()
+    json_schema: ClassVar[JsonSchema] = {"type": "object", "additionalProperties": True}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the map with its keys as text: ``":person/name"``."""
+        return json_object(self)
 
     def __missing__(self, key: Any) -> Any:
         if isinstance(key, str) and key[:1] == ":" and len(key) > 1:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,12 @@ import numpy.typing as npt
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import shown
 from datahike_async.index.columns import CODED, INSTANT, Column
+from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.query import frames
+from datahike_async.query.json_rows import json_chunks, json_rows
 from datahike_async.query.relation import column_of, constant_mask
 from datahike_async.tables import html_table, table
+from datahike_async.values.json_form import jsonable
 from datahike_async.values.types import typed_key
 
 if TYPE_CHECKING:
@@ -33,16 +36,18 @@ __all__ = ["QueryList", "QueryResult", "name_of"]
 
 # One C call that makes more tuples than this holds the interpreter for milliseconds.
 _CHUNK: Final = 4096
+_JSON_CHUNK: Final = 1000
 _SCANS: Final = 4
 _IN_REPR: Final = 10
 _IN_TEXT: Final = 20
 _IN_HTML: Final = 50
 
 
-class _Rows:
+class _Rows(Json):
     """Tuples over columns, or over rows that are there already: what both results share."""
 
     __slots__ = ("_columns", "_count", "_rows", "names")
+    json_schema: ClassVar[JsonSchema] = {"type": "array", "items": {"type": "array", "items": {}}}
 
     def __init__(self, names: Sequence[str], columns: Sequence[Column], count: int) -> None:
         self.names = tuple(names)
@@ -105,10 +110,57 @@ class _Rows:
         named = zip(frames.distinct_names(self.names), self._made(), strict=True)
         return {name: _array(column) for name, column in named}
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return the rows as dicts by column name; names as ``columns`` gives them."""
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return the rows as dicts by column name; names as ``columns`` gives them. ::
+
+        rows = await d.q("[:find ?email ?name :where [?e :person/email ?email] "
+                         "[?e :person/name ?name] :order-by [?name :asc]]", db)
+        assert rows.to_dicts()[0] == {"email": "ada@example.org", "name": "Ada"}
+        """
         names = frames.distinct_names(self.names)
         return [dict(zip(names, row, strict=True)) for row in self]
+
+    # -- JSON ----------------------------------------------------------------------------------
+
+    def to_json(self, *, dicts: bool = False) -> str:
+        """Return the rows as JSON text: an array of arrays, or of objects by column name.
+
+        The form of each value is that of :func:`datahike_async.jsonable`. Of a hundred thousand
+        rows this takes a good part of a second, during which an event loop stands still: send
+        those as :meth:`json_chunks`. ::
+
+            rows = await d.q("[:find ?n :where [_ :person/name ?n] :order-by [?n :asc]]", db)
+            assert rows.to_json() == '[["Ada"],["Bob"]]'
+            assert rows.to_json(dicts=True) == '[{"n":"Ada"},{"n":"Bob"}]'
+
+        Raises ArgumentError for a value that has no form in JSON.
+        """
+        return "".join(self.json_chunks(dicts=dicts))
+
+    def json_chunks(self, size: int = _JSON_CHUNK, *, dicts: bool = False) -> Iterator[str]:
+        """Iterate over the pieces of ``to_json``, each of at most ``size`` rows.
+
+        For a caller that pauses between them, sends them one by one, or makes them in a thread, as
+        Starlette's and FastAPI's ``StreamingResponse`` does. Raises ValueError where ``size`` is
+        less than 1; ArgumentError while iterating.
+        """
+        return json_chunks(self._json_parts(size, dicts))
+
+    def _json_parts(self, size: int, dicts: bool) -> Iterator[list[Any]]:
+        if size < 1:
+            raise ValueError(f"size should be at least 1, not {size}")
+        names = frames.distinct_names(self.names)
+        for start in range(0, self._count, size):
+            stop = min(start + size, self._count)
+            if self._rows is not None:
+                rows = jsonable(self._rows[start:stop])
+            else:
+                rows = json_rows(self._made(), start, stop)
+            yield [dict(zip(names, row, strict=True)) for row in rows] if dicts else rows
+
+    def as_json(self) -> list[Any]:
+        """Return the rows as lists of what JSON has."""
+        return [row for part in self._json_parts(_CHUNK, dicts=False) for row in part]
 
     def to_arrow(self) -> pa.Table:
         """Return a ``pyarrow.Table``; names as ``columns`` gives them, no tuples are made.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Rows
 from datahike_async.index.protocol import Bound, Order
+from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.snapshot.views import View
 from datahike_async.values.datom import Datom
 from datahike_async.values.schema import Attr, Schema
@@ -20,10 +21,11 @@ __all__ = ["Datoms", "bound_of", "find_datoms", "index_range", "order_of", "seek
 _CHUNK = 4096
 
 
-class Datoms(Sequence[Datom]):
+class Datoms(Json, Sequence[Datom]):
     """Datoms in the order of an index. Length is known; Datom objects are made when read."""
 
     __slots__ = ("_length", "_runs", "_schema")
+    json_schema: ClassVar[JsonSchema] = {"type": "array", "items": Datom.json_schema}
 
     def __init__(self, schema: Schema, runs: Sequence[Rows]) -> None:
         self._schema = schema
@@ -82,6 +84,10 @@ class Datoms(Sequence[Datom]):
         shown = ", ".join(repr(d) for d in self[:5])
         more = f", … {self._length - 5} more" if self._length > 5 else ""
         return f"[{shown}{more}]"
+
+    def as_json(self) -> list[Any]:
+        """Return the list of the datoms, each a list of its five parts."""
+        return [datom.as_json() for datom in self]
 
     def columns(self) -> Rows:
         """Return all datoms as one run of columns (attribute ids, not keywords)."""

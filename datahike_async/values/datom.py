@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from datahike_async.edn.types import Keyword
+from datahike_async.pydantic_hooks import Json, JsonSchema
+from datahike_async.values.json_form import jsonable
 from datahike_async.values.types import typed_key
 
 __all__ = ["Datom"]
 
 
-class Datom:
+class Datom(Json):
     """An asserted (``added``) or retracted fact: entity, attribute, value, transaction.
 
     Reads like the tuple ``(e, a, v, tx, added)``. Equality and hash look at e, a and v only, as in
@@ -19,6 +21,7 @@ class Datom:
     """
 
     __slots__ = ("a", "added", "e", "tx", "v")
+    json_schema: ClassVar[JsonSchema] = {"type": "array", "items": {}, "minItems": 5, "maxItems": 5}
 
     def __init__(self, e: int, a: Keyword, v: Any, tx: int, added: bool = True) -> None:
         self.e = e
@@ -43,6 +46,10 @@ class Datom:
 
     def __hash__(self) -> int:
         return hash((self.e, self.a, typed_key(self.v)))
+
+    def as_json(self) -> list[Any]:
+        """Return the list of its five parts."""
+        return [self.e, self.a.as_json(), jsonable(self.v), self.tx, self.added]
 
     def __repr__(self) -> str:
         sign = "" if self.added else " retracted"

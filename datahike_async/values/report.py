@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from datahike_async.edn.types import Keyword
+from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.values.datom import Datom
+from datahike_async.values.json_form import jsonable
 
 __all__ = ["TxReport"]
 
 
-class TxReport(Mapping[Any, Any]):
+class TxReport(Json, Mapping[Any, Any]):
     """What a transaction did: attributes, or entries under Datahike's keywords.
 
     ``db_before`` and ``db_after`` are database values; ``tx_data`` the datoms it added and
@@ -22,6 +24,18 @@ class TxReport(Mapping[Any, Any]):
     ``repeated`` says that it had been run before, under the same idempotency key; without history
     both databases are then the present one, and ``tx_data`` is what is left of its datoms.
     """
+
+    json_schema: ClassVar[JsonSchema] = {
+        "type": "object",
+        "properties": {
+            "tx": {"type": "integer"},
+            "tempids": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "tx_data": {"type": "array", "items": Datom.json_schema},
+            "tx_meta": {"type": "object"},
+            "repeated": {"type": "boolean"},
+        },
+        "required": ["tx", "tempids", "tx_data", "tx_meta", "repeated"],
+    }
 
     def __init__(
         self,
@@ -65,6 +79,16 @@ class TxReport(Mapping[Any, Any]):
 
     def __len__(self) -> int:
         return len(self._KEYS)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it but the two databases, which are no data."""
+        return {
+            "tx": self.tx,
+            "tempids": jsonable(self.tempids),
+            "tx_data": [datom.as_json() for datom in self.tx_data],
+            "tx_meta": jsonable(self.tx_meta),
+            "repeated": self.repeated,
+        }
 
     def __repr__(self) -> str:
         return f"<TxReport tx {self.tx}, {len(self.tx_data)} datoms, tempids {self.tempids!r}>"

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from itertools import islice
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from datahike_async.edn.types import crowded
 from datahike_async.errors import shown
+from datahike_async.pydantic_hooks import Json, JsonSchema
+from datahike_async.values.json_form import jsonable
+from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
 __all__ = ["ValueSet"]
@@ -19,7 +22,7 @@ __all__ = ["ValueSet"]
 _IN_REPR: Final = 10
 
 
-class ValueSet(AbstractSet[Any]):
+class ValueSet(Json, AbstractSet[Any]):
     """A read-only set in which ``1``, ``1.0`` and ``True`` are three elements.
 
     It comes of ``(distinct ?v)``, of a nested query, and of functions that make sets. It equals any
@@ -31,6 +34,7 @@ class ValueSet(AbstractSet[Any]):
     """
 
     __slots__ = ("_elements",)
+    json_schema: ClassVar[JsonSchema] = {"type": "array", "items": {}}
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
         self._elements: dict[Any, Any] = {typed_key(v): v for v in values}
@@ -44,6 +48,10 @@ class ValueSet(AbstractSet[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._elements.values())
+
+    def as_json(self) -> list[Any]:
+        """Return the elements in their order."""
+        return [jsonable(value) for value in sorted(self, key=sort_key)]
 
     def __contains__(self, value: object) -> bool:
         try:

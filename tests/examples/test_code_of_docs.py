@@ -9,6 +9,8 @@ Amazon's. What cannot run says why, in a line above it: ``<!-- not run: why -->`
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import inspect
 import re
 import uuid
@@ -181,6 +183,16 @@ def test_what_is_left_out_is_still_there() -> None:
     assert [module for module in PICTURES if not in_docstrings(module)] == []
     assert len(WITH_CODE) > 2
     assert "datahike_async/__init__.py" in WITH_EXAMPLES
+
+
+def test_sessions_in_docstrings_go_as_they_are_printed() -> None:
+    ran = 0
+    for module in modules():
+        if re.search(r"^ +>>> ", (ROOT / module).read_text("utf-8"), re.M):
+            name = module.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+            ran += (result := doctest.testmod(importlib.import_module(name))).attempted
+            assert result.failed == 0, module
+    assert ran > 0
 
 
 async def test_code_that_fails_is_found() -> None:

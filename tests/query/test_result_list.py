@@ -88,8 +88,8 @@ def test_what_it_shares_with_the_set(make):
     assert list(rows.columns()) == ["e", "n"]
     assert rows.columns()["e"].tolist() == [3, 1, 2, 1]
     assert list(rows.chunks(3)) == [ROWS[:3], ROWS[3:]]
-    assert rows.records()[:2] == [{"e": 3, "n": "c"}, {"e": 1, "n": "a"}]
-    assert json.loads(json.dumps(rows.records()))[0] == {"e": 3, "n": "c"}
+    assert rows.to_dicts()[:2] == [{"e": 3, "n": "c"}, {"e": 1, "n": "a"}]
+    assert json.loads(json.dumps(rows.to_dicts()))[0] == {"e": 3, "n": "c"}
 
 
 def test_two_lists_of_results_compare_types_too():
@@ -143,7 +143,7 @@ async def test_columns_of_one_name_are_numbered():
     found = await d.q("[:find (count ?e) (count ?n) (max ?n) :where [?e :n ?n]]", db)
     assert found.names == ("count", "count", "max")
     assert list(found.columns()) == ["count", "count_2", "max"]
-    assert found.records() == [{"count": 2, "count_2": 2, "max": "b"}]
+    assert found.to_dicts() == [{"count": 2, "count_2": 2, "max": "b"}]
     clash = QueryResult(("a", "a", "a_2"), [Column.of([1])] * 3, 1)
     assert list(clash.columns()) == ["a", "a_3", "a_2"]
 
