@@ -17,6 +17,7 @@ from datahike_async.konserve.blob import (
     ABSENT,
     UNCHANGED,
     Blob,
+    BlobStore,
     Capabilities,
     Expected,
     Revision,
@@ -25,7 +26,7 @@ from datahike_async.konserve.blob import (
 )
 from datahike_async.konserve.errors import RevisionMismatch
 
-__all__ = ["BlobStoreBase", "gather", "listing", "require_revision"]
+__all__ = ["BlobStoreBase", "close_now", "gather", "listing", "require_revision"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -73,6 +74,13 @@ async def listing(
     finally:
         if isinstance(pages, AsyncGenerator):
             await pages.aclose()
+
+
+def close_now(blobs: BlobStore) -> None:
+    """Close a store where no event loop can wait for it, if it knows how."""
+    close = getattr(blobs, "close_now", None)
+    if close is not None:
+        close()
 
 
 def require_revision(name: str, expected: Expected, found: Revision | None) -> None:
@@ -123,6 +131,13 @@ class BlobStoreBase(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Release what the store holds; further calls raise ``StoreClosed``."""
+
+    def close_now(self) -> None:
+        """Let go of what the store holds, where no event loop can wait for ``close`` any more.
+
+        To be overridden by what holds files or the like. May come after ``close``, and again.
+        """
+        return
 
     async def read_latest(
         self, name: str, unless: Revision | None = None

@@ -20,14 +20,22 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 from anyio.to_thread import run_sync
 
-__all__ = ["Home", "acquire_in_thread", "in_thread", "is_interruption", "outlast", "start"]
+__all__ = [
+    "Home",
+    "abandon_closed",
+    "acquire_in_thread",
+    "in_thread",
+    "is_interruption",
+    "outlast",
+    "start",
+]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("datahike_async.konserve.loops")
 
-_tasks: Final[set[asyncio.Task[None]]] = set()
-"""asyncio itself holds its tasks weakly."""
+_tasks: Final[dict[asyncio.Task[None], Callable[[], None] | None]] = {}
+"""asyncio itself holds its tasks weakly. Each with what is called where its loop was closed."""
 
 
 def _on_asyncio() -> bool:
@@ -78,8 +86,8 @@ class Home:
             return "where no event loop runs" if waiting else None
         return "on another event loop than the one it was opened on"
 
-    def call_soon(self, call: Callable[[], None]) -> None:
-        """Have the loop make a call, from any thread; nothing happens once the loop has ended."""
+    def call_soon(self, call: Callable[[], None]) -> bool:
+        """Have the loop make a call, from any thread; say whether there still is a loop."""
         try:
             if isinstance(self._loop, asyncio.AbstractEventLoop):
                 self._loop.call_soon_threadsafe(call)
@@ -87,7 +95,8 @@ class Home:
                 self._loop.run_sync_soon(call)
         except RuntimeError:
             # Closed; trio's RunFinishedError is one, too.
-            return
+            return False
+        return True
 
 
 def is_interruption() -> bool:
@@ -109,24 +118,40 @@ def start(
     context: contextvars.Context | None = None,
     ending: Callable[[], None] | None = None,
     seconds: float = 0.0,
+    abandoned: Callable[[], None] | None = None,
 ) -> None:
     """Run ``main`` in a task that belongs to the running loop, whoever started it may end before.
 
     It runs in an empty context unless one is given; what it raises is logged. The end of the loop
     cancels it: on asyncio by an interruption (see ``is_interruption``); on trio, with ``ending``,
     that is called, and ``main`` is cancelled once ``seconds`` have passed. The loop waits for it.
+
+    An asyncio loop may also be closed without an end; then nothing of ``main`` runs any more, and
+    ``abandoned`` is called some time later.
     """
     context = contextvars.Context() if context is None else context
     if _on_asyncio():
         loop = asyncio.get_running_loop()
-        _tasks.difference_update([t for t in _tasks if t.get_loop().is_closed()])
+        abandon_closed()
         task = loop.create_task(_contained(main, name), name=name, context=context)
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
+        _tasks[task] = abandoned
+        task.add_done_callback(_forget)
     else:
         from trio.lowlevel import spawn_system_task
 
         spawn_system_task(_on_trio, main, name, ending, seconds, name=name, context=context)
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    _tasks.pop(task, None)
+
+
+def abandon_closed() -> None:
+    """Let go of the tasks of loops that were closed under them."""
+    for task in [task for task in _tasks if task.get_loop().is_closed()]:
+        abandoned = _tasks.pop(task, None)
+        if abandoned is not None:
+            abandoned()
 
 
 async def _contained(main: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:

@@ -20,7 +20,7 @@ from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import ConfigError
 from datahike_async.index.registry import index_factory
-from datahike_async.konserve.loops import Home, outlast, start
+from datahike_async.konserve.loops import Home, abandon_closed, outlast, start
 from datahike_async.konserve.store import Store, connect_store, release_store, store_place
 from datahike_async.storage.create import NODE_BYTES
 from datahike_async.storage.node_store import NodeStore
@@ -99,6 +99,7 @@ class _Shared:
             f"the writer of :{self.key.branch}",
             ending=self._loop_ends,
             seconds=self._opening.limits.close_seconds,
+            abandoned=self._abandoned,
         )
 
     @property
@@ -159,6 +160,16 @@ class _Shared:
                 _log.exception("closing :%s", self.key.branch)
             await _release(self.transactor.store)
 
+    def _abandoned(self) -> None:
+        """Be told that the loop was closed, and that no task of it will run again."""
+        if self.home.forked:
+            return  # all of it is the parent's
+        self._forget()
+        for member in list(self.members):
+            member.complain("its event loop was closed")
+        if hasattr(self, "transactor"):
+            self.transactor.abandon()
+
     def _forget(self) -> None:
         if self._registry.live.get(self.key) is self:
             del self._registry.live[self.key]
@@ -183,6 +194,7 @@ class Member:
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
         self._name = f"connection to :{shared.key.branch}"
+        self._complained = False
         shared.members.add(self)
 
     @property
@@ -217,13 +229,17 @@ class Member:
             await outlast(shared.ended.wait)
 
     def complain(self, why: str) -> None:
-        """Warn that nobody gave the share back."""
+        """Warn that nobody gave the share back, once."""
+        if self._complained:
+            return
+        self._complained = True
         _Complaint(f"unclosed {self._name}: {why}. Await its release(), or use async with.")
 
     def drop(self) -> None:
         """Give the share back for a connection that nobody holds any more, in any thread."""
         self.complain("nobody holds it any more")
-        self.home.call_soon(lambda: self._shared.leave(self))
+        if not self.home.call_soon(lambda: self._shared.leave(self)):
+            abandon_closed()
 
 
 class _Complaint:

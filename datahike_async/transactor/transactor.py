@@ -27,6 +27,7 @@ from datahike_async.errors import (
     TransactionOutcomeUnknown,
 )
 from datahike_async.index.registry import index_factory
+from datahike_async.konserve.base import close_now
 from datahike_async.konserve.errors import KonserveError, StoreDenied
 from datahike_async.konserve.loops import start
 from datahike_async.konserve.store import Store
@@ -225,6 +226,12 @@ class Transactor:
             self.lost = True
             self.shut(loop_ended())
             self.stop()
+
+    def abandon(self) -> None:
+        """Close what is open without an event loop, on which nobody can be answered any more."""
+        self.lost = True
+        self.fatal = loop_ended()
+        close_now(self.store.blobs)
 
     async def run(self) -> None:
         """Be the actor until ``stop``, or until the event loop ends.

@@ -98,11 +98,12 @@ class Shared:
     """An open environment and the transactions of this process on it."""
 
     _open: Final[dict[str, Shared]] = {}
-    _opening: Final = threading.Lock()
+    _opening = threading.Lock()
 
     def __init__(self, path: str, map_size: int) -> None:
         self.path = path
         self._users = 0
+        self._pid = os.getpid()
         self._broken: str | None = None
         # How many calls may have a transaction open, and whether the map is about to move.
         self._gate = threading.Condition()
@@ -125,6 +126,11 @@ class Shared:
         """Open the environment of a real path, or join those who have it open."""
         with cls._opening:
             shared = cls._open.get(path)
+            if shared is not None and shared._pid != os.getpid():
+                # LMDB forbids a forked child the environments of its parent. This closes the
+                # child's copy: what is the parent's is left alone.
+                shared.environment.close()
+                shared = None
             if shared is None:
                 shared = cls._open[path] = cls(path, map_size)
             elif shared._broken is not None:
@@ -134,6 +140,11 @@ class Shared:
                 )
             shared._users += 1
             return shared
+
+    @classmethod
+    def after_fork(cls) -> None:
+        """Let a forked child open environments, though a thread of its parent did just then."""
+        cls._opening = threading.Lock()
 
     def release(self) -> None:
         """Let go of it; the last one closes it."""
@@ -228,6 +239,10 @@ class Shared:
         except OSError:
             return False
         return found.f_bavail * found.f_frsize < _LEAST_ROOM
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Shared.after_fork)
 
 
 def _fill_lock_file(path: str) -> None:

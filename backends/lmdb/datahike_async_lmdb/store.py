@@ -62,6 +62,7 @@ class LmdbBlobStore(BlobStoreBase):
         self._state = threading.Condition()
         self._active = 0
         self._closed = False
+        self._released = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -198,7 +199,10 @@ class LmdbBlobStore(BlobStoreBase):
             await in_thread(self.close_now, surely=True)
 
     def close_now(self) -> None:
-        """Let go of the environment, in the present thread; once."""
+        """Let go of the environment, in the present thread."""
         with self._state:
+            self._closed = True
             self._state.wait_for(lambda: not self._active)
-        self._shared.release()
+            released, self._released = self._released, True
+        if not released:
+            self._shared.release()

@@ -411,9 +411,11 @@ class FileBlobStore(BlobStoreBase):
             await in_thread(self.close_now, surely=True)
 
     def close_now(self) -> None:
-        """Close all files, in the present thread; once."""
+        """Close all files, in the present thread."""
         self._guard.end()
         for log in self._logs.values():
             log.close()
         self._logs.clear()
-        os.close(self._folder)
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)

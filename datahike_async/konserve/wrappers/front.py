@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from anyio.to_thread import run_sync
 
+from datahike_async.konserve.base import close_now
 from datahike_async.konserve.blob import Blob, BlobStore, Revision, Write
 from datahike_async.konserve.errors import KonserveError
 
@@ -192,6 +193,10 @@ class Front:
         for name in present:
             self._distrusted.discard(name)
             self._know(name, None)
+
+    def close_now(self) -> None:
+        """Close the store of the copies without an event loop."""
+        close_now(self._blobs)
 
     async def close(self) -> None:
         """Close the frontend."""

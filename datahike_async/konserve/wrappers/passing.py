@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 
-from datahike_async.konserve.base import BlobStoreBase
+from datahike_async.konserve.base import BlobStoreBase, close_now
 from datahike_async.konserve.blob import (
     Appended,
     Blob,
@@ -97,3 +97,7 @@ class PassingBlobStore(BlobStoreBase):
     async def close(self) -> None:
         """Hand on."""
         await self.blobs.close()
+
+    def close_now(self) -> None:
+        """Hand on."""
+        close_now(self._blobs)

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import anyio
 
-from datahike_async.konserve.base import BlobStoreBase, listing
+from datahike_async.konserve.base import BlobStoreBase, close_now, listing
 from datahike_async.konserve.blob import (
     UNCHANGED,
     Appended,
@@ -304,8 +304,15 @@ class TieredBlobStore(BlobStoreBase):
             await self._behind.drain()
         self._closed = True
         with anyio.CancelScope(shield=True):
-            await self._front.close()
-            await self._back.close()
+            try:
+                await self._front.close()
+            finally:
+                await self._back.close()
+
+    def close_now(self) -> None:
+        """Close both, where they know it; what was kept back is lost."""
+        self._front.close_now()
+        close_now(self._back)
 
 
 class TieredBackend:

@@ -1,0 +1,220 @@
+"""What belongs to an event loop, and threads that nobody leaves behind when he is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import pytest
+
+from datahike_async.konserve.loops import (
+    Home,
+    acquire_in_thread,
+    in_thread,
+    is_interruption,
+    outlast,
+    start,
+)
+
+
+class Door:
+    """A call that says when it is in a thread, and ends when it is let."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Event()
+        self.open = threading.Event()
+        self.calls = 0
+        self.over = False
+
+    def call(self) -> Door:
+        self.calls += 1
+        self.inside.set()
+        assert self.open.wait(10)
+        self.over = True
+        return self
+
+    async def entered(self) -> None:
+        while not self.inside.is_set():
+            await asyncio.sleep(0.001)
+
+
+async def natively_cancelled(door: Door, call: Callable[[], Any], times: int = 1) -> None:
+    """Run ``call`` in a task that is cancelled while its thread is at the door."""
+    task = asyncio.create_task(call())
+    await door.entered()
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0.005)
+        assert not task.done()
+    door.open.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert door.over
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_task_that_is_cancelled_waits_for_its_thread(times: int) -> None:
+    door = Door()
+    asyncio.run(natively_cancelled(door, lambda: in_thread(door.call), times))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_a_cancelled_task_opened_in_a_thread_is_closed(times: int) -> None:
+    door, closed = Door(), []
+
+    async def main() -> None:
+        await natively_cancelled(door, lambda: acquire_in_thread(door.call, closed.append), times)
+
+    asyncio.run(main())
+    assert closed == [door]
+
+
+def test_a_call_that_was_cancelled_before_it_began_is_not_made() -> None:
+    door, behind = Door(), Door()
+    behind.open.set()
+
+    async def main() -> None:
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        limiter.total_tokens = 1
+        first = asyncio.create_task(in_thread(door.call))
+        await door.entered()
+        second = asyncio.create_task(in_thread(behind.call))
+        surely = asyncio.create_task(in_thread(behind.call, surely=True))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        surely.cancel()
+        door.open.set()
+        await first
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        with pytest.raises(asyncio.CancelledError):
+            await surely
+
+    asyncio.run(main())
+    assert behind.calls == 1, "the one that is to be made surely"
+
+
+def test_a_thread_sees_that_nobody_waits_for_it_any_more() -> None:
+    inside, seen = threading.Event(), []
+
+    def call() -> None:
+        inside.set()
+        while not seen:
+            try:
+                anyio.from_thread.check_cancelled()
+            except asyncio.CancelledError:
+                seen.append(True)
+
+    async def main() -> None:
+        task = asyncio.create_task(in_thread(call))
+        while not inside.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert seen
+
+    asyncio.run(main())
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_scope_waits_for_the_thread_and_gets_its_result() -> None:
+    door = Door()
+    results: list[Door] = []
+    with anyio.CancelScope() as scope:
+
+        async def cancel() -> None:
+            while not door.inside.is_set():
+                await anyio.sleep(0.001)
+            scope.cancel()
+            door.open.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel)
+            results.append(await acquire_in_thread(door.call, lambda door: None))
+    assert results == [door]
+
+
+@pytest.mark.anyio
+async def test_the_cancellation_of_a_scope_is_no_interruption() -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            assert not is_interruption()
+            raise
+    assert is_interruption()
+
+
+def test_outlasting_waits_on_and_raises_afterwards() -> None:
+    async def main() -> None:
+        event = anyio.Event()
+        task = asyncio.create_task(outlast(event.wait))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.sleep(0.001)
+        assert not task.done()
+        event.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+@pytest.mark.anyio
+async def test_a_task_of_the_loop_outlives_who_started_it_and_may_fail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done = anyio.Event()
+
+    async def work() -> None:
+        await anyio.sleep(0.01)
+        done.set()
+        raise ValueError("of its own")
+
+    async def starter() -> None:
+        start(work, "some work")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(starter)
+    with anyio.fail_after(5):
+        await done.wait()
+    await anyio.sleep(0.001)
+    assert "some work failed" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_home_is_the_loop_the_thread_and_the_process() -> None:
+    home = Home()
+    assert home.elsewhere() is None
+
+    async def here() -> str | None:
+        return home.elsewhere()
+
+    found = await anyio.to_thread.run_sync(anyio.run, here)
+    assert found is not None
+    assert "another thread" in found
+    assert "another thread" in (await anyio.to_thread.run_sync(home.elsewhere) or "")
+    assert not home.forked
+
+
+def test_a_loop_that_has_ended_is_no_home_any_more() -> None:
+    async def made() -> Home:
+        return Home()
+
+    async def here(home: Home) -> str | None:
+        return home.elsewhere()
+
+    for backend in ("asyncio", "trio"):
+        home = anyio.run(made, backend=backend)
+        assert "another event loop" in (anyio.run(here, home, backend=backend) or "")
+        assert "no event loop" in (home.elsewhere() or "")
+        assert home.elsewhere(waiting=False) is None
+        assert not home.call_soon(lambda: None)

@@ -1,0 +1,199 @@
+"""Event loops that end with a connection open: nothing acknowledged is lost, nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import psutil
+import pytest
+
+import datahike_async as d
+from datahike_async.edn import Keyword
+from datahike_async.errors import WrongEventLoop
+from datahike_async.transactor import sharing
+from datahike_async.transactor.transactor import Limits
+from tests.loops import RUNNERS
+
+LIMITS = Limits(flush_rows=8, flush_bytes=400, flush_journal_bytes=400, close_rows=8)
+
+
+@pytest.fixture(params=["memory", "file", "lmdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
+    if request.param != "memory":
+        store["path"] = str(tmp_path / "db")
+    return store
+
+
+async def create(store: dict[str, Any]) -> None:
+    await d.create_database(store=store, schema_flexibility="read")
+
+
+async def numbers(store: dict[str, Any], *, then: int) -> list[int]:
+    """Return what is there, having written ``then``: no lock of the past is held."""
+    with anyio.fail_after(5):
+        async with d.connect(store=store) as conn:
+            await conn.transact([{":n": then}])
+            return sorted(datom.v for datom in await conn.db().datoms("aevt", ":n"))
+
+
+def open_files() -> int:
+    return psutil.Process().num_fds()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize("many", [1, 40], ids=["one", "many"])
+def test_every_task_is_cancelled_at_every_turn_of_a_commit(
+    store: dict[str, Any], loop: str, many: int
+) -> None:
+    """With 40 maps the commit is followed by a flush, during which the next one comes."""
+    anyio.run(create, store)
+    attempted: set[int] = set()
+    acknowledged: set[int] = set()
+    shown: set[int] = set()
+    fresh = iter(range(10**6))
+
+    async def send(conn: d.Connection, values: list[int]) -> None:
+        attempted.update(values)
+        await conn.transact([{":n": n} for n in values])
+        acknowledged.update(values)
+
+    def listener(report: d.TxReport) -> None:
+        # Its task begins when the sender is answered, who may be cancelled by then.
+        shown.update(datom.v for datom in report.tx_data if datom.a == Keyword("n"))
+
+    async def main(begin: Callable[[], None]) -> None:
+        conn = await d.connect(store=store, limits=LIMITS)
+        conn.listen(listener)
+        begin()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(send, conn, [next(fresh) for _ in range(many)])
+        await send(conn, [next(fresh)])
+
+    turns = 0
+    before = None
+    while True:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ended = RUNNERS[loop](main, turns)
+            gc.collect()
+        told = [str(w.message) for w in caught if w.category is ResourceWarning]
+        assert len([text for text in told if "unclosed connection to branch :db" in text]) == 1
+        n = next(fresh)
+        found = anyio.run(partial(numbers, store, then=n))
+        attempted.add(n)
+        acknowledged.add(n)
+        assert acknowledged | shown <= set(found) <= attempted
+        assert len(found) == len(set(found))
+        gc.collect()
+        if before is None:
+            before = open_files()
+        assert open_files() <= before
+        if not ended:
+            break
+        turns += 1
+    assert turns > 5
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_what_a_loop_ends_with_is_closed_and_named(store: dict[str, Any], loop: str) -> None:
+    anyio.run(create, store)
+    anyio.run(lambda: numbers(store, then=1))
+    before = open_files()
+    kept: list[d.Connection] = []
+
+    async def main() -> None:
+        kept.append(await d.connect(store=store))
+        await kept[0].transact([{":n": 2}])
+
+    with pytest.warns(ResourceWarning, match="unclosed connection to branch :db.*its event loop"):
+        anyio.run(main, backend=loop)
+    assert open_files() <= before
+    assert anyio.run(lambda: numbers(store, then=3)) == [1, 2, 3]
+    assert kept[0].db().max_tx == kept[0].db().max_tx
+    with pytest.raises(WrongEventLoop, match="another event loop"):
+        anyio.run(kept[0].release)
+
+
+def test_a_loop_that_is_closed_without_an_end_keeps_nothing_open(store: dict[str, Any]) -> None:
+    anyio.run(create, store)
+    anyio.run(lambda: numbers(store, then=1))
+    before = open_files()
+    loop = asyncio.new_event_loop()
+    conn = loop.run_until_complete(_opened(store))
+    loop.run_until_complete(conn.transact([{":n": 2}]))
+    loop.close()
+    # Noticed when the next one is opened, or when nobody holds this one any more.
+    with pytest.warns(ResourceWarning, match="its event loop was closed"):
+        assert anyio.run(lambda: numbers(store, then=3)) == [1, 2, 3]
+    gc.collect()
+    assert open_files() <= before
+    with pytest.raises(WrongEventLoop):
+        anyio.run(conn.sync)
+
+
+async def _opened(store: dict[str, Any]) -> d.Connection:
+    return await d.connect(store=store)
+
+
+def test_a_connection_that_nobody_holds_releases_itself(store: dict[str, Any]) -> None:
+    anyio.run(create, store)
+    anyio.run(lambda: numbers(store, then=1))
+    before = open_files()
+
+    async def main() -> None:
+        await (await d.connect(store=store)).transact([{":n": 2}])
+        gc.collect()
+        with anyio.fail_after(5):
+            while sharing._registry().live:
+                await anyio.sleep(0.001)
+        assert open_files() <= before + 10  # the loop's own, and threads'
+
+    for loop in RUNNERS:
+        with pytest.warns(ResourceWarning, match="unclosed.*nobody holds it"):
+            anyio.run(main, backend=loop)
+        assert open_files() <= before
+    with pytest.warns(ResourceWarning, match="unclosed.*nobody holds it"):
+        _opened_and_forgotten(store)
+    assert open_files() <= before
+
+
+def _opened_and_forgotten(store: dict[str, Any]) -> None:
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(_opened(store))
+    loop.close()
+    gc.collect()
+
+
+async def _cancel_all_but_this() -> None:
+    this = asyncio.current_task()
+    for task in asyncio.all_tasks():
+        if task is not this:
+            task.cancel()
+
+
+def test_a_loop_that_goes_on_after_cancelling_all_says_what_happened(
+    store: dict[str, Any],
+) -> None:
+    async def main() -> None:
+        await create(store)
+        conn = await d.connect(store=store)
+        await conn.transact([{":n": 1}])
+        await _cancel_all_but_this()
+        with pytest.raises(d.WriterError, match="event loop"):
+            while True:
+                await conn.transact([{":n": 2}])
+        await conn.release()
+        assert 1 in await numbers(store, then=3)
+
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        asyncio.run(main())
