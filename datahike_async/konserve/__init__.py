@@ -17,6 +17,8 @@ from datahike_async.konserve.blob import (
     Journal,
     JournalBlobStore,
     Revision,
+    Turn,
+    TurnBlobStore,
     Unchanged,
     Write,
 )
@@ -90,6 +92,8 @@ __all__ = [
     "StoreIOError",
     "StoreNotFound",
     "StoreUnavailable",
+    "Turn",
+    "TurnBlobStore",
     "Unchanged",
     "UnknownBackend",
     "UnsupportedEncoding",

@@ -25,6 +25,7 @@ The contract, which ``datahike_async.konserve.testing`` checks:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -42,6 +43,8 @@ __all__ = [
     "Journal",
     "JournalBlobStore",
     "Revision",
+    "Turn",
+    "TurnBlobStore",
     "Unchanged",
     "Write",
 ]
@@ -99,12 +102,21 @@ class Capabilities:
     """``read`` with a range fetches only that range."""
     journal: bool = False
     """Implements :class:`JournalBlobStore`."""
+    turns: bool = False
+    """Implements :class:`TurnBlobStore`."""
     cheap_small_keys: bool = False
     """Many small keys cost little (memory, LMDB); False: pack them (files, object stores)."""
     remote: bool = False
     """A request crosses a network: layers above ask for more at once, and in fewer rounds."""
     max_value_bytes: int | None = None
     """A longer write is refused with ``UnsupportedOperation``; None: no limit to speak of."""
+
+
+class Turn(NamedTuple):
+    """How a turn was come by: whether it ``held`` in the end, and whether it was ``waited`` for."""
+
+    held: bool
+    waited: bool
 
 
 class Blob(NamedTuple):
@@ -215,5 +227,22 @@ class JournalBlobStore(BlobStore, Protocol):
 
         UNCHANGED if the revision is ``since``; Appended, which costs by what it holds, where
         records were appended to that revision and the bytes are the same.
+        """
+        ...
+
+
+@runtime_checkable
+class TurnBlobStore(BlobStore, Protocol):
+    """A store at which those who want to write one name can queue, whichever process they are in.
+
+    While somebody has the turn of a name, conditional writes of others to it are refused with
+    ``OutOfTurn``, in which nothing is written; everything else goes on. A turn ends with its block,
+    and with its process. It gives order and no more: a holder's write still needs its condition.
+    """
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+        """Wait until it is the caller's turn to write ``name``, which it has inside the block.
+
+        Waiting ends after a while: ``held`` is then False, and the caller tries its luck.
         """
         ...

@@ -74,8 +74,9 @@ class FileLock:
 
     def release(self) -> None:
         """Let go of the lock."""
-        if self._fd is not None:  # a forked child has none of its parent's
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        fd = self._fd
+        if fd is not None:  # a forked child has none of its parent's
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
     def holder(self) -> list[str]:
         """Return what the last one who took the lock said: its process, its host, ``about``."""
@@ -92,10 +93,12 @@ class FileLock:
 
     def close(self) -> None:
         """Close the files; a lock that is held ends. It may be taken again."""
-        for fd in {self._fd, self._file} - {None}:
+        files = {self._fd, self._file} - {None}
+        # First, for another thread may be about to let go: the numbers get used again.
+        self._fd = self._file = None
+        for fd in files:
             assert fd is not None
             os.close(fd)
-        self._fd = self._file = None
 
     def _acquire(self, how: int, about: str) -> bool:
         while True:

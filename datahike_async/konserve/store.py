@@ -8,6 +8,7 @@ only over the revision it read, so that other processes are safe too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from datahike_async.konserve.blob import (
     Expected,
     JournalBlobStore,
     Revision,
+    Turn,
+    TurnBlobStore,
     Unchanged,
     Write,
 )
@@ -470,6 +473,20 @@ class Store:
         if not self.capabilities.journal:
             raise UnsupportedOperation("This backend keeps no journals.")
         return cast(JournalBlobStore, self.blobs)
+
+    # -- turns ---------------------------------------------------------------------------------
+
+    def turn(self, key: Any) -> AbstractAsyncContextManager[Turn]:
+        """Queue, among all processes, for the turn to write ``key``, and have it inside the block.
+
+        Conditional writes of others to the key are refused meanwhile, with OutOfTurn; all else goes
+        on, and what is written in a turn still needs its condition. Where the turn does not come in
+        time, ``held`` is False. Raises UnsupportedOperation where the backend has no turns.
+        """
+        name = name_of_key(key)
+        if not self.capabilities.turns:
+            raise UnsupportedOperation("Writers cannot queue at this backend.")
+        return cast(TurnBlobStore, self.blobs).turn(name)
 
     # -- hooks and the end ---------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ nothing about whom to answer: that is the actor's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from datahike_async.env import Env
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import Address
-from datahike_async.konserve.blob import UNCHANGED
+from datahike_async.konserve.blob import UNCHANGED, Turn
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.flush import Flushed, flush
@@ -76,6 +77,15 @@ class Branch:
         state = await self.committer.look_again()
         if state is not UNCHANGED:
             await self.adopt(state)
+
+    @property
+    def name(self) -> str:
+        """The name of the branch."""
+        return self.committer.base.branch
+
+    def turn(self) -> AbstractAsyncContextManager[Turn]:
+        """Queue for the turn to publish, at stores that have turns."""
+        return self.store.turn(self.committer.key)
 
     async def warm(self) -> None:
         """Fetch the tops of all indexes in one wave, for every first query needs some."""

@@ -26,6 +26,7 @@ from datahike_async.konserve.blob import UNCHANGED, ConditionalDomain, Revision,
 from datahike_async.konserve.errors import (
     KonserveError,
     OutcomeUnknown,
+    OutOfTurn,
     RevisionMismatch,
     StoreClosed,
     StoreIOError,
@@ -219,6 +220,8 @@ class Committer:
         try:
             try:
                 self.revision = await send()
+            except OutOfTurn:
+                raise
             except (RevisionMismatch, OutcomeUnknown) as error:
                 await self._settle(send, generation, id_, error)
             except cancelled as stopped:

@@ -120,6 +120,9 @@ class Group:
         branch.instant = self._instant
         return commit
 
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
     async def again(self) -> Group:
         """Return the same messages applied to what the branch is now."""
         group = Group(self._branch, self._wrap)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +29,7 @@ from datahike_async.errors import (
 )
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.base import close_now
-from datahike_async.konserve.errors import KonserveError, StoreDenied
+from datahike_async.konserve.errors import KonserveError, OutOfTurn, StoreDenied
 from datahike_async.konserve.loops import start
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
@@ -53,6 +54,7 @@ from datahike_async.transactor.group import APPLYING, Group, Wrap
 from datahike_async.transactor.limits import Limits
 from datahike_async.transactor.mailbox import Mailbox
 from datahike_async.transactor.messages import Refresh, Transact
+from datahike_async.transactor.order import Order
 from datahike_async.tx.forms import normalize
 
 __all__ = ["Limits", "Subscriber", "Transactor", "Wrap"]
@@ -77,6 +79,7 @@ class Transactor:
         self.subscribers: dict[object, Subscriber] = {}
         self.fatal: DatahikeError | None = None
         self.lost = False
+        self.order = Order(branch)
         self._branch = branch
         self._wrap = wrap(self)
         self._stopping = False
@@ -196,6 +199,10 @@ class Transactor:
         while self._settling and (self._settling[0][0] <= self._answered or self._is_shut()):
             self._settling.popleft()[1].set()
 
+    @property
+    def _exclusive(self) -> bool:
+        return self.config.writer.writer_ownership == "exclusive"
+
     def _is_shut(self) -> bool:
         return self.fatal is not None
 
@@ -279,8 +286,11 @@ class Transactor:
         messages: list[Transact] = []
         cancelled = anyio.get_cancelled_exc_class()
         try:
-            group = await self._apply_queued(messages)
-            await self._publish(group)
+            async with AsyncExitStack() as turn:
+                if self.order.queues:
+                    await self.order.queue(turn, refresh=not self._exclusive)
+                group = await self._apply_queued(messages)
+                await self._publish(group, turn)
         except cancelled:
             # Between publications, or the committer would have found out what became of it.
             self.end()
@@ -318,20 +328,30 @@ class Transactor:
                 break
         return group
 
-    async def _publish(self, group: Group) -> None:
+    async def _publish(self, group: Group, turn: AsyncExitStack) -> None:
         branch, name = self._branch, self.config.branch
         retries = self.config.writer.head_conflict_retries
         while True:
-            before = self.commit
+            before, revision = self.commit, branch.committer.revision
             try:
                 commit = await group.publish()
                 break
+            except OutOfTurn:
+                # Nothing was written. An exclusive writer learns from a conflict alone that it is
+                # not alone.
+                retries -= 1
+                if retries < 0:
+                    group.fail(conflict, name)
+                    return
+                await self.order.queue(turn, refresh=not self._exclusive)
+                if branch.committer.revision != revision:
+                    group = await self._again(group)
             except Moved as moved:
                 if branch.committer.interrupted:
                     # Nothing of the group was written, and nothing more will be.
                     self.end()
                     return
-                if self.config.writer.writer_ownership == "exclusive":
+                if self._exclusive:
                     group.fail(fenced, name)
                     self.shut(fenced(name))
                     return
@@ -346,7 +366,8 @@ class Transactor:
                 if retries < 0:
                     group.fail(conflict, name)
                     return
-                group = await group.again()
+                await self.order.queue(turn)
+                group = await self._again(group)
             except FencingUnsupported as error:
                 group.fail(again, error)
                 return
@@ -360,6 +381,8 @@ class Transactor:
                 group.fail(unknown, error.__cause__ or error)
                 self.shut(error)
                 return
+        # The next in the queue need not wait until everyone here is answered.
+        await turn.aclose()
         if branch.committer.interrupted:
             self.end()
         committed = group.answer(before, commit)
@@ -369,6 +392,10 @@ class Transactor:
                 subscriber(committed)
         await branch.catch_up()
         self._maybe_flush()
+
+    async def _again(self, group: Group) -> Group:
+        self.order.overtaken(len(group))
+        return await group.again()
 
     # -- flushing ------------------------------------------------------------------------------
 
@@ -409,26 +436,35 @@ class Transactor:
     async def _publish_flush(self) -> None:
         assert self._prepared is not None
         prepared, self._prepared = self._prepared, None
-        branch = self._branch
+        branch, order = self._branch, self.order
         if self.fatal is not None:
             return
-        if not branch.is_current(prepared):
-            self._maybe_flush()
-            return
-        try:
-            await branch.publish_flush(prepared)
-            await branch.catch_up()
-            self._flush_floor = 0
-        except Moved as moved:
-            if self.config.writer.writer_ownership == "exclusive":
-                self.shut(fenced(self.config.branch))
+        queued = order.queues
+        async with AsyncExitStack() as turn:
+            if queued:
+                await order.queue(turn, refresh=not self._exclusive)
+            if not branch.is_current(prepared):
+                self._maybe_flush()
                 return
             try:
-                await branch.adopt(moved.state)
+                await branch.publish_flush(prepared)
+                await branch.catch_up()
+                self._flush_floor = 0
+            except OutOfTurn as error:
+                if queued:
+                    self._flush_failed(as_ours(error))
+                else:
+                    self._prepared, order.queues = prepared, True
+            except Moved as moved:
+                if self._exclusive:
+                    self.shut(fenced(self.config.branch))
+                    return
+                try:
+                    await branch.adopt(moved.state)
+                except Exception as error:
+                    self.shut(as_ours(error))
             except Exception as error:
-                self.shut(as_ours(error))
-        except Exception as error:
-            self._flush_failed(as_ours(error))
+                self._flush_failed(as_ours(error))
 
     async def close(self) -> None:
         """Flush if much has gathered. The store stays open; nobody may be running the actor.

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
 import lmdb
@@ -51,15 +51,19 @@ def table(shared: Shared, name: bytes, *, create: bool = True) -> Any:
 
 @contextmanager
 def committing(
-    shared: Shared, environment: Any, db: Any, seconds: float = LOCK_SECONDS
+    shared: Shared,
+    environment: Any,
+    db: Any,
+    seconds: float = LOCK_SECONDS,
+    first: AbstractContextManager[None] | None = None,
 ) -> Iterator[Any]:
-    """Run a write transaction.
+    """Run a write transaction; ``first`` is entered before it begins, and left after its end.
 
     LMDB waits for other writers without a limit, so the folder's lock comes first: raises StoreBusy
     where another process keeps it. Raises OutcomeUnknown where the commit fails and something may
     have come of it.
     """
-    with shared.lock.holding(seconds), _committing(environment, db) as txn:
+    with shared.lock.holding(seconds), first or nullcontext(), _committing(environment, db) as txn:
         yield txn
 
 
@@ -116,10 +120,10 @@ class Shared:
             )
             # Readers that were killed would keep old pages from being used again.
             self.environment.reader_check()
-            self._folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except lmdb.Error as error:
             raise self._translated(error) from error
-        self.lock = FolderLock(self._folder, path)
+        self.lock = FolderLock(self.folder, path)
 
     @classmethod
     def acquire(cls, path: str, map_size: int) -> Shared:
@@ -155,7 +159,7 @@ class Shared:
             self._vanish()
             self.environment.close()
             self.lock.close()
-            os.close(self._folder)
+            os.close(self.folder)
 
     def _vanish(self) -> None:
         if self._open.get(self.path) is self:

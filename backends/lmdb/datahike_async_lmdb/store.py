@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final, TypeVar
 
 import lmdb
@@ -25,11 +25,13 @@ from datahike_async.konserve import (
     Revision,
     StoreClosed,
     StoreNotFound,
+    Turn,
     Write,
     in_thread,
     require_revision,
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS
+from datahike_async.konserve.turns import Turns
 from datahike_async_lmdb.environment import BLOBS, META, Shared, committing, table
 
 __all__ = ["DELETED", "MARKER", "LmdbBlobStore"]
@@ -45,6 +47,7 @@ _PAGE: Final = 1000
 _CAPABILITIES: Final = Capabilities(
     conditional=ConditionalDomain.MACHINE,
     atomic_multi=True,
+    turns=True,
     cheap_small_keys=True,
 )
 
@@ -55,6 +58,7 @@ class LmdbBlobStore(BlobStoreBase):
     def __init__(self, shared: Shared, lock_seconds: float = LOCK_SECONDS) -> None:
         self._shared = shared
         self._lock_seconds = lock_seconds
+        self._turns = Turns(shared.folder, shared.path, lock_seconds)
         self._environment = shared.environment
         self._blobs = shared.call(table, shared, BLOBS)
         self._meta = shared.call(table, shared, META)
@@ -89,8 +93,12 @@ class LmdbBlobStore(BlobStoreBase):
                 self._state.notify_all()
 
     @contextmanager
-    def _writing(self) -> Iterator[Any]:
-        with committing(self._shared, self._environment, self._blobs, self._lock_seconds) as txn:
+    def _writing(self, names: Sequence[str]) -> Iterator[Any]:
+        """Run a write transaction with conditions on these names."""
+        first = self._turns.passing(names[0]) if names else None
+        with committing(
+            self._shared, self._environment, self._blobs, self._lock_seconds, first
+        ) as txn:
             if txn.get(MARKER, DELETED, db=self._meta) == DELETED:
                 # Its files may have lost their names: what is written would be lost too.
                 raise StoreNotFound(f"The store at {self._shared.path!r} was deleted.")
@@ -159,7 +167,7 @@ class LmdbBlobStore(BlobStoreBase):
         return await self._hop(self._write_many, writes)
 
     def _write_many(self, writes: Sequence[Write]) -> list[Revision]:
-        with self._writing() as txn:
+        with self._writing([w.name for w in writes if w.expected is not None]) as txn:
             revision = _REVISION.unpack(txn.get(_COUNTER, bytes(8), db=self._meta))[0]
             for write in writes:
                 self._check(txn, write.name, write.expected)
@@ -187,10 +195,15 @@ class LmdbBlobStore(BlobStoreBase):
         return await self._hop(self._delete_many, names, None)
 
     def _delete_many(self, names: Sequence[str], expected: Expected) -> list[bool]:
-        with self._writing() as txn:
+        with self._writing([] if expected is None else names) as txn:
             for name in names:
                 self._check(txn, name, expected)
             return [bool(txn.delete(name.encode())) for name in names]
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+        """Wait until it is the caller's turn to write a name, among all processes."""
+        self._refuse_closed()
+        return self._turns.turn(name)
 
     async def close(self) -> None:
         """Let go of the environment once no call is under way."""
@@ -205,4 +218,5 @@ class LmdbBlobStore(BlobStoreBase):
             self._state.wait_for(lambda: not self._active)
             released, self._released = self._released, True
         if not released:
+            self._turns.close()
             self._shared.release()

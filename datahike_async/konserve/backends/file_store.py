@@ -16,7 +16,13 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from typing import Any, Final, TypeVar
 
 from datahike_async.konserve.backends import file_io as io
@@ -33,6 +39,7 @@ from datahike_async.konserve.blob import (
     Expected,
     Journal,
     Revision,
+    Turn,
     Unchanged,
     Write,
 )
@@ -45,6 +52,7 @@ from datahike_async.konserve.errors import (
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 from datahike_async.konserve.loops import in_thread
+from datahike_async.konserve.turns import Turns
 
 __all__ = ["FileBlobStore"]
 
@@ -57,7 +65,7 @@ _HEAD: Final = len(_MAGIC) + _STAMP
 _PAGE: Final = 1000
 _STALE_SECONDS: Final = 3600
 
-_CAPABILITIES: Final = Capabilities(conditional=ConditionalDomain.MACHINE, journal=True)
+_CAPABILITIES: Final = Capabilities(conditional=ConditionalDomain.MACHINE, journal=True, turns=True)
 
 
 def _revision(stamp: bytes, end: int) -> Revision:
@@ -80,6 +88,7 @@ class FileBlobStore(BlobStoreBase):
         self.path = path
         self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._guard = Guard(FolderLock(self._folder, path), lock_seconds)
+        self._turns = Turns(self._folder, path, lock_seconds)
         # Open logs by name; touched exclusively.
         self._logs: dict[str, Log] = {}
         self._steps = steps
@@ -102,6 +111,14 @@ class FileBlobStore(BlobStoreBase):
         """Keep out other threads and other processes; yields the handle of the folder."""
         with self._guard.exclusive():
             yield self._folder
+
+    def _passing(self, name: str, expected: Expected) -> AbstractContextManager[None]:
+        return nullcontext() if expected is None else self._turns.passing(name)
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+        """Wait until it is the caller's turn to write a name, among all processes."""
+        self._guard.refuse_closed()
+        return self._turns.turn(name)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -259,7 +276,7 @@ class FileBlobStore(BlobStoreBase):
 
     def _publish(self, temporary: str, write: Write) -> None:
         name = write.name
-        with self._guard.exclusive():
+        with self._guard.exclusive(), self._passing(name, write.expected):
             with io.system_errors(f"publishing {name}"):
                 _, before = self._check(name, write.expected)
                 self._step("locked")
@@ -317,7 +334,7 @@ class FileBlobStore(BlobStoreBase):
         old: list[tuple[str, bytes]] = []
         with self._guard.exclusive():
             for name in names:
-                with io.system_errors(f"deleting {name}"):
+                with self._passing(name, expected), io.system_errors(f"deleting {name}"):
                     found, stamp = self._check(name, expected)
                     there.append(found and io.unlink(name + _SUFFIX, self._folder))
                 if stamp is not None:
@@ -338,7 +355,7 @@ class FileBlobStore(BlobStoreBase):
 
     def _append(self, name: str, record: bytes, expected: Revision) -> Revision:
         check_record(record)
-        with self._guard.exclusive():
+        with self._guard.exclusive(), self._passing(name, expected):
             with io.system_errors(f"appending to {name}"):
                 _, stamp = self._check(name, expected)
                 if stamp is None:
@@ -413,6 +430,7 @@ class FileBlobStore(BlobStoreBase):
     def close_now(self) -> None:
         """Close all files, in the present thread."""
         self._guard.end()
+        self._turns.close()
         for log in self._logs.values():
             log.close()
         self._logs.clear()

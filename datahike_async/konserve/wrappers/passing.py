@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import cast
 
 from datahike_async.konserve.base import BlobStoreBase, close_now
@@ -15,6 +16,8 @@ from datahike_async.konserve.blob import (
     Journal,
     JournalBlobStore,
     Revision,
+    Turn,
+    TurnBlobStore,
     Unchanged,
     Write,
 )
@@ -93,6 +96,10 @@ class PassingBlobStore(BlobStoreBase):
     ) -> Journal | Appended | Unchanged | None:
         """Hand on."""
         return await self.journals.read_journal(name, since)
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+        """Hand on."""
+        return cast(TurnBlobStore, self.blobs).turn(name)
 
     async def close(self) -> None:
         """Hand on."""

@@ -14,7 +14,7 @@ bytes. A conditional write is then durable with all that was written before it; 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -31,6 +31,8 @@ from datahike_async.konserve.blob import (
     Journal,
     JournalBlobStore,
     Revision,
+    Turn,
+    TurnBlobStore,
     Unchanged,
     Write,
 )
@@ -292,6 +294,11 @@ class TieredBlobStore(BlobStoreBase):
         """Let go of what was kept back, for the store is being deleted; see what is sent arrive."""
         if self._behind is not None:
             await self._behind.abandon()
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+        """Queue at the backend, where conditions hold."""
+        self._check_open()
+        return cast(TurnBlobStore, self._back).turn(name)
 
     async def close(self) -> None:
         """Write what was kept back, and close both. Raises where it could not be written.
