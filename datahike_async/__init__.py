@@ -50,6 +50,7 @@ from datahike_async.database import Database, db_with, empty_db, init_db, with_
 from datahike_async.edn import Char, Keyword, Symbol, Tagged, kw, sym
 from datahike_async.errors import (
     ArgumentError,
+    BadInput,
     ConfigError,
     ConnectionClosed,
     CorruptData,
@@ -60,6 +61,7 @@ from datahike_async.errors import (
     FencingUnsupported,
     HeadConflict,
     MissingLibrary,
+    QueryCanceled,
     QueryError,
     SnapshotExpired,
     StorageError,
@@ -68,6 +70,7 @@ from datahike_async.errors import (
     UnsupportedFormat,
     WriterError,
     WriterFenced,
+    WrongEventLoop,
 )
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.index.registry import register_index
@@ -92,6 +95,7 @@ def __getattr__(name: str) -> NoReturn:
 
 __all__ = [
     "ArgumentError",
+    "BadInput",
     "Budget",
     "Char",
     "Config",
@@ -112,6 +116,7 @@ __all__ = [
     "HeadConflict",
     "Keyword",
     "MissingLibrary",
+    "QueryCanceled",
     "QueryError",
     "QueryList",
     "QueryResult",
@@ -127,6 +132,7 @@ __all__ = [
     "ValueSet",
     "WriterError",
     "WriterFenced",
+    "WrongEventLoop",
     "__version__",
     "as_of",
     "connect",

@@ -61,7 +61,7 @@ async def q(
     Returns a :class:`QueryResult`, a lazy set of tuples, for ``:find ?a ?b``, and a
     :class:`QueryList`, as lazy, where it is ordered, grouped, pulled or has ``:with``; a list for
     ``[?a ...]``, a tuple or None for ``[?a ?b]``, a value or None for ``?a .``, and dicts by the
-    names of ``:keys``, ``:strs`` or ``:syms``. Raises QueryError (``:query/canceled`` where the
+    names of ``:keys``, ``:strs`` or ``:syms``. Raises QueryError (QueryCanceled where the
     time or a budget is used up) and EdnError. A step over many rows runs in a worker thread;
     cancellation is noticed between steps, and within long ones.
     """

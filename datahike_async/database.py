@@ -13,7 +13,7 @@ from uuid import UUID
 
 from datahike_async.edn.types import Keyword
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import ConfigError, DatahikeError, QueryError, TransactionError, shown
+from datahike_async.errors import ArgumentError, ConfigError, QueryError, TransactionError, shown
 from datahike_async.hosting import HOST
 from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import Memtable
@@ -123,7 +123,7 @@ class Database:
 
     def _require_history(self, what: str) -> None:
         if not self.snapshot.keep_history:
-            raise DatahikeError(
+            raise ArgumentError(
                 f"{what} is only allowed on databases that keep their history; this one was "
                 "created with :keep-history? false.",
                 error=":temporal/history-required",
@@ -134,7 +134,7 @@ class Database:
     def as_of(self, point: int | datetime) -> Database:
         """Return the database as it was at ``point``, inclusive: a transaction id or an instant.
 
-        Raises DatahikeError without history, and where a number is no transaction id.
+        Raises ArgumentError without history, and where a number is no transaction id.
         """
         self._require_history("as_of")
         return self._with_view(self.view.as_of(_time_point(point)))
@@ -251,14 +251,14 @@ class Database:
 def _time_point(point: int | datetime, least: int = TX0) -> int | datetime:
     if isinstance(point, datetime):
         if point.utcoffset() is None:
-            raise DatahikeError(
+            raise ArgumentError(
                 f"{shown(point)} has no time zone; give an aware datetime, for example with "
                 "tzinfo=datetime.UTC.",
                 error=":temporal/invalid-time-point",
             )
         return point
     if type(point) is not int or not least <= point <= EMAX:
-        raise DatahikeError(
+        raise ArgumentError(
             f"Invalid transaction ID {shown(point)}. It must be a transaction id ({TX0} "
             f"to {EMAX}) or an aware datetime.",
             error=":temporal/invalid-time-point",

@@ -2,7 +2,9 @@
 
 Every error carries ``data``, a dict whose ``":error"`` entry is Datahike's keyword as a string
 (``":transact/schema"``), for callers that dispatch on it. ``retryable`` says whether the same call
-may succeed later without a change. This module imports nothing of ours.
+may succeed later without a change. Whose mistake it is says the class: what derives from
+:class:`BadInput` is the caller's. docs/reference/errors.md is the page for users. This module
+imports nothing of ours.
 
 :func:`shown` is how a message names a value of the caller's, whatever that may be.
 """
@@ -13,6 +15,7 @@ from typing import Any, Final
 
 __all__ = [
     "ArgumentError",
+    "BadInput",
     "ConfigError",
     "ConnectionClosed",
     "CorruptData",
@@ -23,6 +26,7 @@ __all__ = [
     "FencingUnsupported",
     "HeadConflict",
     "MissingLibrary",
+    "QueryCanceled",
     "QueryError",
     "SnapshotExpired",
     "StorageError",
@@ -74,7 +78,20 @@ class DatahikeError(Exception):
         return self.data.get(":error")
 
 
-class ArgumentError(DatahikeError, TypeError, ValueError):
+class BadInput(DatahikeError):
+    """What was given is at fault: text, data or arguments. Nothing was written.
+
+    A web application answers these with 4xx and all others with 5xx. ::
+
+        try:
+            await conn.transact([{":person/nmae": "Ada"}])
+        except d.BadInput as error:
+            status, told = 400, str(error)
+        assert "Did you mean :person/name?" in told
+    """
+
+
+class ArgumentError(BadInput, TypeError, ValueError):
     """An argument is not what the function takes, before any database is asked.
 
     Also a TypeError and a ValueError, as such mistakes are in the rest of Python.
@@ -123,7 +140,7 @@ class WrongEventLoop(DatahikeError, RuntimeError):
         super().__init__(message, error=error, **data)
 
 
-class EdnError(DatahikeError):
+class EdnError(BadInput):
     """Text is not well-formed EDN. ``line`` and ``column`` count from 1."""
 
     def __init__(
@@ -141,12 +158,24 @@ class EdnError(DatahikeError):
         self.column = column
 
 
-class TransactionError(DatahikeError):
+class TransactionError(BadInput):
     """The transaction was refused; nothing of it was written."""
 
 
-class QueryError(DatahikeError):
-    """A query, rule or pull pattern is malformed or cannot be answered."""
+class QueryError(BadInput):
+    """A query, rule or pull pattern is malformed, or asks for what cannot be answered."""
+
+
+class QueryCanceled(DatahikeError):
+    """A query was stopped at its timeout or at a budget; ``data[":budget"]`` says at which.
+
+    It is no :class:`BadInput`: how long a query takes and how much it makes depends on what is
+    stored and on what else the machine does. ``retryable`` where it was the time.
+    """
+
+    def __init__(self, message: str, *, error: str = ":query/canceled", **data: Any) -> None:
+        super().__init__(message, error=error, **data)
+        self.retryable = data.get("budget") == "seconds"
 
 
 class WriterError(DatahikeError):

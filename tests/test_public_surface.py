@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = [
     "ArgumentError",
+    "BadInput",
     "Budget",
     "Char",
     "Config",
@@ -35,6 +36,7 @@ NAMES = [
     "HeadConflict",
     "Keyword",
     "MissingLibrary",
+    "QueryCanceled",
     "QueryError",
     "QueryList",
     "QueryResult",
@@ -50,6 +52,7 @@ NAMES = [
     "ValueSet",
     "WriterError",
     "WriterFenced",
+    "WrongEventLoop",
     "__version__",
     "as_of",
     "connect",

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError, shown
+from datahike_async.errors import QueryCanceled, QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.arrays import firsts, numbered
 from datahike_async.index.columns import CODED, FLOAT, I64, INSTANT, INT, Column
@@ -194,8 +194,8 @@ def aggregate(
         raise _failed(name, error) from error
 
 
-def _failed(name: Any, error: Exception) -> QueryError:
-    if isinstance(error, QueryError):
+def _failed(name: Any, error: Exception) -> Exception:
+    if isinstance(error, (QueryError, QueryCanceled)):
         return error
     return QueryError(
         f"The aggregate {shown(name)} failed: {type(error).__name__}: {error}",
@@ -232,9 +232,8 @@ def function_of(
                 error=":parser/find",
             )
         if text == "rand" and n is not None and n * groups > MAX_ITEMS:
-            raise QueryError(
+            raise QueryCanceled(
                 f"(rand {n} …) in {groups} groups would make more than {MAX_ITEMS} values.",
-                error=":query/canceled",
                 budget="results",
                 limit=MAX_ITEMS,
             )

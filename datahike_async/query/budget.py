@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from datahike_async.errors import QueryError, shown
+from datahike_async.errors import QueryCanceled, QueryError, shown
 from datahike_async.query.ast import Clause
 from datahike_async.query.text import clause_text
 
@@ -92,19 +92,19 @@ class Meter:
         self.clause: Clause | None = None
 
     def rows(self, count: int, width: int = 1) -> None:
-        """Raise QueryError where ``count`` rows of ``width`` columns are more than allowed."""
+        """Raise QueryCanceled where ``count`` rows of ``width`` columns are more than allowed."""
         if count > self._rows:
             raise self._over("rows", self._rows, f"{count} rows")
         if count * width * 8 > self._bytes:
             raise self._over("bytes", self._bytes, f"{count * width * 8} bytes")
 
     def round(self, number: int) -> None:
-        """Raise QueryError where a recursion has gone on for more rounds than allowed."""
+        """Raise QueryCanceled where a recursion has gone on for more rounds than allowed."""
         if number > self._recursion:
             raise self._over("recursion", self._recursion, f"{number} rounds")
 
     def time(self) -> None:
-        """Raise QueryError where the time is over."""
+        """Raise QueryCanceled where the time is over."""
         if self.ends is not None and time.monotonic() > self.ends:
             assert self.seconds is not None
             raise self._over("seconds", self.seconds, "more time")
@@ -115,7 +115,7 @@ class Meter:
             return None if self._budget is _DEFAULT else self._budget
         return replace(self._budget, seconds=max(self.ends - time.monotonic(), 1e-6))
 
-    def _over(self, name: str, limit: float, needed: str) -> QueryError:
+    def _over(self, name: str, limit: float, needed: str) -> QueryCanceled:
         where = "" if self.clause is None else f" at {clause_text(self.clause)}"
         if name == "seconds":
             text = f"The query was stopped{where} after its timeout of {limit * 1000:g} ms."
@@ -125,4 +125,4 @@ class Meter:
                 f"{limit:,}. Add clauses that select more, or pass a larger budget."
             )
         clause = None if self.clause is None else clause_text(self.clause)
-        return QueryError(text, error=":query/canceled", budget=name, limit=limit, clause=clause)
+        return QueryCanceled(text, budget=name, limit=limit, clause=clause)

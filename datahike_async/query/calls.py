@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.edn.types import Symbol
-from datahike_async.errors import QueryError, shown
+from datahike_async.errors import QueryCanceled, QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import CODED, Column
@@ -168,10 +168,9 @@ class _Calls:
             except ValueError as error:
                 self._failed(row, error)
             if self._made > MAX_MADE:
-                raise QueryError(
+                raise QueryCanceled(
                     f"The query was stopped: the results of {self._name} need more than their "
                     f"budget of {MAX_MADE:,} bytes over all rows.",
-                    error=":query/canceled",
                     budget="results",
                     limit=MAX_MADE,
                 )
@@ -179,7 +178,7 @@ class _Calls:
 
     def _failed(self, row: Any, error: Exception) -> bool:
         """Return the answer of a predicate that cannot say; raise for everything else."""
-        if isinstance(error, (QueryError, TooSlow)):
+        if isinstance(error, (QueryError, QueryCanceled, TooSlow)):
             raise error
         if self._predicate and self._builtin and isinstance(error, (TypeError, AttributeError)):
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from datahike_async.errors import QueryError, shown
+from datahike_async.errors import QueryCanceled, QueryError, shown
 from datahike_async.query.pull_map import EntityMap, copied
 from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, xform_of
 from datahike_async.snapshot.views import View
@@ -192,7 +192,7 @@ def _show_ones(
 def _transformed(xform: Callable[[Any], Any], spec: AttrSpec, value: Any) -> Any:
     try:
         return xform(value)
-    except QueryError:
+    except (QueryError, QueryCanceled):
         raise
     except Exception as error:
         raise QueryError(

@@ -12,7 +12,7 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryCanceled
 
 __all__ = ["CHANCE", "PATTERN_SECONDS", "Supplied", "Supply", "TooSlow"]
 
@@ -66,7 +66,7 @@ class Supply:
     def run(self, call: Callable[..., Any]) -> Any:
         """Return ``call(timeout=seconds, concurrent=…)``, and count the time that it took.
 
-        Raises QueryError ``:query/canceled`` where the time is over.
+        Raises QueryCanceled where the time is over.
         """
         turn = self._turn
         left = self._left if turn is None else min(turn, self._left)
@@ -90,11 +90,10 @@ class Supply:
     def _over(self, turn: float | None) -> Exception:
         if turn is not None and self._left > 0:
             return TooSlow()
-        return QueryError(
+        return QueryCanceled(
             f"The query was stopped: the patterns of one clause took longer than their budget of "
             f"{self._limit:g} s over all rows. Write a pattern that repeats nothing that is "
             "itself repeated.",
-            error=":query/canceled",
             budget="patterns",
             limit=self._limit,
         )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import DatahikeError, TransactionError, shown
+from datahike_async.errors import ArgumentError, TransactionError, shown
 from datahike_async.index.columns import Column, Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import Bound, Order
@@ -260,10 +260,10 @@ class Snapshot:
     def intervals(self, order: Order, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the retracted datoms between two bounds, with ``until``, as runs.
 
-        Raises DatahikeError where the database keeps no history.
+        Raises ArgumentError where the database keeps no history.
         """
         if self.trees.temporal is None:
-            raise DatahikeError(
+            raise ArgumentError(
                 "This database keeps no history (:keep-history? false), so only its present state "
                 "can be read; create it with :keep-history? true to look back.",
                 error=":temporal/history-required",

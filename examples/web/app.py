@@ -74,20 +74,18 @@ def make_app(config: Mapping[str, Any] | None = None) -> Starlette:
             Route("/stats", stats),
         ],
         lifespan=lifespan,
-        exception_handlers={d.TransactionError: refused, d.QueryError: malformed},
+        exception_handlers={d.BadInput: mistaken},
     )
 
 
-async def refused(request: Request, error: Exception) -> Response:
-    """Answer 422 to what the database refuses; it says why, and wrote nothing."""
-    assert isinstance(error, d.DatahikeError)
-    return JSONResponse({"error": error.error, "message": str(error)}, status_code=422)
+async def mistaken(request: Request, error: Exception) -> Response:
+    """Answer 4xx to what is the caller's mistake, in the database's own words; all else is 500.
 
-
-async def malformed(request: Request, error: Exception) -> Response:
-    """Answer 400 to a question that is none; the database says what is wrong with it."""
-    assert isinstance(error, d.DatahikeError)
-    return JSONResponse({"error": error.error, "message": str(error)}, status_code=400)
+    422 is for data that it refuses, of which it wrote nothing, and 400 for a question that is none.
+    """
+    assert isinstance(error, d.BadInput)
+    status = 422 if isinstance(error, d.TransactionError) else 400
+    return JSONResponse({"error": error.error, "message": str(error)}, status_code=status)
 
 
 def number(text: str) -> int | str:
@@ -129,7 +127,7 @@ async def newest(request: Request) -> Response:
     """List the newest entries."""
     limit = number(request.query_params.get("limit", "10"))
     if isinstance(limit, int) and limit < 0:
-        raise d.QueryError(":limit should not be negative, which to a query is no limit.")
+        raise d.ArgumentError(":limit should not be negative, which to a query is no limit.")
     rows = await d.q(NEWEST, await present(request), limit=limit)
     return JSONResponse(
         [{"id": str(i), "name": name, "text": text, "tx": tx} for i, name, text, tx in rows]
@@ -140,10 +138,7 @@ async def one(request: Request) -> Response:
     """Show one entry, now or as of a transaction."""
     db = await present(request)
     if "as_of" in request.query_params:
-        try:
-            db = db.as_of(number(request.query_params["as_of"]))
-        except d.DatahikeError as error:
-            return await malformed(request, error)
+        db = db.as_of(number(request.query_params["as_of"]))
     entry = await db.pull(PATTERN, [":entry/id", request.path_params["id"]])
     if entry is None:
         raise HTTPException(404, "There is no such entry.")

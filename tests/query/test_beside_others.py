@@ -177,7 +177,7 @@ async def test_a_cancelled_query_stops(large: int, monkeypatch: pytest.MonkeyPat
 
 async def test_an_error_in_a_worker_thread_is_the_query_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "LARGE", 0)
-    with pytest.raises(d.QueryError, match="budget of rows"):
+    with pytest.raises(d.QueryCanceled, match="budget of rows"):
         await d.q(JOIN, DB, budget={"rows": 1000})
 
 

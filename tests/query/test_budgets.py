@@ -22,7 +22,7 @@ RULES = """[[(grow ?x) [(ground 1) ?x]]
 
 
 async def refused(query: str, *inputs: Any, **options: Any) -> dict[str, Any]:
-    with pytest.raises(d.QueryError) as caught:
+    with pytest.raises(d.QueryCanceled) as caught:
         await d.q(query, DB, *inputs, **options)
     assert caught.value.error == ":query/canceled"
     data: dict[str, Any] = {**caught.value.data, "text": str(caught.value)}
@@ -97,7 +97,7 @@ async def test_a_query_inside_a_query_has_what_is_left() -> None:
 
 
 async def test_a_budget_in_an_argument_map() -> None:
-    with pytest.raises(d.QueryError, match="budget of rows"):
+    with pytest.raises(d.QueryCanceled, match="budget of rows"):
         await d.q({":query": PAIRS, ":args": [DB], ":budget": {"rows": 5000}})
 
 

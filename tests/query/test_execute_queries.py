@@ -14,7 +14,7 @@ import pytest
 from datahike_async.database import Database, empty_db, init_db
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import QueryError
+from datahike_async.errors import QueryCanceled, QueryError
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.query.api import q
 
@@ -321,7 +321,7 @@ async def test_a_database_and_its_views_answer_after_later_writes() -> None:
 
 
 async def test_timeout_stops_a_long_query() -> None:
-    with pytest.raises(QueryError) as caught:
+    with pytest.raises(QueryCanceled) as caught:
         await q(
             "[:find ?x :timeout 1 :in $ f :where [?e :age] [(f ?e) ?x] [(f ?x) ?y] [(f ?y) ?z]]",
             people(),

@@ -11,7 +11,7 @@ import pytest
 
 from datahike_async import api
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import DatahikeError, QueryError
+from datahike_async.errors import DatahikeError, QueryCanceled, QueryError
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.query.api import q
 from datahike_async.query.builtins import BUILTINS
@@ -124,7 +124,7 @@ SLOW = [
 async def test_slow_patterns_are_stopped_over_all_rows(pattern: str, text: str, ask: Any) -> None:
     query = "[:find ?n :in ?p [[?n ?s]] :where [(re-find ?p ?s)]]"
     rows = [(n, f"{text}{n}") for n in range(300)]
-    with pytest.raises(QueryError, match=r"patterns.*budget of 1 s") as caught:
+    with pytest.raises(QueryCanceled, match=r"patterns.*budget of 1 s") as caught:
         await ask(query, pattern, rows)
     assert caught.value.error == ":query/canceled"
     assert caught.value.data[":budget"] == "patterns"
@@ -144,7 +144,7 @@ async def test_slow_patterns_are_stopped_over_all_rows(pattern: str, text: str, 
 def test_every_function_of_patterns_is_stopped(name: str, args: tuple[str, ...]) -> None:
     pattern = BUILTINS["re-pattern"](r"(x|xx)+$")
     function = PATTERNS[name].handed(Supply(seconds=0.05))  # type: ignore[attr-defined]
-    with pytest.raises(QueryError, match=r"budget of 0\.05 s"):
+    with pytest.raises(QueryCanceled, match=r"budget of 0\.05 s"):
         function(*({"{p}": pattern, "{s}": "x" * 60 + "b"}.get(a, a) for a in args))
 
 
@@ -167,7 +167,7 @@ def test_patterns_take_turns_on_the_event_loop() -> None:
         timeout, concurrent = supply.run(match)
         assert timeout > 0.5
         assert concurrent
-    with pytest.raises(QueryError):
+    with pytest.raises(QueryCanceled):
         supply.run(late)
 
 
@@ -179,7 +179,7 @@ async def test_slow_patterns_in_a_rule_have_one_budget() -> None:
     rules = """[[(r ?x ?s) [(even? ?x)] [(re-find "(x|xx)+$" ?s)]]
                 [(r ?x ?s) [(odd? ?x)] [(re-find "(x|xx)+$" ?s)]]]"""
     query = "[:find ?x ?s :in % [[?x ?s]] :where (r ?x ?s)]"
-    with pytest.raises(QueryError, match="patterns"):
+    with pytest.raises(QueryCanceled, match="patterns"):
         await q(query, rules, [(n, "x" * 60 + str(n)) for n in range(50)])
 
 
@@ -310,7 +310,7 @@ async def test_results_that_double_are_stopped(call: str, start: str) -> None:
 
 async def test_ranges_over_many_rows_are_stopped() -> None:
     query = "[:find (count ?r) . :in [?n ...] :where [(range ?n) [?r ...]]]"
-    with pytest.raises(QueryError, match="results") as caught:
+    with pytest.raises(QueryCanceled, match="results") as caught:
         await q(query, [MAX_ITEMS - n for n in range(60)])
     assert caught.value.error == ":query/canceled"
 
