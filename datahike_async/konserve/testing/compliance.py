@@ -27,6 +27,7 @@ from datahike_async.konserve.testing.laws.journals import JournalLaws
 from datahike_async.konserve.testing.laws.lifecycle import LifecycleLaws
 from datahike_async.konserve.testing.laws.many_keys import ManyKeysLaws
 from datahike_async.konserve.testing.laws.revisions import RevisionLaws
+from datahike_async.konserve.testing.laws.turns import TurnLaws
 from datahike_async.konserve.testing.laws.values import ValueLaws
 
 __all__ = ["StoreCompliance"]
@@ -41,6 +42,7 @@ class StoreCompliance(
     ManyKeysLaws,
     JournalLaws,
     ConcurrencyLaws,
+    TurnLaws,
     CancellationLaws,
     FailureLaws,
 ):

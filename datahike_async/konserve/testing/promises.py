@@ -25,6 +25,7 @@ __all__ = [
     "PROMISES",
     "RANGED_READS",
     "REFUSED",
+    "TURNS",
     "Promise",
     "promised",
 ]
@@ -68,6 +69,12 @@ async def _journals_are_refused(store: Store) -> None:
     assert await store.get("plain") == 1
 
 
+async def _turns_are_refused(store: Store) -> None:
+    with pytest.raises(UnsupportedOperation):
+        async with store.turn("plain"):
+            pass
+
+
 DURABLE: Final = Promise("durable", lambda c: c.durable)
 COMPARE_AND_SET: Final = Promise(
     "compare-and-set",
@@ -76,9 +83,10 @@ COMPARE_AND_SET: Final = Promise(
 )
 ATOMIC_MULTI: Final = Promise("atomic multi-key", lambda c: c.atomic_multi)
 JOURNAL: Final = Promise("journal", lambda c: c.journal, _journals_are_refused)
+TURNS: Final = Promise("turns", lambda c: c.turns, _turns_are_refused)
 RANGED_READS: Final = Promise("ranged reads", lambda c: c.ranged_reads)
 
-PROMISES: Final = (DURABLE, COMPARE_AND_SET, ATOMIC_MULTI, JOURNAL, RANGED_READS)
+PROMISES: Final = (DURABLE, COMPARE_AND_SET, ATOMIC_MULTI, JOURNAL, TURNS, RANGED_READS)
 """In the order of the support matrix."""
 
 

@@ -6,9 +6,13 @@ of them. Between their steps they let others run, as stores that reach for a dis
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+import anyio
 from anyio.lowlevel import checkpoint
 
 from datahike_async.konserve.backends.memory import Blobs, MemoryBackend, MemoryBlobStore
@@ -20,16 +24,18 @@ from datahike_async.konserve.blob import (
     Expected,
     Journal,
     Revision,
+    Turn,
     Unchanged,
     Write,
 )
 from datahike_async.konserve.errors import (
+    OutOfTurn,
     RevisionMismatch,
     StoreNotFound,
     UnsupportedOperation,
 )
 
-__all__ = ["Bare", "Journalling", "Specimens"]
+__all__ = ["Bare", "Journalling", "Queueing", "Specimens"]
 
 _records: dict[Revision, list[tuple[Revision, bytes]]] = {}
 """The records of a name, each with the revision before it, by the revision the last one made."""
@@ -107,6 +113,68 @@ class Journalling(Bare):
         if since in before:
             return Appended(records[before.index(since) :], revision)
         return Journal(data, records, revision)
+
+
+class _Line:
+    """Who has the turn of each name, and who waits for it."""
+
+    def __init__(self) -> None:
+        self.holders: dict[str, Queueing] = {}
+        self.waiting: dict[str, deque[anyio.Event]] = {}
+        self.last: Queueing | None = None
+
+
+class Queueing(MemoryBlobStore):
+    """Has turns, for the tasks of one event loop."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Promise what memory does, and turns."""
+        return replace(super().capabilities, turns=True)
+
+    def _line(self) -> _Line:
+        line: _Line = vars(self._open()).setdefault("line", _Line())
+        return line
+
+    def _check(self, name: str, expected: Expected) -> None:
+        if expected is not None and self._line().holders.get(name, self) is not self:
+            raise OutOfTurn(f"Another one has the turn of {name}.")
+        super()._check(name, expected)
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[Turn]:
+        """Wait behind those who came before."""
+        waited = await self._wait(name)
+        try:
+            yield Turn(True, waited)
+        finally:
+            self._leave(name)
+
+    async def _wait(self, name: str) -> bool:
+        line = self._line()
+        waiting = line.waiting.setdefault(name, deque())
+        waited = name in line.holders
+        if waited:
+            mine = anyio.Event()
+            waiting.append(mine)
+            try:
+                await mine.wait()
+            except BaseException:
+                if mine in waiting:
+                    waiting.remove(mine)
+                else:
+                    self._leave(name)
+                raise
+        line.holders[name] = line.last = self
+        return waited
+
+    def _leave(self, name: str) -> None:
+        line = self._line()
+        line.holders.pop(name, None)
+        if line.waiting.get(name):
+            # Nobody may slip in before it runs.
+            line.holders[name] = self
+            line.waiting[name].popleft().set()
 
 
 class Specimens(MemoryBackend):

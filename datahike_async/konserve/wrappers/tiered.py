@@ -73,9 +73,14 @@ class TieredBlobStore(BlobStoreBase):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the backend promises; with write-behind a write alone is not durable."""
+        """What the backend promises; with write-behind a write alone is not durable.
+
+        Nor are there turns then: all handles of an event loop are one writer.
+        """
         promised = self._back.capabilities
-        return promised if self._behind is None else replace(promised, durable=False)
+        if self._behind is None:
+            return promised
+        return replace(promised, durable=False, turns=False)
 
     @property
     def server(self) -> str:

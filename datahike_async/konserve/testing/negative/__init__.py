@@ -5,7 +5,7 @@ a real backend might have, and each law it names in ``found_by`` must fail on it
 """
 
 # They plant themselves when they are imported.
-from datahike_async.konserve.testing.negative import conditions, journals, reading, writing
+from datahike_async.konserve.testing.negative import conditions, journals, reading, turns, writing
 from datahike_async.konserve.testing.negative.planting import BROKEN, Planted
 
-__all__ = ["BROKEN", "Planted", "conditions", "journals", "reading", "writing"]
+__all__ = ["BROKEN", "Planted", "conditions", "journals", "reading", "turns", "writing"]
