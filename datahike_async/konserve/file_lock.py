@@ -36,7 +36,7 @@ LOCK: Final = "lock"
 LOCK_SECONDS: Final = 10.0
 """How long a lock is waited for where the configuration does not say."""
 
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 _MODE: Final = 0o600
 _RECORD: Final = 192
 """Bytes of what a holder writes about itself, padded: shorter ones must not leave rests."""

@@ -1,15 +1,18 @@
 """The file backend: makes, finds, opens and removes folders of blobs.
 
-Layout of a folder: ``store`` (format and id), ``lock`` (who has the folder's lock),
-``<name>.ksv``, ``<name>.<stamp>.log``, ``*.new`` (what a crash left behind; ignored, and removed
-when it is old), ``deleted`` (in place of ``store``, while the folder is being removed). What the
-files hold is known to :mod:`~datahike_async.konserve.backends.file_store` alone.
+Layout of a folder: ``store`` (format, id and their checksum), ``lock`` (who has the folder's lock),
+``turn`` and ``turn.next`` (the queue of writers), ``settled`` (whether its names are synced),
+``<name>.ksv``, ``<name>.<stamp>.log`` and ``.mark`` (up to where that is durable), ``*.new`` (what
+a crash left behind; ignored, and removed when it is old), ``deleted`` (in place of ``store``, while
+the folder is being removed). What the files hold is known to
+:mod:`~datahike_async.konserve.backends.file_store` and those it is made of.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -33,22 +36,28 @@ __all__ = ["FileBackend", "FileBlobStore"]
 
 _MARKER: Final = "store"
 _DELETED: Final = "deleted"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 class FileBackend:
     """Folders as stores. Config: ``path``; ``id`` is taken from the folder where it is left out.
 
-    ``lock-seconds`` is how long a writer waits for another process that has the folder's lock.
+    ``lock-seconds`` is how long a writer waits for another process that has the folder's lock. With
+    ``salvage`` a store whose log is damaged shows what lies before the damage, and takes no writes.
     """
 
-    keys: frozenset[str] = frozenset({"path", "lock-seconds"})
+    keys: frozenset[str] = frozenset({"path", "lock-seconds", "salvage"})
     public = keys
     compressor = "zstd"
 
     async def create(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Make a folder with an empty store."""
+        io.require_locks()
         path, seconds = folder_path(config), lock_seconds(config)
+        if _salvage(config):
+            raise StoreConfigError(
+                '"salvage" is for reading a damaged store, not for creating one.', key="salvage"
+            )
         return await acquire_in_thread(
             self._create, FileBlobStore.close_now, path, config.get("id"), seconds
         )
@@ -64,7 +73,8 @@ class FileBackend:
                 # Again, exclusively: of two that create it one must lose.
                 with store.exclusive() as folder:
                     self._refuse_occupied(path)
-                    text = f"konserve-file {_FORMAT} {id_ or uuid4()}\n"
+                    text = f"konserve-file {_FORMAT} {id_ or uuid4()}"
+                    text = f"{text} {_checksum(text)}\n"
                     temporary = io.temporary_file(folder, [text.encode()])
                     io.rename(temporary, _MARKER, folder)
                     io.sync_folder(folder)
@@ -82,12 +92,14 @@ class FileBackend:
 
     async def connect(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Open the store in a folder."""
-        path, seconds = folder_path(config), lock_seconds(config)
+        io.require_locks()
+        path = folder_path(config)
+        options = {"lock_seconds": lock_seconds(config), "salvage": _salvage(config)}
         return await acquire_in_thread(
-            self._connect, FileBlobStore.close_now, path, config.get("id"), seconds
+            self._connect, FileBlobStore.close_now, path, config.get("id"), options
         )
 
-    def _connect(self, path: str, id_: UUID | None, seconds: float) -> FileBlobStore:
+    def _connect(self, path: str, id_: UUID | None, options: dict[str, Any]) -> FileBlobStore:
         found = self._marker(path)
         if found is None:
             raise StoreNotFound(f"File store does not exist at path {path!r}. Create it first.")
@@ -97,13 +109,7 @@ class FileBackend:
                 error=":store-identity-mismatch",
             )
         with io.system_errors(f"opening the store {path}"):
-            store = FileBlobStore(path, lock_seconds=seconds)
-        try:
-            store.tidy()
-        except BaseException:
-            store.close_now()
-            raise
-        return store
+            return FileBlobStore(path, **options)
 
     def _marker(self, path: str) -> UUID | None:
         try:
@@ -115,11 +121,21 @@ class FileBackend:
             words = []
         except OSError as error:
             raise StoreIOError(f"The store at {path!r} cannot be opened: {error}") from error
-        if len(words) != 3 or words[0] != "konserve-file" or not words[1].isdigit():
-            raise CorruptValue(f"The file {_MARKER!r} in {path!r} is none of ours.")
-        if int(words[1]) > _FORMAT:
+        if words[:2] == ["konserve-file", "1"] and len(words) == 3:
             raise UnsupportedEncoding(
-                f"The store at {path!r} has format {words[1]}; this version reads up to {_FORMAT}."
+                f"The store at {path!r} has format 1, which was written before version 0.1.0 was "
+                "released, and is not read any more. Create the store anew and load its data into "
+                "it; or read it with the version that wrote it."
+            )
+        if len(words) != 4 or _checksum(" ".join(words[:3])) != words[3]:
+            raise CorruptValue(
+                f"The file {_MARKER!r} in {path!r} is damaged, or none of ours. Nothing was "
+                "changed; restore it from a backup."
+            )
+        if words[1] != str(_FORMAT):
+            raise UnsupportedEncoding(
+                f"The store at {path!r} has format {words[1]}; this version reads {_FORMAT} alone. "
+                "Upgrade datahike-async to open it."
             )
         try:
             return UUID(words[2])
@@ -162,3 +178,14 @@ class FileBackend:
             # Of a link the user keeps both ends, to make another store there.
             if not os.path.islink(path):
                 os.rmdir(path)
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _salvage(config: Mapping[str, Any]) -> bool:
+    value = config.get("salvage", False)
+    if not isinstance(value, bool):
+        raise StoreConfigError(f'"salvage" is true or false, not {value!r}.', key="salvage")
+    return value

@@ -9,11 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from datahike_async.konserve.errors import StoreFull, StoreIOError
+from datahike_async.konserve.errors import StoreFull, StoreIOError, UnsupportedOperation
+
+try:
+    import fcntl
+except ImportError:  # Windows; whoever opens a store there is told so
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "exists",
@@ -21,6 +26,9 @@ __all__ = [
     "fsync",
     "harmless",
     "read_at",
+    "require_locks",
+    "settle_file",
+    "settle_folder",
     "sync_folder",
     "system_errors",
     "temporary_file",
@@ -33,9 +41,12 @@ FOLDER_MODE: Final = 0o700
 TEMPORARY: Final = ".new"
 
 # O_NOFOLLOW: a link that was slipped in must not lead out of the folder.
-_READ: Final = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_ALWAYS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_READ: Final = os.O_RDONLY | _ALWAYS
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _ALWAYS
 
+# There is no sync of this kind here.
+_NO_SUCH_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOTTY, errno.EROFS})
 # They speak of this process, of a name or of rights, and not of bytes that may be lost.
 _HARMLESS: Final = frozenset(
     {
@@ -69,6 +80,15 @@ def system_errors(what: str) -> Iterator[None]:
         raise StoreIOError(f"{what} failed: {error}", errno=error.errno) from error
 
 
+def require_locks() -> None:
+    """Raise UnsupportedOperation where the system has no locks that end with their process."""
+    if fcntl is None:
+        raise UnsupportedOperation(
+            "A file store needs POSIX file locks (the module fcntl), which this system, probably "
+            "Windows, does not have. Use another backend here, s3 or lmdb, or run under WSL."
+        )
+
+
 def harmless(error: StoreIOError) -> bool:
     """Say whether an error tells nothing about the disk, so that a store can go on after it."""
     return error.data.get("errno") in _HARMLESS
@@ -93,9 +113,8 @@ def open_file(name: str, folder: int) -> int | None:
 
 def open_for_append(name: str, folder: int) -> int | None:
     """Open an existing file for reading and writing; None where there is none."""
-    flags = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     try:
-        return os.open(name, flags, dir_fd=folder)
+        return os.open(name, os.O_RDWR | _ALWAYS, dir_fd=folder)
     except FileNotFoundError:
         return None
 
@@ -134,17 +153,53 @@ def write_all(fd: int, data: bytes | memoryview, at: int) -> None:
 
 def fsync(fd: int) -> None:
     """Make a file's bytes and length durable."""
-    os.fsync(fd)
+    if not _synced_through(fd):
+        os.fsync(fd)
 
 
 def fdatasync(fd: int) -> None:
     """Make a file's bytes durable, and its length where that changed."""
-    os.fdatasync(fd)
+    if not _synced_through(fd):
+        getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def sync_folder(folder: int) -> None:
     """Make the names of a folder durable."""
-    os.fsync(folder)
+    if not _synced_through(folder):
+        os.fsync(folder)
+
+
+def _synced_through(fd: int) -> bool:
+    """Sync where fsync leaves data in the memory of the drive (macOS); False elsewhere."""
+    command = getattr(fcntl, "F_FULLFSYNC", None)
+    if command is None:
+        return False
+    try:
+        fcntl.fcntl(fd, command)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_SYNC:
+            raise
+        return False
+    return True
+
+
+def settle_file(fd: int) -> None:
+    """Make durable what others wrote to a file that is open for reading."""
+    _settle(fdatasync, fd)
+
+
+def settle_folder(folder: int) -> None:
+    """Make durable how others named the files of a folder."""
+    _settle(sync_folder, folder)
+
+
+def _settle(sync: Callable[[int], None], fd: int) -> None:
+    try:
+        sync(fd)
+    except OSError as error:
+        # What nothing can be written to has nothing to be synced; some systems call that an error.
+        if error.errno not in _NO_SUCH_SYNC or not os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            raise
 
 
 def temporary_file(folder: int, parts: list[bytes]) -> str:

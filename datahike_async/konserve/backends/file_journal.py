@@ -1,51 +1,58 @@
-"""Journals of the file backend: an append-only log beside a blob, one small sync a record.
+"""One log: the records appended to one version of a blob, a small sync each.
 
 A log belongs to one version of its blob: its name has the blob's stamp, so a blob that is replaced
-leaves its old log behind, which nobody then reads. Frames are laid one after another into space
-that was written with zeros before, so that a record costs one write and one ``fdatasync`` that has
-no length to update::
+leaves its old log behind, which nobody then reads. Frames are laid into space that was filled with
+zeros before, so that a record costs one write and one ``fdatasync`` that has no length to update.
+A mark beside the log says up to where it is durable: less is damage, and more is synced before it
+is shown or appended to.
 
-    length of record · CRC-32 of the record, started with the CRC of the frame before · record
-
-A frame whose checksum is wrong is the torn end of a write that was never acknowledged: reading
-stops there, and the next record goes over it. Unless a whole frame follows it, chained to it: then
-it was acknowledged once, and what is wrong is damage, which is never written over.
-
-All reading happens under the lock of the store, for a log that is being written to may look
-damaged.
+Reading takes no lock: what a writer is just writing looks damaged for a moment, and is looked at
+again. Damage is never written over.
 """
 
 from __future__ import annotations
 
 import os
-import struct
-import zlib
-from typing import Final
+import threading
+import time
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 from datahike_async.konserve.backends import file_io as io
+from datahike_async.konserve.backends.file_frames import HEADER, LARGEST, Found, Frames
+from datahike_async.konserve.backends.file_mark import Mark
 from datahike_async.konserve.errors import CorruptValue, UnsupportedOperation
 
-__all__ = ["Log", "check_record", "log_name", "named_by"]
+__all__ = ["Log", "News", "check_record", "log_name", "mark_name", "named_by", "remove"]
 
-_FRAME: Final = struct.Struct(">II")
 ROOM: Final = 256 * 1024
 """Bytes of zeros that are written at a time."""
-LARGEST: Final = 2**32 - 1
-"""Bytes of a record, as many as a frame can say. Reading must take whatever append took."""
-_SEARCH: Final = 256 * 1024
-"""How far behind a bad frame a whole one is looked for."""
-_SUFFIX: Final = ".log"
+_LOG: Final = ".log"
+_MARK: Final = ".mark"
+_SALVAGE: Final = (
+    'Nothing was changed. To read what is whole, open the store with "salvage" true: that shows '
+    "the records before the damage and writes nothing."
+)
+_LOOKS: Final = 5
+_PAUSE: Final = 0.002
+"""What looks damaged counts as such when it has looked the same so many times, so far apart."""
 
 
 def log_name(name: str, stamp: bytes) -> str:
     """Return the name of the log of a blob's version."""
-    return f"{name}.{stamp.hex()}{_SUFFIX}"
+    return f"{name}.{stamp.hex()}{_LOG}"
+
+
+def mark_name(name: str, stamp: bytes) -> str:
+    """Return the name of the mark of this log."""
+    return f"{name}.{stamp.hex()}{_MARK}"
 
 
 def named_by(entry: str) -> tuple[str, bytes] | None:
-    """Return the name and stamp that ``log_name`` made a file's name of; None for other files."""
-    name, _, stamp = entry.removesuffix(_SUFFIX).partition(".")
-    if not entry.endswith(_SUFFIX) or not stamp:
+    """Return the name and stamp of a log's or a mark's file name; None for other files."""
+    base = entry.removesuffix(_LOG).removesuffix(_MARK)
+    name, _, stamp = base.partition(".")
+    if base == entry or not stamp:
         return None
     try:
         return name, bytes.fromhex(stamp)
@@ -54,167 +61,306 @@ def named_by(entry: str) -> tuple[str, bytes] | None:
 
 
 def check_record(record: bytes) -> None:
-    """Raise for a record that no frame can hold, or that ``scan`` would take for the end."""
+    """Raise for a record that no frame can hold."""
     if not record:
         raise ValueError("a record of a journal has at least one byte")
     if len(record) > LARGEST:
         raise UnsupportedOperation(f"A record of a journal has at most {LARGEST} bytes.")
 
 
-def _whole_frame(data: bytes, at: int, crc: int) -> bool:
-    """Whether the frame at ``at`` is a whole one, chained to ``crc``."""
-    if at + _FRAME.size > len(data):
-        return False
-    length, found = _FRAME.unpack_from(data, at)
-    start = at + _FRAME.size
-    if not 0 < length <= min(LARGEST, len(data) - start):
-        return False
-    return bool(zlib.crc32(memoryview(data)[start : start + length], crc) == found)
+class News(NamedTuple):
+    """Records that were not known before, where the first one lies, and where they end."""
 
-
-def _damaged(data: bytes, at: int, crc: int) -> bool:
-    """Whether the bad frame at ``at``, chained to ``crc``, was whole once: one follows it."""
-    length, stored = _FRAME.unpack_from(data, at)
-    start = at + _FRAME.size
-    stop = start + length
-    # Its checksum may be what is wrong, or else its record or its length.
-    if stop < len(data):
-        computed = zlib.crc32(memoryview(data)[start:stop], crc)
-        if _whole_frame(data, stop, computed) or _whole_frame(data, stop, stored):
-            return True
-    last = min(len(data.rstrip(b"\0")), start + _SEARCH)
-    return any(_whole_frame(data, other, stored) for other in range(start + 1, last))
+    start: int
+    records: list[bytes]
+    end: int
 
 
 class Log:
-    """One open log. ``end`` is where the next frame goes, ``crc`` that of the last one.
+    """One open log, read up to ``end``; ``crc`` and ``last`` are those of the last frame there.
 
-    ``settled`` says that its name and all that was there when it was opened are durable;
-    ``foreign`` that others have written since.
+    Any thread may call ``follow``, ``show`` and ``records``. The rest is for whoever has the lock
+    of the store: ``prepare``, ``append`` and ``sync``, in this order.
     """
 
-    __slots__ = ("crc", "end", "fd", "foreign", "last", "room", "settled", "stamp")
-
-    def __init__(self, fd: int, stamp: bytes, *, settled: bool = False) -> None:
-        self.fd = fd
+    def __init__(
+        self, name: str, stamp: bytes, folder: int, fd: int, mark: Mark, *, salvage: bool = False
+    ) -> None:
         self.stamp = stamp
-        self.last = 0
+        self._salvage = salvage
         self.end = 0
-        self.crc = zlib.crc32(stamp)
-        self.room = os.fstat(fd).st_size
-        self.settled = settled
-        self.foreign = False
+        self._name = name
+        self._folder = folder
+        self._frames = Frames(stamp)
+        self._crc = self._frames.crc
+        self._last = 0
+        self._torn = 0
+        self._count = 0
+        # Up to where it is known to be durable; whether its name is.
+        self._durable = 0
+        self._named = False
+        self._scanned = False
+        self._fd = fd
+        self._writing: int | None = None
+        self._room = 0
+        self._appended = (0, 0, 0)
+        self._mark = mark
+        self._marked = False
+        self._mutex = threading.Lock()
+        # How many use it; closed by the last one after it was retired.
+        self.users = 0
+        self.retired = False
 
     @classmethod
-    def open(cls, name: str, stamp: bytes, folder: int) -> Log | None:
-        """Open the log of a blob's version; None where it has none yet."""
-        fd = io.open_for_append(log_name(name, stamp), folder)
-        return None if fd is None else cls(fd, stamp)
+    def open(cls, name: str, stamp: bytes, folder: int, *, salvage: bool = False) -> Log | None:
+        """Open the log of a blob's version; None where it has none yet.
+
+        With ``salvage`` what is damaged ends it, and one that is missing is none.
+
+        Raises CorruptValue where there was one; the caller makes sure that the blob still has this
+        version.
+        """
+        mark = Mark(mark_name(name, stamp), folder, stamp)
+        # The mark first: where it is, the log was.
+        durable = mark.read()
+        fd = io.open_file(log_name(name, stamp), folder)
+        if fd is not None:
+            return cls(name, stamp, folder, fd, mark, salvage=salvage)
+        mark.close()
+        if durable and not salvage:
+            raise CorruptValue(
+                f"The log {log_name(name, stamp)} is missing; {durable} bytes of it were durable "
+                f"once. Bring it back. {_SALVAGE}",
+                place=log_name(name, stamp),
+                records=0,
+            )
+        return None
 
     @classmethod
     def create(cls, name: str, stamp: bytes, folder: int) -> Log:
         """Make the log of a blob's version, which must have none; durable and full of zeros."""
         fd = io.create_file(log_name(name, stamp), folder)
-        log = cls(fd, stamp, settled=True)
+        log = cls(name, stamp, folder, fd, Mark(mark_name(name, stamp), folder, stamp))
         try:
-            log.make_room(1)
+            log._writing = os.dup(fd)
+            log._make_room(1)
+            log._mark.write(0)
             io.sync_folder(folder)
         except BaseException:
             log.close()
-            io.unlink(log_name(name, stamp), folder)
+            remove(name, stamp, folder)
             raise
+        log._named = log._scanned = True
         return log
 
-    @classmethod
-    def read(cls, name: str, stamp: bytes, folder: int) -> list[bytes]:
-        """Return all records of a blob's version."""
-        log = cls.open(name, stamp, folder)
-        if log is None:
-            return []
-        try:
-            return log.scan()
-        finally:
-            log.close()
+    def sync_mark(self) -> None:
+        """Make durable what the mark says."""
+        with suppress(OSError):
+            self._mark.sync()
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self.fd)
+        """Close the files."""
+        self._mark.close()
+        os.close(self._fd)
+        if self._writing is not None:
+            os.close(self._writing)
 
-    def make_room(self, count: int) -> None:
-        """Have at least ``count`` bytes of durable zeros at the end."""
-        # The end of the last frame needs zeros behind it too: they say that nothing follows.
-        needed = self.end + count + _FRAME.size
-        if needed <= self.room:
-            return
-        target = -(-needed // ROOM) * ROOM
-        io.write_all(self.fd, bytes(target - self.room), self.room)
-        io.fsync(self.fd)
-        self.room = target
+    # -- reading -------------------------------------------------------------------------------
 
-    def scan(self) -> list[bytes]:
-        """Read the frames from ``end`` on and move ``end`` behind the last whole one.
+    def follow(self) -> News:
+        """Read on, and return what was found.
 
-        Raises CorruptValue where a frame is damaged that others follow.
+        Raises CorruptValue where the log is damaged.
         """
-        size = os.fstat(self.fd).st_size
-        self.room = max(self.room, size)
-        out = []
-        data = io.read_at(self.fd, self.end, size - self.end)
-        at, last, crc = 0, self.last, self.crc
-        while at + _FRAME.size <= len(data):
-            length, stored = _FRAME.unpack_from(data, at)
-            if not _whole_frame(data, at, crc):
-                if (length or stored) and _damaged(data, at, crc):
-                    raise CorruptValue(
-                        f"The log of version {self.stamp.hex()} is damaged at byte "
-                        f"{self.end + at}: records follow that were acknowledged. Restore it from "
-                        "a backup.",
-                        at=self.end + at,
-                    )
+        with self._mutex:
+            return self._follow()
+
+    def _follow(self) -> News:
+        if self.end > self._durable and not self._last_frame():
+            # Its writer could not sync it and took it back.
+            self._rewind()
+        if not self._may_have_grown():
+            return News(self.end, [], self.end)
+        found = self._look()
+        for _ in range(_LOOKS):
+            if not found.damage:
                 break
-            start = at + _FRAME.size
-            out.append(data[start : start + length])
-            last, crc = self.end + at, stored
-            at = start + length
-        self.last, self.crc = last, crc
-        self.end += at
-        return out
+            # Somebody may be writing it just now; or took back what could not be synced.
+            time.sleep(_PAUSE)
+            self._rewind()
+            found = self._look()
+        if found.damage and not self._salvage:
+            raise self._damaged(found)
+        start = self.end
+        self._scanned, self._torn = True, found.torn
+        if found.records:
+            self.end, self._crc, self._last = found.end, found.crc, found.last
+            self._count += len(found.records)
+        return News(start, found.records, self.end)
 
-    def settle(self, folder: int) -> None:
-        """Make durable what a process may have left that was killed, or whose sync failed.
+    def _may_have_grown(self) -> bool:
+        """Whether there may be anything behind ``end``."""
+        # Before what it speaks of is read: then it cannot be ahead of that.
+        marked = self._mark.read()
+        if marked:
+            self._durable = max(self._durable, marked)
+            self._named = True
+        if not self._scanned or self._durable > self.end:
+            return True
+        return io.read_at(self._fd, self.end, HEADER) != bytes(HEADER)
 
-        The last frame alone can be such, and the file's name; for whoever appends settles first,
-        so that no two frames ever wait for one sync. It is written again: after a sync that
-        failed, the next one says nothing about what the first one lost.
+    def _look(self) -> Found:
+        size = os.fstat(self._fd).st_size
+        data = io.read_at(self._fd, self.end, max(size - self.end, 0))
+        return self._frames.read(data, self.end, self._crc, self._durable)
+
+    def _rewind(self) -> None:
+        self.end = self._last = self._count = 0
+        self._crc = self._frames.crc
+        self._scanned = False
+
+    def _last_frame(self) -> bytes:
+        """Return the bytes of the last frame that was read, or none where it is whole no more."""
+        frame = io.read_at(self._fd, self._last, self.end - self._last)
+        return frame if self._frames.walk(frame, self._last).end == self.end else b""
+
+    def _damaged(self, found: Found) -> CorruptValue:
+        whole = self._count + len(found.records)
+        further = f" and {found.behind} behind the damage" if found.behind else ""
+        place = log_name(self._name, self.stamp)
+        return CorruptValue(
+            f"The log {place} is damaged at byte {found.end}: {found.damage}. {whole} records "
+            f"before it are whole{further}. Restore the file from a backup. {_SALVAGE}",
+            place=place,
+            at=found.end,
+            records=whole,
+        )
+
+    def shrunk(self, known: int) -> CorruptValue:
+        """Return the error for a log that once went further than it does."""
+        damage = f"it went up to byte {known} before"
+        return self._damaged(Found([], self.end, self._last, self._crc, damage=damage))
+
+    def show(self) -> int:
+        """Make durable what others wrote, and return up to where the log may be shown.
+
+        Where that fails, it may be up to its last record: whoever appended that had synced the ones
+        before.
         """
-        if self.end:
-            io.write_all(self.fd, io.read_at(self.fd, self.last, self.end - self.last), self.last)
-        io.fdatasync(self.fd)
-        if not self.settled:
-            io.sync_folder(folder)
-        self.settled = True
-        self.foreign = False
+        with self._mutex:
+            if self.end > self._durable:
+                try:
+                    io.settle_file(self._fd)
+                    self._settle_name()
+                except OSError:
+                    return max(self._last, self._durable)
+                self._durable = self.end
+            return self.end
 
-    def follow(self) -> None:
-        """Move ``end`` behind what other writers have put there."""
-        head = io.read_at(self.fd, self.end, _FRAME.size)
-        if len(head) == _FRAME.size and head != b"\0" * _FRAME.size and self.scan():
-            self.foreign = True
+    def _settle_name(self) -> None:
+        if not self._named:
+            io.settle_folder(self._folder)
+            self._named = True
+
+    def records(self, start: int, end: int) -> list[bytes]:
+        """Return the records between two ends.
+
+        Raises CorruptValue for what was damaged since it was read first.
+        """
+        found = self._frames.walk(io.read_at(self._fd, start, end - start), start)
+        if found.end != end:
+            raise self._damaged(found._replace(damage="no record begins or ends there any more"))
+        return found.records
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def prepare(self) -> int:
+        """Make sure that a frame at ``end`` will count, and return ``end``: all before is durable.
+
+        Only the last frame may have waited for a sync, for whoever appends does this first. It is
+        written again: after a sync that failed, the next one says nothing about what that one lost.
+        """
+        with self._mutex:
+            fd = self._open_for_writing()
+            self._follow()
+            if self.end > self._durable:
+                io.write_all(fd, self._last_frame(), self._last)
+                io.fdatasync(fd)
+                self._durable = self.end
+            if self._torn:
+                # What is left of an interrupted write must not look like a part of the next one.
+                io.write_all(fd, bytes(self._torn), self.end)
+                io.fdatasync(fd)
+                self._torn = 0
+            if not self._named:
+                io.sync_folder(self._folder)
+                self._named = True
+            return self.end
+
+    def _open_for_writing(self) -> int:
+        if self._writing is None:
+            self._writing = io.open_for_append(log_name(self._name, self.stamp), self._folder)
+        there = None if self._writing is None else os.fstat(self._writing)
+        if there is None or not there.st_nlink or there.st_ino != os.fstat(self._fd).st_ino:
+            place = log_name(self._name, self.stamp)
+            raise CorruptValue(
+                f"The log {place} was removed or replaced while it was in use. Bring it back.",
+                place=place,
+                records=self._count,
+            )
+        assert self._writing is not None
+        self._room = there.st_size
+        return self._writing
+
+    def _make_room(self, count: int) -> None:
+        # The end of the last frame needs zeros behind it too: they say that nothing follows.
+        needed = self.end + count + HEADER
+        if needed <= self._room:
+            return
+        assert self._writing is not None
+        target = -(-needed // ROOM) * ROOM
+        io.write_all(self._writing, bytes(target - self._room), self._room)
+        io.fsync(self._writing)
+        self._room = target
 
     def append(self, record: bytes) -> None:
-        """Write one frame at ``end``; it counts once ``sync`` has returned.
+        """Write one frame at ``end``; it counts once ``sync`` has returned."""
+        assert self._writing is not None
+        frame, crc = self._frames.frame(record, self.end, self._crc)
+        self._make_room(len(frame))
+        self._appended = (self.end, len(frame), crc)
+        io.write_all(self._writing, frame, self.end)
 
-        What an interrupted write left there is overwritten, and zeros after it say that nothing
-        follows.
-        """
-        crc = zlib.crc32(record, self.crc)
-        frame = _FRAME.pack(len(record), crc) + record
-        self.make_room(len(frame))
-        io.write_all(self.fd, frame + b"\0" * _FRAME.size, self.end)
+    def sync(self) -> int:
+        """Make the frame durable and return where the next one goes. Raises OSError."""
+        assert self._writing is not None
+        start, length, crc = self._appended
+        try:
+            io.fdatasync(self._writing)
+        except OSError:
+            # The system may now take it for synced, and so would those who read it.
+            with suppress(OSError):
+                io.write_all(self._writing, bytes(length), start)
+            raise
+        end = start + length
+        with self._mutex:
+            # A reader of this process may have got as far meanwhile.
+            if self.end == start:
+                self.end, self._crc, self._last = end, crc, start
+                self._count += 1
+            self._durable = end
+        # What it fails to say, readers find out by a sync of their own.
+        with suppress(OSError):
+            self._mark.write(end)
+            if not self._marked:
+                # From the first record on it is known that there is a log.
+                self._mark.sync()
+                self._marked = True
+        return end
 
-    def sync(self, record: bytes) -> None:
-        """Make the frame durable and move ``end`` behind it."""
-        io.fdatasync(self.fd)
-        self.crc = zlib.crc32(record, self.crc)
-        self.last = self.end
-        self.end += _FRAME.size + len(record)
+
+def remove(name: str, stamp: bytes, folder: int) -> None:
+    """Remove a log that no blob names any more."""
+    for entry in (log_name(name, stamp), mark_name(name, stamp)):
+        with suppress(OSError):
+            io.unlink(entry, folder)

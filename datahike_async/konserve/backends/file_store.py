@@ -11,10 +11,8 @@ Knows nothing of how stores are made, found and removed.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -26,8 +24,16 @@ from contextlib import (
 from typing import Any, Final, TypeVar
 
 from datahike_async.konserve.backends import file_io as io
+from datahike_async.konserve.backends.file_blobs import STAMP, SUFFIX, header, load, present
 from datahike_async.konserve.backends.file_guard import Guard
-from datahike_async.konserve.backends.file_journal import Log, check_record, log_name, named_by
+from datahike_async.konserve.backends.file_journal import (
+    Log,
+    check_record,
+    log_name,
+    remove,
+)
+from datahike_async.konserve.backends.file_journals import Journals, LeftOver
+from datahike_async.konserve.backends.file_names import Names
 from datahike_async.konserve.base import BlobStoreBase
 from datahike_async.konserve.blob import (
     ABSENT,
@@ -45,10 +51,9 @@ from datahike_async.konserve.blob import (
 )
 from datahike_async.konserve.errors import (
     CorruptValue,
-    KonserveError,
     OutcomeUnknown,
     RevisionMismatch,
-    UnsupportedEncoding,
+    UnsupportedOperation,
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 from datahike_async.konserve.loops import in_thread
@@ -58,12 +63,7 @@ __all__ = ["FileBlobStore"]
 
 T = TypeVar("T")
 
-_SUFFIX: Final = ".ksv"
-_MAGIC: Final = b"KVF\x01"
-_STAMP: Final = 12
-_HEAD: Final = len(_MAGIC) + _STAMP
 _PAGE: Final = 1000
-_STALE_SECONDS: Final = 3600
 
 _CAPABILITIES: Final = Capabilities(conditional=ConditionalDomain.MACHINE, journal=True, turns=True)
 
@@ -72,10 +72,19 @@ def _revision(stamp: bytes, end: int) -> Revision:
     return f"{stamp.hex()}.{end}"
 
 
+def _parsed(revision: Revision | None) -> tuple[bytes | None, int]:
+    stamp, _, end = (revision or "").partition(".")
+    try:
+        return bytes.fromhex(stamp) or None, int(end or 0)
+    except ValueError:
+        return None, 0  # none of ours: nothing is known
+
+
 class FileBlobStore(BlobStoreBase):
     """An open folder of blobs; another process's lock on it is waited for ``lock_seconds``.
 
-    ``steps`` is called with the name of each step, for crash tests.
+    With ``salvage`` a damaged log ends where the damage begins, and nothing is written. ``steps``
+    is called with the name of each step, for crash tests.
     """
 
     def __init__(
@@ -83,14 +92,17 @@ class FileBlobStore(BlobStoreBase):
         path: str,
         *,
         lock_seconds: float = LOCK_SECONDS,
+        salvage: bool = False,
         steps: Callable[[str], None] | None = None,
     ) -> None:
         self.path = path
         self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._guard = Guard(FolderLock(self._folder, path), lock_seconds)
         self._turns = Turns(self._folder, path, lock_seconds)
-        # Open logs by name; touched exclusively.
-        self._logs: dict[str, Log] = {}
+        self._naming = Names(self._folder)
+        self._journals = Journals(self._folder, salvage=salvage)
+        self._salvage = salvage
+        self._left_over = LeftOver(self._folder)
         self._steps = steps
 
     @property
@@ -105,6 +117,13 @@ class FileBlobStore(BlobStoreBase):
     async def _hop(self, call: Callable[..., T], *args: Any) -> T:
         self._guard.refuse_closed()
         return await in_thread(self._guard.run, call, args)
+
+    async def _writing_hop(self, call: Callable[..., T], *args: Any) -> T:
+        if self._salvage:
+            raise UnsupportedOperation(
+                'This store was opened with "salvage": it reads what is whole and writes nothing.'
+            )
+        return await self._hop(call, *args)
 
     @contextmanager
     def exclusive(self) -> Iterator[int]:
@@ -136,78 +155,17 @@ class FileBlobStore(BlobStoreBase):
 
     def _read(self, name: str, start: int, end: int | None) -> Blob | None:
         with io.system_errors(f"reading {name}"):
-            found = self._load(name, start, end)
-            if found is None:
-                return None
-            data, stamp = found
-            if name in self._logs or io.exists(log_name(name, stamp), self._folder):
-                with self._guard.exclusive():
-                    return Blob(data, _revision(stamp, self._log_end(name, stamp)))
-            return Blob(data, _revision(stamp, 0))
-
-    def _load(self, name: str, start: int, end: int | None) -> tuple[bytes, bytes] | None:
-        fd = io.open_file(name + _SUFFIX, self._folder)
-        if fd is None:
-            return None
-        try:
-            stamp = self._stamp(fd, name)
-            size = os.fstat(fd).st_size - _HEAD
-            stop = size if end is None else min(end, size)
-            return io.read_at(fd, _HEAD + start, max(stop - start, 0)), stamp
-        finally:
-            os.close(fd)
-
-    def _stamp(self, fd: int, name: str) -> bytes:
-        head = io.read_at(fd, 0, _HEAD)
-        if len(head) < _HEAD or not head.startswith(_MAGIC[:3]):
-            raise CorruptValue(f"The file of {name} is none of ours, or was cut short.")
-        if head[3] != _MAGIC[3]:
-            raise UnsupportedEncoding(f"The file of {name} has a newer format ({head[3]}).")
-        return head[len(_MAGIC) :]
-
-    def _present(self, name: str) -> bytes | None:
-        """Return the stamp of a blob, or None where there is none."""
-        fd = io.open_file(name + _SUFFIX, self._folder)
-        if fd is None:
-            return None
-        try:
-            return self._stamp(fd, name)
-        finally:
-            os.close(fd)
-
-    def _log(self, name: str, stamp: bytes, *, writes: bool = False) -> Log | None:
-        """Return the open log of a blob's version, if there is one, read up to its end.
-
-        Must be called exclusively: what is read is then what its writers have done with.
-        """
-        log = self._logs.get(name)
-        if log is not None and log.stamp != stamp:
-            self._logs.pop(name).close()
-            log = None
-        if log is None:
-            log = Log.open(name, stamp, self._folder)
-            if log is None:
-                return None
-            try:
-                log.scan()
-            except BaseException:
-                log.close()
-                raise
-            self._logs[name] = log
-        else:
-            log.follow()
-        if not log.settled or (writes and log.foreign):
-            try:
-                log.settle(self._folder)
-            except OSError as error:
-                # Reading must do on a full disk. The next append tries again.
-                if writes or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-        return log
-
-    def _log_end(self, name: str, stamp: bytes) -> int:
-        log = self._log(name, stamp)
-        return 0 if log is None else log.end
+            while True:
+                found = load(name, self._folder, start, end)
+                self._naming.settle()
+                if found is None:
+                    return None
+                data, stamp = found
+                if not io.exists(log_name(name, stamp), self._folder):
+                    return Blob(data, _revision(stamp, 0))
+                grown = self._grown(name, stamp, None)
+                if grown is not None:
+                    return Blob(data, _revision(stamp, grown[1]))
 
     async def names(self) -> AsyncIterator[Sequence[str]]:
         """Iterate over pages of names."""
@@ -218,160 +176,9 @@ class FileBlobStore(BlobStoreBase):
     def _names(self) -> list[str]:
         with io.system_errors("listing the store"):
             entries = os.listdir(self._folder)
-        return sorted(e.removesuffix(_SUFFIX) for e in entries if e.endswith(_SUFFIX))
-
-    # -- writing -------------------------------------------------------------------------------
-
-    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
-        """Replace a blob; durable on return."""
-        return (await self._hop(self._write_many, [Write(name, data, expected)]))[0]
-
-    async def write_many(
-        self, writes: Sequence[Write], *, ordered: bool = True
-    ) -> Sequence[Revision]:
-        """Write in order, in one hop: what has no condition is synced together."""
-        return await self._hop(self._write_many, writes)
-
-    def _write_many(self, writes: Sequence[Write]) -> list[Revision]:
-        revisions: list[Revision] = []
-        temporaries: list[str] = []
-        waiting: list[tuple[str, str]] = []
-        try:
-            for write in writes:
-                stamp = secrets.token_bytes(_STAMP)
-                with io.system_errors(f"writing {write.name}"):
-                    temporary = io.temporary_file(self._folder, [_MAGIC + stamp, write.data])
-                temporaries.append(temporary)
-                self._step("file-synced")
-                if write.expected is None:
-                    waiting.append((temporary, write.name))
-                else:
-                    # What comes before a condition must be durable when it is published.
-                    self._publish_all(waiting)
-                    waiting = []
-                    self._publish(temporary, write)
-                revisions.append(_revision(stamp, 0))
-            self._publish_all(waiting)
-        except BaseException:
-            for temporary in temporaries:  # those that were published have this name no more
-                with suppress(OSError):
-                    io.unlink(temporary, self._folder)
-            raise
-        return revisions
-
-    def _publish_all(self, files: list[tuple[str, str]]) -> None:
-        if not files:
-            return
-        old: list[tuple[str, bytes]] = []
-        with self._guard.exclusive():
-            for temporary, name in files:
-                with io.system_errors(f"publishing {name}"):
-                    _, stamp = self._check(name, None)
-                    io.rename(temporary, name + _SUFFIX, self._folder)
-                    if stamp is not None:
-                        old.append((name, stamp))
-            self._step("renamed")
-            self._settle_folder()
-            self._forget_logs(old)
-
-    def _publish(self, temporary: str, write: Write) -> None:
-        name = write.name
-        with self._guard.exclusive(), self._passing(name, write.expected):
-            with io.system_errors(f"publishing {name}"):
-                _, before = self._check(name, write.expected)
-                self._step("locked")
-                io.rename(temporary, name + _SUFFIX, self._folder)
-            self._step("renamed")
-            self._settle_folder()
-            if before is not None:
-                self._forget_logs([(name, before)])
-
-    def _settle_folder(self) -> None:
-        try:
-            io.sync_folder(self._folder)
-        except OSError as error:
-            # What the folder now says may or may not outlive a crash: only a later open can tell.
-            raise OutcomeUnknown(
-                f"The folder could not be synced after a change: {error}"
-            ) from error
-        self._step("folder-synced")
-
-    def _check(self, name: str, expected: Expected) -> tuple[bool, bytes | None]:
-        """Compare, exclusively; return whether there is a blob, and its stamp."""
-        try:
-            stamp = self._present(name)
-        except CorruptValue:
-            if expected is None:
-                return True, None  # damage must not stand in the way of repair
-            raise
-        if expected is not None:
-            found = None if stamp is None else _revision(stamp, self._log_end(name, stamp))
-            if found != (None if expected is ABSENT else expected):
-                raise RevisionMismatch(
-                    f"{name} has revision {found}, not {expected}.", expected=expected, found=found
-                )
-        return stamp is not None, stamp
-
-    def _forget_logs(self, old: Sequence[tuple[str, bytes]]) -> None:
-        """Remove the logs of versions that are gone, now that this is durable."""
-        for name, stamp in old:
-            log = self._logs.get(name)
-            if log is not None and log.stamp == stamp:
-                self._logs.pop(name).close()
-            with suppress(OSError):
-                io.unlink(log_name(name, stamp), self._folder)
-
-    async def delete(self, name: str, expected: Expected = None) -> bool:
-        """Remove a blob and its log."""
-        return (await self._hop(self._delete_many, [name], expected))[0]
-
-    async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
-        """Remove blobs in one hop, with one sync."""
-        return await self._hop(self._delete_many, names, None)
-
-    def _delete_many(self, names: Sequence[str], expected: Expected) -> list[bool]:
-        there: list[bool] = []
-        old: list[tuple[str, bytes]] = []
-        with self._guard.exclusive():
-            for name in names:
-                with self._passing(name, expected), io.system_errors(f"deleting {name}"):
-                    found, stamp = self._check(name, expected)
-                    there.append(found and io.unlink(name + _SUFFIX, self._folder))
-                if stamp is not None:
-                    old.append((name, stamp))
-            if any(there):
-                self._settle_folder()
-            self._forget_logs(old)
-        return there
+        return sorted(e.removesuffix(SUFFIX) for e in entries if e.endswith(SUFFIX))
 
     # -- journals ------------------------------------------------------------------------------
-
-    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
-        """Append a record to a blob's log: one write and one sync.
-
-        Raises ValueError for an empty record, UnsupportedOperation for one beyond 4 GiB.
-        """
-        return await self._hop(self._append, name, record, expected)
-
-    def _append(self, name: str, record: bytes, expected: Revision) -> Revision:
-        check_record(record)
-        with self._guard.exclusive(), self._passing(name, expected):
-            with io.system_errors(f"appending to {name}"):
-                _, stamp = self._check(name, expected)
-                if stamp is None:
-                    raise RevisionMismatch(f"{name} does not exist.", expected=expected)
-                log = self._log(name, stamp, writes=True)
-                if log is None:
-                    log = self._logs[name] = Log.create(name, stamp, self._folder)
-                self._step("log-open")
-                log.append(record)
-            self._step("log-written")
-            try:
-                log.sync(record)
-            except OSError as error:
-                raise OutcomeUnknown(f"A record of {name} could not be synced: {error}") from error
-            self._step("log-synced")
-            return _revision(stamp, log.end)
 
     async def read_journal(
         self, name: str, since: Revision | None = None
@@ -382,44 +189,183 @@ class FileBlobStore(BlobStoreBase):
     def _read_journal(
         self, name: str, since: Revision | None
     ) -> Journal | Appended | Unchanged | None:
-        # Exclusively: the blob and its log must be of one moment.
-        with self._guard.exclusive(), io.system_errors(f"reading {name}"):
-            stamp = None if since is None else self._present(name)
+        known, at = _parsed(since)
+        with io.system_errors(f"reading {name}"):
+            while True:
+                data, stamp = b"", present(name, self._folder) if known else None
+                if stamp is None or stamp != known:
+                    found = load(name, self._folder)
+                    if found is None:
+                        self._naming.settle()
+                        return None
+                    data, stamp = found
+                grown = self._grown(name, stamp, at if stamp == known else 0)
+                if grown is None:
+                    continue
+                self._naming.settle()
+                records, end = grown
+                if stamp != known:
+                    return Journal(data, records, _revision(stamp, end))
+                return Appended(records, _revision(stamp, end)) if records else UNCHANGED
+
+    def _grown(self, name: str, stamp: bytes, at: int | None) -> tuple[list[bytes], int] | None:
+        """Return the records from ``at`` on, or none of them, and the end of the log.
+
+        Only what is durable, which it is made where its writer has not. None where the blob has
+        another version by now, and this one's log is gone.
+        """
+        try:
+            with self._journals.using(name, stamp) as log:
+                if log is not None:
+                    return _read_on(log, at)
+        except CorruptValue:
+            if present(name, self._folder) == stamp:
+                raise
+            return None
+        return ([], 0) if present(name, self._folder) == stamp else None
+
+    async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        """Append a record to a blob's log: one write and one sync.
+
+        Raises ValueError for an empty record, UnsupportedOperation for one beyond 4 GiB.
+        """
+        return await self._writing_hop(self._append, name, record, expected)
+
+    def _append(self, name: str, record: bytes, expected: Revision) -> Revision:
+        check_record(record)
+        with (
+            self._guard.exclusive(),
+            self._passing(name, expected),
+            io.system_errors(f"appending to {name}"),
+        ):
+            stamp = present(name, self._folder)
+            if stamp is None:
+                raise RevisionMismatch(f"{name} does not exist.", expected=expected)
+            first = expected == _revision(stamp, 0)
+            with self._journals.using(name, stamp, create=first) as log:
+                found = _revision(stamp, 0 if log is None else log.prepare())
+                if log is None or found != expected:
+                    raise _mismatch(name, expected, found)
+                self._step("log-open")
+                log.append(record)
+                self._step("log-written")
+                try:
+                    end = log.sync()
+                except OSError as error:
+                    raise OutcomeUnknown(
+                        f"A record of {name} could not be synced: {error}"
+                    ) from error
+                self._step("log-synced")
+                return _revision(stamp, end)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
+        """Replace a blob; durable on return."""
+        return (await self._writing_hop(self._write_many, [Write(name, data, expected)]))[0]
+
+    async def write_many(
+        self, writes: Sequence[Write], *, ordered: bool = True
+    ) -> Sequence[Revision]:
+        """Write in order, in one hop: what has no condition is synced together."""
+        return await self._writing_hop(self._write_many, writes)
+
+    def _write_many(self, writes: Sequence[Write]) -> list[Revision]:
+        revisions: list[Revision] = []
+        temporaries: list[str] = []
+        waiting: list[tuple[str, str]] = []
+        try:
+            for write in writes:
+                stamp = secrets.token_bytes(STAMP)
+                with io.system_errors(f"writing {write.name}"):
+                    parts = [header(write.name, stamp), write.data]
+                    temporary = io.temporary_file(self._folder, parts)
+                temporaries.append(temporary)
+                self._step("file-synced")
+                if write.expected is None:
+                    waiting.append((temporary, write.name))
+                else:
+                    # What comes before a condition must be durable when it is published.
+                    self._publish(waiting)
+                    waiting = []
+                    self._publish([(temporary, write.name)], write.expected)
+                revisions.append(_revision(stamp, 0))
+            self._publish(waiting)
+        except BaseException:
+            for temporary in temporaries:  # those that were published have this name no more
+                with suppress(OSError):
+                    io.unlink(temporary, self._folder)
+            raise
+        return revisions
+
+    def _publish(self, files: list[tuple[str, str]], expected: Expected = None) -> None:
+        """Give files the names of their blobs, durably; with ``expected`` there is one."""
+        if not files:
+            return
+        with self._guard.exclusive(), self._passing(files[0][1], expected):
+            old = self._left_over.take(name for _, name in files)
+            before = [(name, self._check(name, expected)[1]) for _, name in files]
+            self._step("locked")
+            with self._naming.changing():
+                for temporary, name in files:
+                    with io.system_errors(f"publishing {name}"):
+                        io.rename(temporary, name + SUFFIX, self._folder)
+                self._step("renamed")
+            self._step("folder-synced")
+            self._forget(before, old)
+
+    def _check(self, name: str, expected: Expected) -> tuple[bool, bytes | None]:
+        """Compare, exclusively; return whether there is a blob, and its stamp."""
+        with io.system_errors(f"looking at {name}"):
+            try:
+                stamp = present(name, self._folder)
+            except CorruptValue:
+                if expected is None:
+                    return True, None  # damage must not stand in the way of repair
+                raise
+            if expected is not None:
+                found = None if stamp is None else _revision(stamp, self._end(name, stamp))
+                if found != (None if expected is ABSENT else expected):
+                    raise _mismatch(name, expected, found)
+            return stamp is not None, stamp
+
+    def _end(self, name: str, stamp: bytes) -> int:
+        with self._journals.using(name, stamp) as log:
+            return 0 if log is None else log.follow().end
+
+    async def delete(self, name: str, expected: Expected = None) -> bool:
+        """Remove a blob and its log."""
+        return (await self._writing_hop(self._delete_many, [name], expected))[0]
+
+    async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
+        """Remove blobs in one hop, with one sync."""
+        return await self._writing_hop(self._delete_many, names, None)
+
+    def _delete_many(self, names: Sequence[str], expected: Expected) -> list[bool]:
+        with self._guard.exclusive(), self._passing(names[0] if names else "", expected):
+            found = [self._check(name, expected) for name in names]
+            if any(there for there, _ in found):
+                with self._naming.changing(), io.system_errors("deleting"):
+                    there = [io.unlink(name + SUFFIX, self._folder) for name in names]
+                stamps = [stamp for _, stamp in found]
+                self._forget(list(zip(names, stamps, strict=True)), {})
+                return there
+            return [False] * len(names)
+
+    def _forget(
+        self,
+        before: Sequence[tuple[str, bytes | None]],
+        old: Mapping[str, set[bytes]],
+    ) -> None:
+        """Remove the logs of versions that are gone, now that this is durable.
+
+        Where the version before could not be read, or there was none, its log may still be wanted.
+        """
+        for name, stamp in before:
             if stamp is not None:
-                revision = _revision(stamp, self._log_end(name, stamp))
-                if revision == since:
-                    return UNCHANGED
-                at, records = 0, Log.read(name, stamp, self._folder)
-                for i, record in enumerate(records):
-                    if _revision(stamp, at) == since:
-                        return Appended(records[i:], revision)
-                    at += 8 + len(record)
-            found = self._load(name, 0, None)
-            if found is None:
-                return None
-            data, stamp = found
-            end = self._log_end(name, stamp)
-            records = Log.read(name, stamp, self._folder) if end else []
-            return Journal(data, records, _revision(stamp, end))
-
-    # -- keeping house -------------------------------------------------------------------------
-
-    def tidy(self) -> None:
-        """Make durable what is there, and remove what interrupted writes left behind."""
-        limit = time.time() - _STALE_SECONDS
-        with self._guard.exclusive(), io.system_errors(f"opening the store {self.path}"):
-            # A rename whose writer was killed counts from here on, and first of all must stay.
-            io.sync_folder(self._folder)
-            for entry in os.listdir(self._folder):
-                with suppress(OSError, KonserveError):
-                    if self._is_left_over(entry, limit):
-                        io.unlink(entry, self._folder)
-
-    def _is_left_over(self, entry: str, limit: float) -> bool:
-        if entry.endswith(io.TEMPORARY):
-            return os.stat(entry, dir_fd=self._folder, follow_symlinks=False).st_mtime < limit
-        owner = named_by(entry)
-        return owner is not None and self._present(owner[0]) != owner[1]
+                self._journals.forget(name, stamp)
+                for one in {stamp, *old.get(name, ())}:
+                    remove(name, one, self._folder)
 
     async def close(self) -> None:
         """Close all files once no call is under way; further calls raise StoreClosed."""
@@ -431,9 +377,29 @@ class FileBlobStore(BlobStoreBase):
         """Close all files, in the present thread."""
         self._guard.end()
         self._turns.close()
-        for log in self._logs.values():
-            log.close()
-        self._logs.clear()
+        self._journals.close()
+        self._naming.close()
         folder, self._folder = self._folder, -1
         if folder >= 0:
             os.close(folder)
+
+
+def _read_on(log: Log, at: int | None) -> tuple[list[bytes], int]:
+    """Return the records of a log from ``at`` on, if it is given, and up to where it is shown."""
+    news = log.follow()
+    end = log.show()
+    if at is None or at == end:
+        return [], end
+    if at > news.end:
+        raise log.shrunk(at)
+    if at > end:
+        return [], at  # the caller has what could not be synced here
+    if (news.start, news.end) == (at, end):
+        return news.records, end
+    return log.records(at, end), end
+
+
+def _mismatch(name: str, expected: Expected, found: Revision | None) -> RevisionMismatch:
+    return RevisionMismatch(
+        f"{name} has revision {found}, not {expected}.", expected=expected, found=found
+    )

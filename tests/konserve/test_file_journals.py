@@ -1,0 +1,536 @@
+"""Logs of the file backend: what is shown of them, when it is synced, and what damage does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import uuid
+from pathlib import Path
+
+import pytest
+from anyio import to_thread
+
+from datahike_async.konserve import (
+    UNCHANGED,
+    Appended,
+    CorruptValue,
+    OutcomeUnknown,
+    StoreConfigError,
+    UnsupportedOperation,
+)
+from datahike_async.konserve.backends import file_io, file_journal
+from datahike_async.konserve.backends.file import FileBackend
+from datahike_async.konserve.backends.file_frames import HEADER
+from datahike_async.konserve.backends.file_names import SETTLED
+from datahike_async.konserve.blob import Write
+
+pytestmark = pytest.mark.anyio
+
+NAME = "ab" * 16
+NODE = "cd" * 16
+RECORDS = [b"first", b"second" * 5, b"third"]
+
+
+@pytest.fixture
+def config(tmp_path):
+    return {"id": uuid.uuid4(), "path": str(tmp_path / "s")}
+
+
+@pytest.fixture
+async def blobs(config):
+    store = await FileBackend().create(config)
+    yield store
+    await store.close()
+
+
+async def written(blobs, records=RECORDS):
+    revision = await blobs.write(NAME, b"0")
+    for record in records:
+        revision = await blobs.append(NAME, record, revision)
+    return revision
+
+
+def file(config, suffix):
+    (path,) = Path(config["path"]).glob(f"{NAME}.*{suffix}")
+    return path
+
+
+def contents(config):
+    return {path.name: path.read_bytes() for path in Path(config["path"]).iterdir()}
+
+
+async def opened_and_read(config):
+    store = await FileBackend().connect(config)
+    try:
+        return await store.read_journal(NAME)
+    finally:
+        await store.close()
+
+
+def without_syncs(patch):
+    """Let writes go on as they do, and none of them reach the disk."""
+    for name in ("fsync", "fdatasync", "sync_folder"):
+        patch.setattr(file_io, name, lambda _: None)
+
+
+def unmarked(patch):
+    """Let a writer die after its record, before it notes that this is durable."""
+    patch.setattr(file_journal.Mark, "write", lambda *_: None)
+
+
+class Events:
+    """What is written and synced, and with which rights."""
+
+    def __init__(self, monkeypatch):
+        self.seen = []
+        for name in ("write_all", "fdatasync", "fsync", "sync_folder", "create_file", "rename"):
+            original = getattr(file_io, name)
+
+            def note(*args, name=name, original=original):
+                result = original(*args)
+                self.seen.append((name, args))
+                return result
+
+            monkeypatch.setattr(file_io, name, note)
+
+    def names(self):
+        return [name for name, _ in self.seen]
+
+
+# -- records -----------------------------------------------------------------------------------
+
+
+async def test_a_record_that_no_reader_would_take_is_refused(blobs, monkeypatch):
+    monkeypatch.setattr(file_journal, "LARGEST", 1000)
+    revision = await blobs.write(NAME, b"0")
+    with pytest.raises(UnsupportedOperation, match="1000"):
+        await blobs.append(NAME, b"x" * 1001, revision)
+    with pytest.raises(ValueError, match="byte"):
+        await blobs.append(NAME, b"", revision)
+    await blobs.append(NAME, b"x" * 1000, revision)
+    assert (await blobs.read_journal(NAME)).records == [b"x" * 1000]
+
+
+async def test_a_commit_is_one_write_and_one_sync_and_a_note_that_waits_for_none(
+    blobs, monkeypatch
+):
+    revision = await written(blobs)
+    events = Events(monkeypatch)
+    await blobs.append(NAME, b"fourth", revision)
+    assert events.names() == ["write_all", "fdatasync", "write_all"]
+
+
+async def test_reading_on_reads_what_is_new_alone(blobs, config, monkeypatch):
+    other = await FileBackend().connect(config)
+    revision = await written(blobs, [b"x" * 1000] * 100)
+    assert len((await other.read_journal(NAME)).records) == 100
+    read = []
+    original = os.pread
+    monkeypatch.setattr(
+        os, "pread", lambda *args: (lambda data: (read.append(len(data)), data)[1])(original(*args))
+    )
+    assert await other.read_journal(NAME, revision) is UNCHANGED
+    quiet = sum(read)
+    last = await blobs.append(NAME, b"new", revision)
+    read.clear()
+    assert await other.read_journal(NAME, revision) == Appended([b"new"], last)
+    # The zeros behind it too, which say that nothing follows.
+    assert sum(read) - quiet < file_journal.ROOM
+    await other.close()
+
+
+# -- what is not durable is not shown ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opened_before", [True, False])
+async def test_a_record_that_its_writer_did_not_sync_is_synced_before_it_is_shown(
+    blobs, config, monkeypatch, opened_before
+):
+    reader = await FileBackend().connect(config)
+    revision = await written(blobs)
+    if opened_before:
+        await reader.read_journal(NAME)
+    with monkeypatch.context() as patch:
+        without_syncs(patch)
+        unmarked(patch)
+        await blobs.append(NAME, b"unsynced", revision)
+    events = Events(monkeypatch)
+    assert (await reader.read_journal(NAME)).records == [*RECORDS, b"unsynced"]
+    # Once, with a handle that is for reading.
+    assert events.names() == ["fdatasync"]
+    fd = events.seen[0][1][0]
+    assert os.path.samestat(os.fstat(fd), os.stat(file(config, ".log")))
+    with pytest.raises(OSError, match="Bad file"):
+        os.write(fd, b"x")
+    await reader.read_journal(NAME)
+    assert events.names() == ["fdatasync"]
+    await reader.close()
+
+
+async def test_what_its_writer_noted_as_durable_is_shown_without_a_sync(blobs, config, monkeypatch):
+    await written(blobs)
+    reader = await FileBackend().connect(config)
+    events = Events(monkeypatch)
+    assert (await reader.read_journal(NAME)).records == RECORDS
+    assert events.names() == []
+    await reader.close()
+
+
+async def test_a_record_that_cannot_be_synced_is_not_shown_and_those_before_it_are(
+    blobs, config, monkeypatch
+):
+    known = await written(blobs)
+    with monkeypatch.context() as patch:
+        without_syncs(patch)
+        unmarked(patch)
+        last = await blobs.append(NAME, b"unsynced", known)
+    reader = await FileBackend().connect(config)
+
+    def broken(_):
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_io, "fdatasync", broken)
+        journal = await reader.read_journal(NAME)
+        assert (journal.records, journal.revision) == (RECORDS, known)
+        assert await reader.read_journal(NAME, known) is UNCHANGED
+    assert await reader.read_journal(NAME, known) == Appended([b"unsynced"], last)
+    await reader.close()
+
+
+async def test_a_name_that_its_writer_did_not_sync_is_synced_before_it_is_shown(
+    blobs, config, monkeypatch
+):
+    await written(blobs)
+    reader = await FileBackend().connect(config)
+    for read in (reader.read_journal, reader.read, reader.read_latest):
+        # Killed between the rename and the folder's sync.
+        with monkeypatch.context() as patch:
+
+            def killed(name):
+                if name == "renamed":
+                    raise KeyboardInterrupt
+
+            patch.setattr(blobs, "_steps", killed)
+            with pytest.raises(KeyboardInterrupt):
+                await blobs.write(NAME, b"new")
+        with monkeypatch.context() as patch:
+            events = Events(patch)
+            assert (await read(NAME)).data == b"new"
+            assert events.names() == ["sync_folder"]
+        # Whoever writes next settles it for all.
+        await blobs.write(NODE, b"x")
+        with monkeypatch.context() as patch:
+            events = Events(patch)
+            assert (await read(NAME)).data == b"new"
+            assert events.names() == []
+    await reader.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 12, b"rubbish!" * 2])
+async def test_without_a_whole_mark_everything_is_synced_and_shown(
+    blobs, config, monkeypatch, damage
+):
+    await written(blobs)
+    await blobs.close()
+    for path in (file(config, ".mark"), Path(config["path"]) / SETTLED):
+        path.write_bytes(damage)
+    reader = await FileBackend().connect(config)
+    events = Events(monkeypatch)
+    journal = await reader.read_journal(NAME)
+    assert journal.records == RECORDS
+    assert {"fdatasync", "sync_folder"} <= set(events.names())
+    await reader.append(NAME, b"fourth", journal.revision)
+    await reader.close()
+    assert (await opened_and_read(config)).records == [*RECORDS, b"fourth"]
+
+
+async def test_records_of_another_process_are_durable_before_ours_follow(
+    blobs, config, monkeypatch
+):
+    # Else a power cut could keep the later one of two, which looks like damage.
+    other = await FileBackend().connect(config)
+    revision = await written(blobs)
+    with monkeypatch.context() as patch:
+        without_syncs(patch)
+        unmarked(patch)
+        revision = await other.append(NAME, b"theirs", revision)
+    events = Events(monkeypatch)
+    await blobs.append(NAME, b"ours", revision)
+    data = [bytes(args[1]) for name, args in events.seen if name == "write_all"]
+    # Written again: a sync after one that failed says nothing about what that one lost.
+    assert data[0].endswith(b"theirs")
+    assert data[1].endswith(b"ours")
+    assert events.names() == ["write_all", "fdatasync", "write_all", "fdatasync", "write_all"]
+    await other.close()
+
+
+async def test_what_could_not_be_synced_is_taken_back_before_others_take_it_for_synced(
+    blobs, config, monkeypatch
+):
+    others = [await FileBackend().connect(config) for _ in range(2)]
+    revision = await written(blobs)
+    seen = []
+
+    def broken(_):
+        # While it is there one of the others reads it, and cannot sync it either.
+        if not seen:
+            seen.append(None)
+            seen[0] = others[0]._read_journal(NAME, None)
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_io, "fdatasync", broken)
+        with pytest.raises(OutcomeUnknown):
+            await blobs.append(NAME, b"lost, " * 99, revision)
+    assert (seen[0].records, seen[0].revision) == (RECORDS, revision)
+    for i, other in enumerate(others):
+        journal = await other.read_journal(NAME)
+        assert journal.records == [*RECORDS, b"next"][: 3 + i]
+        await other.append(NAME, b"next", journal.revision)
+        await other.close()
+    assert (await opened_and_read(config)).records == [*RECORDS, b"next", b"next"]
+
+
+# -- damage --------------------------------------------------------------------------------------
+
+
+async def test_one_wrong_bit_in_a_log_is_damage_that_nothing_makes_worse(
+    blobs, config, monkeypatch
+):
+    monkeypatch.setattr(file_journal, "_PAUSE", 0)
+    revision = await written(blobs)
+    await blobs.close()
+    path = file(config, ".log")
+    whole = path.read_bytes()
+    used = sum(HEADER + len(record) for record in RECORDS)
+    for at in range(0, used, 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        before = contents(config)
+        again = await FileBackend().connect(config)
+        with pytest.raises(CorruptValue, match=f"{path.name} is damaged at byte .*salvage") as e:
+            await again.read_journal(NAME)
+        assert e.value.data["place"] == path.name
+        assert e.value.data["records"] == sum(
+            at >= sum(HEADER + len(r) for r in RECORDS[: i + 1]) for i in range(3)
+        )
+        for attempt in (
+            again.append(NAME, b"over it", revision),
+            again.write(NAME, b"over it", revision),
+        ):
+            with pytest.raises(CorruptValue):
+                await attempt
+        await again.close()
+        assert {k: v for k, v in contents(config).items() if k != "lock"} == {
+            k: v for k, v in before.items() if k != "lock"
+        }
+    path.write_bytes(whole)
+    assert (await opened_and_read(config)).records == RECORDS
+
+
+@pytest.mark.parametrize("harm", ["zeros", "cut", "gone", "empty"])
+async def test_a_log_that_lost_a_part_is_damaged_and_comes_back_with_it(blobs, config, harm):
+    records = [os.urandom(300) for _ in range(100)]
+    await written(blobs, records)
+    await blobs.close()
+    path = file(config, ".log")
+    whole = path.read_bytes()
+    if harm == "zeros":
+        path.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])
+    elif harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(whole[: 20_000 if harm == "cut" else 0])
+    again = await FileBackend().connect(config)
+    for _ in range(2):
+        with pytest.raises(CorruptValue, match=path.name):
+            await again.read_journal(NAME)
+    path.write_bytes(whole)
+    journal = await again.read_journal(NAME)
+    assert journal.records == records
+    await again.append(NAME, b"next", journal.revision)
+    await again.close()
+
+
+async def test_one_wrong_bit_in_a_head_removes_no_log(blobs, config):
+    await written(blobs)
+    await blobs.close()
+    path = Path(config["path"]) / f"{NAME}.ksv"
+    whole = path.read_bytes()
+    for at in range(len(whole) - 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        again = await FileBackend().connect(config)
+        with pytest.raises(CorruptValue, match=path.name):
+            await again.read_journal(NAME)
+        # Other blobs are written as ever, and what they replace is removed.
+        await again.write(NODE, b"1")
+        await again.write(NODE, b"2", (await again.read(NODE)).revision)
+        await again.close()
+    path.write_bytes(whole)
+    assert (await opened_and_read(config)).records == RECORDS
+
+
+async def test_a_head_that_was_lost_finds_its_log_when_it_is_brought_back(blobs, config):
+    await written(blobs)
+    await blobs.close()
+    path = Path(config["path"]) / f"{NAME}.ksv"
+    whole = path.read_bytes()
+    path.unlink()
+    again = await FileBackend().connect(config)
+    assert await again.read_journal(NAME) is None
+    await again.write(NODE, b"1")
+    await again.write(NAME, b"another")
+    await again.close()
+    path.write_bytes(whole)
+    assert (await opened_and_read(config)).records == RECORDS
+
+
+async def test_logs_that_a_killed_writer_left_go_with_the_next_version(blobs, config, tmp_path):
+    revision = await written(blobs)
+    left = [tmp_path / "s" / f"{NAME}.{'00' * 12}{suffix}" for suffix in (".log", ".mark")]
+    of_no_blob = tmp_path / "s" / f"{NODE}.{'00' * 12}.log"
+    for path in (*left, of_no_blob):
+        path.write_bytes(b"old")
+    again = await FileBackend().connect(config)
+    assert (await again.read_journal(NAME)).records == RECORDS
+    revision = await again.append(NAME, b"fourth", revision)
+    assert all(path.exists() for path in left)
+    await again.write(NAME, b"1", revision)
+    assert not any(path.exists() for path in left)
+    assert not list((tmp_path / "s").glob(f"{NAME}.*.log"))
+    # A head that names it may be brought back.
+    assert of_no_blob.exists()
+    await again.close()
+
+
+async def test_a_log_that_is_removed_while_it_is_in_use_takes_no_record(blobs, config):
+    revision = await written(blobs)
+    path = file(config, ".log")
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(CorruptValue, match=path.name):
+        await blobs.append(NAME, b"into nothing", revision)
+    with pytest.raises(CorruptValue, match="missing"):
+        await blobs.append(NAME, b"into nothing", revision)
+    path.write_bytes(whole)
+    await blobs.append(NAME, b"fourth", revision)
+    assert (await opened_and_read(config)).records == [*RECORDS, b"fourth"]
+
+
+async def test_a_log_that_is_shorter_than_its_reader_knows_is_damaged(blobs, config):
+    revision = await written(blobs)
+    path = file(config, ".log")
+    path.write_bytes(bytes(len(path.read_bytes())))
+    file(config, ".mark").unlink()
+    other = await FileBackend().connect(config)
+    with pytest.raises(CorruptValue, match="before"):
+        await other.read_journal(NAME, revision)
+    await other.close()
+
+
+async def test_what_is_whole_of_a_damaged_log_can_be_salvaged(blobs, config):
+    await written(blobs)
+    await blobs.close()
+    path = file(config, ".log")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"third", b"thirt"))
+    before = contents(config)
+    again = await FileBackend().connect({**config, "salvage": True})
+    journal = await again.read_journal(NAME)
+    assert (journal.data, journal.records) == (b"0", RECORDS[:2])
+    for attempt in (
+        again.append(NAME, b"x", journal.revision),
+        again.write(NAME, b"x"),
+        again.write_many([Write(NODE, b"x")]),
+        again.delete(NAME),
+        again.delete_many([NAME]),
+    ):
+        with pytest.raises(UnsupportedOperation, match="salvage"):
+            await attempt
+    await again.close()
+    path.unlink()
+    again = await FileBackend().connect({**config, "salvage": True})
+    assert (await again.read_journal(NAME)).records == []
+    await again.close()
+    path.write_bytes(before[path.name])
+    assert contents(config) == before
+    for refused in (
+        FileBackend().connect({**config, "salvage": 1}),
+        FileBackend().create({**config, "salvage": True}),
+    ):
+        with pytest.raises(StoreConfigError, match="salvage"):
+            await refused
+
+
+# -- readers ---------------------------------------------------------------------------------------
+
+
+async def test_who_only_reads_opens_nothing_for_writing_and_changes_nothing(
+    blobs, config, monkeypatch
+):
+    revision = await written(blobs)
+    await blobs.write(NODE, b"node")
+    await blobs.close()
+    for path in (Path(config["path"]) / "lock", Path(config["path"]) / SETTLED):
+        path.unlink()
+    before = contents(config)
+    original = os.open
+
+    def reading(path, flags, *args, **options):
+        assert not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC), path
+        return original(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", reading)
+    reader = await FileBackend().connect(config)
+    assert (await reader.read_journal(NAME)).records == RECORDS
+    assert await reader.read_journal(NAME, revision) is UNCHANGED
+    assert set(await reader.read_many([NAME, NODE])) == {NAME, NODE}
+    assert [page async for page in reader.names()] == [[NAME, NODE]]
+    await reader.close()
+    assert contents(config) == before
+
+
+STOPPED = """
+    import anyio, os, signal
+    from datahike_async.konserve.backends.file import FileBackend
+
+    async def main():
+        store = await FileBackend().connect({config!r})
+        store._steps = lambda step: step == {step!r} and os.kill(os.getpid(), signal.SIGSTOP)
+        await {call}
+
+    anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [
+        ("log-written", 'store.append({name!r}, b"stopped", {revision!r})'),
+        ("renamed", 'store.write({name!r}, b"stopped")'),
+    ],
+)
+async def test_readers_do_not_wait_for_a_stopped_writer(blobs, config, step, call):
+    revision = await written(blobs)
+    call = call.format(name=NAME, revision=revision)
+    program = textwrap.dedent(STOPPED).format(config=config, step=step, call=call)
+    program = "from uuid import UUID\n" + program
+    writer = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        _, status = await to_thread.run_sync(os.waitpid, writer.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        journal = await blobs.read_journal(NAME)
+        # Shown, for it was synced first; whatever becomes of its writer, it is there.
+        if step == "renamed":
+            assert (journal.data, journal.records) == (b"stopped", [])
+        else:
+            assert (journal.data, journal.records) == (b"0", [*RECORDS, b"stopped"])
+        assert (await blobs.read(NAME)).data == journal.data
+    finally:
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    assert await blobs.append(NAME, b"next", journal.revision)
