@@ -50,11 +50,23 @@ def open_files() -> int:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-@pytest.mark.parametrize("many", [1, 40], ids=["one", "many"])
-def test_every_task_is_cancelled_at_every_turn_of_a_commit(
-    store: dict[str, Any], loop: str, many: int
+def test_every_task_is_cancelled_at_many_turns_of_a_commit(
+    store: dict[str, Any], loop: str
 ) -> None:
-    """With 40 maps the commit is followed by a flush, during which the next one comes."""
+    cancelled_at_every(store, loop, maps=2, step=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize("maps", [1, 40, 1500], ids=["one", "many", "bulk"])
+def test_every_task_is_cancelled_at_every_turn_of_a_commit(
+    store: dict[str, Any], loop: str, maps: int
+) -> None:
+    """With 40 maps a commit is followed by a flush; 1,500 are loaded beside the loop."""
+    cancelled_at_every(store, loop, maps, step=1)
+
+
+def cancelled_at_every(store: dict[str, Any], loop: str, maps: int, step: int) -> None:
     anyio.run(create, store)
     attempted: set[int] = set()
     acknowledged: set[int] = set()
@@ -76,7 +88,7 @@ def test_every_task_is_cancelled_at_every_turn_of_a_commit(
         begin()
         async with anyio.create_task_group() as tasks:
             for _ in range(2):
-                tasks.start_soon(send, conn, [next(fresh) for _ in range(many)])
+                tasks.start_soon(send, conn, [next(fresh) for _ in range(maps)])
         await send(conn, [next(fresh)])
 
     turns = 0
@@ -100,7 +112,7 @@ def test_every_task_is_cancelled_at_every_turn_of_a_commit(
         assert open_files() <= before
         if not ended:
             break
-        turns += 1
+        turns += step
     assert turns > 5
 
 
@@ -164,6 +176,8 @@ def test_a_connection_that_nobody_holds_releases_itself(store: dict[str, Any]) -
         assert open_files() <= before
     with pytest.warns(ResourceWarning, match="unclosed.*nobody holds it"):
         _opened_and_forgotten(store)
+    # That the loop was closed is noticed when the next connection is opened.
+    anyio.run(lambda: numbers(store, then=3))
     assert open_files() <= before
 
 
