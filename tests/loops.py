@@ -1,77 +1,98 @@
-"""Event loops that end at a chosen moment, as they do when a program is stopped."""
+"""Event loops in which something happens at a chosen turn, such as their end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
-Main = Callable[[Callable[[], None]], Awaitable[None]]
-"""Runs in the loop; calls what it is given when the turns of the loop begin to count."""
+Action = Callable[[], object]
 
 
-class _Ending(asyncio.SelectorEventLoop):
-    left: int | None = None
+class Begin(Protocol):
+    """Says that the turns of the loop begin to count, and what is to happen after the last."""
 
-    def _run_once(self) -> None:
+    def __call__(self, action: Action | None = None) -> None:
+        """Without an action every task is cancelled, as at the end of a program."""
+
+
+Main = Callable[[Begin], Awaitable[None]]
+
+
+class _Counter:
+    """Counts turns down; ``happened`` once the action was taken."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.action: Action = lambda: None
+        self.happened = False
+
+    def turn(self) -> None:
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
                 self.left = None
-                self.ended = True
-                for task in asyncio.all_tasks(self):
-                    task.cancel()
+                self.happened = True
+                self.action()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter = _Counter()
+
+    def _run_once(self) -> None:
+        self.counter.turn()
         super()._run_once()  # type: ignore[misc]
 
-    ended = False
+    def cancel_all(self) -> None:
+        for task in asyncio.all_tasks(self):
+            task.cancel()
 
 
 def run_asyncio(main: Main, turns: int) -> bool:
-    """Run ``main``, cancel every task after so many turns, and all again as the loop ends."""
-    loop = _Ending()
+    """Run ``main``; say whether its turns were enough for the action to happen.
 
-    def begin() -> None:
-        loop.left = turns
+    A turn is one of the loop. After an end all tasks are cancelled once more, as asyncio does.
+    """
+    loop = _Loop()
+
+    def begin(action: Action | None = None) -> None:
+        loop.counter.action = action or loop.cancel_all
+        loop.counter.left = turns
 
     try:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(main(begin))  # type: ignore[arg-type]
     except asyncio.CancelledError:
-        assert loop.ended
-    return loop.ended
+        assert loop.counter.happened
+    return loop.counter.happened
 
 
 class _Counting(trio.abc.Instrument):
-    def __init__(self, scope: trio.CancelScope) -> None:
-        self.left: int | None = None
-        self.ended = False
-        self._scope = scope
+    def __init__(self) -> None:
+        self.counter = _Counter()
 
     def after_task_step(self, task: Any) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                self.ended = True
-                self._scope.cancel()
+        self.counter.turn()
 
 
 def run_trio(main: Main, turns: int) -> bool:
-    """Run ``main``, and cancel it after so many steps of tasks; system tasks end with it."""
-    scope = trio.CancelScope()
-    counting = _Counting(scope)
-
-    def begin() -> None:
-        counting.left = turns
+    """Run ``main``; say whether its turns, here steps of tasks, were enough for the action."""
+    counting = _Counting()
 
     async def run() -> None:
-        with scope:
+        def begin(action: Action | None = None) -> None:
+            counting.counter.action = action or scope.cancel
+            counting.counter.left = turns
+
+        with trio.CancelScope() as scope:
             await main(begin)
 
     trio.run(run, instruments=[counting])
-    return counting.ended
+    return counting.counter.happened
 
 
 RUNNERS = {"asyncio": run_asyncio, "trio": run_trio}

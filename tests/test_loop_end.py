@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from datahike_async.edn import Keyword
 from datahike_async.errors import WrongEventLoop
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
-from tests.loops import RUNNERS
+from tests.loops import RUNNERS, Begin
 
 LIMITS = Limits(flush_rows=8, flush_bytes=400, flush_journal_bytes=400, close_rows=8)
 
@@ -82,7 +81,7 @@ def cancelled_at_every(store: dict[str, Any], loop: str, maps: int, step: int) -
         # Its task begins when the sender is answered, who may be cancelled by then.
         shown.update(datom.v for datom in report.tx_data if datom.a == Keyword("n"))
 
-    async def main(begin: Callable[[], None]) -> None:
+    async def main(begin: Begin) -> None:
         conn = await d.connect(store=store, limits=LIMITS)
         conn.listen(listener)
         begin()

@@ -79,7 +79,14 @@ class NodeStore:
         if self._home.is_running():
             await self._fetch(addresses)
         else:
-            anyio.from_thread.run(self._fetch, addresses)
+            anyio.from_thread.check_cancelled()
+            anyio.from_thread.run(self._fetch_for_thread, addresses)
+
+    async def _fetch_for_thread(self, addresses: Sequence[Address]) -> None:
+        # In a scope that was cancelled before this task came into it, anyio on asyncio waits for a
+        # cancellation that does not come. The thread looks for itself.
+        with anyio.CancelScope(shield=True):
+            await self._fetch(addresses)
 
     async def _fetch(self, addresses: Sequence[Address]) -> None:
         elsewhere = self._home.elsewhere()
