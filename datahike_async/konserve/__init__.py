@@ -44,7 +44,7 @@ from datahike_async.konserve.errors import (
     UnsupportedEncoding,
     UnsupportedOperation,
 )
-from datahike_async.konserve.loops import acquire_in_thread, in_thread
+from datahike_async.konserve.loops import acquire_in_thread, in_thread, surely
 from datahike_async.konserve.registry import Backend, register_backend
 from datahike_async.konserve.serializers import MessagePack, Serializer
 from datahike_async.konserve.store import (
@@ -108,4 +108,5 @@ __all__ = [
     "release_store",
     "require_revision",
     "store_exists",
+    "surely",
 ]

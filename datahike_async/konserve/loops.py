@@ -28,6 +28,7 @@ __all__ = [
     "is_interruption",
     "outlast",
     "start",
+    "surely",
 ]
 
 T = TypeVar("T")
@@ -292,6 +293,9 @@ async def acquire_in_thread(
         raise
 
 
+# -- what must not be left half way --------------------------------------------------------------
+
+
 async def outlast(wait: Callable[[], Awaitable[object]]) -> None:
     """Wait for something that is sure to come, also when cancelled; raise that afterwards."""
     cancelled: BaseException | None = None
@@ -306,3 +310,20 @@ async def outlast(wait: Callable[[], Awaitable[object]]) -> None:
                 cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+async def surely(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await a call to its end, however often the caller is cancelled; raise that afterwards.
+
+    For closing what is open. On asyncio it gets a task of its own, for a shield is none there.
+    """
+    if not _on_asyncio():
+        with anyio.CancelScope(shield=True):
+            return await call()
+    task = asyncio.get_running_loop().create_task(call())
+
+    async def ended() -> None:
+        await asyncio.wait([task])
+
+    await outlast(ended)
+    return task.result()

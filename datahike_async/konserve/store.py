@@ -43,6 +43,7 @@ from datahike_async.konserve.errors import (
     shown,
 )
 from datahike_async.konserve.locks import KeyLocks
+from datahike_async.konserve.loops import surely
 from datahike_async.konserve.paths import MISSING, hashable, listed, path_of, step, with_value
 from datahike_async.konserve.places import place_of
 from datahike_async.konserve.redaction import public
@@ -507,8 +508,8 @@ class Store:
                 await result
 
     async def release(self) -> None:
-        """Close the store; further calls raise StoreClosed."""
-        await self.blobs.close()
+        """Close the store, even if cancelled meanwhile; further calls raise StoreClosed."""
+        await surely(self.blobs.close)
 
 
 def _check_revision(revision: Any, what: str) -> None:

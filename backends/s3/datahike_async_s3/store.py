@@ -27,6 +27,7 @@ from datahike_async.konserve import (
     RevisionMismatch,
     StoreClosed,
     StoreUnavailable,
+    surely,
 )
 from datahike_async.konserve.base import gather
 from datahike_async.konserve.blob import Expected, Revision, Unchanged
@@ -270,5 +271,4 @@ class S3BlobStore(BlobStoreBase):
         """Close the connections."""
         if not self._closed:
             self._closed = True
-            with anyio.CancelScope(shield=True):
-                await self._client.__aexit__(None, None, None)
+            await surely(partial(self._client.__aexit__, None, None, None))

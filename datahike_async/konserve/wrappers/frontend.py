@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from anyio.to_thread import run_sync
-
 from datahike_async.konserve.backends.folders import is_path
 from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import BlobStore
 from datahike_async.konserve.errors import StoreConfigError, StoreNotFound
+from datahike_async.konserve.loops import in_thread, surely
 from datahike_async.konserve.wrappers.nested import Nested
 
 __all__ = ["open_frontend", "refuse_same", "remove_frontend"]
@@ -26,7 +25,7 @@ async def refuse_same(front: Nested, back: Nested) -> None:
     """Raise StoreConfigError where both are one store."""
     mine, theirs = front.config, back.config
     given = [c["path"] for c in (mine, theirs) if is_path(c.get("path"))]
-    paths = await run_sync(lambda: [os.path.realpath(path) for path in given])
+    paths = await in_thread(lambda: [os.path.realpath(path) for path in given])
     if mine == theirs or (len(paths) == 2 and paths[0] == paths[1]):
         raise StoreConfigError(
             "frontend-config and backend-config name the same store; a frontend is a cache and "
@@ -58,7 +57,7 @@ async def open_frontend(front: Nested) -> BlobStore:
         await _refuse_data(blobs, front)
         await blobs.write(_MARK, b"1")
     except BaseException:
-        await blobs.close()
+        await surely(blobs.close)
         raise
     return blobs
 
@@ -72,5 +71,5 @@ async def remove_frontend(front: Nested) -> None:
     try:
         await _refuse_data(blobs, front)
     finally:
-        await blobs.close()
+        await surely(blobs.close)
     await front.delete()

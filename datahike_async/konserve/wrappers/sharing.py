@@ -6,13 +6,14 @@ keeping back. The last handle that is closed ends it.
 
 from __future__ import annotations
 
-from uuid import UUID
+from collections.abc import Hashable
 
 import anyio
 from anyio.lowlevel import RunVar
 
 from datahike_async.konserve.blob import BlobStore
 from datahike_async.konserve.errors import StoreClosed
+from datahike_async.konserve.loops import surely
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 
 __all__ = ["Handle", "forget", "share"]
@@ -27,14 +28,14 @@ class _Shared:
         self.lock = anyio.Lock()
 
 
-_all: RunVar[dict[UUID, _Shared]] = RunVar("datahike_async.konserve.tiered")
+_all: RunVar[dict[Hashable, _Shared]] = RunVar("datahike_async.konserve.tiered")
 
 
-def _live() -> dict[UUID, _Shared]:
+def _live() -> dict[Hashable, _Shared]:
     try:
         return _all.get()
     except LookupError:
-        made: dict[UUID, _Shared] = {}
+        made: dict[Hashable, _Shared] = {}
         _all.set(made)
         return made
 
@@ -42,9 +43,9 @@ def _live() -> dict[UUID, _Shared]:
 class Handle(PassingBlobStore):
     """One handle of a shared store."""
 
-    def __init__(self, id_: UUID, shared: _Shared) -> None:
+    def __init__(self, key: Hashable, shared: _Shared) -> None:
         super().__init__(shared.blobs)
-        self._id = id_
+        self._key = key
         self._shared = shared
         self._open = True
         shared.handles += 1
@@ -63,35 +64,33 @@ class Handle(PassingBlobStore):
                 return
             if self._shared.handles == 1:
                 await self._blobs.close()
-                if _live().get(self._id) is self._shared:
-                    del _live()[self._id]
+                if _live().get(self._key) is self._shared:
+                    del _live()[self._key]
             self._open = False
             self._shared.handles -= 1
 
 
-async def share(id_: UUID, fresh: BlobStore, *, new: bool = False) -> Handle:
-    """Return a handle of the store of an id; ``fresh`` becomes it where there is none.
+async def share(key: Hashable, fresh: BlobStore, *, new: bool = False) -> Handle:
+    """Return a handle of the store under a key; ``fresh`` becomes it where there is none.
 
-    With ``new`` it was just made, and what is known under the id is of a store that is gone.
+    With ``new`` it was just made, and what is known under the key is of a store that is gone.
     """
     live = _live()
     try:
-        while not new and (found := live.get(id_)) is not None:
+        while not new and (found := live.get(key)) is not None:
             async with found.lock:
                 # It may have been closed meanwhile.
-                if live.get(id_) is found:
-                    with anyio.CancelScope(shield=True):
-                        await fresh.close()
-                    return Handle(id_, found)
+                if live.get(key) is found:
+                    await surely(fresh.close)
+                    return Handle(key, found)
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            await fresh.close()
+        await surely(fresh.close)
         raise
-    made = live[id_] = _Shared(fresh)
-    return Handle(id_, made)
+    made = live[key] = _Shared(fresh)
+    return Handle(key, made)
 
 
-def forget(id_: UUID) -> BlobStore | None:
-    """Return the store of an id that is about to be deleted; nobody joins it any more."""
-    found = _live().pop(id_, None)
+def forget(key: Hashable) -> BlobStore | None:
+    """Return the store of a key that is about to be deleted; nobody joins it any more."""
+    found = _live().pop(key, None)
     return None if found is None else found.blobs

@@ -38,6 +38,7 @@ from datahike_async.konserve.blob import (
 )
 from datahike_async.konserve.errors import StoreClosed, StoreConfigError
 from datahike_async.konserve.locks import KeyLocks
+from datahike_async.konserve.loops import surely
 from datahike_async.konserve.wrappers.behind import Behind
 from datahike_async.konserve.wrappers.changes import Changes
 from datahike_async.konserve.wrappers.front import Front
@@ -367,9 +368,8 @@ class TieredBackend:
         try:
             made = TieredBlobStore(await open_frontend(front), blobs, policy, limit)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await blobs.close()
-                await back.delete()
+            await surely(blobs.close)
+            await surely(back.delete)
             raise
         return await self._handed_out(made, config, new=True)
 
@@ -390,8 +390,7 @@ class TieredBackend:
         try:
             frontend = await open_frontend(front)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await blobs.close()
+            await surely(blobs.close)
             raise
         made = TieredBlobStore(frontend, blobs, policy, limit)
         return await self._handed_out(made, config, new=False)
@@ -401,7 +400,16 @@ class TieredBackend:
     ) -> BlobStore:
         if not made.keeps_back:
             return made
-        return await share(config["id"], made, new=new)
+        try:
+            key = await self._key(config)
+        except BaseException:
+            await surely(made.close)
+            raise
+        return await share(key, made, new=new)
+
+    async def _key(self, config: Mapping[str, Any]) -> Hashable:
+        """Return what handles that share what waits have in common: a copy has another place."""
+        return config["id"], await self.place(config)
 
     async def place(self, config: Mapping[str, Any]) -> Hashable:
         """Return where the backend lies: it is the truth."""
@@ -415,7 +423,7 @@ class TieredBackend:
         """Remove backend and frontend."""
         front, back, policy, _ = self._parts(config)
         if policy == "write-behind":
-            open_ = forget(config["id"])
+            open_ = forget(await self._key(config))
             if isinstance(open_, TieredBlobStore):
                 await open_.abandon()
         await back.delete()
