@@ -76,6 +76,7 @@ async def q(
         stats=stats,
         rng=rng,
         host=HOST,
+        slow=next((x.slow_seconds for x in inputs if isinstance(x, Database)), query_api.SLOW),
     )
     # Many small queries, one after the other, leave the others their turn too.
     await pause()

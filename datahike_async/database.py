@@ -154,9 +154,15 @@ class Database:
 
     # -- reading -------------------------------------------------------------------------------
 
+    @property
+    def slow_seconds(self) -> float:
+        """Seconds from which a query on this database is told in the log."""
+        return query_api.SLOW if self.config is None else self.config.slow_query_ms / 1000
+
     async def q(self, query: Any, *inputs: Any, **options: Any) -> Any:
         """Run ``query`` with this database as its first input; see :func:`datahike_async.q`."""
-        found = await query_api.q(query, self, *inputs, host=HOST, **options)
+        slow = self.slow_seconds
+        found = await query_api.q(query, self, *inputs, host=HOST, slow=slow, **options)
         await pause()
         return found
 

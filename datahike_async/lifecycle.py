@@ -17,8 +17,10 @@ from datahike_async.errors import (
     DatahikeError,
     shown,
 )
+from datahike_async.events import CREATED, DELETED
 from datahike_async.konserve import store as stores
 from datahike_async.konserve.errors import KonserveError, RevisionMismatch, StoreNotFound
+from datahike_async.konserve.redaction import public
 from datahike_async.konserve.store import Store
 from datahike_async.storage.create import first_head, write_first_head
 from datahike_async.storage.open import read_branch
@@ -67,7 +69,9 @@ async def create_database(config: Any = None, *, env: Env = SYSTEM, **options: A
                 await stores.release_store(store)
                 if unused:
                     await stores.delete_store(store_config)
-    return wanted.in_store({**store_config, "id": store_id})
+    completed = wanted.in_store({**store_config, "id": store_id})
+    CREATED(branch=completed.branch, store=public(completed.store))
+    return completed
 
 
 async def _store_exists(store_config: dict[str, Any]) -> bool:
@@ -138,3 +142,4 @@ async def delete_database(config: Any = None, **options: Any) -> None:
         for transactor in forget(await stores.store_place(store_config)):
             transactor.shut(gone)
         await stores.delete_store(store_config)
+    DELETED(store=public(store_config))

@@ -88,7 +88,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
             value = as_bool(key, value)
         elif key == "schema-flexibility":
             value = keyword_in(key, value, "write", "read")
-        elif key in ("store-cache-size", "search-cache-size"):
+        elif key in ("store-cache-size", "search-cache-size", "slow-query-ms"):
             value = as_count(key, value, 1 if key == "store-cache-size" else 0)
         elif key in ("index", "branch"):
             if not isinstance(value, (Keyword, str)):

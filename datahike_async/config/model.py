@@ -45,6 +45,7 @@ class Config:
     name: str | None = None
     store_cache_size: int = 1000
     search_cache_size: int = 0
+    slow_query_ms: int = 1000
     crypto_hash: bool = False
     commit_graph: bool = True
     fuse_index_roots: bool = False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
+from time import perf_counter
+from typing import Any, Final
 
 from datahike_async.errors import QueryError
+from datahike_async.events import SLOW_QUERY
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.budget import Meter, budget_of
 from datahike_async.query.execute import Engine
@@ -15,12 +17,16 @@ from datahike_async.query.host import Host
 from datahike_async.query.inputs import Request, bind, request_of, too_deep
 from datahike_async.query.parse import order_by_of, seconds_of
 from datahike_async.query.prepare import Prepared, prepare
+from datahike_async.query.shape import shape
 from datahike_async.query.shaping import shaped, shaped_rows
 from datahike_async.query.state import State
 from datahike_async.query.supply import CHANCE
 from datahike_async.query.trace import Ran
 
-__all__ = ["QueryStats", "explain", "q", "query_stats"]
+__all__ = ["SLOW", "QueryStats", "explain", "q", "query_stats"]
+
+SLOW: Final = 1.0
+"""Seconds from which a query is told in the log, where no database says otherwise."""
 
 
 async def q(
@@ -34,10 +40,12 @@ async def q(
     stats: bool = False,
     rng: Random | None = None,
     host: Host | None = None,
+    slow: float = SLOW,
 ) -> Any:
     """Run a Datalog query; see ``datahike_async.q``.
 
-    Without a ``host`` nothing pauses and no thread is used.
+    Without a ``host`` nothing pauses and no thread is used. What takes ``slow`` seconds or more is
+    told in the log.
     """
     request = request_of(
         query,
@@ -50,6 +58,16 @@ async def q(
         stats=stats,
         rng=rng,
     )
+    began = perf_counter()
+    try:
+        return await _asked(request, host)
+    finally:
+        took = perf_counter() - began
+        if took >= slow and SLOW_QUERY.wanted:
+            SLOW_QUERY(seconds=round(took, 6), query=shape(request.query))
+
+
+async def _asked(request: Request, host: Host | None) -> Any:
     if request.stats:
         return await _measured(request, host)
     inputs = request.inputs

@@ -9,15 +9,13 @@ Turns are a matter of order alone: that nothing is lost is the compare-and-set's
 
 from __future__ import annotations
 
-import logging
 from contextlib import AsyncExitStack
 from typing import Final
 
+from datahike_async.events import CONFLICT, NO_TURN
 from datahike_async.transactor.branch import Branch
 
 __all__ = ["Order"]
-
-_log = logging.getLogger("datahike_async.transactor")
 
 _CALM: Final = 8
 """After so many turns that were free at once, with nothing new to read, it queues no more."""
@@ -38,11 +36,11 @@ class Order:
         self._has_turn = False
         self._calm = 0
 
-    def overtaken(self, transactions: int) -> None:
-        """Note that a group has to be applied again, so many transactions."""
+    def overtaken(self, transactions: int, retries: int) -> None:
+        """Note that a group has to be applied again, so many transactions, and what is left."""
         self.conflicts += 1
         self.reruns += transactions
-        _log.debug("commit conflict: branch=%s transactions=%d", self._branch.name, transactions)
+        CONFLICT(branch=self._branch.name, transactions=transactions, retries=retries)
 
     async def queue(self, turn: AsyncExitStack, *, refresh: bool = True) -> None:
         """Wait for a turn, which ``turn`` ends, and take over what others have published by then.
@@ -61,7 +59,7 @@ class Order:
             if refresh:
                 await branch.refresh()
         except Exception as error:
-            _log.debug("no turn: branch=%s error=%s", branch.name, error)
+            NO_TURN(branch=branch.name, error=error)
             return
         alone = found.held and not found.waited and branch.committer.revision == before
         self._calm = self._calm + 1 if alone else 0

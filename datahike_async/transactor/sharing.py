@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import anyio
@@ -19,6 +19,7 @@ from anyio.lowlevel import RunVar
 from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import ConfigError
+from datahike_async.events import CLOSED, CONNECTED, OPENED, RELEASED
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.loops import Home, abandon_closed, outlast, start
 from datahike_async.konserve.store import Store, connect_store, release_store, store_place
@@ -126,6 +127,8 @@ class _Shared:
 
     async def _open(self) -> bool:
         cancelled = anyio.get_cancelled_exc_class()
+        monotonic = self._opening.env.monotonic
+        began = monotonic()
         try:
             with self._scope:
                 self.transactor = await _opened(self._opening)
@@ -137,8 +140,14 @@ class _Shared:
             return False
         if not self.members:
             self.transactor.stop()
+        OPENED(**self._described(), seconds=round(monotonic() - began, 6))
         self.opened.set()
         return True
+
+    def _described(self) -> dict[str, Any]:
+        transactor = self.transactor
+        store = transactor.store.config
+        return {"branch": self.key.branch, "store": store, "tx": transactor.snapshot.max_tx}
 
     def _loop_ends(self) -> None:
         """Be told by a loop whose end does not interrupt its tasks."""
@@ -159,6 +168,7 @@ class _Shared:
                 # What was acknowledged is durable; the flush only speeds up the next open.
                 _log.exception("closing :%s", self.key.branch)
             await _release(self.transactor.store)
+        CLOSED(**self._described())
 
     def _abandoned(self) -> None:
         """Be told that the loop was closed, and that no task of it will run again."""
@@ -225,6 +235,7 @@ class Member:
         if shared.opened.is_set() and shared.error is None and len(shared.members) > 1:
             await outlast(shared.transactor.settled)
         shared.leave(self)
+        RELEASED(branch=shared.key.branch, connections=len(shared.members))
         if shared.closing:
             await outlast(shared.ended.wait)
 
@@ -282,6 +293,7 @@ async def join(opening: Opening) -> Member:
             if shared.error is None and shared.fits(config):
                 if not mine:
                     config.check_same(shared.transactor.config)
+                CONNECTED(branch=config.branch, connections=len(shared.members))
                 return member
             if mine and shared.error is not None:
                 raise shared.error

@@ -27,6 +27,14 @@ from datahike_async.errors import (
     TransactionError,
     TransactionOutcomeUnknown,
 )
+from datahike_async.events import (
+    COMMITTED,
+    FLUSH_FAILED,
+    FLUSHED,
+    REFRESHED,
+    RERUN,
+    WRITER_CLOSED,
+)
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.base import close_now
 from datahike_async.konserve.errors import KonserveError, OutOfTurn, StoreDenied
@@ -211,8 +219,9 @@ class Transactor:
         if self.fatal is None:
             self.fatal = cause
             if not self.lost:
-                name, trace = self.config.branch, cause.__cause__ or cause
-                _log.error("the writer of :%s closed itself: %s", name, cause, exc_info=trace)
+                WRITER_CLOSED(
+                    branch=self.config.branch, error=cause, trace=cause.__cause__ or cause
+                )
         for message in self.mailbox.drain():
             message.fail(shut_down(self.fatal))
         for request in self._refreshing:
@@ -275,7 +284,9 @@ class Transactor:
         self._refreshing.clear()
         error: DatahikeError | None = None
         try:
+            before = self.snapshot.max_tx
             await self._branch.refresh()
+            REFRESHED(branch=self._branch.name, tx=self.snapshot.max_tx, before=before)
         except Exception as failed:
             error = as_ours(failed)
         for request in requests:
@@ -331,6 +342,7 @@ class Transactor:
     async def _publish(self, group: Group, turn: AsyncExitStack) -> None:
         branch, name = self._branch, self.config.branch
         retries = self.config.writer.head_conflict_retries
+        began = branch.env.monotonic()
         while True:
             before, revision = self.commit, branch.committer.revision
             try:
@@ -345,7 +357,7 @@ class Transactor:
                     return
                 await self.order.queue(turn, refresh=not self._exclusive)
                 if branch.committer.revision != revision:
-                    group = await self._again(group)
+                    group = await self._again(group, retries)
             except Moved as moved:
                 if branch.committer.interrupted:
                     # Nothing of the group was written, and nothing more will be.
@@ -367,7 +379,7 @@ class Transactor:
                     group.fail(conflict, name)
                     return
                 await self.order.queue(turn)
-                group = await self._again(group)
+                group = await self._again(group, retries)
             except FencingUnsupported as error:
                 group.fail(again, error)
                 return
@@ -388,14 +400,22 @@ class Transactor:
         committed = group.answer(before, commit)
         if committed:
             self._published = True
+            COMMITTED(
+                branch=name,
+                tx=self.snapshot.max_tx,
+                transactions=len(committed),
+                seconds=round(branch.env.monotonic() - began, 6),
+            )
             for subscriber in list(self.subscribers.values()):
                 subscriber(committed)
         await branch.catch_up()
         self._maybe_flush()
 
-    async def _again(self, group: Group) -> Group:
-        self.order.overtaken(len(group))
-        return await group.again()
+    async def _again(self, group: Group, retries: int) -> Group:
+        self.order.overtaken(len(group), retries)
+        made = await group.again()
+        RERUN(branch=self._branch.name, transactions=len(made), basis=self.snapshot.max_tx)
+        return made
 
     # -- flushing ------------------------------------------------------------------------------
 
@@ -428,7 +448,7 @@ class Transactor:
     def _flush_failed(self, error: DatahikeError) -> None:
         if error.retryable:
             # Commits need less room than flushes: they go on, and the flush is tried again later.
-            _log.warning("a flush of :%s failed: %s", self.config.branch, error)
+            FLUSH_FAILED(branch=self.config.branch, error=error)
             self._flush_floor = self.snapshot.n
         else:
             self.shut(error)
@@ -448,6 +468,8 @@ class Transactor:
                 return
             try:
                 await branch.publish_flush(prepared)
+                flushed = prepared.flushed.snapshot
+                FLUSHED(branch=branch.name, tx=flushed.max_tx, rows=flushed.n)
                 await branch.catch_up()
                 self._flush_floor = 0
             except OutOfTurn as error:

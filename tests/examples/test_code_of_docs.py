@@ -35,7 +35,7 @@ SPOKEN = {"python", "sh", "toml", "text", "edn", "json"}
 ELSEWHERE = {"docs/how-to/write-a-backend.md": "run, or found in the example, by its own test"}
 PICTURES = {
     "datahike_async/konserve/envelope.py": "bytes of an envelope",
-    "datahike_async/konserve/backends/file_journal.py": "bytes of a journal",
+    "datahike_async/konserve/backends/file_frames.py": "bytes of a frame",
     "datahike_async/konserve/wrappers/front.py": "bytes of a copy",
     "datahike_async/konserve/testing/matrix.py": "a command for the shell",
 }

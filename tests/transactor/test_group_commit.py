@@ -148,9 +148,11 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client)
-            await anyio.sleep(0.5)
             # Past the threshold, and stopped at four times as many rows.
-            rows = conn.db().snapshot.n
+            before, rows = -1, 0
+            while before != rows or not gates[0].held:
+                await anyio.sleep(0.3)
+                before, rows = rows, conn.db().snapshot.n
             assert gates[0].held == 1
             assert 200 < rows < 210
             assert done < 300
