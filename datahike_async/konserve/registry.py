@@ -26,6 +26,8 @@ _BUILT_IN: Final = {
 }
 _DISTRIBUTED: Final = ("lmdb", "s3")
 """Backends that come with this project, each as a distribution ``datahike-async-…`` of its own."""
+_LATER: Final = ("dynamodb", "redis", "sql")
+"""Backends that later versions of it bring."""
 
 
 class Backend(Protocol):
@@ -109,17 +111,22 @@ def _unknown(text: str) -> UnknownBackend:
     known = sorted({*_BUILT_IN, *_registered, *_points()})
     near = get_close_matches(text, [*known, *_DISTRIBUTED], 1)
     if text in _DISTRIBUTED:
-        hint = f"install it: pip install datahike-async-{text}"
+        hint = f"install its package, {_package(text)}."
     elif near and near[0] not in known:
-        hint = f"did you mean {near[0]}? Install it: pip install datahike-async-{near[0]}"
+        hint = f"did you mean {near[0]}? Install its package, {_package(near[0])}."
     elif near:
         hint = f"did you mean {near[0]}?"
     else:
+        later = "it comes with a later version; " if text in _LATER else ""
         hint = (
-            f"known here: {', '.join(known)}. One of your own is made known with register_backend "
-            "or by the entry point of an installed package; docs/how-to/write-a-backend.md leads "
-            "to it."
+            f"{later}known here: {', '.join(known)}. One of your own is made known with "
+            "register_backend or by the entry point of an installed package; "
+            "docs/how-to/write-a-backend.md leads to it."
         )
     return UnknownBackend(
         f"There is no backend {text!r}; {hint}", backend=text, error=":backend-does-not-exist"
     )
+
+
+def _package(name: str) -> str:
+    return f"datahike-async-{name} (in a checkout of the project: pip install backends/{name})"

@@ -1,10 +1,10 @@
 """A guest book as a web application: one writer, many readers, and its past.
 
-pip install datahike-async starlette uvicorn
+pip install . starlette uvicorn             (in a clone of the project)
 uvicorn --factory examples.web.app:make_app
 
 It keeps its entries in ./guestbook. Any other store is a change of its config alone; on S3
-(pip install datahike-async-s3), where any number of servers share the book:
+(pip install backends/s3), where any number of servers share the book:
 
 GUESTBOOK='{:store {:backend :s3 :bucket "my-databases" :prefix "guestbook"}}' uvicorn --factory …
 
