@@ -50,7 +50,8 @@ class Connection:
         self._member = member
         self._transactor = member.transactor
         self._env = env
-        self._listeners = Listeners(self._transactor.limits.listener_reports)
+        limits = self._transactor.limits
+        self._listeners = Listeners(limits.listener_reports, limits.close_seconds)
         self._closed = False
         self._left = anyio.Event()
         self._value: Database | None = None
@@ -240,7 +241,9 @@ class Connection:
         """
         self._check_home()
         if self._closed:
-            await outlast(self._left.wait)
+            # Whoever releases waits for the listeners; one of those would wait for itself.
+            if not self._listeners.is_calling():
+                await outlast(self._left.wait)
             return
         self._closed = True
         try:

@@ -28,6 +28,7 @@ class Limits(NamedTuple):
     settle_seconds: float = 30.0
     """How long a publication of unknown outcome is asked after."""
     close_seconds: float = 5.0
-    """How long the end of an event loop waits for a publication, and for the store to close."""
+    """How long the end of an event loop waits for a publication and for the store to close, and
+    the release of a connection for its listeners."""
     listener_reports: int = 1024
     """How many reports may wait for a listener; beyond them the oldest are dropped."""

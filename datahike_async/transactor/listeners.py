@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
-from typing import Any, Final
+from typing import Any
 
 import anyio
 
@@ -23,9 +23,6 @@ from datahike_async.pausing import pause
 __all__ = ["Listeners"]
 
 _log = logging.getLogger("datahike_async.listeners")
-
-_PATIENCE: Final = 5.0
-"""Seconds that a closing connection gives listeners to finish."""
 
 _delivering: ContextVar[_Listener | None] = ContextVar("delivering", default=None)
 
@@ -46,7 +43,7 @@ def once(make: Report) -> Report:
 
 
 class _Listener:
-    """A function and the reports that wait for it. ``idle`` is set while there is nothing to do."""
+    """A function and the reports that wait for it; ``idle`` is there while its task runs."""
 
     def __init__(self, key: Any, call: Callable[[Any], Any], limit: int) -> None:
         self.key = key
@@ -57,7 +54,8 @@ class _Listener:
         self._context = copy_context()
         self._queue: deque[Report] = deque()
         self._missed = 0
-        self._scope = anyio.CancelScope()
+        # Made with the task: who listens may do so while the loop stands still, as in notebooks.
+        self._scope: anyio.CancelScope | None = None
 
     def put(self, report: Report) -> None:
         if len(self._queue) >= self._limit:
@@ -71,16 +69,18 @@ class _Listener:
                 )
         self._queue.append(report)
         if self.idle is None:
-            self.idle = anyio.Event()
+            self.idle, self._scope = anyio.Event(), anyio.CancelScope()
             start(self._run, f"listener {self.key!r}", context=self._context.copy())
 
     def cancel(self) -> None:
         """Deliver nothing more, and cancel what is being delivered."""
         self._queue.clear()
-        self._scope.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def _run(self) -> None:
         assert self.idle is not None
+        assert self._scope is not None
         _delivering.set(self)
         try:
             with self._scope:
@@ -92,8 +92,7 @@ class _Listener:
                     await pause()
         finally:
             self.idle.set()
-            self.idle = None
-            self._scope = anyio.CancelScope()
+            self.idle = self._scope = None
 
     async def _deliver(self, report: Any) -> None:
         try:
@@ -105,10 +104,14 @@ class _Listener:
 
 
 class Listeners:
-    """The listeners of one connection, by key. At most ``limit`` reports wait for each."""
+    """The listeners of one connection, by key.
 
-    def __init__(self, limit: int) -> None:
+    At most ``limit`` reports wait for each; the end of the connection waits so many ``seconds``.
+    """
+
+    def __init__(self, limit: int, seconds: float) -> None:
         self._limit = limit
+        self._seconds = seconds
         self._by_key: dict[Any, _Listener] = {}
 
     def __bool__(self) -> bool:
@@ -128,11 +131,15 @@ class Listeners:
         for listener in self._by_key.values():
             listener.put(report)
 
+    def is_calling(self) -> bool:
+        """Say whether it is one of them that asks."""
+        return _delivering.get() in self._by_key.values()
+
     async def finish(self) -> None:
         """Wait until everything queued is delivered, for as long as is reasonable."""
         # The one that is releasing its connection would wait for itself.
         others = [one for one in self._by_key.values() if one is not _delivering.get()]
-        with anyio.move_on_after(_PATIENCE, shield=True):
+        with anyio.move_on_after(self._seconds, shield=True):
             for listener in others:
                 if listener.idle is not None:
                     await listener.idle.wait()
