@@ -63,7 +63,14 @@ async def q(
     ``[?a ...]``, a tuple or None for ``[?a ?b]``, a value or None for ``?a .``, and dicts by the
     names of ``:keys``, ``:strs`` or ``:syms``. Raises QueryError (QueryCanceled where the
     time or a budget is used up) and EdnError. A step over many rows runs in a worker thread;
-    cancellation is noticed between steps, and within long ones.
+    cancellation is noticed between steps, and within long ones. ::
+
+        rows = await d.q('''[:find ?name ?friend
+                             :in $ ?email
+                             :where [?e :person/email ?email] [?e :person/name ?name]
+                                    [?e :person/knows ?f] [?f :person/name ?friend]]''',
+                         db, "ada@example.org")
+        assert rows == {("Ada", "Bob")}
     """
     found = await query_api.q(
         query,

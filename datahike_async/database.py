@@ -134,7 +134,12 @@ class Database:
     def as_of(self, point: int | datetime) -> Database:
         """Return the database as it was at ``point``, inclusive: a transaction id or an instant.
 
-        Raises ArgumentError without history, and where a number is no transaction id.
+        Raises ArgumentError without history, and where a number is no transaction id. ::
+
+            ada = [":person/email", "ada@example.org"]
+            report = await conn.transact([{":db/id": ada, ":person/name": "Ada Lovelace"}])
+            then = report.db_after.as_of(report.tx - 1)
+            assert await then.pull("[:person/name]", ada) == {":person/name": "Ada"}
         """
         self._require_history("as_of")
         return self._with_view(self.view.as_of(_time_point(point)))
@@ -148,7 +153,11 @@ class Database:
         return self._with_view(self.view.since(_time_point(point, least=0)))
 
     def history(self) -> Database:
-        """Return every assertion and retraction; the fifth component of a datom tells which."""
+        """Return every assertion and retraction; the fifth component of a datom tells which. ::
+
+        names = await conn.db().history().datoms("aevt", ":person/name")
+        assert ("Ada", False) in [(name.v, name.added) for name in names]
+        """
         self._require_history("history")
         return self._with_view(self.view.with_history())
 
@@ -177,7 +186,11 @@ class Database:
     async def pull(self, pattern: Any, eid: Any) -> Any:
         """Return the attributes of one entity that ``pattern`` names, as a dict, or None.
 
-        ``eid`` is an entity id, an ident or a lookup ref. Raises QueryError ``:parser/pull``.
+        ``eid`` is an entity id, an ident or a lookup ref. Raises QueryError ``:parser/pull``. ::
+
+            ada = await db.pull("[:person/name {:person/knows [:person/name]}]",
+                                [":person/email", "ada@example.org"])
+            assert ada == {":person/name": "Ada", ":person/knows": [{":person/name": "Bob"}]}
         """
         found = await pull_execute.pull(self.view, pattern, eid)
         await pause()
@@ -230,7 +243,10 @@ class Database:
     async def with_(self, tx_data: Any, tx_meta: Mapping[Any, Any] | None = None) -> TxReport:
         """Apply a transaction to this value without storing it, and return its report.
 
-        Raises TransactionError; this database is unchanged whatever happens.
+        Raises TransactionError; this database is unchanged whatever happens. ::
+
+            report = await db.with_([{":person/email": "cy@example.org", ":person/name": "Cy"}])
+            assert [datom.v for datom in report.tx_data][1:] == ["cy@example.org", "Cy"]
         """
         if self.view.past:
             raise TransactionError(
@@ -341,7 +357,10 @@ def init_db(
     """Return a database value that holds ``datoms``, built in one go.
 
     A datom is a Datom or ``(e, attribute, value[, tx])``; a pair (e, a) of cardinality one that
-    comes twice keeps its last value. Options are those of :func:`empty_db`.
+    comes twice keeps its last value. Options are those of :func:`empty_db`. ::
+
+        tall = d.init_db([(1, ":name", "Ann"), (1, ":height", 181)])
+        assert await tall.q("[:find ?n . :where [?e :name ?n] [?e :height 181]]") == "Ann"
     """
     db = empty_db(schema, **options)
     if isinstance(datoms, (str, bytes, Mapping)) or not isinstance(datoms, Iterable):

@@ -25,7 +25,12 @@ def register_function(
     ``name`` is a symbol such as ``my.app/discount``. In a query the function is called with the
     values of its arguments; as a transaction function (``[:db.fn/call my.app/f …]``) with the
     database value first, and returns transaction data. It may be a coroutine function. Registering
-    a name again replaces it.
+    a name again replaces it. ::
+
+        d.register_function("my.app/initial", lambda name: name[0])
+        query = "[:find [?i ...] :where [_ :person/name ?n] [(my.app/initial ?n) ?i]]"
+        assert sorted(await d.q(query, db)) == ["A", "B"]
+        d.unregister_function("my.app/initial")
     """
     text = _text(name)
     if not callable(function):

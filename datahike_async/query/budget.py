@@ -27,7 +27,12 @@ class Budget:
 
     ``rows`` and ``bytes`` bound each relation that a clause leaves (bytes as 8 a row and column),
     ``seconds`` the time from the start to the last row, ``recursion`` the rounds of a recursive
-    rule that is no plain closure.
+    rule that is no plain closure. ::
+
+        try:
+            await d.q("[:find ?a ?b :where [?a] [?b]]", db, budget=d.Budget(rows=10))
+        except d.QueryCanceled as error:
+            assert error.data[":budget"] == "rows"
     """
 
     rows: int | None = MAX_ROWS
