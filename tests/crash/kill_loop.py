@@ -203,6 +203,7 @@ def kill_loop(home: Path, kills: int, *, fault: str | None, seed: int, verbose: 
             next_file.write_text("1")
         shutil.rmtree(undo, ignore_errors=True)
         undo.mkdir()
+        log.unlink(missing_ok=True)
         acks.write_bytes(b"")
         start = int(next_file.read_text())
 

@@ -2,7 +2,8 @@
 
 ``Recorder`` goes between the file backend and the system in a process that will be killed. It notes
 every change before it is made, and every sync. ``cut_power`` then does to the folder what a power
-failure may do: changes that no sync covered are undone, all of them or some.
+failure may do: changes that no sync covered are undone, all of them or some, or sector by sector.
+Several processes may be recorded into one log.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from datahike_async.konserve.backends import file_io
 __all__ = ["Recorder", "cut_power"]
 
 _LENGTH = struct.Struct(">I")
+_SECTOR = 512
 
 
 class Recorder:
     """Notes changes of one store's folder in ``log``; keeps what they replace in ``undo``."""
 
     def __init__(self, log: Path, undo: Path) -> None:
-        self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC)
+        self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.undo = str(undo)
         self.count = 0
         for name in (
@@ -62,7 +64,7 @@ class Recorder:
     def write_all(self, fd: int, data: Any, at: int) -> None:
         status = os.fstat(fd)
         old = os.pread(fd, len(data), at)
-        self.note("write", status.st_ino, at, old, status.st_size)
+        self.note("write", status.st_ino, at, old, status.st_size, len(data))
         self._write_all(fd, data, at)
 
     def fsync(self, fd: int) -> None:
@@ -103,9 +105,10 @@ def _events(log: Path) -> list[Any]:
 def cut_power(store: Path, log: Path, rng: random.Random) -> int:
     """Undo changes that no sync covered; return how many were undone.
 
-    One time in four nothing is lost (a mere kill), in two all, else each by the toss of a coin.
+    One time in five nothing is lost (a mere kill), in two all, in one each change by the toss of a
+    coin, in one each sector.
     """
-    mode = rng.choice(("nothing", "all", "all", "some"))
+    mode = rng.choice(("nothing", "all", "all", "some", "torn"))
     if mode == "nothing":
         return 0
     synced: set[int] = set()
@@ -118,8 +121,12 @@ def cut_power(store: Path, log: Path, rng: random.Random) -> int:
         elif kind == "sync-folder":
             folder_synced = True
         elif kind == "write":
-            if event[1] not in synced and (mode == "all" or rng.random() < 0.5):
-                undone += _unwrite(store, *event[1:])
+            if event[1] in synced:
+                continue
+            if mode == "torn":
+                undone += _tear(store, rng, *event[1:])
+            elif mode == "all" or rng.random() < 0.5:
+                undone += _unwrite(store, *event[1:5])
         elif not folder_synced and (mode == "all" or rng.random() < 0.5):
             undone += _undo_name(store, event)
     return undone
@@ -133,6 +140,25 @@ def _unwrite(store: Path, inode: int, at: int, old: bytes, size: int) -> int:
                     file.seek(at)
                     file.write(old)
                 file.truncate(max(size, 0))
+            return 1
+    return 0
+
+
+def _tear(
+    store: Path, rng: random.Random, inode: int, at: int, old: bytes, size: int, length: int
+) -> int:
+    """Undo a write sector by sector; where there was nothing before, zeros are left."""
+    for entry in os.scandir(store):
+        if entry.inode() == inode:
+            old = old.ljust(length, b"\0")
+            with open(entry.path, "r+b") as file:
+                place = at
+                while place < at + length:
+                    end = min(place - place % _SECTOR + _SECTOR, at + length)
+                    if rng.random() < 0.5:
+                        file.seek(place)
+                        file.write(old[place - at : end - at])
+                    place = end
             return 1
     return 0
 
