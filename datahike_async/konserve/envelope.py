@@ -113,7 +113,15 @@ def unseal(data: bytes) -> Envelope:
 
     Raises CorruptValue or UnsupportedEncoding.
     """
-    header = read_header(data)
+    try:
+        header = read_header(data)
+    except UnsupportedEncoding as newer:
+        # Unless it is whole but for the number of the version.
+        try:
+            unseal(data[:2] + bytes([_VERSION]) + data[3:])
+        except CorruptValue:
+            raise newer from None
+        raise CorruptValue("The version of a stored value is damaged.") from None
     stop = HEADER + header.value_length
     if len(data) != stop + header.meta_length:
         raise CorruptValue(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import uuid
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from datahike_async.konserve import (
+    CorruptValue,
     MessagePack,
     Store,
     StoreConfigError,
@@ -22,6 +24,7 @@ from datahike_async.konserve import (
     registry,
 )
 from datahike_async.konserve.compressors import compress, decompress
+from datahike_async.konserve.envelope import HEADER, Envelope, seal, unseal
 from datahike_async.konserve.redaction import public
 from datahike_async.konserve.serializers import name_of_key
 
@@ -156,3 +159,17 @@ def test_equal_keys_have_equal_names():
     assert name_of_key(1) != name_of_key("1") != name_of_key(b"1")
     assert name_of_key((1, 2)) != name_of_key([1, 2])
     assert MessagePack().deserialize(MessagePack().serialize(2**100)) == 2**100
+
+
+def test_one_wrong_bit_of_a_stored_value_is_damage_and_no_newer_version():
+    whole = seal(Envelope(0, 1, 1, b"value", b"meta"))
+    for at in range(len(whole)):
+        for bit in range(8):
+            with pytest.raises(CorruptValue):
+                unseal(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+    newer = bytearray(whole)
+    newer[2] = 9
+    crc = zlib.crc32(newer[HEADER:], zlib.crc32(newer[: HEADER - 4]))
+    newer[HEADER - 4 : HEADER] = crc.to_bytes(4, "big")
+    with pytest.raises(UnsupportedEncoding, match="format 9"):
+        unseal(bytes(newer))
