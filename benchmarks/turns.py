@@ -40,8 +40,6 @@ MOST_WEB: Final = 1.8
 SCHEMA: Final = """
 [{:db/ident :n :db/valueType :db.type/long :db/cardinality :db.cardinality/one}]
 """
-_LEAD: Final = 0.4
-"""Seconds that a process gets to start in, more for each further one."""
 _WRITERS: Final = 16
 _UVICORN: Final = [sys.executable, "-m", "uvicorn", "--factory", "examples.web.app:make_app"]
 
@@ -49,16 +47,18 @@ _UVICORN: Final = [sys.executable, "-m", "uvicorn", "--factory", "examples.web.a
 # -- one process -------------------------------------------------------------------------------
 
 
-async def _commit(config: Mapping[str, Any], start: float, seconds: float, tasks: int) -> None:
+async def _commit(config: Mapping[str, Any], seconds: float, tasks: int) -> None:
     times: list[float] = []
+    ends: list[float] = []
     errors: dict[str, int] = {}
     async with d.connect(config) as conn:
-        await anyio.sleep(max(start - time.time(), 0))
-        cpu, end = time.process_time(), start + seconds
+        print("ready", flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.readline)
+        cpu, end = time.process_time(), time.perf_counter() + seconds
 
         async def task(number: int) -> None:
             n = os.getpid() * 1_000_000 + number * 100_000
-            while time.time() < end:
+            while time.perf_counter() < end:
                 before = time.perf_counter()
                 try:
                     await conn.transact([{":n": n}])
@@ -67,6 +67,7 @@ async def _commit(config: Mapping[str, Any], start: float, seconds: float, tasks
                     errors[name] = errors.get(name, 0) + 1
                 else:
                     times.append(time.perf_counter() - before)
+                    ends.append(time.time())
                 n += 1
 
         async with anyio.create_task_group() as group:
@@ -75,6 +76,7 @@ async def _commit(config: Mapping[str, Any], start: float, seconds: float, tasks
         order = conn._transactor.order
         found = {
             "times": times,
+            "ends": ends,
             "errors": errors,
             "conflicts": order.conflicts,
             "reruns": order.reruns,
@@ -84,14 +86,25 @@ async def _commit(config: Mapping[str, Any], start: float, seconds: float, tasks
 
 
 def _start(config: Mapping[str, Any], seconds: float, tasks: int, processes: int) -> list[Any]:
-    start = time.time() + _LEAD + 0.4 * processes
-    told = json.dumps([config, start, seconds, tasks])
-    return [
+    """Return processes that have begun, all at once."""
+    told = json.dumps([config, seconds, tasks])
+    running = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.turns", told], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks.turns", told],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for _ in range(processes)
     ]
+    for process in running:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return running
 
 
 def _ended(running: list[Any]) -> list[dict[str, Any]]:
@@ -210,15 +223,18 @@ def _kill(name: str, store: Mapping[str, Any], args: _Options) -> list[str]:
     config = _fresh(store)
     seconds = max(args.seconds / 4, 3)
     running = _start(config, seconds, 1, 4)
-    time.sleep(_LEAD + 1.6 + seconds / 2)
+    time.sleep(seconds / 2)
     pids = [process.pid for process in running]
     turn = Path(config["store"].get("path", "")) / "turn"
     holder = int(turn.read_text().split()[0]) if turn.exists() else pids[0]
     if holder not in pids:
         holder = pids[0]
+    killed = time.time()
     os.kill(holder, signal.SIGKILL)
-    found = _ended(running)
-    worst = max(max(one["times"]) for one in found)
+    pairs = [
+        pair for one in _ended(running) for pair in zip(one["ends"], one["times"], strict=True)
+    ]
+    worst = max(seconds for end, seconds in pairs if end > killed)
     print(f"{name}: kill -9 of one of 4; the longest commit of the others {worst * 1e3:.0f} ms")
     return [f"{name}: a stall of {worst:.2f} s"] if worst > MOST_STALL else []
 

@@ -20,6 +20,7 @@ from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key, layout_of
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.probe import Fence
+from datahike_async.storage.ring import EMPTY
 from datahike_async.storage.tail import Tail
 from datahike_async.tx.apply import Applied, apply
 from datahike_async.values.schema import Schema
@@ -113,6 +114,7 @@ async def write_first_head(
         writer=writer,
         gc_epoch=0,
         recent=Recent(commit.bytes),
+        ring=EMPTY,
         tail=tail.stored(),
     )
     key = head_key(config.branch)

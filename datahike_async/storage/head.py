@@ -19,6 +19,7 @@ from datahike_async.errors import ConfigError, CorruptData, UnsupportedFormat
 from datahike_async.index.codec import pack, unpack
 from datahike_async.index.source import Address
 from datahike_async.storage.codec import decode_items
+from datahike_async.storage.ring import Ring
 
 __all__ = ["RECENT", "Base", "Head", "Recent", "decode_head", "encode_head"]
 
@@ -89,8 +90,9 @@ class Head:
     """A head as it lies in the store.
 
     ``generation`` counts publications. ``commit`` is the newest commit of transactions;
-    ``recent`` the ids of the last publications, the newest last; ``tail`` the encoded records
-    that the trees of ``base`` do not hold, or where they lie. A journal continues from there.
+    ``recent`` the ids of the last publications, the newest last; ``ring`` the writers that compete;
+    ``tail`` the encoded records that the trees of ``base`` do not hold, or where they lie. A
+    journal continues from there.
     """
 
     base: Base
@@ -100,6 +102,7 @@ class Head:
     writer: UUID
     gc_epoch: int
     recent: Recent
+    ring: Ring
     tail: tuple[bytes | Address, ...]
 
 
@@ -116,6 +119,7 @@ def encode_head(head: Head) -> bytes:
             head.writer,
             head.gc_epoch,
             head.recent.data,
+            head.ring.to_data(),
             [list(x) if isinstance(x, Address) else x for x in head.tail],
         ]
     )
@@ -142,7 +146,7 @@ def decode_head(data: Any, where: str, store: UUID | None) -> Head:
             error=":db-was-written-with-newer-datahike-version",
         )
     try:
-        _, _, encoded, generation, commit, parents, writer, gc_epoch, recent, tail = fields
+        _, _, encoded, generation, commit, parents, writer, gc_epoch, recent, ring, tail = fields
         kept = unpack(encoded)
         base = Base(
             kept["store"],
@@ -157,7 +161,8 @@ def decode_head(data: Any, where: str, store: UUID | None) -> Head:
         )
         ids = Recent(recent)
         items = tuple(decode_items(tail))
-        head = Head(base, generation, commit, tuple(parents), writer, gc_epoch, ids, items)
+        members = Ring.from_data(ring)
+        head = Head(base, generation, commit, tuple(parents), writer, gc_epoch, ids, members, items)
     except CorruptData:
         raise
     except Exception as error:

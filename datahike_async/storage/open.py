@@ -25,6 +25,7 @@ from datahike_async.storage.codec import Record, decode_record
 from datahike_async.storage.head import Head, Recent, decode_head
 from datahike_async.storage.layout import head_key
 from datahike_async.storage.node_store import NodeStore
+from datahike_async.storage.ring import EMPTY, Ring
 from datahike_async.storage.tail import Tail, fetch_segments
 from datahike_async.tx.apply import replay
 from datahike_async.values.schema import Schema
@@ -79,6 +80,7 @@ class Growth:
     recent: Recent
     encoded: tuple[bytes, ...]
     records: tuple[Record, ...]
+    ring: Ring = EMPTY
     tail: Tail | None = None
 
     def without(self, generation: int) -> Growth:
@@ -152,7 +154,7 @@ async def reread_branch(
         new = tail.records[len(known.tail.records) :]
         records = await _sized(new, _records, key, new)
         counts = (head.generation, head.commit, head.recent)
-        return Growth(revision, *counts, tuple(new), records, tail)
+        return Growth(revision, *counts, tuple(new), records, head.ring, tail)
     records = await _sized(tail.records, _records, key, tail.records)
     past = (head.generation, head.commit, head.recent)
     grown = await _sized(journal, _appended, key, Appended(journal, revision), *past)

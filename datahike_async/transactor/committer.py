@@ -13,7 +13,7 @@ Nothing is applied here: the actor hands in encoded records and takes the outcom
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 from uuid import UUID
@@ -74,6 +74,9 @@ class Committer:
         self.journal = store.capabilities.journal
         self.limits = limits
         self._until = math.inf
+        # Whether it takes its place among the writers that compete, and who lost theirs to it.
+        self.in_ring = False
+        self.gone: Collection[UUID] = ()
         self.adopt(state)
 
     def adopt(self, state: BranchState) -> None:
@@ -85,6 +88,7 @@ class Committer:
         self.parents = state.head.parents
         self.gc_epoch = state.head.gc_epoch
         self.recent = state.recent
+        self.ring = state.head.ring
         self.tail = state.tail
         # Others published on top of ours: the actor must reload before it applies anything.
         self.behind: BranchState | Growth | None = None
@@ -95,6 +99,7 @@ class Committer:
         self.generation = growth.generation
         self.commit = growth.commit
         self.recent = growth.recent
+        self.ring = growth.ring
         if growth.tail is not None:
             self.tail = growth.tail
         else:
@@ -176,6 +181,9 @@ class Committer:
         self, base: Base, generation: int, commit: UUID, recent: Recent, tail: Tail, id_: UUID
     ) -> None:
         tail, segments = await tail.bounded(self.env.new_uuid)
+        ring = self.ring
+        if self.in_ring:
+            ring = ring.after(self.writer, generation, self.gone)
         head = Head(
             base,
             generation,
@@ -184,6 +192,7 @@ class Committer:
             self.writer,
             self.gc_epoch,
             recent,
+            ring,
             tail.stored(),
         )
         if segments and not self.store.capabilities.atomic_multi:
@@ -199,7 +208,7 @@ class Committer:
                 raise
         else:
             await self._send(self._sender(encode_head(head), segments), generation, id_)
-        self.tail = tail
+        self.tail, self.ring = tail, ring
 
     def _sender(self, data: bytes, segments: Sequence[tuple[str, bytes]] = ()) -> Send:
         store, key = self.store, self.key

@@ -1,10 +1,13 @@
 """Order: when this writer may publish, where others write to the same branch.
 
-Alone, it publishes at once and pays for nothing. Once it was overtaken it queues, until it has
-found nobody else there for a while: it waits for its turn first, takes over what others have
-published, and only then applies anything, so that little is done twice.
+Alone, it publishes at once and pays for nothing. Once it was overtaken it waits for its turn each
+time, until it has found nobody else there for a while: it takes over what others have published,
+and only then applies anything, so that little is done twice.
 
-Turns are a matter of order alone: that nothing is lost is the compare-and-set's.
+Where the store has turns it queues there. Elsewhere the head says whose turn it is (``Ring``): a
+writer looks at it now and then, and goes ahead of those whose turn it is and who do not come.
+
+A turn is a matter of order alone: that nothing is lost is the compare-and-set's.
 """
 
 from __future__ import annotations
@@ -12,29 +15,75 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Final
 
+import anyio
+
 from datahike_async.events import CONFLICT, NO_TURN
 from datahike_async.transactor.branch import Branch
 
 __all__ = ["Order"]
 
 _CALM: Final = 8
-"""After so many turns that were free at once, with nothing new to read, it queues no more."""
+"""After so many turns that were free at once, with nothing new to read, it waits no more."""
+_PATIENCE: Final = 6
+"""How many publications' time the one whose turn it is gets, before others go ahead."""
+_LEAST_PATIENCE: Final = 0.05
+_MOST_PATIENCE: Final = 0.4
+_LONGEST_PAUSE: Final = 0.25
+_SPREAD: Final = 0.4
+_FIRST_STREAK: Final = 4
+_LONGEST_STREAK: Final = 32
+_GAP: Final = 1.5
+"""After a streak of publications a lone writer leaves a gap of so many publications' time.
+
+Whoever else wants to write must read the head and write it, and so comes too late each time for one
+who writes it again at once. Each streak is twice as long as the one before.
+"""
 
 
 class Order:
-    """The place of one writer among those of a branch. ``queues`` says that it waits for turns.
+    """The place of one writer among those of a branch. ``waits`` says that it waits for turns.
 
     ``conflicts`` and ``reruns`` count, for whoever measures: publications that somebody else was
     faster than, and transactions that were applied again.
     """
 
     def __init__(self, branch: Branch) -> None:
-        self.queues = False
+        self.waits = False
         self.conflicts = 0
         self.reruns = 0
         self._branch = branch
         self._has_turn = False
         self._calm = 0
+        self._since: int | None = None
+        # When the head was last seen to change, and last looked at; and what a publication takes.
+        self._changed = self._looked = branch.env.monotonic()
+        self._pace = 0.0
+        self._streak = 0
+        self._until_gap = _FIRST_STREAK
+        self._share = 0.0
+
+    @property
+    def share(self) -> float:
+        """At which share of its usual size a flush begins here.
+
+        Among several writers each has its own, or all would begin the same flush at once.
+        """
+        if not self.waits:
+            return 1.0
+        if not self._share:
+            self._share = 1.0 - _SPREAD * self._branch.env.random()
+        return self._share
+
+    async def leave_gap(self) -> None:
+        """Let a newcomer in between many publications in a row, at stores that have no turns."""
+        if not self._branch.store.capabilities.remote:
+            return
+        if self._branch.env.monotonic() - self._looked > self._pace:
+            self._streak, self._until_gap = 0, _FIRST_STREAK
+        self._streak += 1
+        if self._streak > self._until_gap:
+            self._streak, self._until_gap = 0, min(2 * self._until_gap, _LONGEST_STREAK)
+            await anyio.sleep(_GAP * self._pace)
 
     def overtaken(self, transactions: int, retries: int) -> None:
         """Note that a group has to be applied again, so many transactions, and what is left."""
@@ -42,30 +91,72 @@ class Order:
         self.reruns += transactions
         CONFLICT(branch=self._branch.name, transactions=transactions, retries=retries)
 
-    async def queue(self, turn: AsyncExitStack, *, refresh: bool = True) -> None:
+    def published(self, seconds: float) -> None:
+        """Note that a group was published, which took so long."""
+        self._changed = self._looked = self._branch.env.monotonic()
+        self._pace += (seconds - self._pace) * (0.2 if self._pace else 1.0)
+        self._since = None
+
+    async def wait(self, turn: AsyncExitStack, *, refresh: bool = True) -> None:
         """Wait for a turn, which ``turn`` ends, and take over what others have published by then.
 
         Raises nothing but a cancellation: what is wrong with the store shows when it is written to.
         """
         branch = self._branch
-        if self._has_turn or not branch.store.capabilities.turns:
+        if self._has_turn or not branch.committer.conditional:
             return
-        self.queues = True
+        self.waits = True
         before = branch.committer.revision
         try:
-            found = await turn.enter_async_context(branch.turn())
-            turn.callback(self._leave)
-            self._has_turn = True
-            if refresh:
-                await branch.refresh()
+            if branch.store.capabilities.turns:
+                found = await turn.enter_async_context(branch.turn())
+                turn.callback(self._leave)
+                self._has_turn = True
+                waited = found.waited or not found.held
+                if refresh:
+                    await branch.refresh()
+            else:
+                waited = refresh and await self._wait_in_ring()
         except Exception as error:
             NO_TURN(branch=branch.name, error=error)
             return
-        alone = found.held and not found.waited and branch.committer.revision == before
+        alone = not waited and branch.committer.revision == before
         self._calm = self._calm + 1 if alone else 0
         if self._calm >= _CALM:
-            self.queues = False
+            self.waits = branch.committer.in_ring = False
             self._calm = 0
 
     def _leave(self) -> None:
         self._has_turn = False
+
+    async def _wait_in_ring(self) -> bool:
+        """Wait until nobody is ahead who still comes; say whether anybody was."""
+        committer, env = self._branch.committer, self._branch.env
+        committer.in_ring, committer.gone = True, ()
+        if env.monotonic() - self._looked > self._pace:
+            await self._look()
+        if self._since is None:
+            self._since = committer.generation
+        waited = False
+        while ahead := committer.ring.ahead(committer.writer, self._since):
+            waited = True
+            late = self._changed + len(ahead) * self._each() - env.monotonic()
+            if late <= 0 and self._looked > self._changed:
+                committer.gone = ahead
+                break
+            # Those who are further ahead take their time, too. The rest is jitter.
+            pause = self._pace * max(len(ahead) - 1, 0.5) * (0.5 + env.random())
+            await anyio.sleep(max(min(pause, late, _LONGEST_PAUSE), 0))
+            await self._look()
+        return waited
+
+    def _each(self) -> float:
+        return min(max(_PATIENCE * self._pace, _LEAST_PATIENCE), _MOST_PATIENCE)
+
+    async def _look(self) -> None:
+        branch = self._branch
+        before = branch.committer.revision
+        await branch.refresh()
+        self._looked = branch.env.monotonic()
+        if branch.committer.revision != before:
+            self._changed = self._looked

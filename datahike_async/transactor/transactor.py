@@ -298,8 +298,10 @@ class Transactor:
         cancelled = anyio.get_cancelled_exc_class()
         try:
             async with AsyncExitStack() as turn:
-                if self.order.queues:
-                    await self.order.queue(turn, refresh=not self._exclusive)
+                if self.order.waits:
+                    await self.order.wait(turn, refresh=not self._exclusive)
+                elif not self._exclusive:
+                    await self.order.leave_gap()
                 group = await self._apply_queued(messages)
                 await self._publish(group, turn)
         except cancelled:
@@ -345,8 +347,10 @@ class Transactor:
         began = branch.env.monotonic()
         while True:
             before, revision = self.commit, branch.committer.revision
+            sent = branch.env.monotonic()
             try:
                 commit = await group.publish()
+                self.order.published(branch.env.monotonic() - sent)
                 break
             except OutOfTurn:
                 # Nothing was written. An exclusive writer learns from a conflict alone that it is
@@ -355,7 +359,7 @@ class Transactor:
                 if retries < 0:
                     group.fail(conflict, name)
                     return
-                await self.order.queue(turn, refresh=not self._exclusive)
+                await self.order.wait(turn, refresh=not self._exclusive)
                 if branch.committer.revision != revision:
                     group = await self._again(group, retries)
             except Moved as moved:
@@ -378,7 +382,7 @@ class Transactor:
                 if retries < 0:
                     group.fail(conflict, name)
                     return
-                await self.order.queue(turn)
+                await self.order.wait(turn)
                 group = await self._again(group, retries)
             except FencingUnsupported as error:
                 group.fail(again, error)
@@ -432,7 +436,8 @@ class Transactor:
         most = limits.flush_journal_bytes if committer.journal else limits.flush_bytes
         if self._flush_floor:
             most *= 2
-        if self.snapshot.n >= limits.flush_rows + self._flush_floor or committer.tail.bytes >= most:
+        rows, share = limits.flush_rows + self._flush_floor, self.order.share
+        if self.snapshot.n >= rows * share or committer.tail.bytes >= most * share:
             self._flushing = True
             start(self._flush, f"a flush of :{self.config.branch}")
 
@@ -459,10 +464,10 @@ class Transactor:
         branch, order = self._branch, self.order
         if self.fatal is not None:
             return
-        queued = order.queues
+        queued = order.waits
         async with AsyncExitStack() as turn:
             if queued:
-                await order.queue(turn, refresh=not self._exclusive)
+                await order.wait(turn, refresh=not self._exclusive)
             if not branch.is_current(prepared):
                 self._maybe_flush()
                 return
@@ -476,7 +481,7 @@ class Transactor:
                 if queued:
                     self._flush_failed(as_ours(error))
                 else:
-                    self._prepared, order.queues = prepared, True
+                    self._prepared, order.waits = prepared, True
             except Moved as moved:
                 if self._exclusive:
                     self.shut(fenced(self.config.branch))

@@ -25,6 +25,7 @@ from datahike_async.storage.codec import (
 )
 from datahike_async.storage.create import empty_snapshot
 from datahike_async.storage.head import RECENT, Base, Head, Recent, decode_head, encode_head
+from datahike_async.storage.ring import Ring
 from datahike_async.tx.apply import apply, replay
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +125,7 @@ def head() -> Head:
         UUID(int=3),
         0,
         Recent().after(UUID(int=9)).after(COMMIT),
+        Ring().after(UUID(int=3), 4, ()),
         (b"one", b"two"),
     )
 

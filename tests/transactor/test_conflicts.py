@@ -22,6 +22,7 @@ from datahike_async.konserve import store as stores
 from datahike_async.storage import open as opening
 from datahike_async.storage.head import RECENT
 from datahike_async.transactor import branch as branches
+from datahike_async.transactor import committer as committers
 from datahike_async.transactor.transactor import Limits
 from tests.strangers import Strangers
 
@@ -183,23 +184,21 @@ async def test_races_are_lost_a_bounded_number_of_times(
     if store["backend"] in ("file", "lmdb"):
         store = {**store, "lock-seconds": 0.02}
     async with Strangers(store, writer=patient) as one, Strangers(store) as rival:
-        adopt = branches.Branch.adopt
+        publish = committers.Committer.publish
         rivals = 0
 
-        async def overtaken(self: Any, state: Any) -> None:
+        async def overtaken(self: Any, entries: Any) -> Any:
             nonlocal rivals
-            await adopt(self, state)
-            if self is one._transactor._branch:
+            if self is one._transactor._branch.committer:
                 rivals += 1
                 await rival.transact([{":name": f"rival {rivals}"}])
+            return await publish(self, entries)
 
-        monkeypatch.setattr(branches.Branch, "adopt", overtaken)
-        await rival.transact([{":name": "first"}])
+        monkeypatch.setattr(committers.Committer, "publish", overtaken)
         with pytest.raises(HeadConflict) as caught:
             await one.transact([{":name": "Ada"}])
         assert caught.value.retryable
-        # Once for each race, and once more for what was read when its turn had come.
-        assert rivals == 4 + one._transactor.store.capabilities.turns
+        assert rivals == 4
         monkeypatch.undo()
         await one.transact([{":name": "Ada"}])
 
