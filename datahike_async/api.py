@@ -72,6 +72,7 @@ async def q(
                          db, "ada@example.org")
         assert rows == {("Ada", "Bob")}
     """
+    first = inputs[0] if inputs else None
     found = await query_api.q(
         query,
         *inputs,
@@ -83,7 +84,7 @@ async def q(
         stats=stats,
         rng=rng,
         host=HOST,
-        slow=next((x.slow_seconds for x in inputs if isinstance(x, Database)), query_api.SLOW),
+        slow=first.slow_seconds if isinstance(first, Database) else query_api.SLOW,
     )
     # Many small queries, one after the other, leave the others their turn too.
     await pause()

@@ -60,31 +60,27 @@ async def q(
     )
     began = perf_counter()
     try:
-        return await _asked(request, host)
+        if request.stats:
+            return await _measured(request, host)
+        inputs = request.inputs
+        prepared = prepare(request.query)
+        point = prepared.point
+        if point is not None and len(inputs) == point.inputs + 1 and request.plain:
+            view = getattr(inputs[0], "__datahike_view__", None)
+            if view is not None:
+                try:
+                    rows = point.run(view, inputs[1:])
+                except NodeMiss as miss:
+                    rows = await resolve(miss, point.run, view, inputs[1:])
+                except RecursionError:
+                    raise too_deep() from None
+                if rows is not None:
+                    return shaped_rows(prepared, rows)
+        return await _run(prepared, request, host, None)
     finally:
         took = perf_counter() - began
         if took >= slow and SLOW_QUERY.wanted:
             SLOW_QUERY(seconds=round(took, 6), query=shape(request.query))
-
-
-async def _asked(request: Request, host: Host | None) -> Any:
-    if request.stats:
-        return await _measured(request, host)
-    inputs = request.inputs
-    prepared = prepare(request.query)
-    point = prepared.point
-    if point is not None and len(inputs) == point.inputs + 1 and request.plain:
-        view = getattr(inputs[0], "__datahike_view__", None)
-        if view is not None:
-            try:
-                rows = point.run(view, inputs[1:])
-            except NodeMiss as miss:
-                rows = await resolve(miss, point.run, view, inputs[1:])
-            except RecursionError:
-                raise too_deep() from None
-            if rows is not None:
-                return shaped_rows(prepared, rows)
-    return await _run(prepared, request, host, None)
 
 
 async def _run(
