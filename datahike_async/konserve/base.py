@@ -24,7 +24,7 @@ from datahike_async.konserve.blob import (
     Unchanged,
     Write,
 )
-from datahike_async.konserve.errors import RevisionMismatch
+from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 
 __all__ = ["BlobStoreBase", "close_now", "gather", "listing", "require_revision"]
 
@@ -61,6 +61,9 @@ async def gather(
             group.start_soon(worker)
     if failed:
         raise failed[0]
+    if len(results) < len(arguments):
+        # asyncio can cancel a single task; its group then ends without an error.
+        raise OutcomeUnknown("One of several calls was cancelled from outside.")
     return [results[index] for index in range(len(arguments))]
 
 

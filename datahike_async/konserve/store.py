@@ -12,8 +12,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
-from anyio import to_thread
-
 from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import (
     ABSENT,
@@ -43,7 +41,7 @@ from datahike_async.konserve.errors import (
     shown,
 )
 from datahike_async.konserve.locks import KeyLocks
-from datahike_async.konserve.loops import surely
+from datahike_async.konserve.loops import in_thread, surely
 from datahike_async.konserve.paths import MISSING, hashable, listed, path_of, step, with_value
 from datahike_async.konserve.places import place_of
 from datahike_async.konserve.redaction import public
@@ -149,7 +147,7 @@ class Store:
         encoding = self.encoding
         envelope = encoding.open(name_of_key(key), data, key)
         if envelope.compressor and encoding.size(key, envelope) > _UNFOLD_IN_THREAD:
-            envelope = await to_thread.run_sync(encoding.unfolded, key, envelope)
+            envelope = await in_thread(encoding.unfolded, key, envelope)
         return encoding.value(key, envelope)
 
     # -- reading -------------------------------------------------------------------------------

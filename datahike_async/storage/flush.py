@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import anyio
-import anyio.to_thread
 
 from datahike_async.index.source import Address, NodeMiss
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
+from datahike_async.konserve.loops import in_thread
 from datahike_async.konserve.store import Assoc, Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
@@ -79,11 +79,11 @@ async def flush(
     with source.pinned():
         while True:
             try:
-                trees = await anyio.to_thread.run_sync(absorb)
+                trees = await in_thread(absorb)
                 break
             except NodeMiss as miss:
                 await miss.source.fetch(miss.addresses)
-        flushed = await anyio.to_thread.run_sync(build, trees)
+        flushed = await in_thread(build, trees)
         await write_blobs(store, sink.writes)
         return flushed
 

@@ -13,11 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 import anyio.from_thread
-import anyio.to_thread
 
 from datahike_async.errors import CorruptData, WrongEventLoop
 from datahike_async.index.source import Address
-from datahike_async.konserve.loops import Home
+from datahike_async.konserve.loops import Home, in_thread
 from datahike_async.konserve.store import Store
 from datahike_async.storage.layout import Layout, layout_of
 from datahike_async.storage.node_cache import NodeCache
@@ -170,7 +169,7 @@ class NodeStore:
                 blob=read.blob,
             )
         if len(data) > _DECODE_IN_THREAD:
-            nodes = await anyio.to_thread.run_sync(self._decoded, read, data)
+            nodes = await in_thread(self._decoded, read, data)
         else:
             nodes = self._decoded(read, data)
         for address, node in zip(read.addresses, nodes, strict=True):

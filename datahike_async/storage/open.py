@@ -11,13 +11,12 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
-from anyio.to_thread import run_sync
-
 from datahike_async.errors import CorruptData, DatabaseNotFound
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import NodeMiss
 from datahike_async.konserve.blob import UNCHANGED, Appended, Revision, Unchanged
+from datahike_async.konserve.loops import in_thread
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
@@ -167,7 +166,7 @@ async def reread_branch(
 async def _sized(parts: Sequence[bytes], decode: Callable[..., T], *args: Any) -> T:
     """Decode here or in a worker thread, by the size of what is decoded."""
     if sum(map(len, parts)) > _INLINE_BYTES:
-        return await run_sync(decode, *args)
+        return await in_thread(decode, *args)
     return decode(*args)
 
 
@@ -237,7 +236,7 @@ async def extend(
                 if len(entries) - at < _INLINE_ENTRIES:
                     go()
                 else:
-                    await run_sync(go)
+                    await in_thread(go)
                 break
             except NodeMiss as miss:
                 await miss.source.fetch(miss.addresses)

@@ -15,11 +15,10 @@ from itertools import chain
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from anyio.to_thread import run_sync
-
 from datahike_async.errors import CorruptData
 from datahike_async.index.source import Address
 from datahike_async.konserve.base import gather
+from datahike_async.konserve.loops import in_thread
 from datahike_async.konserve.store import Store
 from datahike_async.storage.codec import decode_segment, encode_segment
 
@@ -106,7 +105,7 @@ class Tail:
                 items.append(group)
                 continue
             if sum(map(len, group)) > _IN_THREAD:
-                data = await run_sync(encode_segment, None, group)
+                data = await in_thread(encode_segment, None, group)
             else:
                 data = encode_segment(None, group)
             key = f"log/{new_id().hex}"
@@ -149,7 +148,7 @@ async def fetch_segments(
     async def fetch(address: Address) -> Segment:
         data = await store.bget(address.blob)
         if data is not None and len(data) > _IN_THREAD:
-            return await run_sync(_checked, address, data, where)
+            return await in_thread(_checked, address, data, where)
         return _checked(address, data, where)
 
     if missing:

@@ -11,9 +11,8 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from anyio.to_thread import run_sync
-
 from datahike_async.hosting import run_in_thread
+from datahike_async.konserve.loops import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.codec import encode_entry
 from datahike_async.transactor.branch import Branch
@@ -83,9 +82,9 @@ class Group:
                     return
             if message.basis is not None and message.basis != state.max_tx:
                 raise mismatch(message.basis, state.max_tx)
-            if len(data) >= LARGE and await run_sync(runs_anywhere, data):
+            if len(data) >= LARGE and await in_thread(runs_anywhere, data):
                 applied = await run_in_thread(call)
-                entry = await run_sync(encode_entry, applied)
+                entry = await in_thread(encode_entry, applied)
             else:
                 applied = await call()
                 entry = encode_entry(applied)

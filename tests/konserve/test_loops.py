@@ -12,6 +12,8 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
+from datahike_async.konserve import OutcomeUnknown
+from datahike_async.konserve.base import gather
 from datahike_async.konserve.loops import (
     Home,
     acquire_in_thread,
@@ -218,3 +220,23 @@ def test_a_loop_that_has_ended_is_no_home_any_more() -> None:
         assert "no event loop" in (home.elsewhere() or "")
         assert home.elsewhere(waiting=False) is None
         assert not home.call_soon(lambda: None)
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_calls_at_once_of_which_one_is_cancelled_are_no_success(which: int) -> None:
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def call(n: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        if len(tasks) == 3:
+            tasks[which].cancel()
+        await asyncio.sleep(0.01)
+        return n
+
+    async def main() -> None:
+        with pytest.raises(OutcomeUnknown, match="cancelled from outside"):
+            await gather(call, [1, 2, 3], 3)
+
+    asyncio.run(main())

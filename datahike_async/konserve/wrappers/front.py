@@ -19,11 +19,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from anyio.to_thread import run_sync
-
 from datahike_async.konserve.base import close_now
 from datahike_async.konserve.blob import Blob, BlobStore, Revision, Write
 from datahike_async.konserve.errors import KonserveError
+from datahike_async.konserve.loops import in_thread
 
 __all__ = ["Front"]
 
@@ -149,7 +148,7 @@ class Front:
         data = None
         if found is not None and whole:
             if len(found.data) > _IN_THREAD:
-                data = await run_sync(_checked, header, found.data, first)
+                data = await in_thread(_checked, header, found.data, first)
             else:
                 data = _checked(header, found.data, first)
         if data is None:
@@ -163,7 +162,7 @@ class Front:
         if not blobs:
             return
         size = sum(len(blob.data) for blob in blobs.values())
-        packed = await run_sync(_all, blobs) if size > _IN_THREAD else _all(blobs)
+        packed = await in_thread(_all, blobs) if size > _IN_THREAD else _all(blobs)
         for name in blobs:
             # While it is being replaced it may be either.
             self._unreadable(name)
