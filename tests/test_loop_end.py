@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
+import subprocess
+import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -210,3 +213,56 @@ def test_a_loop_that_goes_on_after_cancelling_all_says_what_happened(
 
     with pytest.warns(ResourceWarning, match="unclosed"):
         asyncio.run(main())
+
+
+PROGRAM = """
+import sys, warnings
+import anyio
+import datahike_async as d
+
+async def main():
+    conn = await d.connect(store={"backend": "file", "path": sys.argv[2]})
+    async def send(first):
+        n = first
+        while True:
+            await conn.transact([{":n": n}])
+            print(n, flush=True)
+            n += 4
+    async with anyio.create_task_group() as tasks:
+        for first in range(4):
+            tasks.start_soon(send, first)
+
+warnings.simplefilter("always")
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_program_that_is_interrupted_keeps_what_it_was_told_and_leaves_no_lock(
+    loop: str, tmp_path: Path
+) -> None:
+    store = {"backend": "file", "path": str(tmp_path / "db")}
+    anyio.run(create, store)
+    with (
+        open(tmp_path / "errors", "w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, loop, store["path"]],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as program,
+    ):
+        assert program.stdout is not None
+        lines = [program.stdout.readline() for _ in range(40)]
+        program.send_signal(signal.SIGINT)
+        rest = program.stdout.read()
+        program.wait(10)
+    errors = (tmp_path / "errors").read_text()
+    told = [int(line) for line in "".join([*lines, rest]).split()]
+    assert "KeyboardInterrupt" in errors
+    assert "ResourceWarning: unclosed connection to branch :db" in errors
+    assert "TrioInternalError" not in errors
+    assert len(told) >= 40
+    found = anyio.run(partial(numbers, store, then=-1))
+    assert set(told) <= set(found)
+    assert len(found) <= len(told) + 4 + 1, "what was sent and not answered"
