@@ -6,8 +6,7 @@ any async key-value store. Everything runs on asyncio and on trio::
     import datahike_async as d
 
     config = {"store": {"backend": "file", "path": "people"}, "schema-flexibility": "read"}
-    await d.create_database(config)
-    async with d.connect(config) as conn:
+    async with d.connect(config, create=True) as conn:
         report = await conn.transact([{":person/name": "Ada", ":person/age": 36}])
         rows = await d.q("[:find ?n :where [?e :person/name ?n]]", conn.db())
         assert rows == {("Ada",)}

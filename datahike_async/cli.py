@@ -142,9 +142,7 @@ async def _transact(arguments: argparse.Namespace) -> int:
     config = d.Config.of(_config(arguments))
     if arguments.schema_flexibility is not None:
         config = d.Config.of(config, schema_flexibility=arguments.schema_flexibility)
-    if arguments.create and not await d.database_exists(config):
-        await d.create_database(config)
-    async with d.connect(config) as conn:
+    async with d.connect(config, create=arguments.create) as conn:
         report = await conn.transact(text)
     if arguments.format == "table":
         rows = [

@@ -8,6 +8,7 @@ the loop, so an exception of an ``async with`` block comes out as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,12 +20,20 @@ from datahike_async.config import Config
 from datahike_async.database import Database
 from datahike_async.edn import Keyword
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import ArgumentError, ConnectionClosed, WrongEventLoop, shown
+from datahike_async.errors import (
+    ArgumentError,
+    ConnectionClosed,
+    DatabaseExists,
+    DatabaseNotFound,
+    WrongEventLoop,
+    shown,
+)
 from datahike_async.konserve.loops import outlast
 from datahike_async.konserve.redaction import public
 from datahike_async.planned import attribute_error
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import PastView, View
+from datahike_async.storage import creating
 from datahike_async.transactor.listeners import Listeners
 from datahike_async.transactor.messages import Transact
 from datahike_async.transactor.sharing import Member, Opening, join
@@ -266,10 +275,11 @@ def _check_key(key: Any) -> None:
 class _Connecting:
     """What ``connect`` returns: await it, or enter it, to open the connection."""
 
-    def __init__(self, config: Config, env: Env, limits: Limits) -> None:
+    def __init__(self, config: Config, env: Env, limits: Limits, create: bool) -> None:
         self._config = config
         self._env = env
         self._limits = limits
+        self._create = create
         self._begun = False
         self._connection: Connection | None = None
 
@@ -280,8 +290,23 @@ class _Connecting:
         if self._begun:
             raise RuntimeError("this connection was opened already; call connect again")
         self._begun = True
-        member = await join(Opening(self._config, self._env, self._wrap, self._limits))
+        if self._create:
+            return await self._created()
+        return await self._joined(self._config)
+
+    async def _joined(self, config: Config) -> Connection:
+        member = await join(Opening(config, self._env, self._wrap, self._limits))
         return Connection(member, self._env)
+
+    async def _created(self) -> Connection:
+        config = self._config
+        # Without an id no memory store is found again: it is a new one each time.
+        if config.store["backend"] != "memory" or config.store.get("id") is not None:
+            with suppress(DatabaseNotFound):
+                return await self._joined(config)
+        with suppress(DatabaseExists):  # others were faster; contradictions show as always
+            config = await creating.create(config, self._env)
+        return await self._joined(config)
 
     def _wrap(self, transactor: Transactor) -> Wrap:
         def wrap(snapshot: Snapshot) -> Database:
@@ -304,16 +329,27 @@ class _Connecting:
 
 
 def connect(
-    config: Any = None, *, env: Env = SYSTEM, limits: Limits | None = None, **options: Any
+    config: Any = None,
+    *,
+    create: bool = False,
+    env: Env = SYSTEM,
+    limits: Limits | None = None,
+    **options: Any,
 ) -> _Connecting:
     """Open a database: ``await connect(config)``, or ``async with connect(config) as conn``.
 
     ``config`` is a dict, EDN text, a Config, or None for keyword arguments alone. Any task of the
-    event loop may open, use and release a connection; see :class:`Connection`. On opening raises
-    DatabaseNotFound, ConfigError where it contradicts the database, CorruptData,
-    UnsupportedFormat, StorageError.
+    event loop may open, use and release a connection; see :class:`Connection`.
+
+    With ``create`` a database that is not there is created as the config says, ``:initial-tx``
+    included. Of several processes that start at once one creates it, and the others wait for that.
+
+    On opening raises DatabaseNotFound, ConfigError where it contradicts the database
+    (``:config-does-not-match-stored-db``), CorruptData, UnsupportedFormat, StorageError.
     """
-    return _Connecting(Config.of(config, **options), env, limits or Limits())
+    if type(create) is not bool:
+        raise ArgumentError(f"create is True or False, not {shown(create)}.")
+    return _Connecting(Config.of(config, **options), env, limits or Limits(), create)
 
 
 # -- Datahike's verbs --------------------------------------------------------------------------

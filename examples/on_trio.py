@@ -42,9 +42,7 @@ async def dashboard(conn: d.Connection, done: trio.Event) -> None:
 async def main() -> None:
     """Run four sensors and a dashboard, then look at the past."""
     config = {"store": {"backend": "memory", "id": str(uuid.uuid4())}}
-    await d.create_database(config)
-    async with d.connect(config) as conn:
-        await conn.transact(SCHEMA)
+    async with d.connect(config, create=True, initial_tx=SCHEMA) as conn:
         done = trio.Event()
         async with trio.open_nursery() as outer:
             outer.start_soon(dashboard, conn, done)

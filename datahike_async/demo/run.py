@@ -64,9 +64,8 @@ async def run(path: Path, package: str | None) -> int:
     started = time.perf_counter()
     config = {"store": {"backend": "file", "path": str(path)}}
     if not await d.database_exists(config):
-        await d.create_database(config)
-        print(f"Created a database in {path}.")
-    async with d.connect(config) as conn:
+        print(f"Creating a database in {path}.")
+    async with d.connect(config, create=True) as conn:
         await conn.transact(SCHEMA)
         before = await _last_run(conn.db())
         packages = await anyio.to_thread.run_sync(lambda: list(installed()))

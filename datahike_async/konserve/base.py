@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias, TypeVar
+from uuid import UUID
 
 import anyio
 
@@ -101,9 +102,11 @@ class BlobStoreBase(ABC):
     """A store of blobs, but for what is particular to it; see :mod:`datahike_async.konserve.blob`.
 
     ``at_once`` is how many single calls run at a time where a call of several keys is made of them.
+    ``identity`` is the id that the store was made with, where the backend keeps one.
     """
 
     at_once: int = 16
+    identity: UUID | None = None
 
     @property
     @abstractmethod

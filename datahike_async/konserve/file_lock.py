@@ -146,12 +146,13 @@ class FolderLock:
     """The lock of a folder at ``path``, for threads and processes.
 
     The folder itself is locked: nobody can remove or replace it under those who work in it. It
-    keeps safe what happens one by one, and in no order: for that there are turns.
+    keeps safe what happens one by one, and in no order: for that there are turns. With ``file``
+    that file in it is locked instead, for work that takes the folder's lock itself.
     """
 
-    def __init__(self, folder: int, path: str) -> None:
+    def __init__(self, folder: int, path: str, file: str | None = None) -> None:
         self._path = path
-        self._lock = FileLock(folder, LOCK, whole=True)
+        self._lock = FileLock(folder, file or LOCK, whole=file is None)
         # The lock does not keep threads of one handle apart.
         self._mutex = threading.Lock()
 

@@ -105,8 +105,8 @@ class Store:
 
     @property
     def id(self) -> UUID | None:
-        """The id of the store, where its configuration has one."""
-        found = self.config.get("id")
+        """The id of the store, where its configuration has one or its backend keeps one."""
+        found = self.config.get("id") or getattr(self.blobs, "identity", None)
         return found if isinstance(found, UUID) else None
 
     @property

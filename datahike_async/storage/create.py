@@ -10,7 +10,7 @@ from datahike_async.env import Env
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.blob import ABSENT, ConditionalDomain
-from datahike_async.konserve.errors import RevisionMismatch
+from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import TX0, Snapshot
 from datahike_async.snapshot.trees import Trees
@@ -19,7 +19,7 @@ from datahike_async.storage.flush import flush, write_blobs
 from datahike_async.storage.head import Base, Head, Recent, encode_head
 from datahike_async.storage.layout import head_key, layout_of
 from datahike_async.storage.node_store import NodeStore
-from datahike_async.storage.probe import Fence
+from datahike_async.storage.open import read_branch
 from datahike_async.storage.ring import EMPTY
 from datahike_async.storage.tail import Tail
 from datahike_async.tx.apply import Applied, apply
@@ -71,10 +71,8 @@ async def write_first_head(
 ) -> None:
     """Write the head of a new branch, to a store that can be trusted with it.
 
-    Raises FencingUnsupported; RevisionMismatch where it exists already; konserve's other errors.
+    Raises RevisionMismatch where it exists already; konserve's other errors.
     """
-    trust = config.writer.trusting
-    await Fence(store, store_id, config.store["backend"], env, trust=trust).check()
     layout = layout_of(store.capabilities)
     factory = index_factory(config.index)
     source = NodeStore(store, factory.decode, config.store_cache_size * NODE_BYTES)
@@ -120,7 +118,12 @@ async def write_first_head(
     key = head_key(config.branch)
     await write_blobs(store, segments)
     if store.capabilities.conditional is not ConditionalDomain.NONE:
-        await store.assoc(key, encode_head(head), expected_revision=ABSENT)
+        try:
+            await store.assoc(key, encode_head(head), expected_revision=ABSENT)
+        except OutcomeUnknown:
+            state = await read_branch(store, config.branch, store_id)
+            if state is None or state.head.commit != commit:
+                raise
     elif await store.exists(key):
         raise RevisionMismatch(f"There is a head at {key} already.", expected=ABSENT)
     else:

@@ -56,10 +56,8 @@ def make_app(config: Mapping[str, Any] | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        if not await d.database_exists(database):
-            await d.create_database(database)
-        async with d.connect(database) as conn:
-            await conn.transact(SCHEMA)
+        # Of several workers that start at once one creates the database.
+        async with d.connect(database, create=True, initial_tx=SCHEMA) as conn:
             app.state.conn = conn
             # What several machines share, others change too.
             app.state.shared = conn.config.store["backend"] in ("s3", "tiered")

@@ -7,9 +7,9 @@ word that says the store is being deleted. Looking at one that is not ours chang
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -25,14 +25,26 @@ from datahike_async.konserve import (
     acquire_in_thread,
     in_thread,
 )
-from datahike_async.konserve.backends.folders import folder_path, folder_place, make_folder
+from datahike_async.konserve.backends.folders import (
+    MAKING,
+    folder_path,
+    folder_place,
+    holding,
+    holding_new,
+    refuse_nested,
+    refuse_occupied,
+    refuse_other,
+    remove_empty,
+    remove_own,
+)
 from datahike_async.konserve.file_lock import lock_seconds
-from datahike_async_lmdb.environment import META, Shared, committing, table
+from datahike_async_lmdb.environment import BLOBS, META, Shared, committing, table
 from datahike_async_lmdb.store import DELETED, MARKER, LmdbBlobStore
 
 __all__ = ["LmdbBackend"]
 
 _FORMAT: Final = 1
+_OWN: Final = re.compile(r"data\.mdb|lock\.mdb")
 _MAP_SIZE: Final = 64 * 1024 * 1024
 
 
@@ -76,33 +88,40 @@ class LmdbBackend:
 
     def _create(self, path: str, size: int, id_: UUID | None, seconds: float) -> LmdbBlobStore:
         path = os.path.realpath(path)
-        with _system_errors(path):
+        # Of two that create it one must lose, and none while it is being removed.
+        with _system_errors(path), holding_new(path, seconds, MAKING):
             found = self._marker(path, size)
             if found == DELETED:
-                self._remove(path, size)
+                self._remove_files(path, size)
             elif found is not None:
                 raise StoreExists(f"An LMDB store exists at {path!r} already.")
-            make_folder(path)
-            if os.listdir(path):
-                raise StoreConfigError(
-                    f"{path!r} is not empty and no store; give a folder of its own."
-                )
+            refuse_occupied(path, _OWN)
+            refuse_nested(path)
             shared = Shared.acquire(path, size)
             try:
-                store = LmdbBlobStore(shared, seconds)
-                text = f"{_FORMAT} {id_ or uuid4()}".encode()
-                if not shared.call(self._mark, shared, text):
-                    raise StoreExists(f"An LMDB store exists at {path!r} already.")
+                if not shared.call(_is_bare, shared):
+                    raise StoreConfigError(
+                        f"{path!r} is not empty and no store; give a folder of its own."
+                    )
+                id_ = id_ or uuid4()
+                store = LmdbBlobStore(shared, seconds, identity=id_)
+                shared.call(self._mark, shared, f"{_FORMAT} {id_}".encode())
+                try:
+                    # Again: of two stores, one within the other, one must see the other.
+                    refuse_occupied(path, _OWN)
+                    refuse_nested(path)
+                except BaseException:
+                    shared.call(self._mark, shared, DELETED)
+                    raise
             except BaseException:
                 shared.release()
                 raise
             return store
 
-    def _mark(self, shared: Shared, text: bytes) -> bool:
+    def _mark(self, shared: Shared, text: bytes) -> None:
         meta = table(shared, META)
         with committing(shared, shared.environment, meta) as txn:
-            # Of two that create it one must lose.
-            return bool(txn.put(MARKER, text, overwrite=text == DELETED))
+            txn.put(MARKER, text)
 
     async def connect(self, config: Mapping[str, Any]) -> LmdbBlobStore:
         """Open an environment."""
@@ -120,14 +139,10 @@ class LmdbBackend:
         found = self._id(path, self._marker(path, size))
         if found is None:
             raise StoreNotFound(f"There is no LMDB store at {path!r}. Create it first.")
-        if id_ is not None and found != id_:
-            raise StoreConfigError(
-                f"The store at {path!r} has the id {found}, not {id_}: it is another store.",
-                error=":store-identity-mismatch",
-            )
+        refuse_other(path, id_, found)
         shared = Shared.acquire(path, size)
         try:
-            return LmdbBlobStore(shared, seconds)
+            return LmdbBlobStore(shared, seconds, identity=found)
         except BaseException:
             shared.release()
             raise
@@ -176,22 +191,49 @@ class LmdbBackend:
         return self._id(path, self._marker(path, size)) is not None
 
     async def delete(self, config: Mapping[str, Any]) -> None:
-        """Remove the folder, if there is a store in it."""
-        await in_thread(self._delete, *self._settings(config))
+        """Remove the store in the folder, and the folder where nothing else is in it."""
+        path, size = self._settings(config)
+        await in_thread(self._delete, path, size, config.get("id"), lock_seconds(config))
 
-    def _delete(self, path: str, size: int) -> None:
+    def _delete(self, path: str, size: int, id_: UUID | None, seconds: float) -> None:
         path = os.path.realpath(path)
-        if self._marker(path, size) is not None:
-            self._remove(path, size)
+        if self._marker(path, size) is None:
+            return
+        with (
+            _system_errors(path),
+            suppress(FileNotFoundError),  # somebody else has deleted it
+            holding(path, seconds, MAKING),
+        ):
+            marker = self._marker(path, size)
+            if marker is None:
+                return
+            found = self._id(path, marker)
+            if found is not None:
+                refuse_other(path, id_, found)
+            self._remove_files(path, size)
+            remove_own(path, _OWN)
+            remove_empty(path)
 
-    def _remove(self, path: str, size: int) -> None:
+    def _remove_files(self, path: str, size: int) -> None:
         shared = Shared.acquire(path, size)
         try:
             # Stores that are still open, here or in other processes, find it before they write.
             shared.call(self._mark, shared, DELETED)
-            with _system_errors(path):
-                shutil.rmtree(path)
+            for name in ("data.mdb", "lock.mdb"):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(path, name))
             # Not before the files are gone: LMDB must not have one of them open twice.
             shared.abandon()
         finally:
             shared.release()
+
+
+def _is_bare(shared: Shared) -> bool:
+    """Say whether there is nothing in an environment, or what an interrupted creation leaves."""
+    with shared.environment.begin() as txn, txn.cursor() as cursor:
+        names = {bytes(key) for key in cursor.iternext(keys=True, values=False)}
+    if not names <= {META, BLOBS}:
+        return False
+    tables = [table(shared, name, create=False) for name in names]
+    with shared.environment.begin() as txn:
+        return not any(txn.stat(db)["entries"] for db in tables)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import lmdb
 
@@ -55,7 +56,14 @@ _CAPABILITIES: Final = Capabilities(
 class LmdbBlobStore(BlobStoreBase):
     """Blobs in one LMDB environment, which the store lets go of when it is closed."""
 
-    def __init__(self, shared: Shared, lock_seconds: float = LOCK_SECONDS) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        lock_seconds: float = LOCK_SECONDS,
+        *,
+        identity: UUID | None = None,
+    ) -> None:
+        self.identity = identity
         self._shared = shared
         self._lock_seconds = lock_seconds
         self._turns = Turns(shared.folder, shared.path, lock_seconds)

@@ -141,7 +141,7 @@ async def test_an_interrupted_deletion_can_be_finished(config, monkeypatch, tmp_
         await store.write(NAME, b"0")
         await store.close()
         with monkeypatch.context() as patch:
-            patch.setattr("shutil.rmtree", fail)
+            patch.setattr("os.unlink", fail)
             with pytest.raises(Exception, match="broken"):
                 await LmdbBackend().delete(config)
         assert not await LmdbBackend().exists(config)
@@ -327,7 +327,7 @@ async def test_nobody_else_may_look_into_what_is_made_whatever_the_umask_is(conf
     finally:
         os.umask(before)
     made = list(tmp_path.rglob("*"))
-    assert {p.name for p in made} == {"a", "b", "s", "data.mdb", "lock.mdb", "lock"}
+    assert {p.name for p in made} >= {"a", "b", "s", "data.mdb", "lock.mdb", "lock"}
     for path in made:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 

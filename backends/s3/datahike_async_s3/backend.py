@@ -1,7 +1,8 @@
 """Makes, finds, opens and removes S3 stores.
 
-A store is all that lies under its prefix, and the object ``konserve.store`` there says that it is
-one: its format and id, or that it is being deleted.
+A store has a prefix of its own, and the object ``konserve.store`` there says that it is one: its
+format and id, or that it is being deleted. Its objects it knows by their names, and removes no
+others.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ class S3Backend:
         """Make a store. Raises StoreExists; StoreConfigError where the prefix is in use."""
         settings = settings_of(config)
         store = await _open(settings)
+        store.identity = config.get("id") or uuid4()
         try:
-            await self._create(store, settings, config.get("id") or uuid4())
+            await self._create(store, settings, store.identity)
         except BaseException:
             await store.close()
             raise
@@ -93,10 +95,18 @@ class S3Backend:
                 there, _ = await store.page()
                 if there and MARKER not in there:
                     raise StoreConfigError(
-                        f"There are other objects at {settings.place}; give the store a prefix of "
-                        "its own."
+                        f"There are other objects at {settings.place}, such as {there[0]!r}; give "
+                        "the store a prefix of its own."
                     )
-            await store.write(MARKER, f"konserve-s3 {_FORMAT} {id_}\n".encode(), expected)
+            await _refuse_nested(store, settings)
+            made = await store.write(MARKER, f"konserve-s3 {_FORMAT} {id_}\n".encode(), expected)
+            try:
+                # Again: of two stores, one within the other, one must see the other.
+                await _refuse_nested(store, settings)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await _unmark(store, made)
+                raise
         except RevisionMismatch:
             raise StoreExists(f"S3 store already exists at {settings.place}.") from None
 
@@ -110,13 +120,8 @@ class S3Backend:
                 raise StoreNotFound(
                     f"S3 store does not exist at {settings.place}. Create it first."
                 )
-            wanted = config.get("id")
-            if wanted is not None and wanted != found:
-                raise StoreConfigError(
-                    f"The store at {settings.place} has the id {found}, not {wanted}: it is "
-                    "another store.",
-                    error=":store-identity-mismatch",
-                )
+            _refuse_other(settings, config.get("id"), found)
+            store.identity = found
         except BaseException:
             await store.close()
             raise
@@ -142,14 +147,47 @@ class S3Backend:
             await store.close()
 
     async def delete(self, config: Mapping[str, Any]) -> None:
-        """Remove all objects of a store; its bucket stays."""
-        store = await _open(settings_of(config))
+        """Remove all objects of a store; its bucket stays, and what is not the store's."""
+        settings = settings_of(config)
+        store = await _open(settings)
         try:
+            found = await _id(store)
+            if found is not None:
+                _refuse_other(settings, config.get("id"), found)
             await _delete(store)
         except StoreNotFound:
             return
         finally:
             await store.close()
+
+
+def _refuse_other(settings: Settings, wanted: UUID | None, found: UUID) -> None:
+    if wanted is not None and wanted != found:
+        raise StoreConfigError(
+            f"The store at {settings.place} has the id {found}, not {wanted}: it is another store.",
+            error=":store-identity-mismatch",
+        )
+
+
+async def _refuse_nested(store: S3BlobStore, settings: Settings) -> None:
+    """Raise StoreConfigError where a store lies above or below a prefix."""
+    from datahike_async_s3.store import MARKER, is_own
+
+    parts = settings.prefix.strip("/").split("/")
+    above = ["/".join(parts[:n]) + "/" for n in range(1, len(parts))]
+    for prefix in above:
+        if await store.exists_at(prefix + MARKER):
+            raise StoreConfigError(
+                f"{settings.place} lies within the prefix {prefix!r}, where a store is, and stores "
+                "do not lie in one another. Give it a prefix of its own."
+            )
+    there, _ = await store.page()
+    other = [name for name in there if not is_own(name)]
+    if other:
+        raise StoreConfigError(
+            f"There are other objects at {settings.place}, such as {other[0]!r}; give the store a "
+            "prefix of its own."
+        )
 
 
 async def _id(store: S3BlobStore) -> UUID | None:
@@ -187,8 +225,8 @@ def _mark() -> bytes:
 
 
 async def _remove_all(store: S3BlobStore, mine: Revision) -> bool:
-    """Remove everything but the marker, as long as it is ``mine``; say whether it was."""
-    from datahike_async_s3.store import MARKER
+    """Remove the store's objects but the marker, as long as it is ``mine``; say whether it was."""
+    from datahike_async_s3.store import MARKER, is_own
 
     after = None
     while True:
@@ -196,7 +234,7 @@ async def _remove_all(store: S3BlobStore, mine: Revision) -> bool:
         # Somebody else may have taken over, and made a store whose objects were listed just now.
         if await store.read_latest(MARKER, mine) is not UNCHANGED:
             return False
-        await store.remove([name for name in page if name != MARKER])
+        await store.remove([name for name in page if is_own(name) and name != MARKER])
         if after is None:
             return True
 

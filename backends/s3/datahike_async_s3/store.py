@@ -35,7 +35,7 @@ from datahike_async_s3.errors import is_missing, is_unchanged, still_there, tran
 from datahike_async_s3.multipart import put_in_parts
 from datahike_async_s3.settings import Settings
 
-__all__ = ["MARKER", "S3BlobStore"]
+__all__ = ["MARKER", "S3BlobStore", "is_own"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,11 @@ _LONGEST_PAUSE: Final = 5.0
 _DELETED_AT_ONCE: Final = 1000
 
 _CAPABILITIES: Final = Capabilities(conditional=ConditionalDomain.GLOBAL, remote=True)
+
+
+def is_own(name: str) -> bool:
+    """Say whether an object under the prefix of a store is one of the store's."""
+    return name == MARKER or _NAME.fullmatch(name) is not None
 
 
 class S3BlobStore(BlobStoreBase):
@@ -165,6 +170,20 @@ class S3BlobStore(BlobStoreBase):
                 found = Blob(await body.read(), answer["ETag"])
             # A server that ignores the condition sends what the caller has.
             return UNCHANGED if found.revision == unless else found
+
+    async def exists_at(self, key: str) -> bool:
+        """Say whether there is an object under a whole key, outside of the prefix too."""
+        return await self._patiently(lambda: self._exists_at(key))
+
+    async def _exists_at(self, key: str) -> bool:
+        with translated(f"looking for {key}"):
+            try:
+                await self._client.head_object(Bucket=self._settings.bucket, Key=key)
+            except ClientError as error:
+                if is_missing(error):
+                    return False
+                raise
+            return True
 
     async def names(self) -> AsyncIterator[Sequence[str]]:
         """Iterate over pages of names."""

@@ -11,7 +11,7 @@ the folder is being removed). What the files hold is known to
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import zlib
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
@@ -20,7 +20,17 @@ from uuid import UUID, uuid4
 
 from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_store import FileBlobStore
-from datahike_async.konserve.backends.folders import folder_path, folder_place, make_folder
+from datahike_async.konserve.backends.folders import (
+    folder_path,
+    folder_place,
+    holding,
+    holding_new,
+    refuse_nested,
+    refuse_occupied,
+    refuse_other,
+    remove_empty,
+    remove_own,
+)
 from datahike_async.konserve.errors import (
     CorruptValue,
     StoreConfigError,
@@ -29,7 +39,7 @@ from datahike_async.konserve.errors import (
     StoreNotFound,
     UnsupportedEncoding,
 )
-from datahike_async.konserve.file_lock import LOCK, lock_seconds
+from datahike_async.konserve.file_lock import lock_seconds
 from datahike_async.konserve.loops import acquire_in_thread, in_thread
 
 __all__ = ["FileBackend", "FileBlobStore"]
@@ -37,6 +47,12 @@ __all__ = ["FileBackend", "FileBlobStore"]
 _MARKER: Final = "store"
 _DELETED: Final = "deleted"
 _FORMAT: Final = 2
+_OWN: Final = re.compile(
+    r"store|deleted|settled|[0-9a-f]+\.ksv|[0-9a-f]+\.[0-9a-f]+\.(log|mark)|[0-9a-f]+\.new"
+)
+_SCRAPS: Final = re.compile(r"settled|[0-9a-f]+\.new")
+"""What an interrupted creation leaves."""
+_WITH_MARKER: Final = re.compile(rf"{_MARKER}|{_SCRAPS.pattern}")
 
 
 class FileBackend:
@@ -63,32 +79,35 @@ class FileBackend:
         )
 
     def _create(self, path: str, id_: UUID | None, seconds: float) -> FileBlobStore:
-        with io.system_errors(f"creating the store {path}"):
-            if os.path.exists(os.path.join(path, _DELETED)):
-                self._delete(path)
-            make_folder(path)
-            self._refuse_occupied(path)
-            store = FileBlobStore(path, lock_seconds=seconds)
-            try:
-                # Again, exclusively: of two that create it one must lose.
-                with store.exclusive() as folder:
-                    self._refuse_occupied(path)
-                    text = f"konserve-file {_FORMAT} {id_ or uuid4()}"
-                    text = f"{text} {_checksum(text)}\n"
-                    temporary = io.temporary_file(folder, [text.encode()])
-                    io.rename(temporary, _MARKER, folder)
-                    io.sync_folder(folder)
-            except BaseException:
-                store.close_now()
-                raise
-            return store
+        # Of two that create it one must lose, and none while it is being removed.
+        with io.system_errors(f"creating {path}"), holding_new(path, seconds) as folder:
+            return self._create_in(folder, path, id_ or uuid4(), seconds)
 
-    def _refuse_occupied(self, path: str) -> None:
+    def _create_in(self, folder: int, path: str, id_: UUID, seconds: float) -> FileBlobStore:
+        if os.path.exists(os.path.join(path, _DELETED)):
+            remove_own(path, _OWN, _DELETED)
         if os.path.exists(os.path.join(path, _MARKER)):
             raise StoreExists(f"File store already exists at path {path!r}.")
-        # An interrupted creation leaves a lock and temporary files.
-        if any(name != LOCK and not name.endswith(io.TEMPORARY) for name in os.listdir(path)):
-            raise StoreConfigError(f"{path!r} is not empty and no store; give a folder of its own.")
+        refuse_occupied(path, _SCRAPS)
+        refuse_nested(path)
+        store = FileBlobStore(path, lock_seconds=seconds, identity=id_)
+        try:
+            text = f"konserve-file {_FORMAT} {id_}"
+            text = f"{text} {_checksum(text)}\n"
+            temporary = io.temporary_file(folder, [text.encode()])
+            io.rename(temporary, _MARKER, folder)
+            try:
+                # Again: of two stores, one within the other, one must see the other.
+                refuse_occupied(path, _WITH_MARKER)
+                refuse_nested(path)
+            except BaseException:
+                io.unlink(_MARKER, folder)
+                raise
+            io.sync_folder(folder)
+        except BaseException:
+            store.close_now()
+            raise
+        return store
 
     async def connect(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Open the store in a folder."""
@@ -103,13 +122,9 @@ class FileBackend:
         found = self._marker(path)
         if found is None:
             raise StoreNotFound(f"File store does not exist at path {path!r}. Create it first.")
-        if id_ is not None and found != id_:
-            raise StoreConfigError(
-                f"The store at {path!r} has the id {found}, not {id_}: it is another store.",
-                error=":store-identity-mismatch",
-            )
+        refuse_other(path, id_, found)
         with io.system_errors(f"opening the store {path}"):
-            return FileBlobStore(path, **options)
+            return FileBlobStore(path, identity=found, **options)
 
     def _marker(self, path: str) -> UUID | None:
         try:
@@ -152,32 +167,28 @@ class FileBackend:
         return await in_thread(lambda: self._marker(path) is not None)
 
     async def delete(self, config: Mapping[str, Any]) -> None:
-        """Remove the folder, if there is a store in it."""
-        await in_thread(self._delete, folder_path(config))
+        """Remove the store in the folder, and the folder where nothing else is in it."""
+        path, seconds = folder_path(config), lock_seconds(config)
+        await in_thread(self._delete, path, config.get("id"), seconds)
 
-    def _delete(self, path: str) -> None:
-        begun = os.path.join(path, _DELETED)
-        if self._marker(path) is None and not os.path.exists(begun):
+    def _delete(self, path: str, id_: UUID | None, seconds: float) -> None:
+        if self._marker(path) is None and not os.path.exists(os.path.join(path, _DELETED)):
             return
-        with io.system_errors(f"deleting the store {path}"):
-            # No longer a store from here on, but known as the rest of one: an interrupted
-            # deletion can be repeated.
-            with suppress(FileNotFoundError):
-                os.rename(os.path.join(path, _MARKER), begun)
-            for entry in os.listdir(path):
-                at = os.path.join(path, entry)
-                if entry == _DELETED:
-                    continue
-                if os.path.isdir(at) and not os.path.islink(at):
-                    shutil.rmtree(at)
-                else:
-                    with suppress(FileNotFoundError):
-                        os.unlink(at)
-            with suppress(FileNotFoundError):
-                os.unlink(begun)
-            # Of a link the user keeps both ends, to make another store there.
-            if not os.path.islink(path):
-                os.rmdir(path)
+        with (
+            io.system_errors(f"deleting the store {path}"),
+            suppress(FileNotFoundError),  # somebody else has deleted it
+            holding(path, seconds) as folder,
+        ):
+            found = self._marker(path)
+            if found is not None:
+                refuse_other(path, id_, found)
+                # No longer a store from here on, but known as the rest of one: an interrupted
+                # deletion can be repeated.
+                io.rename(_MARKER, _DELETED, folder)
+                io.sync_folder(folder)
+            if os.path.exists(os.path.join(path, _DELETED)):
+                remove_own(path, _OWN, _DELETED)
+                remove_empty(path)
 
 
 def _checksum(text: str) -> str:

@@ -22,6 +22,7 @@ from contextlib import (
     suppress,
 )
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_blobs import STAMP, SUFFIX, header, load, present
@@ -93,9 +94,11 @@ class FileBlobStore(BlobStoreBase):
         *,
         lock_seconds: float = LOCK_SECONDS,
         salvage: bool = False,
+        identity: UUID | None = None,
         steps: Callable[[str], None] | None = None,
     ) -> None:
         self.path = path
+        self.identity = identity
         self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._guard = Guard(FolderLock(self._folder, path), lock_seconds)
         self._turns = Turns(self._folder, path, lock_seconds)

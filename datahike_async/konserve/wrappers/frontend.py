@@ -16,7 +16,7 @@ from datahike_async.konserve.errors import StoreConfigError, StoreNotFound
 from datahike_async.konserve.loops import in_thread, surely
 from datahike_async.konserve.wrappers.nested import Nested
 
-__all__ = ["open_frontend", "refuse_same", "remove_frontend"]
+__all__ = ["check_frontend", "open_frontend", "refuse_same", "remove_frontend"]
 
 _MARK: Final = b"konserve frontend".hex()
 
@@ -62,14 +62,20 @@ async def open_frontend(front: Nested) -> BlobStore:
     return blobs
 
 
-async def remove_frontend(front: Nested) -> None:
-    """Remove a frontend, if it is there. Raises StoreConfigError where it holds data."""
+async def check_frontend(front: Nested) -> bool:
+    """Say whether a frontend is there. Raises StoreConfigError where it holds data."""
     try:
         blobs = await front.connect()
     except StoreNotFound:
-        return
+        return False
     try:
         await _refuse_data(blobs, front)
     finally:
         await surely(blobs.close)
-    await front.delete()
+    return True
+
+
+async def remove_frontend(front: Nested) -> None:
+    """Remove a frontend, if it is there. Raises StoreConfigError where it holds data."""
+    if await check_frontend(front):
+        await front.delete()

@@ -30,6 +30,7 @@ class PassingBlobStore(BlobStoreBase):
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
+        self.identity = getattr(blobs, "identity", None)
 
     @property
     def blobs(self) -> BlobStore:

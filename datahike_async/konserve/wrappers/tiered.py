@@ -42,7 +42,12 @@ from datahike_async.konserve.loops import surely
 from datahike_async.konserve.wrappers.behind import Behind
 from datahike_async.konserve.wrappers.changes import Changes
 from datahike_async.konserve.wrappers.front import Front
-from datahike_async.konserve.wrappers.frontend import open_frontend, refuse_same, remove_frontend
+from datahike_async.konserve.wrappers.frontend import (
+    check_frontend,
+    open_frontend,
+    refuse_same,
+    remove_frontend,
+)
 from datahike_async.konserve.wrappers.nested import Nested, nested, text
 from datahike_async.konserve.wrappers.sharing import forget, share
 
@@ -71,6 +76,7 @@ class TieredBlobStore(BlobStoreBase):
         self._fetches = KeyLocks()
         self._behind = Behind(self._back, behind_bytes) if policy == "write-behind" else None
         self._closed = False
+        self.identity = getattr(backend, "identity", None)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -362,14 +368,15 @@ class TieredBackend:
         """
         front, back, policy, limit = self._parts(config)
         await refuse_same(front, back)
-        # What is left of a frontend may be of another store. Looked at before anything is made.
-        await remove_frontend(front)
+        await check_frontend(front)
         blobs = await back.create()
         try:
+            # What is left of a frontend may be of another store.
+            await remove_frontend(front)
             made = TieredBlobStore(await open_frontend(front), blobs, policy, limit)
         except BaseException:
+            # The backend stays: others may have found it by now, and be using it.
             await surely(blobs.close)
-            await surely(back.delete)
             raise
         return await self._handed_out(made, config, new=True)
 
