@@ -192,13 +192,13 @@ class Database:
                                 [":person/email", "ada@example.org"])
             assert ada == {":person/name": "Ada", ":person/knows": [{":person/name": "Bob"}]}
         """
-        found = await pull_execute.pull(self.view, pattern, eid)
+        found = await pull_execute.pull(self.view, pattern, eid, HOST)
         await pause()
         return found
 
     async def pull_many(self, pattern: Any, eids: Iterable[Any]) -> list[Any]:
         """Return one pull result an entity, in the order of ``eids``."""
-        found = await pull_execute.pull_many(self.view, pattern, eids, pause=pause)
+        found = await pull_execute.pull_many(self.view, pattern, eids, host=HOST)
         await pause()
         return found
 

@@ -45,14 +45,14 @@ def tally(count: int) -> None:
         found(count)
 
 
-def pieces(count: int, *, each: int = 1, size: int = PIECE) -> Iterable[tuple[int, int]]:
+def pieces(count: int, *, each: int = 1, size: int = 0) -> Iterable[tuple[int, int]]:
     """Return [start, stop) of the pieces that ``count`` values are to be handled in; look at each.
 
-    ``each`` is what one value counts for.
+    ``each`` is what one value counts for; a piece counts for ``size``, or else for PIECE.
     """
     if count * each <= SMALL:
         return ((0, count),)
-    return _pieces(count, each, max(size // each, 1))
+    return _pieces(count, each, max((size or PIECE) // each, 1))
 
 
 def _pieces(count: int, each: int, size: int) -> Iterator[tuple[int, int]]:

@@ -26,6 +26,7 @@ from datahike_async.edn.scalars import (
 )
 from datahike_async.edn.types import FrozenMap, Keyword, Symbol, Tagged, crowded
 from datahike_async.errors import EdnError
+from datahike_async.looks import STEP, tally
 
 __all__ = ["read", "read_all"]
 
@@ -63,6 +64,8 @@ _names: Final[dict[str, Any]] = {}
 _MOST_NAMES: Final = 4096
 _LONGEST_NAME: Final = 64
 _WIDEST: Final = 80
+# A look at the clock comes after so many elements, and one.
+_MANY: Final = 127
 
 
 def read(
@@ -215,6 +218,8 @@ class _Parser:
         element = self.element
         while (value := element(closer)) is not _END:
             items.append(value)
+            if not len(items) & _MANY:
+                tally(STEP * (_MANY + 1))
         if not self.closed:
             raise self.error(f"{opener} is not closed; {closer} is expected", start)
         self.closed = False

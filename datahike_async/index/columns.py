@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.index.arrays import joined, numbered, taken
-from datahike_async.looks import pieces, walked
+from datahike_async.looks import SMALL, pieces, walked
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
@@ -304,7 +304,8 @@ class Column:
 
     def take(self, positions: npt.NDArray[Any]) -> Column:
         """Return the values at ``positions`` (an index array or a boolean mask)."""
-        return Column(self.kind, taken(self.data, positions), self.dictionary)
+        data = self.data[positions] if len(positions) <= SMALL else taken(self.data, positions)
+        return Column(self.kind, data, self.dictionary)
 
     def slice(self, start: int, stop: int) -> Column:
         """Return ``[start, stop)`` without copying."""

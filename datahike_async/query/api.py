@@ -14,19 +14,24 @@ from datahike_async.query.budget import Meter, budget_of
 from datahike_async.query.execute import Engine
 from datahike_async.query.explain import Explained, explained
 from datahike_async.query.host import Host
-from datahike_async.query.inputs import Request, bind, request_of, too_deep
+from datahike_async.query.inputs import Request, bind, gathered, request_of, too_deep
 from datahike_async.query.parse import order_by_of, seconds_of
-from datahike_async.query.prepare import Prepared, prepare
+from datahike_async.query.prepare import NO_RULES, Prepared, is_short, prepare
 from datahike_async.query.shape import shape
 from datahike_async.query.shaping import shaped, shaped_rows
 from datahike_async.query.state import State
 from datahike_async.query.supply import CHANCE
 from datahike_async.query.trace import Ran
+from datahike_async.query.watch import Watch
 
 __all__ = ["SLOW", "QueryStats", "explain", "q", "query_stats"]
 
 SLOW: Final = 1.0
 """Seconds from which a query is told in the log, where no database says otherwise."""
+
+# So few clauses are checked in no time; what these hold takes as long as there is of it.
+_FEW: Final = 16
+_LONG: Final = frozenset({list, tuple, set, frozenset, dict})
 
 
 async def q(
@@ -63,7 +68,12 @@ async def q(
         if request.stats:
             return await _measured(request, host)
         inputs = request.inputs
-        prepared = prepare(request.query)
+        watch: Watch | None = None
+        if is_short(request.query):
+            prepared = prepare(request.query)
+        else:
+            watch = _watch(request, host)
+            prepared = await _prepared(request, watch)
         point = prepared.point
         if point is not None and len(inputs) == point.inputs + 1 and request.plain:
             view = getattr(inputs[0], "__datahike_view__", None)
@@ -76,18 +86,28 @@ async def q(
                     raise too_deep() from None
                 if rows is not None:
                     return shaped_rows(prepared, rows)
-        return await _run(prepared, request, host, None)
+        return await _run(prepared, request, watch or _watch(request, host), None)
     finally:
         took = perf_counter() - began
         if took >= slow and SLOW_QUERY.wanted:
             SLOW_QUERY(seconds=round(took, 6), query=shape(request.query))
 
 
-async def _run(
-    prepared: Prepared, request: Request, host: Host | None, trace: list[Ran] | None
-) -> Any:
+def _watch(request: Request, host: Host | None) -> Watch:
+    seconds = None if request.timeout is None else seconds_of(request.timeout)
+    return Watch(Meter(budget_of(request.budget), seconds), host)
+
+
+async def _prepared(request: Request, watch: Watch) -> Prepared:
+    """Return the parsed query; a long one is parsed elsewhere, and on the query's time."""
+    with watch:
+        return await watch.run(0, prepare, request.query)
+
+
+async def _run(prepared: Prepared, request: Request, watch: Watch, trace: list[Ran] | None) -> Any:
     try:
-        return await _answer(prepared, request, host, trace)
+        with watch:
+            return await _answer(prepared, request, watch, trace)
     except RecursionError:
         raise _too_nested() from None
 
@@ -101,9 +121,9 @@ def _too_nested() -> QueryError:
 
 
 async def _answer(
-    prepared: Prepared, request: Request, host: Host | None, trace: list[Ran] | None
+    prepared: Prepared, request: Request, watch: Watch, trace: list[Ran] | None
 ) -> Any:
-    engine, state = _engine(prepared, request, host, trace)
+    engine, state = await _engine(prepared, request, watch, trace)
     parsed = prepared.query
     if request.order_by is not None:
         prepared = prepared.ordered(order_by_of(request.order_by, parsed.find))
@@ -118,22 +138,28 @@ async def _answer(
     )
 
 
-def _engine(
-    prepared: Prepared, request: Request, host: Host | None, trace: list[Ran] | None
+async def _engine(
+    prepared: Prepared, request: Request, watch: Watch, trace: list[Ran] | None
 ) -> tuple[Engine, State]:
     parsed = prepared.query
-    seconds = parsed.timeout if request.timeout is None else seconds_of(request.timeout)
-    meter = Meter(budget_of(request.budget), seconds)
+    if request.timeout is None:
+        watch.meter.within(parsed.timeout)
     try:
-        bound = bind(parsed, request.inputs)
+        if prepared.scalars and not any(type(x) in _LONG for x in request.inputs):
+            bound = bind(parsed, request.inputs)
+        else:
+            bound = await watch.run(0, bind, parsed, gathered(parsed, request.inputs))
     except RecursionError:
         raise too_deep() from None
     if prepared.builtin_rules:
         bound = replace(bound, rules=bound.rules.completed(prepared.builtin_rules))
-    engine = Engine(bound, prepared.plans, host, meter, trace)
+    engine = Engine(bound, prepared.plans, watch, trace)
     engine.functions.random = CHANCE if request.rng is None else request.rng
     state = engine.state(bound.consts, bound.relations)
-    prepared.check(bound.rules, state.variables())
+    if len(parsed.where) < _FEW and bound.rules is NO_RULES:
+        prepared.check(bound.rules, state.variables())
+    else:
+        await watch.run(0, prepared.check, bound.rules, state.variables())
     engine.check(prepared.calls, bound.consts)
     return engine, state
 
@@ -162,7 +188,8 @@ async def query_stats(
 
 async def _measured(request: Request, host: Host | None) -> QueryStats:
     trace: list[Ran] = []
-    result = await _run(prepare(request.query), request, host, trace)
+    watch = _watch(request, host)
+    result = await _run(await _prepared(request, watch), request, watch, trace)
     return QueryStats(result, tuple(trace))
 
 
@@ -174,13 +201,15 @@ async def explain(
     What is analyzed goes the long way, clause by clause, also where a few seeks would answer it.
     """
     request = request_of(query, inputs, **options)
-    prepared = prepare(request.query)
+    watch = _watch(request, host)
+    prepared = await _prepared(request, watch)
     trace: list[Ran] = []
     if analyze:
-        await _run(prepared, request, host, trace)
+        await _run(prepared, request, watch, trace)
         return Explained.of_run(request.query, trace)
     try:
-        engine, state = _engine(prepared, request, host, None)
-        return explained(request.query, prepared, engine, state)
+        with watch:
+            engine, state = await _engine(prepared, request, watch, None)
+            return await watch.run(0, explained, request.query, prepared, engine, state)
     except RecursionError:
         raise _too_nested() from None

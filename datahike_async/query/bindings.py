@@ -9,6 +9,7 @@ import numpy as np
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, shown
+from datahike_async.looks import STEP, tally
 from datahike_async.query.ast import (
     BLANK,
     BindCollection,
@@ -57,6 +58,8 @@ def symbols(form: Any, levels: int = _MOST_LEVELS) -> Any:
         if (form[:1] == "?" and len(form) > 1) or form[:1] in ("$", "%") or form in _MARKS:
             return Symbol(form)
         return form
+    if type(form) is list or type(form) is tuple:
+        tally(STEP * len(form))
     if type(form) is list:
         return [symbols(x, levels - 1) for x in form]
     if type(form) is tuple:

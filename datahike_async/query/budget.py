@@ -16,18 +16,21 @@ from datahike_async.errors import QueryCanceled, QueryError, shown
 from datahike_async.query.ast import Clause
 from datahike_async.query.text import clause_text
 
-__all__ = ["MAX_ROWS", "Budget", "Meter", "budget_of"]
+__all__ = ["MAX_BYTES", "MAX_ROWS", "Budget", "Meter", "budget_of"]
 
 MAX_ROWS: Final = 50_000_000
+MAX_BYTES: Final = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What a query may use at most; None is no limit.
 
-    ``rows`` and ``bytes`` bound each relation that a clause leaves (bytes as 8 a row and column),
-    ``seconds`` the time from the start to the last row, ``recursion`` the rounds of a recursive
-    rule that is no plain closure. ::
+    ``rows`` and ``bytes`` bound each relation that a clause leaves, and bytes what the functions of
+    a query make as well: 8 a row and column, some 40 an element of a collection, one a character.
+    They are 50 million and 1 GiB unless said otherwise, since what is beyond them ends a process
+    rather than a query. ``seconds`` is the time from the call to the last row: parsing, planning
+    and pulling count. ``recursion`` bounds the rounds of a recursion that is no plain closure. ::
 
         try:
             await d.q("[:find ?a ?b :where [?a] [?b]]", db, budget=d.Budget(rows=10))
@@ -36,7 +39,7 @@ class Budget:
     """
 
     rows: int | None = MAX_ROWS
-    bytes: int | None = None
+    bytes: int | None = MAX_BYTES
     seconds: float | None = None
     recursion: int | None = None
 
@@ -84,17 +87,35 @@ _NO_LIMIT: Final = 2**62
 class Meter:
     """Keeps count for one query. ``clause`` is what is being carried out."""
 
-    __slots__ = ("_budget", "_bytes", "_recursion", "_rows", "clause", "ends", "seconds")
+    __slots__ = (
+        "_budget",
+        "_bytes",
+        "_made",
+        "_recursion",
+        "_rows",
+        "_start",
+        "clause",
+        "ends",
+        "seconds",
+    )
 
     def __init__(self, budget: Budget = _DEFAULT, seconds: float | None = None) -> None:
         self._budget = budget
         self._rows = _NO_LIMIT if budget.rows is None else budget.rows
         self._bytes = _NO_LIMIT if budget.bytes is None else budget.bytes
         self._recursion = _NO_LIMIT if budget.recursion is None else budget.recursion
-        limits = [s for s in (budget.seconds, seconds) if s is not None]
-        self.seconds = min(limits, default=None)
-        self.ends = None if self.seconds is None else time.monotonic() + self.seconds
+        self.seconds: float | None = None
+        self.ends: float | None = None
+        self._start = time.monotonic()
+        self._made = 0
+        self.within(budget.seconds)
+        self.within(seconds)
         self.clause: Clause | None = None
+
+    def within(self, seconds: float | None) -> None:
+        """Allow so many seconds from the start at most, where that is less than so far."""
+        if seconds is not None and (self.seconds is None or seconds < self.seconds):
+            self.seconds, self.ends = seconds, self._start + seconds
 
     def rows(self, count: int, width: int = 1) -> None:
         """Raise QueryCanceled where ``count`` rows of ``width`` columns are more than allowed."""
@@ -102,6 +123,12 @@ class Meter:
             raise self._over("rows", self._rows, f"{count} rows")
         if count * width * 8 > self._bytes:
             raise self._over("bytes", self._bytes, f"{count * width * 8} bytes")
+
+    def made(self, size: int) -> None:
+        """Count bytes that a function made; raise QueryError where they are more than allowed."""
+        self._made += size
+        if self._made > self._bytes:
+            raise self._over("bytes", self._bytes, f"{self._made} bytes for what functions make")
 
     def round(self, number: int) -> None:
         """Raise QueryCanceled where a recursion has gone on for more rounds than allowed."""

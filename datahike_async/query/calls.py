@@ -17,6 +17,7 @@ from datahike_async.functions import lookup_function
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import CODED, Column
 from datahike_async.planned import FUNCTIONS, planned
+from datahike_async.query.budget import Meter
 from datahike_async.query.builtins import BUILTINS, truthy
 from datahike_async.query.builtins_size import GROWING, MAX_MADE, size_of
 from datahike_async.query.supply import Supplied, Supply, TooSlow
@@ -61,6 +62,7 @@ async def call_rows(
     pause: Callable[[], Awaitable[None]] | None = None,
     supply: Supply | None = None,
     elsewhere: Callable[[Callable[[], None]], Awaitable[None]] | None = None,
+    meter: Meter | None = None,
 ) -> list[Any]:
     """Return the result of ``function`` for every row.
 
@@ -88,10 +90,11 @@ async def call_rows(
                 pause=pause,
                 supply=supply,
                 elsewhere=elsewhere,
+                meter=meter,
             )
             return [found[i] for i in np.searchsorted(used, codes).tolist()]
     check_arity(function, name, len(args))
-    calls = _Calls(function, name, predicate=predicate, builtin=builtin, supply=supply)
+    calls = _Calls(function, name, predicate=predicate, builtin=builtin, supply=supply, meter=meter)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
         lists = [
@@ -122,7 +125,7 @@ async def call_rows(
 class _Calls:
     """Calls of one function, row after row; ``out`` are the results so far."""
 
-    __slots__ = ("_builtin", "_function", "_made", "_name", "_predicate", "out")
+    __slots__ = ("_builtin", "_function", "_made", "_meter", "_name", "_predicate", "out")
 
     def __init__(
         self,
@@ -132,6 +135,7 @@ class _Calls:
         predicate: bool,
         builtin: bool,
         supply: Supply | None,
+        meter: Meter | None,
     ) -> None:
         if isinstance(function, Supplied):
             function = function.handed(Supply() if supply is None else supply)
@@ -140,6 +144,7 @@ class _Calls:
         self._predicate = predicate
         self._builtin = builtin
         self._made = 0
+        self._meter = meter
         self.out: list[Any] = []
 
     def made(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -164,9 +169,12 @@ class _Calls:
             return truthy(result)
         if self._builtin and type(result) in GROWING:
             try:
-                self._made += size_of(result)
+                size = size_of(result)
             except ValueError as error:
                 self._failed(row, error)
+            self._made += size
+            if self._meter is not None:
+                self._meter.made(size)
             if self._made > MAX_MADE:
                 raise QueryCanceled(
                     f"The query was stopped: the results of {self._name} need more than their "

@@ -15,8 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
-from datahike_async.index.arrays import firsts, member, numbered, uniques
+from datahike_async.index.arrays import (
+    firsts,
+    joined,
+    member,
+    numbered,
+    order_of,
+    positions_of,
+    searched,
+    taken,
+    uniques,
+)
 from datahike_async.index.columns import I64, INT, Column
+from datahike_async.looks import SMALL, look, tally
 from datahike_async.query.ast import (
     DEFAULT_SOURCE,
     Clause,
@@ -27,7 +38,7 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
-from datahike_async.query.joins import semi
+from datahike_async.query.joins import pairs_of, semi
 from datahike_async.query.reach import reachable
 from datahike_async.query.relation import Relation, group_codes
 from datahike_async.query.where import variables_of
@@ -131,15 +142,31 @@ def _generates(clauses: Sequence[Clause], variables: Sequence[Symbol]) -> bool:
 async def closure(engine: Engine, linear: Linear, source: Symbol, seed: Relation) -> Relation:
     """Return the pairs of the closure, restricted to the arguments bound in ``seed``."""
     base = [await _pairs(engine, b.clauses, b.head, source) for b in linear.base]
+    step = None
+    if linear.step is not None:
+        step = await _pairs(engine, linear.step, linear.ends, source)
+    rows = sum(len(pair[0]) for pair in base) + (0 if step is None else len(step[0]))
+    return await engine.heavy(
+        rows if rows > SMALL else 0, _solved, engine, linear, base, step, seed
+    )
+
+
+def _solved(
+    engine: Engine,
+    linear: Linear,
+    base: Sequence[tuple[Column, Column]],
+    one: tuple[Column, Column] | None,
+    seed: Relation,
+) -> Relation:
     bound = [seed.columns.get(p) for p in _ARGS]
-    if linear.step is None:
+    if one is None:
         pairs = Relation(
             {p: Column.concat([pair[i] for pair in base]) for i, p in enumerate(_ARGS)},
             sum(len(pair[0]) for pair in base),
         )
-        found = await _closed(engine, pairs, bound)
+        found = _closed(engine, pairs, bound)
         return semi(found, seed, keep=True) if seed.columns else found
-    step = [await _pairs(engine, linear.step, linear.ends, source)]
+    step = [one]
     columns = [c for pair in (*base, *step) for c in pair] + [c for c in bound if c is not None]
     whole = Column.concat(columns)
     codes, _ = group_codes([whole], len(whole))
@@ -166,7 +193,7 @@ async def closure(engine: Engine, linear: Linear, source: Symbol, seed: Relation
     return Relation({_ARGS[0]: whole.take(first[x]), _ARGS[1]: whole.take(first[y])}, len(x))
 
 
-async def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None]) -> Relation:
+def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None]) -> Relation:
     """Return the closure of ``pairs``: from the bound starts, to the bound ends, or all of it."""
     back = bound[0] is None and bound[1] is not None
     limit = bound[1] if back else bound[0]
@@ -190,10 +217,10 @@ async def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None
     for x, y in reachable(keys[0], keys[1], None if limit is None else keys[2]):
         total += len(x)
         engine.meter.rows(total, 2)
+        look(len(x))
         ends[0].append(x)
         ends[1].append(y)
-        await engine.pause()
-    made = [p[1] if len(p) == 2 else np.concatenate(p) for p in (ends[::-1] if back else ends)]
+    made = [p[1] if len(p) == 2 else joined(p) for p in (ends[::-1] if back else ends)]
     found = {
         p: Column(INT, data) if decode is None else decode.take(data)
         for p, data in zip(_ARGS, made, strict=True)
@@ -210,33 +237,29 @@ async def _pairs(
 
         clauses = tuple(sourced(c, source) for c in clauses)
     await engine.run(clauses, state, ends)
-    found = state.whole(list(dict.fromkeys(ends)))
+    found = await engine.heavy(0, state.whole, list(dict.fromkeys(ends)))
     return found.columns[ends[0]], found.columns[ends[1]]
 
 
 def _merged(pairs: Sequence[tuple[I64, I64]]) -> tuple[I64, I64]:
     if len(pairs) == 1:
         return pairs[0]
-    return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+    return joined([p[0] for p in pairs]), joined([p[1] for p in pairs])
 
 
 class _Edges:
     """Edges sorted by where they begin, to be followed for many nodes at once."""
 
     def __init__(self, pairs: tuple[I64, I64], size: int) -> None:
-        order = np.argsort(pairs[0], kind="stable")
-        self.ends = pairs[1][order]
-        self.start = np.searchsorted(pairs[0][order], np.arange(size + 1))
+        order = order_of(pairs[0])
+        self.ends = taken(pairs[1], order)
+        self.start = searched(taken(pairs[0], order), np.arange(size + 1))
 
     def follow(self, origin: I64, node: I64) -> tuple[I64, I64]:
         """Return the (origin, next node) pairs of all edges out of ``node``."""
-        start = self.start[node]
-        counts = self.start[node + 1] - start
-        total = int(counts.sum())
-        if not total:
-            return origin[:0], node[:0]
-        offsets = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(origin, counts), self.ends[np.repeat(start, counts) + offsets]
+        start = taken(self.start, node)
+        here, there = pairs_of(start, taken(self.start, node + 1), None)
+        return taken(origin, here), taken(self.ends, there)
 
 
 def _from(
@@ -265,10 +288,11 @@ def _walk(x: I64, y: I64, edges: _Edges, size: int) -> tuple[I64, I64]:
     seen = uniques(x * size + y)
     delta = seen
     while len(delta):
+        tally(len(delta))
         a, b = edges.follow(delta // size, delta % size)
         found = uniques(a * size + b)
         delta = found[~member(found, seen)]
-        seen = np.sort(np.concatenate([seen, delta]), kind="stable")
+        seen = uniques(joined([seen, delta]))
     return seen // size, seen % size
 
 
@@ -280,10 +304,11 @@ def _walk_marked(
     delta = uniques(ranks * size + y)
     marked[delta] = True
     while len(delta):
+        tally(len(delta))
         a, b = edges.follow(delta // size, delta % size)
         found = a * size + b
         fresh = found[~marked[found]]
         marked[fresh] = True
         delta = uniques(fresh)
-    pairs = np.flatnonzero(marked)
+    pairs = positions_of(marked)
     return origins[pairs // size], pairs % size

@@ -19,6 +19,7 @@ from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.index.source import fetched
+from datahike_async.looks import SMALL
 from datahike_async.query.ast import (
     DEFAULT_SOURCE,
     Clause,
@@ -30,13 +31,12 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
-from datahike_async.query.budget import Meter
 from datahike_async.query.cost import Known
 from datahike_async.query.fetch import fetch_attributes, read_whole
 from datahike_async.query.functions import Functions
-from datahike_async.query.host import LARGE, Host
+from datahike_async.query.host import LARGE
 from datahike_async.query.inputs import Bound
-from datahike_async.query.joins import join, semi, union
+from datahike_async.query.joins import join, union, without
 from datahike_async.query.ordering import Step
 from datahike_async.query.patterns import match_pattern
 from datahike_async.query.plan import Planner, Plans
@@ -45,6 +45,7 @@ from datahike_async.query.rules import Rules
 from datahike_async.query.state import State
 from datahike_async.query.text import call_text
 from datahike_async.query.trace import Ran
+from datahike_async.query.watch import Elsewhere, Watch
 from datahike_async.query.where import attributes_of, plain_calls, variables_of
 from datahike_async.snapshot.views import View
 
@@ -56,8 +57,14 @@ T = TypeVar("T")
 _WORTH: Final = 256
 # Planned again where an estimate was wrong by this factor, and rows matter.
 _WRONG: Final = 10
-# Seconds from one pause to the next; small queries end before the first.
-_STRETCH: Final = 0.0005
+# Conjunctions of so few clauses are planned in no time.
+_SHORT: Final = 8
+# A conjunction is planned again so often at most: each time costs what planning costs.
+_REPLANS: Final = 8
+# How many of the clauses to come a pattern looks at, for what bounds it and what to fetch ahead.
+_AHEAD: Final = 64
+# More columns than this are made fewer also where there are few rows.
+_WIDE: Final = 24
 
 
 class Engine:
@@ -67,16 +74,16 @@ class Engine:
         self,
         bound: Bound,
         plans: Plans,
-        host: Host | None,
-        meter: Meter,
+        watch: Watch,
         trace: list[Ran] | None = None,
     ) -> None:
         self.sources = bound.sources
         self.views = bound.views
         self.rules = Rules(self, bound.rules)
         self.functions = Functions(self, bound.functions)
-        self.host = host
-        self.meter = meter
+        self.watch = watch
+        self.host = watch.host
+        self.meter = watch.meter
         self.trace = trace
         self.planner = Planner(
             self.source, bound.rules, self.functions.is_builtin, self.rules.fresh_count
@@ -84,11 +91,7 @@ class Engine:
         self._plans = plans
         # Whether the attributes that the query reads whole were asked for together already.
         self._ahead = False
-        # Whether this runs in a worker thread just now.
-        self._inside = False
         self._depth = 0
-        # When to think of the others again.
-        self._turn = perf_counter() + _STRETCH
         # Whether a database is so large that reading of it may take long.
         self._many = any(
             8 * (len(view.snapshot.trees) + view.snapshot.n) >= LARGE
@@ -122,32 +125,16 @@ class Engine:
 
     async def pause(self) -> None:
         """Give others a turn; raise where the time is over or the query was cancelled."""
-        self._turn = perf_counter() + _STRETCH
-        self.meter.time()
-        if self.host is not None:
-            if self._inside:
-                self.host.check()
-            else:
-                await self.host.pause()
+        await self.watch.pause()
 
     async def heavy(self, rows: int, call: Callable[..., T], *args: Any) -> T:
-        """Return ``call(*args)``, made in a worker thread where it is over many rows."""
-        if rows < LARGE or self.host is None or self._inside:
+        """Return ``call(*args)``, made in a worker thread where it takes long.
+
+        It takes as long as there are ``rows``; 0 is for what may make more of few.
+        """
+        if 0 < rows <= SMALL:
             return call(*args)
-
-        async def made() -> T:
-            return call(*args)
-
-        found: T = await self._in_thread(made)
-        return found
-
-    async def _in_thread(self, make: Callable[[], Any]) -> Any:
-        assert self.host is not None
-        self._inside = True
-        try:
-            return await self.host.in_thread(make)
-        finally:
-            self._inside = False
+        return await self.watch.run(rows, call, *args)
 
     async def run(
         self, clauses: Sequence[Clause], state: State, wanted: Sequence[Symbol] | None = None
@@ -160,19 +147,43 @@ class Engine:
             if not state.empty:
                 await self._step(Step(clauses[0], "", -1.0, 0.0), state, ())
             return state
-        steps = self.plan(clauses, state)
-        while steps:
+        if len(clauses) <= _SHORT:
+            steps = self.plan(clauses, state)
+        else:
+            steps = await self.heavy(0, self.plan, clauses, state)
+        at, again = 0, 0
+        uses: dict[Symbol, int] | None = None
+        while at < len(steps):
             if state.empty:
                 return state
-            step, steps = steps[0], steps[1:]
-            rest = [s.clause for s in steps]
-            few = wanted is None or not state.relations or state.rows() <= _WORTH
-            if not few and _multiplies(step.clause, state):
-                state.keep({*(wanted or ()), *variables_of((step.clause, *rest))})
+            step, at = steps[at], at + 1
+            rest = [s.clause for s in steps[at : at + _AHEAD]]
+            if wanted is not None and self._multiplies(step.clause, state):
+                if uses is None:
+                    uses = {v: i for i, s in enumerate(steps) for v in variables_of((s.clause,))}
+                await self.heavy(state.rows(), state.keep, wanted, uses, at - 1)
             await self._step(step, state, rest)
-            if len(rest) > 1 and _far_off(step.rows, state.rows()):
-                steps = self.planner.order(rest, state.consts, _known(state))
+            if at + 1 < len(steps) and again < _REPLANS and _far_off(step.rows, state.rows()):
+                clauses = [s.clause for s in steps[at:]]
+                known = _known(state)
+                steps = await self.heavy(0, self.planner.order, clauses, state.consts, known)
+                at, again, uses = 0, again + 1, None
         return state
+
+    def _multiplies(self, clause: Clause, state: State) -> bool:
+        """Whether a clause may find several rows for one that is known, of which there are many."""
+        if not state.relations or (state.rows() <= _WORTH and state.width() <= _WIDE):
+            return False
+        if isinstance(clause, (Predicate, Not)):
+            return False
+        if isinstance(clause, Pattern):
+            entity, key = clause.terms[:2]
+            if not is_var(entity) or state.column_of(entity) is None:
+                return True
+            source = self.source(clause.source)
+            attr = source.schema.by_key.get(key) if isinstance(source, View) else None
+            return attr is None or attr.many or state.width() > _WIDE
+        return True
 
     # -- the order -----------------------------------------------------------------------------
 
@@ -218,7 +229,7 @@ class Engine:
         if state.relations:
             last = state.relations[-1]
             meter.rows(last.count, len(last.columns))
-        if perf_counter() > self._turn:
+        if perf_counter() > self.watch.turn:
             await self.pause()
         meter.clause = outer
 
@@ -245,12 +256,24 @@ class Engine:
         ran.relations = [r.count for r in state.relations]
 
     async def _anywhere(self, step: Step, state: State, rest: Sequence[Clause]) -> str:
-        """Carry out a clause, in a worker thread where it will touch many rows."""
-        clause = step.clause
-        if self.host is None or self._inside or not self._is_large(step, state):
+        """Carry out a clause, in a worker thread where it touches many rows."""
+        clause, watch = step.clause, self.watch
+        if self.host is None or watch.inside:
             return await self._one(clause, state, rest)
-        how: str = await self._in_thread(lambda: self._one(clause, state, rest))
-        return how
+        if not step.large and not self._is_large(step, state):
+            if not isinstance(clause, Pattern):
+                # What it consists of runs here or there, each by itself.
+                return await self._one(clause, state, rest)
+            relations, before = state.relations.copy(), watch.begin()
+            try:
+                return await self._one(clause, state, rest)
+            except Elsewhere:
+                # It reads and joins alone, so it can begin anew; and in a thread the next time.
+                state.relations = relations
+                step.large = True
+            finally:
+                watch.movable = before
+        return await watch.in_thread(lambda: self._one(clause, state, rest))
 
     def _is_large(self, step: Step, state: State) -> bool:
         clause = step.clause
@@ -332,11 +355,14 @@ class Engine:
                 error=":query/where",
             )
         columns = [v for v in shared if v not in state.consts]
-        outer = state.take(columns)
-        inner = state.inner(self._visible(clause.variables, state), [outer.project(columns)])
+        outer = await self.heavy(0, state.take, columns)
+        known = await self.heavy(outer.count, outer.project, columns)
+        inner = state.inner(self._visible(clause.variables, state), [known])
         await self.run(clause.clauses, inner, columns)
-        found = inner.whole(columns)
-        left = semi(outer, found, keep=False) if columns else outer
+        found = await self.heavy(0, inner.whole, columns)
+        left = outer
+        if columns:
+            left = await self.heavy(outer.count + found.count, without, outer, found)
         if not columns and found.count:
             left = outer.take(np.zeros(outer.count, np.bool_))
         state.relations.append(left)
@@ -352,14 +378,14 @@ class Engine:
         head = None if clause.variables is None else clause.required + clause.variables
         wanted = sorted(variables_of([clause]), key=repr) if head is None else list(head)
         bound = [v for v in wanted if state.bound(v) and v not in state.consts]
-        seed = state.take(bound)
+        seed = await self.heavy(0, state.take, bound)
         consts = self._visible(head, state)
         if len(clause.branches) == 1 and head is None:
             inner = state.inner(consts, [seed])
             await self.run(clause.branches[0], inner)
             state.relations += inner.relations
             return "conjunction"
-        known = seed.project(bound)
+        known = await self.heavy(seed.count, seed.project, bound)
         columns = [v for v in wanted if v not in consts]
         parts = []
         for branch in clause.branches:
@@ -374,25 +400,16 @@ class Engine:
                     f"{shown(missing[0])} is missing in one. Use or-join to say which are shared.",
                     error=":query/where",
                 )
-            parts.append(inner.whole(columns))
-        found = union(parts, columns)
+            parts.append(await self.heavy(0, inner.whole, columns))
+        found = await self.heavy(sum(p.count for p in parts), union, parts, columns)
         if not columns:
             if not any(p.count for p in parts):
                 seed = Relation(seed.columns, 0) if not seed.columns else seed.take(_none(seed))
             state.relations.append(seed)
             return "union"
-        state.relations.append(join(seed, found, self.meter))
+        joined = await self.heavy(0, join, seed, found, self.meter)
+        state.relations.append(joined)
         return "union"
-
-
-def _multiplies(clause: Clause, state: State) -> bool:
-    """Whether a clause may find several rows for one that is known."""
-    if not state.relations or isinstance(clause, (Predicate, Not)):
-        return False
-    if isinstance(clause, Pattern):
-        entity = clause.terms[0]
-        return not is_var(entity) or state.column_of(entity) is None
-    return True
 
 
 def _far_off(estimate: float, rows: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.columns import Column
+from datahike_async.looks import walked
 from datahike_async.query.ast import (
     BindCollection,
     BindIgnore,
@@ -27,6 +28,7 @@ from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import call_rows, check_arity, is_async, named_function
 from datahike_async.query.host import LARGE
+from datahike_async.query.joins import product_where
 from datahike_async.query.lookups import DATABASE, check_lookup, read_database
 from datahike_async.query.relation import (
     Relation,
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Functions", "bind_values"]
 
+# Products of more pairs are compared piece by piece.
+_FUSED: Final = 1 << 16
+
 
 class Functions:
     """Calls of one engine. ``given`` are the functions and values that ``:in`` named."""
@@ -59,9 +64,12 @@ class Functions:
 
     async def predicate(self, clause: Predicate, state: State) -> str:
         """Keep the rows for which the predicate holds; return how it was found out."""
-        relation, args = self._arguments(clause, state)
-        name = self._builtin(clause.function)
-        mask = None if name is None else mask_of_call(name, args, relation.count)
+        heavy = self.engine.heavy
+        if await heavy(0, self._compared, clause, state):
+            return "predicate on pairs"
+        relation, args = await heavy(0, self._arguments, clause, state)
+        name, count = self._builtin(clause.function), relation.count
+        mask = None if name is None else await heavy(count, mask_of_call, name, args, count)
         how = "predicate on columns"
         if mask is None:
             how = "predicate by row"
@@ -70,32 +78,33 @@ class Functions:
         if not relation.columns:
             state.relations.append(Relation({}, 1 if mask.all() and len(mask) else 0))
             return how
-        state.relations.append(relation if mask.all() else relation.take(mask))
+        if not mask.all():
+            relation = await heavy(count, relation.take, mask)
+        state.relations.append(relation)
         return how
 
     async def function(self, clause: Function, state: State) -> str:
         """Bind the results of a function; variables that have a value already unify."""
-        relation, args = self._arguments(clause, state)
+        heavy = self.engine.heavy
+        relation, args = await heavy(0, self._arguments, clause, state)
         bound = [v for v in binding_variables(clause.binding) if state.bound(v)]
         column: Column | None = None
         name = self._builtin(clause.function)
         if name is not None and isinstance(clause.binding, BindScalar):
-            column = column_of_call(name, args, relation.count)
+            column = await heavy(relation.count, column_of_call, name, args, relation.count)
         if column is not None and isinstance(clause.binding, BindScalar):
             how = "function on columns"
-            extended = _bound(relation, clause.binding.name, column)
+            extended = await heavy(relation.count, _bound, relation, clause.binding.name, column)
         else:
             how = "function by row"
             values = await self._call(clause, relation, args, state, predicate=False)
-            extended = await self.engine.heavy(
-                len(values), bind_values, clause.binding, values, relation
-            )
+            extended = await heavy(0, bind_values, clause.binding, values, relation)
         for variable in bound:
             if variable in state.consts and variable in extended.columns:
                 keep = constant_mask(extended.columns[variable], state.consts[variable])
                 columns = {v: c for v, c in extended.columns.items() if v is not variable}
                 extended = _taken(Relation(columns, extended.count), keep)
-        state.add(extended)
+        await heavy(0, state.add, extended)
         return how
 
     def check(self, clause: Predicate | Function, consts: Mapping[Symbol, Any]) -> None:
@@ -142,6 +151,31 @@ class Functions:
             else:
                 args.append(term)
         return relation, args
+
+    def _compared(self, clause: Predicate, state: State) -> bool:
+        """Compare the rows of two relations pair by pair, where their product is large.
+
+        Only the pairs that are kept are made. False where this is not the way to do it.
+        """
+        variables = [t for t in clause.args if is_var(t) and t not in state.consts]
+        name = self._builtin(clause.function)
+        two, others = state.parted(variables)
+        if len(two) != 2 or name is None or two[0].count * two[1].count < _FUSED:
+            return False
+        left, right = two
+
+        def test(pairs: Relation) -> Any:
+            args = [
+                state.consts.get(t, pairs.columns.get(t, t)) if is_var(t) else t
+                for t in clause.args
+            ]
+            return mask_of_call(name, args, pairs.count)
+
+        kept = product_where(left, right, variables, test, state.meter)
+        if kept is None:
+            return False
+        state.relations = [*others, kept]
+        return True
 
     async def _call(
         self,
@@ -204,6 +238,7 @@ class Functions:
             predicate=predicate,
             pause=self.engine.pause,
             supply=self._supply(clause, relation.count),
+            meter=self.engine.meter,
             elsewhere=partial(self.engine.heavy, LARGE),
         )
 
@@ -211,7 +246,9 @@ class Functions:
         """Return what a clause has for all its rows, also where a rule carries it out often."""
         known = self._supplies.get(id(clause))
         if known is None:
-            supply = Supply(self.random, turns=self.engine.host is not None)
+            engine = self.engine
+            turns = engine.host is not None
+            supply = Supply(self.random, turns=turns, meter=engine.meter)
             known = self._supplies[id(clause)] = (clause, supply)
         known[1].more(rows)
         return known[1]
@@ -289,11 +326,11 @@ def bind_values(binding: Binding, values: Sequence[Any], relation: Relation) -> 
         return _bound(kept, binding.name, column)
     if isinstance(binding, BindCollection):
         items = [_items(v, "collection") for v in values]
-        flat = [x for group in items for x in group]
+        flat = [x for group in items for x in walked(group, each=4)]
         return distinct(bind_values(binding.item, flat, _repeated(relation, items)))
     if isinstance(binding, BindRelation):
         items = [_items(v, "collection") for v in values]
-        flat = [x for group in items for x in group]
+        flat = [x for group in items for x in walked(group, each=4)]
         return distinct(_tuple(binding.items, flat, _repeated(relation, items)))
     return _tuple(binding.items, values, relation)
 
@@ -309,7 +346,7 @@ def _tuple(items: Sequence[Binding], values: Sequence[Any], relation: Relation) 
     if not keep.all():
         relation = _taken(relation, keep)
         values = [v for v in values if v is not None]
-    rows = [_items(v, "tuple") for v in values]
+    rows = [_items(v, "tuple") for v in walked(values)]
     for row in rows:
         if len(row) < len(items):
             raise QueryError(
@@ -320,7 +357,7 @@ def _tuple(items: Sequence[Binding], values: Sequence[Any], relation: Relation) 
     keep = np.ones(len(rows), np.bool_)
     nested: list[tuple[Binding, list[Any]]] = []
     for i, item in enumerate(items):
-        part = [row[i] for row in rows]
+        part = [row[i] for row in walked(rows, each=4)]
         if isinstance(item, BindScalar):
             if any(x is None for x in part):
                 raise QueryError(

@@ -18,8 +18,9 @@ from datahike_async.query.ruleset import RuleSet
 from datahike_async.query.text import binding_text
 from datahike_async.snapshot.views import View
 
-__all__ = ["Bound", "Request", "bind", "request_of", "too_deep"]
+__all__ = ["Bound", "Request", "bind", "gathered", "request_of", "too_deep"]
 
+_NONE: Final = Symbol("_")
 _ARGUMENTS: Final = (
     "query",
     "args",
@@ -169,9 +170,20 @@ def bind(parsed: Query, inputs: Sequence[Any]) -> Bound:
             else:
                 functions[name] = value
             continue
-        found = bind_values(binding, [_iterable(value)], Relation({}, 1))
+        found = bind_values(binding, [value], Relation({}, 1))
         relations.append(distinct(found))
     return Bound(sources, views, rules, functions, consts, relations)
+
+
+def gathered(parsed: Query, inputs: Sequence[Any]) -> list[Any]:
+    """Return inputs of which iterators, for collections, are lists: what can be gone over again."""
+    out = list(inputs)
+    for i, (binding, value) in enumerate(zip(parsed.ins, inputs, strict=False)):
+        if not isinstance(binding, (BindIgnore, BindScalar)):
+            out[i] = _iterable(value)
+        elif hasattr(value, "__next__") and getattr(binding, "name", _NONE).text[0] == "$":
+            out[i] = list(value)  # a source of tuples
+    return out
 
 
 def _not_as_many(parsed: Query, given: int) -> QueryError:

@@ -17,7 +17,7 @@ from datahike_async.query.relation import Relation, distinct, shared_codes
 if TYPE_CHECKING:
     from datahike_async.query.budget import Meter
 
-__all__ = ["join", "semi", "union"]
+__all__ = ["join", "matching", "pairs_of", "product_where", "semi", "union", "without"]
 
 # Tables of keys are made for so many rows at most: that takes one call, which nothing can stop.
 _DENSE: Final = 1 << 20
@@ -41,7 +41,7 @@ def match(left: npt.NDArray[Any], right: npt.NDArray[Any], count: Count = None) 
     ordered = taken(right, order)
     start = searched(ordered, left, "left")
     stop = searched(ordered, left, "right")
-    return _pairs(start, stop, order, count)
+    return pairs_of(start, stop, order, count)
 
 
 def _match_dense(
@@ -59,10 +59,11 @@ def _match_dense(
     order = np.argsort(slots, kind="stable")
     inside = (left >= low) & (left < low + span) if low + span < 2**63 else left >= low
     at = np.where(inside, left.astype(np.int64, copy=False) - low + 1, 0)
-    return _pairs(begin[at], begin[at + 1], order, count)
+    return pairs_of(begin[at], begin[at + 1], order, count)
 
 
-def _pairs(start: I64, stop: I64, order: I64 | None, count: Count) -> tuple[I64, I64]:
+def pairs_of(start: I64, stop: I64, order: I64 | None, count: Count = None) -> tuple[I64, I64]:
+    """Return the pairs (i, order[j]) for which start[i] <= j < stop[i]; without order (i, j)."""
     counts = stop - start
     total = int(counts.sum())
     if count is not None:
@@ -129,7 +130,7 @@ def join(left: Relation, right: Relation, meter: Meter | None = None) -> Relatio
     count: Count = None if meter is None else lambda total: meter.rows(total, width)
     if not shared:
         start = np.zeros(left.count, np.int64)
-        here, there = _pairs(start, start + right.count, None, count)
+        here, there = pairs_of(start, start + right.count, None, count)
     else:
         keys = _keys(left, right, shared)
         if keys is None:
@@ -143,6 +144,44 @@ def join(left: Relation, right: Relation, meter: Meter | None = None) -> Relatio
         if v not in columns:
             columns[v] = c.take(there)
     return Relation(columns, len(here))
+
+
+def product_where(
+    left: Relation,
+    right: Relation,
+    variables: Sequence[Symbol],
+    test: Callable[[Relation], npt.NDArray[np.bool_] | None],
+    meter: Meter | None = None,
+) -> Relation | None:
+    """Return the pairs of rows for which a test of some of their columns holds.
+
+    The pairs are made piece by piece. None where the test cannot say.
+    """
+    total = left.count * right.count
+    width = len(left.columns) + len(right.columns)
+    if meter is not None:
+        meter.rows(total)
+    mine = Relation({v: c for v, c in left.columns.items() if v in variables}, left.count)
+    other = Relation({v: c for v, c in right.columns.items() if v in variables}, right.count)
+    heres: list[I64] = [EMPTY_I64]
+    theres: list[I64] = [EMPTY_I64]
+    kept = 0
+    for low, high in pieces(total, each=2):
+        here, there = np.divmod(np.arange(low, high), right.count)
+        columns = {v: c.take(here) for v, c in mine.columns.items()}
+        columns |= {v: c.take(there) for v, c in other.columns.items()}
+        mask = test(Relation(columns, high - low))
+        if mask is None:
+            return None
+        heres.append(here[mask])
+        theres.append(there[mask])
+        kept += len(heres[-1])
+        if meter is not None:
+            meter.rows(kept, width)
+    first, second = joined(heres), joined(theres)
+    columns = {v: c.take(first) for v, c in left.columns.items()}
+    columns |= {v: c.take(second) for v, c in right.columns.items()}
+    return Relation(columns, kept)
 
 
 def _empty(left: Relation, right: Relation) -> Relation:
@@ -162,6 +201,16 @@ def semi(left: Relation, right: Relation, *, keep: bool) -> Relation:
     if keys is None:
         return left.take(np.full(left.count, not keep))
     return left.take(member(keys[0], keys[1]) if keep else ~member(keys[0], keys[1]))
+
+
+def matching(left: Relation, right: Relation) -> Relation:
+    """Return the rows of ``left`` that match a row of ``right``."""
+    return semi(left, right, keep=True)
+
+
+def without(left: Relation, right: Relation) -> Relation:
+    """Return the rows of ``left`` that match no row of ``right``."""
+    return semi(left, right, keep=False)
 
 
 def union(relations: Sequence[Relation], variables: Sequence[Symbol]) -> Relation:

@@ -14,8 +14,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.looks import STEP, tally
 from datahike_async.query.ast import (
     Aggregate,
+    BindScalar,
     Function,
     Predicate,
     Pull,
@@ -34,12 +36,25 @@ from datahike_async.query.where import calls_of, canonical, parse_rules
 __all__ = ["NO_RULES", "Prepared", "prepare", "rules_of"]
 
 _PLANS: Final = 512
+# Characters of a text that is parsed in less than a millisecond, and of one that is kept.
+_SHORT: Final = 2_000
+_LONGEST: Final = 100_000
 
 
 class Prepared:
     """A parsed query and what follows from it alone; kept for the next call."""
 
-    __slots__ = ("_checked", "builtin_rules", "calls", "names", "plans", "point", "query", "wanted")
+    __slots__ = (
+        "_checked",
+        "builtin_rules",
+        "calls",
+        "names",
+        "plans",
+        "point",
+        "query",
+        "scalars",
+        "wanted",
+    )
 
     def __init__(self, query: Query) -> None:
         query = self.query = replace(query, where=canonical(query.where))
@@ -57,6 +72,8 @@ class Prepared:
         plain = plain and query.keys is None and query.timeout is None
         self.point: PointPlan | None = point_plan(query) if plain else None
         self.plans = Plans()
+        # Whether inputs are single values and databases alone.
+        self.scalars = all(type(b) is BindScalar and b.name.text[0] != "%" for b in query.ins)
         self.builtin_rules = calls_in(query.where) & RULE_NAMES
         self._checked: tuple[RuleSet, set[Symbol]] | None = None
         # Of functions and rules, also in the rules that the query reaches.
@@ -95,7 +112,7 @@ _rules_data: dict[Any, RuleSet] = {}
 def rules_of(given: Any) -> RuleSet:
     """Return parsed rules, kept from the last time they were given."""
     if type(given) is str:
-        return _rules_text(given)
+        return _rules_text(given) if len(given) <= _LONGEST else RuleSet(parse_rules(given))
     try:
         key = _frozen(given)
     except (TypeError, RecursionError):
@@ -119,6 +136,7 @@ def _frozen(form: Any) -> Any:
     if kind is str or kind is Keyword or kind is Symbol:
         return form
     if kind is list or kind is tuple:
+        tally(STEP * len(form))
         return (kind, *map(_frozen, form))
     if kind is dict:
         return (dict, *((_frozen(k), _frozen(v)) for k, v in form.items()))
@@ -127,9 +145,16 @@ def _frozen(form: Any) -> Any:
     raise TypeError(kind.__name__)
 
 
+def is_short(query: Any) -> bool:
+    """Whether parsing takes no time to speak of; what is data must be walked to know."""
+    return type(query) is str and len(query) <= _SHORT
+
+
 def prepare(query: Any) -> Prepared:
     """Return the parsed query, kept from the last time it was given."""
     if type(query) is str:
+        if len(query) > _LONGEST:
+            return Prepared(parse_query(query))
         return _prepared_text(query)
     try:
         key = _frozen(query)

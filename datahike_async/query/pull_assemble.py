@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from datahike_async.errors import QueryCanceled, QueryError, shown
+from datahike_async.looks import walked
 from datahike_async.query.pull_map import EntityMap, copied
 from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, xform_of
 from datahike_async.snapshot.views import View
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 # Maps copied because two parents share them, in one pull.
-_MAX_COPIES: Final = 2_000_000
+_MAX_COPIES: Final = 1_000_000
 EVERYTHING: Final = Spec((), wildcard=True, db_id=True)
 """The pattern that components are pulled with."""
 
@@ -78,24 +79,24 @@ class Assembler:
         plain = group.plain
         maps: dict[Any, Any]
         if db_id is None:
-            maps = {job: EntityMap() for job in group.maps}
+            maps = {job: EntityMap() for job in walked(group.maps)}
         elif spec.db_id_xform is not None:
             made_of, named = xform_of(spec.db_id_xform), AttrSpec(DB_ID, False, db_id)
             maps = {
                 job: EntityMap({db_id: _transformed(made_of, named, job if plain else job[0])})
-                for job in group.maps
+                for job in walked(group.maps)
             }
         else:
-            maps = {job: EntityMap({db_id: job if plain else job[0]}) for job in group.maps}
+            maps = {job: EntityMap({db_id: job if plain else job[0]}) for job in walked(group.maps)}
         group.maps = maps
         for attr_spec, many, how, values, child in group.steps:
             self.show(group, attr_spec, many, how, values, child)
         if db_id is None:
-            for job, made in maps.items():
+            for job, made in walked(maps.items(), each=4):
                 if not made:
                     maps[job] = None
             return
-        for job, made in maps.items():
+        for job, made in walked(maps.items(), each=4):
             eid = job if plain else job[0]
             # Components are shown by their id even where they have nothing else.
             if len(made) == 1 and spec is not EVERYTHING and not self.exists(eid):
@@ -121,10 +122,10 @@ class Assembler:
         if simple and child is not None and child.asked == len(child.maps):
             # Each entity below has one parent: its map is handed over as it is.
             maps, below = group.maps, child.maps
-            for job, found in values.items():
+            for job, found in walked(values.items()):
                 maps[job][key] = [m for t in found if (m := below[t]) is not None]
             return
-        for job, made in group.maps.items():
+        for job, made in walked(group.maps.items()):
             found = values.get(job if plain or how == ENTERED else job[0])
             if found is None:
                 if default and job not in values:
@@ -156,7 +157,7 @@ class Assembler:
         if job not in group.shown:
             group.shown.add(job)
             return found
-        out, count = copied(found)
+        out, count = copied(found, _MAX_COPIES - self.copies)
         self.copies += count
         if self.copies > _MAX_COPIES:
             raise too_large(spec, f"repeats more than {_MAX_COPIES} maps")
@@ -177,12 +178,12 @@ def _show_ones(
     key = spec.key
     ids, values = ones
     if xform is not None:
-        values = [_transformed(xform, spec, v) for v in values]
+        values = [_transformed(xform, spec, v) for v in walked(values)]
     if len(ids) == len(maps):
-        for made, value in zip(maps.values(), values, strict=True):
+        for made, value in walked(zip(maps.values(), values, strict=True), each=4):
             made[key] = value
         return
-    for i, value in zip(ids, values, strict=True):
+    for i, value in walked(zip(ids, values, strict=True), each=4):
         maps[i][key] = value
     if spec.has_default:
         for i in maps.keys() - set(ids):

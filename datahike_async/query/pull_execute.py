@@ -7,13 +7,16 @@ reads, and depth costs no stack. Knows views and patterns, nothing of queries.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, shown
-from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.index.source import NodeMiss, fetch
+from datahike_async.looks import STEP, tally, walked
+from datahike_async.query.budget import Meter
+from datahike_async.query.host import Host
 from datahike_async.query.pull_assemble import (
     ENTERED,
     EVERYTHING,
@@ -29,15 +32,22 @@ from datahike_async.query.pull_assemble import (
 from datahike_async.query.pull_map import EntityMap, copied
 from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, parse_pattern
 from datahike_async.query.pull_read import ALL, COLUMNS_FROM, SMALL, Reader, merged
+from datahike_async.query.watch import Watch
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 
 __all__ = ["MAX_MAPS", "EntityMap", "pull", "pull_many"]
 
+T = TypeVar("T")
+
 # Entities entered by recursion, and maps copied because two parents share them, in one pull.
 MAX_MAPS: Final = 200_000
-_CHUNK: Final = 1024
+_CHUNK: Final = 8192
+# Characters of a pattern that is parsed in no time.
+_SHORT: Final = 2000
+_INTS: Final = frozenset({int, type(None)})
+_UNBOUNDED: Final = Meter()
 _NONE: Final[dict[int, list[Any]]] = {}
 
 _NO_ENTITIES: Final[frozenset[int]] = frozenset()
@@ -47,18 +57,16 @@ class _MetAgainError(Exception):
     """A recursion that was thought to be a tree has met an entity on two levels."""
 
 
-async def pull(view: View, pattern: Any, eid: Any) -> EntityMap | None:
+async def pull(view: View, pattern: Any, eid: Any, host: Host | None = None) -> EntityMap | None:
     """Return what ``pattern`` names of one entity, or None where it has nothing of it.
 
     ``eid`` is an id, an ident or a lookup ref. Raises QueryError ``:parser/pull`` for a bad
     pattern and ``:pull/too-large`` where a recursion meets more than ``MAX_MAPS`` entities.
     """
-    spec = parse_pattern(pattern)
-    refs = (eid,)
-    try:
-        return _pulled(view, spec, refs)[0]
-    except NodeMiss as miss:
-        return (await resolve(miss, _pulled, view, spec, refs))[0]
+    watch = Watch(_UNBOUNDED, host)
+    with watch:
+        spec = await _parsed(watch, pattern)
+        return (await _read(watch, 0, _pulled, view, spec, (eid,)))[0]
 
 
 async def pull_many(
@@ -66,24 +74,56 @@ async def pull_many(
     pattern: Any,
     eids: Iterable[Any],
     *,
-    pause: Callable[[], Awaitable[None]] | None = None,
+    host: Host | None = None,
+    watch: Watch | None = None,
 ) -> list[EntityMap | None]:
     """Return one result an entity, in the order of ``eids``; see :func:`pull`.
 
-    ``pause`` is awaited after every thousand or so.
+    Inside of a query it is done on the query's ``watch``.
     """
-    spec = parse_pattern(pattern)
+    if watch is not None:
+        return await _many(watch, view, pattern, eids)
+    watch = Watch(_UNBOUNDED, host)
+    with watch:
+        return await _many(watch, view, pattern, eids)
+
+
+async def _many(
+    watch: Watch, view: View, pattern: Any, eids: Iterable[Any]
+) -> list[EntityMap | None]:
+    spec = await _parsed(watch, pattern)
     refs = eids if isinstance(eids, (list, tuple)) else _listed(eids)
+    ids: Sequence[Any] = refs
+    if not _INTS.issuperset(map(type, refs)):
+        # All together: what they lack is fetched in as many waves as for one of them.
+        ids = await _read(watch, 0, _resolved, view, refs, spec)
     out: list[EntityMap | None] = []
-    for start in range(0, len(refs), _CHUNK):
-        part = refs[start : start + _CHUNK]
-        try:
-            out += _pulled(view, spec, part)
-        except NodeMiss as miss:
-            out += await resolve(miss, _pulled, view, spec, part)
-        if pause is not None and start + _CHUNK < len(refs):
-            await pause()
+    for start in range(0, len(ids), _CHUNK):
+        out += await _read(watch, 0, _pulled, view, spec, ids[start : start + _CHUNK])
+        if len(ids) > _CHUNK:
+            await watch.pause()
     return out
+
+
+async def _parsed(watch: Watch, pattern: Any) -> Spec:
+    if type(pattern) is Spec or (type(pattern) is str and len(pattern) <= _SHORT):
+        return parse_pattern(pattern)
+    return await watch.run(0, parse_pattern, pattern)
+
+
+async def _read(watch: Watch, rows: int, call: Callable[..., T], *args: Any) -> T:
+    """Return ``call(*args)``, here or in a thread; what it misses is fetched first."""
+    try:
+        return await watch.run(rows, call, *args)
+    except NodeMiss as found:
+        miss = found
+    with miss.source.pinned():
+        while True:
+            await fetch(miss)
+            try:
+                return await watch.run(rows, call, *args)
+            except NodeMiss as again:
+                miss = again
 
 
 def _listed(eids: Any) -> list[Any]:
@@ -96,8 +136,44 @@ def _listed(eids: Any) -> list[Any]:
     return list(eids)
 
 
+def _resolved(view: View, refs: Sequence[Any], ahead: Spec | None = None) -> list[int | None]:
+    """Return the entity of each ref; one miss names what all of them lack.
+
+    Where that is something, it names what a pull ``ahead`` will read of so many entities too.
+    """
+    out: list[int | None] = []
+    misses: list[NodeMiss] = []
+    for ref in walked(refs):
+        try:
+            out.append(ref if type(ref) is int and 0 <= ref <= EMAX else view.entid(ref))
+        except NodeMiss as miss:
+            misses.append(miss)
+    if misses:
+        if ahead is not None:
+            misses += _ahead(view, ahead, len(refs))
+        raise merged(misses)
+    return out
+
+
+def _ahead(view: View, spec: Spec, count: int) -> list[NodeMiss]:
+    """Return what is missing of the columns that a pull of ``count`` entities will look at."""
+    reader, misses = Reader(view), []
+    todo = [spec]
+    while todo:
+        for attr_spec in (one := todo.pop()).attrs:
+            attr = view.schema.by_key.get(attr_spec.name)
+            if attr_spec.sub is not None and attr_spec.sub is not one:
+                todo.append(attr_spec.sub)
+            if attr is not None:
+                try:
+                    reader.touch(attr, count)
+                except NodeMiss as miss:
+                    misses.append(miss)
+    return misses
+
+
 def _pulled(view: View, spec: Spec, refs: Sequence[Any]) -> list[EntityMap | None]:
-    ids = [r if type(r) is int and 0 <= r <= EMAX else view.entid(r) for r in refs]
+    ids = _resolved(view, refs)
     try:
         maps = _Pull(view, tree=spec.recursions == 1).run(spec, ids)
     except _MetAgainError:
@@ -271,7 +347,7 @@ class _Pull:
             return
         child = child_of(below, group.spec, plain=False)
         links: dict[Any, Any] = {}
-        for job in group.maps:
+        for job in walked(group.maps):
             eid, seen, depths = (job, _NO_ENTITIES, ()) if group.plain else job
             targets = values.get(eid)
             if targets is None:
@@ -302,7 +378,7 @@ class _Pull:
         """Pull everything of components, but for entities that they are part of."""
         child = child_of(below, EVERYTHING, plain=False)
         links: dict[Any, Any] = {}
-        for job in group.maps:
+        for job in walked(group.maps):
             eid, seen, _ = (job, _NO_ENTITIES, ()) if group.plain else job
             targets = values.get(eid)
             if targets is None:
@@ -318,11 +394,12 @@ class _Pull:
 
     def want(self, child: Group, values: dict[int, list[Any]]) -> None:
         """Enter all values, which are entities, into the group below."""
-        targets = list(chain.from_iterable(values.values()))
+        targets = list(chain.from_iterable(walked(values.values(), each=4)))
         child.asked += len(targets)
         child.maps.update(dict.fromkeys(targets))
 
     def count(self, more: int, spec: AttrSpec) -> None:
         self.entered += more
+        tally(STEP * more)
         if self.entered > MAX_MAPS:
             raise too_large(spec, f"goes over more than {MAX_MAPS} entities")

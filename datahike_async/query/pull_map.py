@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from datahike_async.edn.types import Keyword
+from datahike_async.looks import STEP, tally
 from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.values.json_form import json_object
 
 __all__ = ["EntityMap", "copied"]
+
+# A look at the clock comes after so many maps, and one.
+_MANY: Final = 63
 
 
 class EntityMap(Json, dict[Any, Any]):
@@ -71,9 +75,10 @@ def _key(key: Any) -> Any:
     return Keyword(key) if type(key) is str and key[:1] == ":" and len(key) > 1 else key
 
 
-def copied(whole: EntityMap) -> tuple[EntityMap, int]:
+def copied(whole: EntityMap, most: int = 2**62) -> tuple[EntityMap, int]:
     """Return a deep copy of the maps and lists of a pull result, and how many maps it has.
 
+    Of more than ``most`` maps the copy is not whole.
     Works without recursion: results of a recursive pull may be deeper than Python's stack.
     """
     out, count = EntityMap(), 0
@@ -82,6 +87,10 @@ def copied(whole: EntityMap) -> tuple[EntityMap, int]:
         source, target = stack.pop()
         if type(source) is EntityMap:
             count += 1
+            if count > most:
+                break
+            if not count & _MANY:
+                tally(STEP * (_MANY + 1))
             for key, value in source.items():
                 target[key] = made = _shell(value)
                 if made is not value:

@@ -15,6 +15,7 @@ from datahike_async.edn.reader import read
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
+from datahike_async.looks import STEP, tally
 from datahike_async.query.bindings import forward_of, unquoted
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import is_async
@@ -95,6 +96,7 @@ def _pattern(form: Any, depth: int) -> Spec:
             f"not {shown(form)}.",
             form,
         )
+    tally(4 * STEP * len(form))
     attrs: dict[Any, AttrSpec] = {}
     wildcard = db_id = False
     db_id_key: Any = DB_ID

@@ -7,8 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from datahike_async.index.columns import INT, Rows
+from datahike_async.index.arrays import order_of, taken
+from datahike_async.index.columns import INT, Column, Rows
 from datahike_async.index.source import NodeMiss
+from datahike_async.looks import STEP, walked
 from datahike_async.query.patterns import aligned
 from datahike_async.query.stats import cached
 from datahike_async.snapshot.views import View
@@ -38,7 +40,7 @@ class Reader:
         found: dict[int, dict[int, list[Any]]] = {}
         # What the memtable holds is found faster by attribute; the rest comes in one slice.
         fresh = () if view.past or most == ALL else view.snapshot.mem.by_e
-        for i in ids:
+        for i in walked(ids, each=8 * STEP):
             if i in fresh:
                 return None
             try:
@@ -85,6 +87,11 @@ class Reader:
             return bool(self.view.count_attr(attr.id) < 64 * len(ids))
         return len(ids) > 1 and self.at_hand(attr)
 
+    def touch(self, attr: Attr, count: int) -> None:
+        """Read what is read of an attribute for ``count`` entities, where that is its columns."""
+        if count >= COLUMNS_FROM and self.view.count_attr(attr.id) < 64 * count:
+            self.view.attr(attr.id)
+
     def values(self, attr: Attr, reverse: bool, ids: list[int]) -> dict[int, list[Any]]:
         """Return entity → values of one attribute, or the entities that refer to it."""
         view, a = self.view, attr.id
@@ -92,14 +99,14 @@ class Reader:
             return {}
         if self._in_columns(attr, ids) and not (reverse and len(ids) < COLUMNS_FROM):
             return self.in_columns(view.attr(a), attr, reverse, ids)
-        read = view.values
+        read, each = view.values, walked(ids, each=4 * STEP)
         try:
             if reverse:
                 lookup = view.lookup
-                return {i: found for i in ids if (found := lookup(a, i))}
+                return {i: found for i in each if (found := lookup(a, i))}
             if view.history:
-                return {i: _distinct(found) for i in ids if (found := read(i, a))}
-            return {i: found for i in ids if (found := read(i, a))}
+                return {i: _distinct(found) for i in each if (found := read(i, a))}
+            return {i: found for i in each if (found := read(i, a))}
         except NodeMiss as miss:
             if reverse:
                 raise _all_missing(miss, view.lookup, ((a, i) for i in ids)) from None
@@ -116,14 +123,16 @@ class Reader:
         if not reverse and not attr.many and not history:
             positions = aligned(rows, wanted)
             has = positions >= 0
-            taken = rows.v.take(positions[has]).tolist()
-            return {i: [v] for i, v in zip(wanted[has].tolist(), taken, strict=True)}
+            values = rows.v.take(positions[has]).tolist()
+            pairs = zip(wanted[has].tolist(), values, strict=True)
+            return {i: [v] for i, v in walked(pairs, each=4)}
         keys, shown = rows.e, rows.v
         if reverse:
             if rows.v.kind != INT:
                 return {i: found for i in ids if (found := self.view.lookup(attr.id, i))}
-            order = np.argsort(rows.v.data, kind="stable")
-            keys, shown = rows.v.data[order], type(rows.v)(INT, rows.e[order])
+            order = order_of(rows.v.data)
+            keys = taken(rows.v.data, order)
+            shown = Column(INT, taken(rows.e, order))
         start = keys.searchsorted(wanted, "left")
         counts = keys.searchsorted(wanted, "right") - start
         some = np.flatnonzero(counts)
@@ -134,10 +143,8 @@ class Reader:
         within = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
         flat = shown.take(np.repeat(start, counts) + within).tolist()
         cuts = ends.tolist()
-        out = {
-            i: flat[lo:hi]
-            for i, lo, hi in zip(wanted[some].tolist(), [0, *cuts], cuts, strict=False)
-        }
+        parts = zip(wanted[some].tolist(), [0, *cuts], cuts, strict=False)
+        out = {i: flat[lo:hi] for i, lo, hi in walked(parts, each=8)}
         return {i: _distinct(v) for i, v in out.items()} if history else out
 
 

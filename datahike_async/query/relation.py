@@ -106,7 +106,7 @@ def plain_value(value: Any) -> Any:
         # What holds a collection several times goes on to share it.
         return value if all(map(operator.is_, made, value)) else made
     if kind is list:
-        return tuple(map(plain_value, value))
+        return tuple(map(plain_value, walked(value)))
     if kind is set:
         return frozenset(value)
     if kind is bytearray or kind is memoryview:

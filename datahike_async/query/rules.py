@@ -25,7 +25,7 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.closure import closure
-from datahike_async.query.joins import semi, union
+from datahike_async.query.joins import matching, semi, union, without
 from datahike_async.query.relation import (
     Relation,
     column_of,
@@ -65,14 +65,23 @@ class _Table:
         self.found: list[Relation] = []
         self.seen = Seen(variables)
 
+    def size(self) -> int:
+        """Return the rows that the next turn goes over at most."""
+        return self.answers.count + sum(part.count for part in (*self.found, *self.asked))
+
     def turn(self) -> bool:
         """Begin a round: what the last one added becomes new. Return whether it added any."""
         variables = list(self.answers.columns)
-        parts = [self.seen.add(part) for part in self.found]
-        self.fresh = _stacked(parts, variables)
-        if self.fresh.count:
-            self.answers = _stacked([self.answers, self.fresh], variables)
-        self.new_demand = _stacked(self.asked, list(self.demand.columns))
+        seen, parts = self.seen, []
+        for part in self.found:
+            seen, new = seen.added(part)
+            parts.append(new)
+        fresh, answers = _stacked(parts, variables), self.answers
+        if fresh.count:
+            answers = _stacked([answers, fresh], variables)
+        new_demand = _stacked(self.asked, list(self.demand.columns))
+        # All at once, at the end: what is too much for the event loop begins anew.
+        self.seen, self.fresh, self.answers, self.new_demand = seen, fresh, answers, new_demand
         self.asked, self.found = [], []
         return bool(self.fresh.count or self.new_demand.count)
 
@@ -136,10 +145,13 @@ class Rules:
     async def call(self, clause: RuleCall, state: State) -> str:
         """Join the answers of a rule call into ``state``, and return how they were found."""
         branches = self.branches(clause)
+        heavy = self.engine.heavy
         if clause.fresh:
             for_all = [t.fresh for t in self._tables_of(clause)]
-            answers = union(for_all, _positions(branches[0]))
-            state.add(self._named(clause, self._constrained(clause, answers, state), state))
+            answers = await heavy(0, union, for_all, _positions(branches[0]))
+            answers = await heavy(answers.count, self._constrained, clause, answers, state)
+            found = await heavy(answers.count, self._named, clause, answers, state)
+            await heavy(0, state.add, found)
             return "fresh answers"
         if branches[0].required and not self.ready(clause, state):
             missing = [a for a in clause.args if is_var(a) and not state.bound(a)]
@@ -148,20 +160,24 @@ class Rules:
                 f"{shown(clause)}, whose rule requires it.",
                 error=":query/where",
             )
-        seed, outer = self._seed(clause, state)
+        variables = [a for a in clause.args if is_var(a) and a not in state.consts]
+        bound = [v for v in dict.fromkeys(variables) if state.bound(v)]
+        outer = await heavy(0, state.take, bound)
+        seed = await heavy(outer.count, self._seed, clause, state, bound, outer)
         answers = await self.answers(clause.source, clause.name, branches, seed)
         state.relations.append(outer)
-        state.add(self._named(clause, answers, state))
+        found = await heavy(answers.count, self._named, clause, answers, state)
+        await heavy(0, state.add, found)
         if clause.name not in self.known.recursive:
             return "rule"
         return "fixpoint" if self.known.linear(clause.name) is None else "closure"
 
-    def _seed(self, clause: RuleCall, state: State) -> tuple[Relation, Relation]:
-        variables = [a for a in clause.args if is_var(a) and a not in state.consts]
-        if not state.relations and len(variables) == len(clause.args):
-            return unit(), unit()  # nothing is known: all of the rule is asked for
-        bound = [v for v in dict.fromkeys(variables) if state.bound(v)]
-        outer = state.take(bound)
+    def _seed(
+        self, clause: RuleCall, state: State, bound: list[Symbol], outer: Relation
+    ) -> Relation:
+        """Return what is known of the arguments of a call."""
+        if not bound and all(is_var(a) and a not in state.consts for a in clause.args):
+            return unit()  # nothing is known: all of the rule is asked for
         known = outer.project(bound)
         columns: dict[Symbol, Column] = {}
         for i, arg in enumerate(clause.args):
@@ -174,7 +190,7 @@ class Rules:
             value = state.consts.get(arg, arg) if is_var(arg) else arg
             constant = column_of([value])
             columns[position(i)] = constant.take(np.zeros(known.count, np.int64))
-        return Relation(columns, known.count), outer
+        return Relation(columns, known.count)
 
     def _named(self, clause: RuleCall, answers: Relation, state: State) -> Relation:
         """Return the answers under the caller's variables; repeated ones unify."""
@@ -214,10 +230,11 @@ class Rules:
         """Return what a rule holds for, restricted to the bound arguments in ``seed``."""
         if name not in self.known.recursive:
             parts = [await self._branch(source, branch, seed) for branch in branches]
-            return union(parts, _positions(branches[0]))
+            rows = sum(p.count for p in parts)
+            return await self.engine.heavy(rows, union, parts, _positions(branches[0]))
         key = (source, name, _bound_positions(seed, branches[0]))
         if self._tables is not None and name in self._circle:
-            return self._ask(key, seed, branches[0])
+            return await self.engine.heavy(0, self._ask, key, seed, branches[0])
         return await self._complete(key, branches[0], seed)
 
     async def _complete(self, key: _Key, branch: RuleBranch, seed: Relation) -> Relation:
@@ -226,7 +243,7 @@ class Rules:
         done = self._done.get(key)
         missing = seed
         if done is not None and seed.columns:
-            missing = semi(seed, done[0], keep=False)
+            missing = await self.engine.heavy(seed.count + done[0].count, without, seed, done[0])
         if done is None or (seed.columns and missing.count):
             if not missing.count:
                 return Relation({v: Column.of([]) for v in variables}, 0)
@@ -237,9 +254,11 @@ class Rules:
                 answers = await self._solved(key, branch, missing)
             if done is not None:
                 missing = _stacked([done[0], missing], list(seed.columns))
-                answers = union([done[1], answers], variables)
+                answers = await self.engine.heavy(0, union, [done[1], answers], variables)
             done = self._done[key] = (missing, answers)
-        return semi(done[1], seed, keep=True) if seed.columns else done[1]
+        if not seed.columns:
+            return done[1]
+        return await self.engine.heavy(done[1].count + seed.count, matching, done[1], seed)
 
     async def _solved(self, key: _Key, branch: RuleBranch, seed: Relation) -> Relation:
         # A rule that is called from the recursion of others is solved apart from them.
@@ -250,7 +269,9 @@ class Rules:
             await self._solve()
             # The table also answers the demands that the recursion made.
             answers = self._tables[key].answers
-            return semi(answers, seed, keep=True) if seed.columns else answers
+            if not seed.columns:
+                return answers
+            return await self.engine.heavy(answers.count + seed.count, matching, answers, seed)
         finally:
             self._tables, self._circle = outside
 
@@ -265,10 +286,14 @@ class Rules:
         if not seed.columns:
             return table.answers
         more = semi(distinct(seed), table.demand, keep=False)
+        demand = table.demand
+        if more.count:
+            demand = _stacked([demand, more], list(seed.columns))
+        answers = semi(table.answers, seed, keep=True)
         if more.count:
             table.asked.append(more)
-            table.demand = _stacked([table.demand, more], list(seed.columns))
-        return semi(table.answers, seed, keep=True)
+            table.demand = demand
+        return answers
 
     def fresh_count(self, clause: RuleCall) -> int:
         """Return how many answers of the called rule the last round added."""
@@ -288,7 +313,7 @@ class Rules:
         for number in count(1):
             self.engine.meter.round(number)
             tables = list(self._tables.items())
-            grown = [table.turn() for _, table in tables]
+            grown = [await self.engine.heavy(table.size(), table.turn) for _, table in tables]
             if not any(grown):
                 return
             total = 0
@@ -318,23 +343,15 @@ class Rules:
 
     async def _branch(self, source: Symbol, branch: RuleBranch, seed: Relation) -> Relation:
         """Run one definition with what is bound and return its rows by argument position."""
-        columns: dict[Symbol, Column] = {}
-        mask = np.ones(seed.count, np.bool_)
-        for i, variable in enumerate(branch.head):
-            column = seed.columns.get(position(i))
-            if column is None:
-                continue
-            if variable in columns:
-                mask &= equal_mask(columns[variable], column)
-            else:
-                columns[variable] = column
-        start = Relation(columns, seed.count)
-        if columns:
-            start = distinct(start.take(mask))
-        state = self.engine.state({}, [start] if columns else [])
+        heavy = self.engine.heavy
+        start = await heavy(seed.count, _bound, branch, seed)
+        state = self.engine.state({}, [start] if start.columns else [])
         await self.engine.run(self.known.body(branch, source), state, branch.head)
         head = list(dict.fromkeys(branch.head))
-        found = state.whole([v for v in head if state.bound(v)]) if not state.empty else None
+        found = None
+        if not state.empty:
+            bound = [v for v in head if state.bound(v)]
+            found = await heavy(_rows_of(state), state.whole, bound)
         if found is None or not found.count:
             return Relation({position(i): Column.of([]) for i in range(len(branch.head))}, 0)
         missing = [v for v in head if v not in found.columns]
@@ -344,6 +361,27 @@ class Rules:
             )
         named = {position(i): found.columns[v] for i, v in enumerate(branch.head)}
         return Relation(named, found.count)
+
+
+def _bound(branch: RuleBranch, seed: Relation) -> Relation:
+    """Return the bound arguments of a call under the names that a branch has for them."""
+    columns: dict[Symbol, Column] = {}
+    mask = np.ones(seed.count, np.bool_)
+    for i, variable in enumerate(branch.head):
+        column = seed.columns.get(position(i))
+        if column is None:
+            continue
+        if variable in columns:
+            mask &= equal_mask(columns[variable], column)
+        else:
+            columns[variable] = column
+    start = Relation(columns, seed.count)
+    return distinct(start.take(mask)) if columns else start
+
+
+def _rows_of(state: State) -> int:
+    """Return the rows that putting a state together gives at most; 0 where they may be many."""
+    return state.relations[0].count if len(state.relations) == 1 else 0
 
 
 def _positions(branch: RuleBranch) -> list[Symbol]:

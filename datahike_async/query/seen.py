@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from datahike_async.edn.types import Symbol
-from datahike_async.index.arrays import firsts, numbered
+from datahike_async.index.arrays import firsts, joined, member, numbered, taken, uniques
 from datahike_async.index.columns import I64, INT, Column
+from datahike_async.looks import walked
 from datahike_async.query.relation import Relation, codes
 from datahike_async.values.types import typed_key
 
@@ -20,7 +21,7 @@ __all__ = ["Seen"]
 
 
 class Seen:
-    """The rows that a growing relation has had, to tell what is new of what comes.
+    """The rows that a growing relation has had, to tell what is new of what comes; a value.
 
     Rows are kept as integers, sorted in runs of growing size, so that adding a little to a lot
     costs little.
@@ -34,23 +35,26 @@ class Seen:
         self._ids: dict[Any, int] = {}
         self._runs: list[I64] = []
 
-    def add(self, relation: Relation) -> Relation:
-        """Return the rows of ``relation`` that were not there yet, each once, and keep them."""
+    def added(self, relation: Relation) -> tuple[Seen, Relation]:
+        """Return what has had the rows of ``relation`` too, and those that are new, each once."""
         if not relation.count:
-            return relation
+            return self, relation
         keys = self._keys(relation)
         keys, first = firsts(keys)
         new = np.ones(len(keys), np.bool_)
         for run in self._runs:
-            at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
-            new &= run[at] != keys
-        keys, first = keys[new], first[new]
+            new &= ~member(keys, run)
+        keys, first = taken(keys, new), taken(first, new)
+        runs = list(self._runs)
         if len(keys):
-            self._runs.append(keys)
-            while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
-                last = self._runs.pop()
-                self._runs[-1] = np.sort(np.concatenate([self._runs[-1], last]), kind="stable")
-        return relation if len(keys) == relation.count else relation.take(first)
+            runs.append(keys)
+            while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
+                last = runs.pop()
+                runs[-1] = uniques(joined([runs[-1], last]))
+        out = Seen(self._variables)
+        # A number that was given to a value is no row yet: these are shared.
+        out._codes, out._ids, out._runs = self._codes, self._ids, runs
+        return out, relation if len(keys) == relation.count else relation.take(first)
 
     def _keys(self, relation: Relation) -> I64:
         columns = [relation.columns[v] for v in self._variables]
@@ -60,7 +64,7 @@ class Seen:
         if len(parts) == 2:
             return parts[0] << 32 | parts[1]
         add = self._ids.setdefault
-        rows = zip(*(p.tolist() for p in parts), strict=True)
+        rows = walked(zip(*(p.tolist() for p in parts), strict=True), each=8)
         return np.fromiter((add(row, len(self._ids)) for row in rows), np.int64, relation.count)
 
 
@@ -72,8 +76,8 @@ def _numbers(column: Column, known: dict[Any, int]) -> I64:
         keys: Iterable[Any] = values.tolist()
     else:
         local, _ = codes(column)
-        _, first, inverse = np.unique(local, return_index=True, return_inverse=True)
-        values = first
-        keys = map(typed_key, column.take(first).tolist())
-    numbers = np.fromiter((add(k, len(known)) for k in keys), np.int64, len(values))
-    return np.asarray(numbers[inverse])
+        values, inverse = numbered(local)
+        keys = map(typed_key, column.take(firsts(local)[1]).tolist())
+    each = walked(keys, each=4)
+    numbers = np.fromiter((add(k, len(known)) for k in each), np.int64, len(values))
+    return taken(numbers, inverse)

@@ -13,6 +13,7 @@ import numpy as np
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
+from datahike_async.looks import SMALL
 from datahike_async.query.aggregates import Groups, Pending, aggregate, function_of
 from datahike_async.query.ast import Aggregate, Pull, is_var
 from datahike_async.query.execute import Engine
@@ -51,7 +52,10 @@ async def shaped(
     parsed = prepared.query
     elements = parsed.find.elements
     wanted = prepared.wanted
-    relation = await engine.heavy(state.rows(), state.whole, list(wanted))
+    if len(state.relations) == 1 and state.relations[0].count <= SMALL:
+        relation = state.whole(wanted)
+    else:
+        relation = await engine.heavy(state.rows(), state.whole, wanted)
     compared = (*elements, *aggregates_of(parsed.having))
     aggregates = any(isinstance(e, Aggregate) for e in compared)
     if aggregates:
@@ -130,7 +134,7 @@ async def _pulled(element: Pull, engine: Engine, state: State, eids: list[Any]) 
             pattern = engine.functions.given[name]
         elif name in state.consts:
             pattern = state.consts[name]
-    found = await pull_many(source, pattern, eids, pause=engine.pause)
+    found = await pull_many(source, pattern, eids, watch=engine.watch)
     return list(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from datahike_async.query.budget import Meter
 
 __all__ = ["State"]
-
-# Fewer rows than this are cheaper to carry along than to make distinct.
-_WORTH: Final = 256
 
 
 class State:
@@ -59,27 +56,31 @@ class State:
 
     def take(self, variables: Sequence[Symbol]) -> Relation:
         """Remove the relations that hold any of ``variables`` and return their product."""
-        wanted = self._removed(variables)
+        wanted, others = self.parted(variables)
         out = wanted[0] if wanted else unit()
         for relation in wanted[1:]:
             out = join(out, relation, self.meter)
+        self.relations = others
         return out
 
-    def _removed(self, variables: AbstractSet[Symbol] | Sequence[Symbol]) -> list[Relation]:
+    def parted(
+        self, variables: AbstractSet[Symbol] | Sequence[Symbol]
+    ) -> tuple[list[Relation], list[Relation]]:
+        """Return the relations that hold any of ``variables``, and the others."""
         wanted: list[Relation] = []
         others: list[Relation] = []
         for relation in self.relations:
             (others if relation.columns.keys().isdisjoint(variables) else wanted).append(relation)
-        self.relations = others
-        return wanted
+        return wanted, others
 
     def add(self, relation: Relation) -> None:
         """Join a relation with those that share its variables."""
         if relation.columns:
             # One after the other: the product of two that only this one connects is never made.
-            for known in sorted(self._removed(relation.columns.keys()), key=len):
+            wanted, others = self.parted(relation.columns.keys())
+            for known in sorted(wanted, key=len):
                 relation = join(known, relation, self.meter)
-            self.relations.append(relation)
+            self.relations = [*others, relation]
         elif not relation.count:
             self.relations.append(relation)
 
@@ -87,11 +88,21 @@ class State:
         """Return the rows of the largest relation."""
         return max((r.count for r in self.relations), default=1)
 
-    def keep(self, variables: AbstractSet[Symbol]) -> None:
-        """Forget the columns of other variables, where there are enough rows to be worth it."""
-        for i, relation in enumerate(self.relations):
-            if relation.count > _WORTH and not variables >= relation.columns.keys():
-                self.relations[i] = relation.project(variables)
+    def width(self) -> int:
+        """Return the columns of the widest relation."""
+        return max((len(r.columns) for r in self.relations), default=0)
+
+    def keep(self, wanted: Sequence[Symbol], uses: Mapping[Symbol, int], at: int) -> None:
+        """Forget the columns of variables that are neither wanted nor used from step ``at`` on.
+
+        ``uses`` says of each which step is the last to use it.
+        """
+        relations = list(self.relations)
+        for i, relation in enumerate(relations):
+            kept = [v for v in relation.columns if v in wanted or uses.get(v, -1) >= at]
+            if len(kept) < len(relation.columns):
+                relations[i] = relation.project(kept)
+        self.relations = relations
 
     @property
     def empty(self) -> bool:

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, Final
 
 from datahike_async.errors import QueryCanceled
+from datahike_async.query.budget import Meter
 
 __all__ = ["CHANCE", "PATTERN_SECONDS", "Supplied", "Supply", "TooSlow"]
 
@@ -35,7 +36,7 @@ class TooSlow(Exception):
 class Supply:
     """Chance, and what is left of the time for patterns."""
 
-    __slots__ = ("_left", "_limit", "_turn", "_turns", "random")
+    __slots__ = ("_left", "_limit", "_meter", "_turn", "_turns", "random")
 
     def __init__(
         self,
@@ -43,11 +44,15 @@ class Supply:
         *,
         seconds: float = PATTERN_SECONDS,
         turns: bool = False,
+        meter: Meter | None = None,
     ) -> None:
-        """With ``turns`` patterns that take long raise TooSlow, to be tried ``elsewhere``."""
+        """Take what patterns may use; the time of a ``meter`` bounds it too.
+
+        With ``turns`` patterns that take long raise TooSlow, to be tried ``elsewhere``."""
         self.random = random
         self._limit = self._left = seconds
         self._turns = turns
+        self._meter = meter
         self._turn: float | None = None
         self.here()
 
@@ -70,6 +75,9 @@ class Supply:
         """
         turn = self._turn
         left = self._left if turn is None else min(turn, self._left)
+        if self._meter is not None and self._meter.ends is not None:
+            self._meter.time()
+            left = min(left, max(self._meter.ends - time.monotonic(), 1e-4))
         if left <= 0:
             raise self._over(turn)
         start = time.perf_counter()
@@ -77,6 +85,8 @@ class Supply:
             return call(timeout=left, concurrent=turn is None)
         except TimeoutError:
             self._left -= left
+            if self._meter is not None:
+                self._meter.time()
             raise self._over(turn) from None
         except MemoryError:
             raise ValueError("the pattern needs too much memory on this text") from None

@@ -10,6 +10,7 @@ import numpy as np
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
+from datahike_async.looks import walked
 from datahike_async.query.ast import BLANK, Pattern, is_var
 from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
 
@@ -28,7 +29,7 @@ def match_tuples(source: Any, clause: Pattern, state: State) -> Relation:
             error=":query/where",
         )
     try:
-        return _matched([_row(row, clause) for row in source], clause, state)
+        return _matched([_row(row, clause) for row in walked(source)], clause, state)
     except RecursionError:
         raise QueryError(
             f"The source {clause.source!r} holds a value that is nested too deeply.",
@@ -39,13 +40,13 @@ def match_tuples(source: Any, clause: Pattern, state: State) -> Relation:
 def _matched(rows: list[tuple[Any, ...]], clause: Pattern, state: State) -> Relation:
     terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
     width = max((i + 1 for i, t in enumerate(terms) if t is not BLANK), default=0)
-    rows = [row for row in rows if len(row) >= width]
+    rows = [row for row in walked(rows, each=4) if len(row) >= width]
     columns: dict[Symbol, Column] = {}
     mask = np.ones(len(rows), np.bool_)
     for i, term in enumerate(terms[:width]):
         if term is BLANK:
             continue
-        column = column_of([row[i] for row in rows])
+        column = column_of([row[i] for row in walked(rows, each=4)])
         if not is_var(term):
             mask &= constant_mask(column, _plain(term))
         elif term in columns:

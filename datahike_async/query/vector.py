@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from datahike_async.index.arrays import numbered
 from datahike_async.index.columns import CODED, FLOAT, INSTANT, INT, Column, micros
+from datahike_async.looks import PIECE, pieces
 from datahike_async.query.builtins import BUILTINS, COMPARISONS
 from datahike_async.query.relation import constant_mask, equal_mask
 
@@ -49,6 +50,18 @@ _ARITHMETIC: Final[dict[str, Callable[[Any, Any], Any]]] = {
 def mask_of_call(name: str, args: Sequence[Any], count: int) -> Mask | None:
     """Return where a predicate holds for its arguments, Columns or constants."""
     name = name.removeprefix("clojure.core/")
+    if count <= PIECE:
+        return _mask(name, args)
+    out = np.empty(count, np.bool_)
+    for start, stop in pieces(count, each=2):
+        part = _mask(name, [a.slice(start, stop) if isinstance(a, Column) else a for a in args])
+        if part is None:
+            return None
+        out[start:stop] = part
+    return out
+
+
+def _mask(name: str, args: Sequence[Any]) -> Mask | None:
     if name in COMPARISONS and len(args) >= 2:
         if len(args) > 2 and name in ("!=", "not="):
             return None

@@ -9,6 +9,7 @@ from typing import Any, Final
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import ArgumentError, QueryError, shown
+from datahike_async.looks import walked
 from datahike_async.query.ast import (
     BLANK,
     DEFAULT_SOURCE,
@@ -35,6 +36,8 @@ __all__ = [
     "variables_of",
 ]
 
+# What parsing a clause counts for.
+_PARSED: Final = 256
 _NOT: Final = Symbol("not")
 _NOT_JOIN: Final = Symbol("not-join")
 _OR: Final = Symbol("or")
@@ -54,7 +57,7 @@ def _is_source(term: Any) -> bool:
 
 def parse_clauses(forms: Iterable[Any], source: Symbol = DEFAULT_SOURCE) -> tuple[Clause, ...]:
     """Parse the clauses of a conjunction. Raises QueryError ``:parser/where``."""
-    return tuple(_clause(form, source) for form in forms)
+    return tuple(_clause(form, source) for form in walked(forms, each=_PARSED))
 
 
 def _clause(form: Any, source: Symbol) -> Clause:
@@ -194,7 +197,7 @@ def canonical(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
     the same rows however the query is written.
     """
     out: list[Clause] = []
-    for clause in clauses:
+    for clause in walked(clauses, each=_PARSED):
         if isinstance(clause, Not):
             out.append(replace(clause, clauses=canonical(clause.clauses)))
         elif isinstance(clause, Or):
@@ -234,7 +237,7 @@ def _rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
     if not isinstance(rules, (list, tuple)):
         raise _error(f"Rules are a vector of vectors, not {term_text(rules)}.", rules, "rule")
     grouped: dict[Symbol, list[RuleBranch]] = {}
-    for rule in rules:
+    for rule in walked(rules, each=_PARSED):
         if not isinstance(rule, (list, tuple)) or len(rule) < 2:
             raise _error(f"A rule is [(name ?x …) clauses…], not {term_text(rule)}.", rule, "rule")
         head = rule[0]

@@ -41,7 +41,7 @@ def types_are_blind(plant: Callable[..., None]) -> None:
 
 
 def negation_keeps_all(plant: Callable[..., None]) -> None:
-    plant(execute, "semi", lambda left, right, keep: left)
+    plant(execute, "without", lambda left, right: left)
 
 
 def closures_stop_at_once(plant: Callable[..., None]) -> None:

@@ -16,12 +16,14 @@ from datahike_async.query.stats import Stats
 
 pytestmark = pytest.mark.anyio
 
-REF = {":db/valueType": ":db.type/ref"}
+ONE = {":db/cardinality": ":db.cardinality/one"}
+REF = {**ONE, ":db/valueType": ":db.type/ref"}
+TEXT = {**ONE, ":db/valueType": ":db.type/string"}
 SCHEMA: dict[str, Any] = {
-    ":name": {":db/valueType": ":db.type/string"},
-    ":kind": {":db/valueType": ":db.type/string"},
-    ":age": {":db/valueType": ":db.type/long", ":db/index": True},
-    ":mail": {":db/valueType": ":db.type/string", ":db/unique": ":db.unique/identity"},
+    ":name": TEXT,
+    ":kind": TEXT,
+    ":age": {**ONE, ":db/valueType": ":db.type/long", ":db/index": True},
+    ":mail": {**TEXT, ":db/unique": ":db.unique/identity"},
     ":boss": REF,
     ":likes": {**REF, ":db/cardinality": ":db.cardinality/many"},
 }

@@ -313,13 +313,21 @@ async def test_columns_and_rows_agree(db: Database, pattern: str) -> None:
 async def test_pull_many_pauses_between_chunks(db: Database) -> None:
     pauses = 0
 
-    async def pause() -> None:
-        nonlocal pauses
-        pauses += 1
+    class Counting:
+        async def pause(self) -> None:
+            nonlocal pauses
+            pauses += 1
 
-    found = await pull_execute.pull_many(db.view, "[:name]", iter([1] * 3000), pause=pause)
-    assert len(found) == 3000
-    assert pauses == 2
+        async def in_thread(self, make: Any) -> Any:
+            return await make()
+
+        def check(self) -> None:
+            pass
+
+    ids = iter([1] * 20_000)
+    found = await pull_execute.pull_many(db.view, "[:name]", ids, host=Counting())
+    assert len(found) == 20_000
+    assert pauses == 3
 
 
 # -- views -------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 import datahike_async as d
+from datahike_async.index import source
 from datahike_async.query import pull_execute
 
 pytestmark = pytest.mark.anyio
 
 PEOPLE = 6000
 FIRST = 1000
+CODED = range(1, PEOPLE, 7)
 
 
 @pytest.fixture
@@ -31,7 +33,13 @@ async def config(tmp_path: Path, anyio_backend: str) -> dict[str, Any]:
                     ":db/ident": ":boss",
                     ":db/valueType": ":db.type/ref",
                     ":db/cardinality": ":db.cardinality/one",
-                }
+                },
+                {
+                    ":db/ident": ":code",
+                    ":db/valueType": ":db.type/string",
+                    ":db/cardinality": ":db.cardinality/one",
+                    ":db/unique": ":db.unique/identity",
+                },
             ]
         )
         await conn.transact(
@@ -40,6 +48,7 @@ async def config(tmp_path: Path, anyio_backend: str) -> dict[str, Any]:
                 for i in range(PEOPLE)
             ]
         )
+        await conn.transact([[":db/add", FIRST + i, ":code", f"c{i}"] for i in CODED])
     return config
 
 
@@ -47,20 +56,14 @@ async def config(tmp_path: Path, anyio_backend: str) -> dict[str, Any]:
 def waves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the waves of reads, and the nodes of each, that a pull had to wait for."""
     counted: list[int] = []
-    real = pull_execute.resolve
+    real = source.fetch
 
-    async def resolve(miss: Any, call: Any, *args: Any) -> Any:
-        fetch = type(miss.source).fetch
+    async def fetch(miss: Any) -> None:
+        counted.append(len(miss.addresses))
+        await real(miss)
 
-        async def counting(self: Any, addresses: Any) -> None:
-            counted.append(len(addresses))
-            await fetch(self, addresses)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(type(miss.source), "fetch", counting)
-            return await real(miss, call, *args)
-
-    monkeypatch.setattr(pull_execute, "resolve", resolve)
+    for module in (source, pull_execute):
+        monkeypatch.setattr(module, "fetch", fetch)
     return counted
 
 
@@ -103,4 +106,16 @@ async def test_scattered_entities_are_fetched_together(
         assert [m[":name"] for m in found] == [f"n{e - FIRST}" for e in scattered]
     # A wave for each level of the tree, not one for each entity.
     assert max(waves) > 5
+    assert len(waves) <= 4
+
+
+async def test_many_lookup_refs_are_found_in_as_many_waves_as_one(
+    config: dict[str, Any], waves: list[int]
+) -> None:
+    refs = [[":code", f"c{i}"] for i in CODED]
+    async with d.connect(config) as conn:
+        found = await conn.db().pull_many("[:age {:boss [:name]}]", refs)
+        assert len(found) == len(refs)
+        assert found[-1] is not None
+    # The levels below the root of AVET and of EAVT or AEVT, and of that once more for the bosses.
     assert len(waves) <= 4

@@ -11,18 +11,24 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
 
+from datahike_async import looks
+from datahike_async.index import arrays, columns
 from datahike_async.query import (
     access,
     cost,
     execute,
     fetch,
+    functions,
+    joins,
     lookups,
     ordering,
     patterns,
     point,
     pull_execute,
     reach,
-    state,
+    relation,
+    vector,
+    watch,
 )
 
 __all__ = ["WAYS", "forced"]
@@ -33,7 +39,8 @@ WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
     "as chosen": [],
     "as for many rows": [
         *((module, "FEW", 1) for module in (access, cost, fetch, patterns)),
-        *((access, "_MANY", 1), (lookups, "_FEW", 1), (point, "_MOST", 1), (state, "_WORTH", 1)),
+        *((access, "_MANY", 1), (lookups, "_FEW", 1), (point, "_MOST", 1)),
+        *((execute, "_WORTH", 1), (execute, "_WIDE", 0)),
         *((reach, name, 1) for name in ("_MATRIX", "_FEW_EDGES", "_LEVELS", "_BLOCK")),
         *((reach, "_TINY", 0), (reach, "_FEW_STARTS", 0)),
         (pull_execute, "COLUMNS_FROM", 1),
@@ -46,7 +53,13 @@ WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
     "positions of values": [(access, "_AGAIN", 0), (access, "_OFTEN", 0)],
     "greedy order": [(ordering, "_EXHAUSTIVE", 0)],
     "planned anew": [(execute, "_far_off", lambda *_: True)],
-    "in worker threads": [(execute, "LARGE", 0)],
+    "in worker threads": [(execute, "LARGE", 0), (watch, "LARGE", 0)],
+    "anew in worker threads": [(watch, "HERE", -1), (watch, "PIECE", 0), (looks, "SMALL", 0)],
+    "in small pieces": [
+        *((module, "PIECE", 3) for module in (arrays, joins, looks, relation, vector)),
+        *((looks, "SMALL", 0), (arrays, "_BUCKET", 2), (columns, "_OBJECTS", 2)),
+        *((joins, "_DENSE", 0), (functions, "_FUSED", 1)),
+    ],
 }
 
 
