@@ -1,0 +1,170 @@
+"""Queueing in a folder: what becomes of a turn when its holder, its waiter or its files vanish."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from datahike_async.konserve import OutOfTurn, StoreClosed
+from datahike_async.konserve.backends.file_store import FileBlobStore
+from datahike_async.konserve.turns import TURN_FILES
+
+pytestmark = pytest.mark.anyio
+
+NAME = "ab" * 16
+HOLDING = """
+import fcntl, os, time
+turn = os.open({path!r} + "/turn", os.O_RDWR | os.O_CREAT)
+fcntl.flock(turn, fcntl.LOCK_EX)
+os.write(turn, f"{{os.getpid()}} elsewhere {name}".encode().ljust(191) + b"\\n")
+print("mine", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that has the turn of NAME and does nothing."""
+    program = HOLDING.format(path=str(path), name=NAME)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "mine\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def waiting() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "konserve turns"]
+
+
+async def until_nobody_waits() -> None:
+    with anyio.fail_after(10):
+        while waiting():
+            await anyio.sleep(0.01)
+
+
+async def test_whose_turn_does_not_come_goes_on_without_and_waits_no_second_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "datahike_async.konserve")
+    store = FileBlobStore(str(tmp_path), lock_seconds=0.4)
+    revision = await store.write(NAME, b"0")
+    with another_process(tmp_path) as holder:
+        with pytest.raises(OutOfTurn, match=f"{holder.pid} on host elsewhere"):
+            await store.write(NAME, b"1", revision)
+        async with store.turn(NAME) as turn:
+            assert not turn.held
+            revision = await store.write(NAME, b"1", revision)
+        assert f"{holder.pid} on host elsewhere" in caplog.text
+        store._turns._seconds = 60
+        with anyio.fail_after(20):
+            async with store.turn(NAME) as turn:
+                assert not turn.held
+        revision = await store.write(NAME, b"2", revision)
+    # Once it has ended they queue as before.
+    with anyio.fail_after(20):
+        while not turn.held:
+            async with store.turn(NAME) as turn:
+                await anyio.sleep(0.01)
+    await store.close()
+
+
+async def test_the_turn_of_a_killed_process_passes_at_once(tmp_path: Path) -> None:
+    store = FileBlobStore(str(tmp_path), lock_seconds=60)
+    with another_process(tmp_path) as holder, anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+
+            async def take() -> None:
+                async with store.turn(NAME) as turn:
+                    assert turn == (True, True)
+
+            group.start_soon(take)
+            await anyio.sleep(0.05)
+            holder.kill()
+    await store.close()
+
+
+async def test_turn_files_that_vanish_cost_an_order_and_nothing_else(tmp_path: Path) -> None:
+    one, two = FileBlobStore(str(tmp_path)), FileBlobStore(str(tmp_path))
+    revision = await one.write(NAME, b"0")
+    async with one.turn(NAME):
+        for name in TURN_FILES:
+            (tmp_path / name).unlink()
+        with anyio.fail_after(20):
+            async with two.turn(NAME) as turn:
+                # Two have the turn now; of their writes one is refused, as ever.
+                assert turn.held
+                revision = await two.write(NAME, b"2", revision)
+        with pytest.raises(Exception, match="revision"):
+            await one.write(NAME, b"1", "stale.0")
+    async with one.turn(NAME), anyio.create_task_group() as group:
+        with pytest.raises(OutOfTurn):
+            await two.write(NAME, b"3", revision)
+        group.cancel_scope.cancel()
+    await one.close()
+    await two.close()
+
+
+async def test_a_store_that_is_closed_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    store = FileBlobStore(str(tmp_path))
+    async with store.turn(NAME):
+        assert len(waiting()) == 1
+    await store.close()
+    await until_nobody_waits()
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # the listing itself
+    with pytest.raises(StoreClosed):
+        async with store.turn(NAME):
+            pass
+
+
+async def test_a_thread_that_waits_ends_with_its_store_and_its_turn(tmp_path: Path) -> None:
+    store = FileBlobStore(str(tmp_path), lock_seconds=60)
+    with another_process(tmp_path) as holder:
+        with anyio.move_on_after(0.05):
+            async with store.turn(NAME):
+                raise AssertionError("somebody else has it")
+        with anyio.fail_after(20):
+            await store.close()
+        # It still waits: nothing can call it back. Its turn comes, and it ends.
+        assert waiting()
+        holder.kill()
+        await until_nobody_waits()
+        other = FileBlobStore(str(tmp_path))
+        async with other.turn(NAME) as turn:
+            assert turn.held
+        await other.close()
+
+
+async def test_a_store_that_is_dropped_takes_its_thread_along(tmp_path: Path) -> None:
+    store = FileBlobStore(str(tmp_path))
+    async with store.turn(NAME):
+        pass
+    store._turns.close = lambda: None  # type: ignore[method-assign]
+    await store.close()
+    del store
+    gc.collect()
+    await until_nobody_waits()
+
+
+async def test_the_holder_is_named_as_this_process(tmp_path: Path) -> None:
+    one, two = FileBlobStore(str(tmp_path)), FileBlobStore(str(tmp_path))
+    revision = await one.write(NAME, b"0")
+    async with one.turn(NAME):
+        with pytest.raises(OutOfTurn, match=f"{os.getpid()} on host {socket.gethostname()}"):
+            await two.write(NAME, b"1", revision)
+    await one.close()
+    await two.close()
