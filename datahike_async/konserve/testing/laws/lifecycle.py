@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,26 @@ from datahike_async.konserve.testing.laws.common import Laws, latest
 from datahike_async.konserve.testing.promises import DURABLE, promised
 
 __all__ = ["LifecycleLaws"]
+
+
+def _with_canaries(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the configuration with a secret at all places that are not public, at any depth.
+
+    Then once for each such place with what can be none there.
+    """
+    made = backend(config["backend"])
+    hidden = sorted(made.keys - getattr(made, "public", frozenset()))
+    nested = {
+        key: list(_with_canaries(inner))
+        for key, inner in config.items()
+        if isinstance(inner, Mapping) and "backend" in inner
+    }
+    firsts = {key: inner[0] for key, inner in nested.items()}
+    yield {**config, **dict.fromkeys(hidden, "canary-text"), **firsts}
+    for key in hidden:
+        yield {**config, key: {"inner": "canary-text"}}
+    for key, inner in nested.items():
+        yield from ({**config, key: planted} for planted in inner[1:])
 
 
 async def _told_by(call: Callable[[], Awaitable[object]]) -> list[str]:
@@ -138,13 +158,12 @@ class LifecycleLaws(Laws):
         self, store_config: Mapping[str, Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("DEBUG")
-        made = backend(store_config["backend"])
         told: list[str] = []
-        for key in sorted(made.keys - getattr(made, "public", frozenset())):
-            for canary in ("canary-text", {"inner": "canary-text"}, ["canary-text"]):
-                config = {**store_config, key: canary}
-                for call in (store_exists, connect_store, create_store, create_store, delete_store):
-                    told += await _told_by(partial(call, config))
+        right, *wrong = _with_canaries(store_config)
+        for call in (store_exists, connect_store, create_store, create_store, delete_store):
+            told += await _told_by(partial(call, right))
+        for config in wrong:
+            told += await _told_by(partial(connect_store, config))
         assert "canary-text" not in "\n".join([*told, caplog.text])
 
     @promised(DURABLE)
