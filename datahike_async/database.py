@@ -150,7 +150,7 @@ class Database:
         ``point`` is a transaction id or an instant; 0 stands before everything.
         """
         self._require_history("since")
-        return self._with_view(self.view.since(_time_point(point, least=0)))
+        return self._with_view(self.view.since(_time_point(point, beginning=True)))
 
     def history(self) -> Database:
         """Return every assertion and retraction; the fifth component of a datom tells which. ::
@@ -270,7 +270,7 @@ class Database:
         return Database(View(snapshot), config=self.config, env=self._env)
 
 
-def _time_point(point: int | datetime, least: int = TX0) -> int | datetime:
+def _time_point(point: int | datetime, *, beginning: bool = False) -> int | datetime:
     if isinstance(point, datetime):
         if point.utcoffset() is None:
             raise ArgumentError(
@@ -279,7 +279,9 @@ def _time_point(point: int | datetime, least: int = TX0) -> int | datetime:
                 error=":temporal/invalid-time-point",
             )
         return point
-    if type(point) is not int or not least <= point <= EMAX:
+    if beginning and type(point) is int and point == 0:
+        return point
+    if type(point) is not int or not TX0 <= point <= EMAX:
         raise ArgumentError(
             f"Invalid transaction ID {shown(point)}. It must be a transaction id ({TX0} "
             f"to {EMAX}) or an aware datetime.",

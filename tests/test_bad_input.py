@@ -345,7 +345,7 @@ async def test_a_database_is_no_connection_and_a_connection_no_database():
     store = {"backend": "memory", "id": uuid.uuid4()}
     await d.create_database(store=store)
     entered = d.connect(store=store)
-    with pytest.raises(ArgumentError, match="async with"):
+    with pytest.raises(ArgumentError, match="await connect"):
         d.db(entered)
     async with entered as conn:
         for coroutine in (d.with_(conn, []), d.db_with(conn, []), d.pull(conn, "[*]", 1)):
