@@ -101,6 +101,7 @@ class Log:
         self._named = False
         self._scanned = False
         self._fd = fd
+        self._inode = os.fstat(fd).st_ino
         self._writing: int | None = None
         self._room = 0
         self._appended = (0, 0, 0)
@@ -301,7 +302,7 @@ class Log:
         if self._writing is None:
             self._writing = io.open_for_append(log_name(self._name, self.stamp), self._folder)
         there = None if self._writing is None else os.fstat(self._writing)
-        if there is None or not there.st_nlink or there.st_ino != os.fstat(self._fd).st_ino:
+        if there is None or not there.st_nlink or there.st_ino != self._inode:
             place = log_name(self._name, self.stamp)
             raise CorruptValue(
                 f"The log {place} was removed or replaced while it was in use. Bring it back.",

@@ -21,7 +21,10 @@ _WHOLE: Final = struct.Struct(">QI")
 
 
 class Mark:
-    """A number in a file of its own. ``about`` is what it is a number of: part of its checksum."""
+    """A number in a file of its own. ``about`` is what it is a number of: part of its checksum.
+
+    The file stays open. Where it matters that it is the one that is there, call ``refresh``.
+    """
 
     def __init__(self, name: str, folder: int, about: bytes) -> None:
         self._name = name
@@ -61,6 +64,12 @@ class Mark:
                 io.fdatasync(self._fd)
                 self._unsynced = False
 
+    def refresh(self) -> None:
+        """Let go of a file that was removed: what others write is elsewhere."""
+        with self._mutex:
+            if self._fd is not None and not os.fstat(self._fd).st_nlink:
+                self._close()
+
     def close(self) -> None:
         """Close the file, if it is open."""
         with self._mutex:
@@ -73,9 +82,8 @@ class Mark:
 
     def _open(self, *, writes: bool) -> bool:
         if self._fd is not None:
-            if (self._writable or not writes) and os.fstat(self._fd).st_nlink:
+            if self._writable or not writes:
                 return True
-            # It was removed: what others write is elsewhere.
             self._close()
         if writes:
             self._fd = io.open_for_append(self._name, self._folder)

@@ -33,6 +33,7 @@ class Names:
         Raises OutcomeUnknown where they are changed, and may or may not be durable.
         """
         with io.system_errors("changing the folder"):
+            self._mark.refresh()
             # Odd until the end, also where the one before never came so far.
             changing = (self._mark.read() or 0) | 1
             self._mark.write(changing)
@@ -49,6 +50,7 @@ class Names:
 
     def settle(self) -> None:
         """Make durable the names of files that were opened before this call. Raises OSError."""
+        self._mark.refresh()
         number = self._mark.read()
         if number is None or number % 2:
             io.settle_folder(self._folder)
