@@ -74,6 +74,12 @@ def test_harm_below_the_last_record_is_damage_though_no_mark_says_so(records, da
     at = data.draw(st.integers(0, ends[-2] - 1))
     flipped = log[:at] + bytes([log[at] ^ 1 << data.draw(st.integers(0, 7))]) + log[at + 1 :]
     assert read(flipped)[1]
+    # Zeros in place of whole sectors, too, though an interrupted write leaves the same.
+    stop = min(at - at % SECTOR + SECTOR, ends[-2])
+    zeroed = log[: at - at % SECTOR] + bytes(stop - (at - at % SECTOR)) + log[stop:]
+    assert read(zeroed)[1]
+    found = FRAMES.read(zeroed, 0, FRAMES.crc, 0)
+    assert found.behind == sum(end >= stop for end in ends[:-1])
     # A cut shows too, for there are always zeros behind the last record.
     assert read(log[: data.draw(st.integers(1, ends[-1] + HEADER - 1))])[1]
 

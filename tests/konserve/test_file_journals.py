@@ -124,6 +124,36 @@ async def test_a_commit_is_one_write_and_one_sync_and_a_note_that_waits_for_none
     assert events.names() == ["write_all", "fdatasync", "write_all"]
 
 
+async def test_the_first_record_of_a_log_makes_known_that_there_is_one(blobs, monkeypatch):
+    revision = await blobs.write(NAME, b"0")
+    events = Events(monkeypatch)
+    await blobs.append(NAME, b"first", revision)
+    # The record, and then the mark, without which a log that is gone would not be missed.
+    assert events.names()[-4:] == ["write_all", "fdatasync", "write_all", "fdatasync"]
+
+
+async def test_a_record_that_is_just_being_written_is_no_damage(blobs, config, monkeypatch):
+    revision = await written(blobs)
+    reader = await FileBackend().connect(config)
+    known = (await reader.read_journal(NAME)).revision
+    await blobs.append(NAME, b"x" * 50, revision)
+    path = file(config, ".log")
+    whole = path.read_bytes()
+    at = whole.index(b"x" * 50) + 25
+    path.write_bytes(whole[:at] + bytes(len(whole) - at))
+    file(config, ".mark").unlink()
+    paused = []
+
+    def written_meanwhile(seconds):
+        paused.append(seconds)
+        path.write_bytes(whole)
+
+    monkeypatch.setattr(file_journal.time, "sleep", written_meanwhile)
+    assert (await reader.read_journal(NAME, known)).records == [b"x" * 50]
+    assert len(paused) == 1
+    await reader.close()
+
+
 async def test_reading_on_reads_what_is_new_alone(blobs, config, monkeypatch):
     other = await FileBackend().connect(config)
     revision = await written(blobs, [b"x" * 1000] * 100)
