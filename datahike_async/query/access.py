@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.index.columns import CODED, INT, Rows
 from datahike_async.index.protocol import Order
@@ -59,7 +59,10 @@ def is_free(term: Any) -> bool:
 
 
 def entity_of(view: View, ref: Any) -> Any:
-    """Return the id of an entity that a query names, or NO_MATCH where there is none."""
+    """Return an entity id, or NO_MATCH where no entity can have it.
+
+    What names an entity otherwise was resolved before; raises QueryError for what names none.
+    """
     if type(ref) is int:
         # A query asks; a number that no entity can have finds nothing.
         return ref if -EMAX <= ref <= EMAX else NO_MATCH
@@ -73,16 +76,11 @@ def entity_of(view: View, ref: Any) -> Any:
     return NO_MATCH if found is None else found
 
 
-def value_of(view: View, attr: Attr, value: Any) -> Any:
+def value_of(attr: Attr, value: Any) -> Any:
     """Return a value that a query names as the attribute holds it, or NO_MATCH."""
     if value is None:
         return NO_MATCH
     if attr.is_ref and type(value) is not int:
-        if isinstance(value, (Keyword, list, tuple)) or (
-            isinstance(value, str) and value[:1] == ":"
-        ):
-            found = view.entid(value)
-            return NO_MATCH if found is None else found
         return NO_MATCH
     try:
         return attr.coerce(value, attr.ident)
@@ -112,7 +110,7 @@ async def rows_of(
             known = state.column_of(v)
             if known is not None:
                 if len(known) <= FEW:
-                    found = [value_of(view, attr, x) for x in known.tolist()]
+                    found = [value_of(attr, x) for x in known.tolist()]
                     once = {typed_key(x): x for x in found if x is not NO_MATCH}
                     return await _seeks(view, Order.AVET, [(a, x) for x in once.values()])
             elif rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from time import perf_counter
@@ -10,6 +11,7 @@ from typing import Any, Final
 from datahike_async.errors import QueryError
 from datahike_async.events import SLOW_QUERY
 from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.query.ast import Clause
 from datahike_async.query.budget import Meter, budget_of
 from datahike_async.query.execute import Engine
 from datahike_async.query.explain import Explained, explained
@@ -17,6 +19,7 @@ from datahike_async.query.host import Host
 from datahike_async.query.inputs import Request, bind, gathered, request_of, too_deep
 from datahike_async.query.parse import order_by_of, seconds_of
 from datahike_async.query.prepare import NO_RULES, Prepared, is_short, prepare
+from datahike_async.query.references import resolved
 from datahike_async.query.shape import shape
 from datahike_async.query.shaping import shaped, shaped_rows
 from datahike_async.query.state import State
@@ -123,11 +126,11 @@ def _too_nested() -> QueryError:
 async def _answer(
     prepared: Prepared, request: Request, watch: Watch, trace: list[Ran] | None
 ) -> Any:
-    engine, state = await _engine(prepared, request, watch, trace)
+    engine, where, state = await _engine(prepared, request, watch, trace)
     parsed = prepared.query
     if request.order_by is not None:
         prepared = prepared.ordered(order_by_of(request.order_by, parsed.find))
-    state = await engine.run(parsed.where, state, prepared.wanted)
+    state = await engine.run(where, state, prepared.wanted)
     engine.meter.clause = None
     return await shaped(
         prepared,
@@ -140,7 +143,8 @@ async def _answer(
 
 async def _engine(
     prepared: Prepared, request: Request, watch: Watch, trace: list[Ran] | None
-) -> tuple[Engine, State]:
+) -> tuple[Engine, Sequence[Clause], State]:
+    """Return the engine of one run, the clauses for it, and what the inputs bind."""
     parsed = prepared.query
     if request.timeout is None:
         watch.meter.within(parsed.timeout)
@@ -153,15 +157,15 @@ async def _engine(
         raise too_deep() from None
     if prepared.builtin_rules:
         bound = replace(bound, rules=bound.rules.completed(prepared.builtin_rules))
+    if len(parsed.where) < _FEW and bound.rules is NO_RULES:
+        prepared.check(bound.rules, bound.variables())
+    else:
+        await watch.run(0, prepared.check, bound.rules, bound.variables())
+    where, bound = await resolved(prepared, bound, watch)
     engine = Engine(bound, prepared.plans, watch, trace)
     engine.functions.random = CHANCE if request.rng is None else request.rng
-    state = engine.state(bound.consts, bound.relations)
-    if len(parsed.where) < _FEW and bound.rules is NO_RULES:
-        prepared.check(bound.rules, state.variables())
-    else:
-        await watch.run(0, prepared.check, bound.rules, state.variables())
     engine.check(prepared.calls, bound.consts)
-    return engine, state
+    return engine, where, engine.state(bound.consts, bound.relations)
 
 
 # -- looking inside ----------------------------------------------------------------------------
@@ -209,7 +213,7 @@ async def explain(
         return Explained.of_run(request.query, trace)
     try:
         with watch:
-            engine, state = await _engine(prepared, request, watch, None)
-            return await watch.run(0, explained, request.query, prepared, engine, state)
+            engine, where, state = await _engine(prepared, request, watch, None)
+            return await watch.run(0, explained, request.query, prepared, engine, where, state)
     except RecursionError:
         raise _too_nested() from None

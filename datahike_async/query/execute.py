@@ -43,7 +43,7 @@ from datahike_async.query.plan import Planner, Plans
 from datahike_async.query.relation import Relation
 from datahike_async.query.rules import Rules
 from datahike_async.query.state import State
-from datahike_async.query.text import call_text
+from datahike_async.query.text import call_text, term_text
 from datahike_async.query.trace import Ran
 from datahike_async.query.watch import Elsewhere, Watch
 from datahike_async.query.where import attributes_of, plain_calls, variables_of
@@ -236,7 +236,7 @@ class Engine:
     async def _traced(self, step: Step, state: State, rest: Sequence[Clause]) -> None:
         assert self.trace is not None
         ran = Ran(step.clause, self._depth, step.rows if step.rows >= 0 else None)
-        ran.bound = sorted(v.text for v in variables_of([step.clause]) if state.bound(v))
+        ran.bound = sorted({term_text(v) for v in variables_of([step.clause]) if state.bound(v)})
         self.trace.append(ran)
         waves: list[int] = []
         token = fetched.set(waves)

@@ -89,8 +89,10 @@ def _cell(step: Mapping[str, Any], name: str) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def explained(query: Any, prepared: Prepared, engine: Engine, state: State) -> Explained:
-    """Return the plan of a query that is not run."""
+def explained(
+    query: Any, prepared: Prepared, engine: Engine, where: Sequence[Clause], state: State
+) -> Explained:
+    """Return the plan of a query that is not run: of its clauses ``where``."""
     view = engine.views.get(DEFAULT_SOURCE)
     seeks = None
     if prepared.point is not None and view is not None and not view.past:
@@ -100,7 +102,7 @@ def explained(query: Any, prepared: Prepared, engine: Engine, state: State) -> E
         return Explained(query, steps, ran=False)
     out: list[dict[str, Any]] = []
     known = [(float(r.count), dict.fromkeys(r.columns, float(r.count))) for r in state.relations]
-    _Telling(engine, out).tell(prepared.query.where, state.consts, known, 0)
+    _Telling(engine, out).tell(where, state.consts, known, 0)
     return Explained(query, out, ran=False)
 
 

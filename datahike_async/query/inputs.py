@@ -122,6 +122,10 @@ class Bound:
     consts: Mapping[Symbol, Any]
     relations: Sequence[Relation]
 
+    def variables(self) -> set[Symbol]:
+        """Return the variables that have a value."""
+        return {*self.consts, *(v for relation in self.relations for v in relation.columns)}
+
 
 def bind(parsed: Query, inputs: Sequence[Any]) -> Bound:
     """Bind inputs to what ``:in`` names.

@@ -12,13 +12,13 @@ from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column, Rows
 from datahike_async.query.bindings import forward_of
 from datahike_async.query.fetch import read, read_each
-from datahike_async.query.patterns import reference
+from datahike_async.query.places import BY_ROW
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 
 __all__ = ["DATABASE", "check_lookup", "read_database"]
 
-DATABASE: Final = frozenset({"get-else", "get-some", "missing?"})
+DATABASE: Final = BY_ROW
 _FEW = 64
 
 
@@ -123,7 +123,7 @@ async def _first_values(
     attr = view.schema.by_key.get(key)
     if attr is None:
         return [None] * len(refs)
-    ids = [r if type(r) is int and 0 <= r <= EMAX else await read(reference, view, r) for r in refs]
+    ids = [r if type(r) is int and 0 <= r <= EMAX else None for r in refs]
     if len(ids) > _FEW:
         rows: Rows = await read(view.attr, attr.id)
         # What names no entity, or lies beyond 64 bits, has no attributes.

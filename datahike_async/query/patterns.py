@@ -7,19 +7,19 @@ attribute's is sorted by entity, and one lookup aligns them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.errors import QueryError, TransactionError
-from datahike_async.index.columns import BOOL, I64, INT, Column, Rows
+from datahike_async.edn.types import Symbol
+from datahike_async.index.columns import BOOL, I64, INT, OBJECT, Column, Rows
 from datahike_async.query.access import NO_MATCH, entity_of, is_free, rows_of, value_of
 from datahike_async.query.ast import BLANK, Clause, Pattern, is_var
 from datahike_async.query.fetch import FEW, fetch_attributes, read, read_each
-from datahike_async.query.relation import Relation, column_of, constant_mask, equal_mask
+from datahike_async.query.relation import Relation, constant_mask, equal_mask
 from datahike_async.query.terms import check_terms
+from datahike_async.query.text import term_text
 from datahike_async.query.tuples import match_tuples
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
@@ -51,16 +51,16 @@ async def match_pattern(
         return await _any_attribute(view, terms, state)
     attr = view.schema.by_key.get(a)
     if not is_free(e):
-        e = await read(entity_of, view, e)
+        e = entity_of(view, e)
     if attr is not None and not is_free(v):
-        v = await read(value_of, view, attr, v)
+        v = value_of(attr, v)
     if attr is None or e is NO_MATCH or v is NO_MATCH:
         state.add(_nothing(terms))
         return "no match" if attr is not None else "unknown attribute"
-    joined = [x.text for x in (e, v) if is_var(x) and state.column_of(x) is not None]
-    made = await _resolve_refs(view, attr, e, v, state)
-    if made:
-        e, v = (made.get(x, x) if is_var(x) else x for x in (e, v))
+    joined = [term_text(x) for x in (e, v) if is_var(x) and state.column_of(x) is not None]
+    for term in (e, v) if attr.is_ref else (e,):
+        if is_var(term):
+            _keep_ids(term, state)
     rows, sorted_by_e, matched, how, at = await rows_of(view, attr, e, v, state, rest)
     if (
         sorted_by_e
@@ -79,8 +79,6 @@ async def match_pattern(
         facts = (not attr.many or matched or is_var(v)) and is_var(e)
         once = facts and (whole or not view.history)
         state.add(_relation(rows, terms, at=at, distinct=once))
-    if made:
-        _drop_temporaries(state)
     return f"{how}, joined on {' '.join(joined)}" if joined else how
 
 
@@ -140,13 +138,7 @@ def _component(rows: Rows, i: int) -> Column:
 def _align(rows: Rows, e: Symbol, v: Any, attr: Attr, state: State) -> None:
     relation = state.take([e])
     known = relation.columns[e]
-    if known.kind != INT:
-        state.add(_nothing((e, v)))
-        state.relations.append(
-            Relation(relation.columns, relation.count).take(np.empty(0, np.int64))
-        )
-        return
-    if not len(rows):
+    if not len(rows) or known.kind != INT:
         state.relations.append(relation.take(np.empty(0, np.int64)))
         state.add(_nothing((e, v)))
         return
@@ -198,59 +190,20 @@ def aligned(rows: Rows, entities: I64) -> npt.NDArray[Any]:
     return np.where(rows.e[positions] == entities, positions, -1)
 
 
-# -- variables that hold references ------------------------------------------------------------
-
-_TEMPORARY: Final = "__entid"
+# -- variables of mixed values -----------------------------------------------------------------
 
 
-def _temporary_name(variable: Symbol) -> Symbol:
-    return Symbol(variable.text + _TEMPORARY)
-
-
-async def _resolve_refs(
-    view: View, attr: Attr, e: Any, v: Any, state: State
-) -> dict[Symbol, Symbol]:
-    """Where a bound variable holds idents or lookup refs, add a column of their entity ids.
-
-    Returns the names of such columns by variable.
-    """
-    made: dict[Symbol, Symbol] = {}
-    for term in (e, v) if attr.is_ref else (e,):
-        if not is_var(term):
-            continue
-        column = state.column_of(term)
-        if column is None or column.kind == INT or not len(column):
-            continue
-        relation = state.take([term])
-        ids = [await read(reference, view, x) for x in column.tolist()]
-        keep = np.array([i is not None for i in ids], np.bool_)
-        relation = relation.take(keep)
-        found = Column.of([i for i in ids if i is not None])
-        made[term] = _temporary_name(term)
-        state.relations.append(relation.with_column(made[term], found))
-    return made
-
-
-def reference(view: View, ref: Any) -> int | None:
-    """Return the entity that the value of a variable names; None where it names none.
-
-    Never an error: what rows a variable has here depends on the order of clauses.
-    """
-    if type(ref) is int:
-        return ref if -(2**63) <= ref < 2**63 else None
-    if not isinstance(ref, (Keyword, list, tuple)):
-        return None
-    try:
-        return view.entid(ref)
-    except (QueryError, TransactionError):
-        return None
-
-
-def _drop_temporaries(state: State) -> None:
-    for i, relation in enumerate(state.relations):
-        if any(v.text.endswith(_TEMPORARY) for v in relation.columns):
-            columns = {v: c for v, c in relation.columns.items() if not v.text.endswith(_TEMPORARY)}
-            state.relations[i] = Relation(columns, relation.count)
+def _keep_ids(variable: Symbol, state: State) -> None:
+    """Keep the rows in which a variable may be an entity: where it is a number."""
+    column = state.column_of(variable)
+    if column is None or column.kind != OBJECT:
+        return
+    relation = state.take([variable])
+    values = relation.columns[variable].tolist()
+    keep = np.array([type(x) is int and -(2**63) <= x < 2**63 for x in values], np.bool_)
+    relation = relation.take(keep)
+    ids = Column.of([x for x, kept in zip(values, keep.tolist(), strict=True) if kept])
+    state.relations.append(relation.with_column(variable, ids))
 
 
 # -- attribute variables -----------------------------------------------------------------------
@@ -259,11 +212,9 @@ def _drop_temporaries(state: State) -> None:
 async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
     e, a, v, t, op = terms
     attrs = view.schema.attrs
-    named = _named_by_text(a, state) if is_var(a) else a
-    made, a = named is not a, named
     runs: list[Rows]
     if not is_free(e):
-        e = await read(entity_of, view, e)
+        e = entity_of(view, e)
         if e is NO_MATCH:
             state.add(_nothing(terms))
             return "no match"
@@ -299,21 +250,4 @@ async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
         # A fact is there once, so naming all of it repeats nothing.
         once = is_var(e) and is_var(a) and is_var(v) and not view.history
         state.add(_relation(rows, (e, a, v, t, op), names=names, distinct=once))
-    if made:
-        _drop_temporaries(state)
     return how
-
-
-def _named_by_text(variable: Symbol, state: State) -> Symbol:
-    """Where a bound variable names attributes by text, return one that holds their keywords."""
-    column = state.column_of(variable)
-    if column is None:
-        return variable
-    values = column.tolist()
-    if not any(type(x) is str and x[:1] == ":" for x in values):
-        return variable
-    made = [Keyword(x) if type(x) is str and len(x) > 1 and x[0] == ":" else x for x in values]
-    name = _temporary_name(variable)
-    relation = state.take([variable])
-    state.relations.append(relation.with_column(name, column_of(made)))
-    return name

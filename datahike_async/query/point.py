@@ -13,6 +13,7 @@ from typing import Any, Final
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, TransactionError
 from datahike_async.query.ast import BLANK, BindScalar, Pattern, Query, is_var
+from datahike_async.query.places import is_reference
 from datahike_async.query.relation import plain_value
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr, Schema
@@ -22,7 +23,8 @@ __all__ = ["PointPlan", "point_plan"]
 
 _MOST: Final = 64
 _SCHEMAS: Final = 8
-_CONST, _SLOT, _NEW, _BLANK = range(4)
+# A constant, an input, what a step before has found, what this one finds, nothing.
+_CONST, _INPUT, _SLOT, _NEW, _BLANK = range(5)
 _SIMPLE: Final = frozenset({int, str, Keyword, Symbol})
 
 # (lookup?, attribute, mode of the known end, its slot or constant, mode of the other, likewise)
@@ -119,7 +121,8 @@ class PointPlan:
             e, a, v = todo.pop(i).terms[:3]
             attr = schema.by_key[a]
             known, other = (v, e) if lookup else (e, v)
-            steps.append((lookup, attr, *_mode(known, slots), *_mode(other, slots)))
+            modes = _mode(known, slots, self.inputs), _mode(other, slots, self.inputs)
+            steps.append((lookup, attr, *modes[0], *modes[1]))
             if is_var(other) and other not in slots:
                 slots[other] = len(slots)
         return steps, tuple(slots[v] for v in self._find), order
@@ -158,29 +161,41 @@ def _known(term: Any, slots: dict[Symbol, int]) -> bool:
     return term is not BLANK and (not is_var(term) or term in slots)
 
 
-def _mode(term: Any, slots: dict[Symbol, int]) -> tuple[int, Any]:
+def _mode(term: Any, slots: dict[Symbol, int], inputs: int) -> tuple[int, Any]:
     if term is BLANK:
         return _BLANK, None
     if not is_var(term):
         return _CONST, term
-    return (_SLOT, slots[term]) if term in slots else (_NEW, None)
+    slot = slots.get(term)
+    if slot is None:
+        return _NEW, None
+    return (_INPUT if slot < inputs else _SLOT), slot
+
+
+def _entity(view: View, ref: Any) -> int | None:
+    """Return the entity that a constant or an input names; for None the engine says why."""
+    if not is_reference(ref):
+        return None
+    try:
+        return view.entid(ref)
+    except QueryError:
+        return None
 
 
 def _lookup(view: View, step: _Step, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]] | None:
     _, attr, mode, known, other_mode, _ = step
     out = []
     for row in rows:
-        value = row[known] if mode == _SLOT else known
+        value = known if mode == _CONST else row[known]
         if type(value) is not attr.exact:
             if value is None:
                 continue
             if attr.is_ref and type(value) is not int:
-                try:
-                    value = view.entid(value) if isinstance(value, (Keyword, list, tuple)) else None
-                except QueryError:
-                    return None
+                if mode == _SLOT:
+                    continue  # what data bind names no entity
+                value = _entity(view, value)
                 if value is None:
-                    continue
+                    return None
             else:
                 try:
                     value = attr.coerce(value, attr.ident)
@@ -201,16 +216,13 @@ def _values(view: View, step: _Step, rows: list[tuple[Any, ...]]) -> list[tuple[
     a = attr.id
     out: list[tuple[Any, ...]] = []
     for row in rows:
-        e = row[known] if mode == _SLOT else known
+        e = known if mode == _CONST else row[known]
         if type(e) is not int:
-            if not isinstance(e, (Keyword, list, tuple)):
-                return None
-            try:
-                e = view.entid(e)
-            except QueryError:
-                return None  # the engine knows whether that is an error or just no entity
+            if mode == _SLOT:
+                continue  # what data bind names no entity
+            e = _entity(view, e)
             if e is None:
-                continue
+                return None
         values = view.values(e, a)
         if not values:
             continue
@@ -219,7 +231,7 @@ def _values(view: View, step: _Step, rows: list[tuple[Any, ...]]) -> list[tuple[
         elif other_mode == _BLANK:
             out.append(row)
         else:
-            wanted = row[other] if other_mode == _SLOT else other
+            wanted = other if other_mode == _CONST else row[other]
             if type(wanted) is not attr.exact:
                 return None
             if type(wanted) in _SIMPLE:

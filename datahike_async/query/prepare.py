@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from datahike_async.edn.types import Keyword, Symbol
@@ -33,6 +33,9 @@ from datahike_async.query.result import name_of
 from datahike_async.query.ruleset import RuleSet, calls_in
 from datahike_async.query.where import calls_of, canonical, parse_rules
 
+if TYPE_CHECKING:
+    from datahike_async.query.references import Kept
+
 __all__ = ["NO_RULES", "Prepared", "prepare", "rules_of"]
 
 _PLANS: Final = 512
@@ -52,6 +55,7 @@ class Prepared:
         "plans",
         "point",
         "query",
+        "references",
         "scalars",
         "wanted",
     )
@@ -76,6 +80,8 @@ class Prepared:
         self.scalars = all(type(b) is BindScalar and b.name.text[0] != "%" for b in query.ins)
         self.builtin_rules = calls_in(query.where) & RULE_NAMES
         self._checked: tuple[RuleSet, set[Symbol]] | None = None
+        # What ``references`` keeps of it.
+        self.references: Kept | None = None
         # Of functions and rules, also in the rules that the query reaches.
         self.calls: Sequence[Predicate | Function | RuleCall] = ()
 

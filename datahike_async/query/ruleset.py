@@ -24,6 +24,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.builtin_rules import RULE_NAMES, builtin_rules
 from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, linear_form
+from datahike_async.query.places import ATTRIBUTE, Noting, Places, rule_places, walked
 from datahike_async.query.text import call_text
 from datahike_async.query.where import attributes_of, calls_of, canonical
 
@@ -37,6 +38,7 @@ class RuleSet:
         "_bodies",
         "_complete",
         "_linear",
+        "_places",
         "_reads",
         "_rounds",
         "branches",
@@ -60,6 +62,7 @@ class RuleSet:
         self.checker = Checker(branches)
         self._complete: RuleSet | None = None
         self._linear: dict[Symbol, Linear | None] = {}
+        self._places: Mapping[Symbol, tuple[Places, ...]] | None = None
         self._reads: dict[Symbol, list[tuple[Symbol, Any]]] = {}
         self._bodies: dict[tuple[int, Symbol], tuple[RuleBranch, tuple[Clause, ...]]] = {}
         self._rounds: dict[Symbol, list[tuple[RuleBranch, list[RuleBranch], bool]]] = {}
@@ -147,6 +150,29 @@ class RuleSet:
         """Return all calls in the bodies of rules, and of the rules that they reach."""
         reached = {n for name in names for n in (name, *_reached(self.branches, name))}
         return [c for n in reached for b in self.branches.get(n, ()) for c in calls_of(b.clauses)]
+
+    def places(self, name: Symbol) -> tuple[Places, ...]:
+        """Return where the arguments of a rule stand, in it and in the rules that it reaches."""
+        if self._places is None:
+            callers: dict[Symbol, list[Symbol]] = {}
+            for caller, branches in self.branches.items():
+                for called in {n for b in branches for n in calls_in(b.clauses)}:
+                    callers.setdefault(called, []).append(caller)
+            self._places = rule_places(self.branches, callers)
+        return self._places.get(name, ())
+
+    def attribute_arguments(self, name: Symbol) -> list[int]:
+        """Return the numbers of a rule's arguments that name attributes."""
+        return [i for i, places in enumerate(self.places(name)) if ATTRIBUTE in places]
+
+    def hold_references(self, names: Iterable[Symbol]) -> bool:
+        """Whether the bodies of rules, or of those they reach, may hold references as constants."""
+        found = Noting(self.places)
+        reached = {n for name in names for n in (name, *_reached(self.branches, name))}
+        for called in reached:
+            for branch in self.branches.get(called, ()):
+                walked(branch.clauses, found)
+        return bool(found.constants)
 
     def linear(self, name: Symbol) -> Linear | None:
         """Return the closure that a recursive rule is, or None."""

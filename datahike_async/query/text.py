@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from datahike_async.edn.types import Symbol
 from datahike_async.edn.writer import write
 from datahike_async.errors import shown
 from datahike_async.query.ast import (
@@ -80,7 +81,12 @@ def _all(clauses: Sequence[Clause]) -> str:
 
 
 def term_text(term: Any) -> str:
-    """Return a variable or a constant as EDN; what EDN cannot say as Python shows it."""
+    """Return a variable or a constant as EDN; what EDN cannot say as Python shows it.
+
+    Of a name that was made for another one, after an @, only the other.
+    """
+    if type(term) is Symbol:
+        term = Symbol(term.text.partition("@")[0] or term.text)
     try:
         text = write(term)
     except Exception:

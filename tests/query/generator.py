@@ -28,19 +28,33 @@ SCHEMA: dict[str, dict[str, Any]] = {
     ":text": {":db/valueType": ":db.type/string", ":db/index": True},
     ":ref": REF,
     ":refs": {**REF, **MANY},
+    ":id": {":db/unique": ":db.unique/identity"},
+}
+# What the entities are called, from the first transaction on. Data have these values too.
+NAMED: list[list[Any]] = [
+    [":db/add", 1, ":id", "a"],
+    [":db/add", 2, ":id", 1],
+    [":db/add", 2, ":db/ident", ":a"],
+    [":db/add", 3, ":db/ident", ":k/b"],
+]
+REFERENCES: dict[int, list[Any]] = {
+    1: [[":id", "a"], [Keyword("id"), "a"]],
+    2: [[":id", 1], Keyword("a")],
+    3: [Keyword("k/b")],
 }
 
 INSTANT = datetime(2024, 5, 6, tzinfo=UTC)
 VALUES: list[Any] = [
     *(0, 1, 2, True, False, 0.0, 1.0, 2.5, "a", "b", "1"),
     *(Keyword("a"), Keyword("k/b"), INSTANT, (1, "a"), (True, "a"), 2**70),
+    (Keyword("id"), "a"),
 ]
 # Drawn more often than others, so that values meet.
 COMMON: list[Any] = [1, 1, True, 1.0, "a", Keyword("a")]
 ENTITIES = [1, 2, 3, 4]
 # One value to Python, three to a database.
 TWINS: list[Any] = [1, True, 1.0]
-ATTRIBUTES = [Keyword(name) for name in SCHEMA]
+ATTRIBUTES = [Keyword(name) for name in SCHEMA if name != ":id"]
 REFS = [Keyword(":ref"), Keyword(":refs")]
 # ?e … stand for entities as a rule, ?v … for other values.
 VARIABLES = [Symbol(f"?{name}") for name in ("e", "v", "f", "w", "g")]
@@ -67,15 +81,18 @@ def operations(draw: st.DrawFn) -> list[Any]:
     return [kind, draw(entities), ":" + attribute.text, draw(value_of(attribute))]
 
 
-histories = st.lists(st.lists(operations(), min_size=5, max_size=14), min_size=1, max_size=4)
+histories = st.lists(st.lists(operations(), min_size=5, max_size=14), min_size=1, max_size=4).map(
+    lambda history: [[*NAMED, *history[0]], *history[1:]]
+)
 
 
 def facts_of(history: list[list[Any]]) -> list[tuple[Any, ...]]:
     """Return what is true in the end, near enough to make queries that find something."""
     facts: dict[Any, tuple[Any, ...]] = {}
     for kind, e, name, v in (op for operations in history for op in operations):
-        many = ":db/cardinality" in SCHEMA[name]
+        many = ":db/cardinality" in SCHEMA.get(name, {})
         key = (e, name, typed_key(v)) if many else (e, name)
+        v = Keyword(v) if name == ":db/ident" else v
         if kind == ":db/add":
             facts[key] = (e, Keyword(name), v)
         else:
@@ -127,6 +144,14 @@ class Generated:
 # -- clauses -----------------------------------------------------------------------------------
 
 
+@st.composite
+def named(draw: st.DrawFn, entity: Any, likely: int = 5) -> Any:
+    """An entity's id as it is, or what names the entity."""
+    if type(entity) is not int or entity not in REFERENCES or draw(st.integers(0, 9)) >= likely:
+        return entity
+    return draw(st.sampled_from(REFERENCES[entity]))
+
+
 def fitting(pool: list[Symbol], entity: bool) -> st.SearchStrategy[Symbol]:
     """A variable that usually stands for such a value, and sometimes any."""
     fit = [v for v in pool if (v.name[1] in "efgxyz") is entity] or pool
@@ -159,6 +184,9 @@ def patterns(
             v = draw(values)
     if isinstance(v, tuple):
         v = BLANK  # a tuple in the place of a value is read as a lookup ref
+    e = draw(named(e))
+    if a in REFS:
+        v = draw(named(v))
     if draw(st.integers(0, 11)) == 11:
         e = BLANK
     if draw(st.integers(0, 11)) == 11:
@@ -333,7 +361,18 @@ def _symbols(form: Any) -> set[Any]:
 # -- rules -------------------------------------------------------------------------------------
 
 X, Y, Z = Symbol("?x"), Symbol("?y"), Symbol("?z")
+W = Symbol("?w")
 PATH, LINK, EVEN, ODD, FAR, OWN = map(Symbol, ("path", "link", "even", "odd", "far", "own"))
+HAND = Symbol("hand")
+
+
+HANDED: list[Any] = [
+    lambda a: [[X, a, Z], (HAND, Z, Y, W)],
+    lambda a: [(HAND, X, Z, W), [Z, a, Y]],
+    lambda a: [(HAND, X, Z, W), (HAND, Z, Y, W)],
+    lambda a: [(LINK, X, Z), (HAND, Z, Y, W)],
+    lambda a: [(HAND, Y, X, W)],
+]
 
 
 @st.composite
@@ -369,6 +408,9 @@ def rule_sets(draw: st.DrawFn) -> list[Any]:
         [(ODD, X, Y), [X, edge, Z], (EVEN, Z, Y)],
         # a negation above a recursion
         [(FAR, X, Y), [X, edge, BLANK], [BLANK, edge, Y], (Symbol("not"), (PATH, X, Y))],
+        # ?w is the caller's
+        [(HAND, X, Y, W), [X, edge, Y]],
+        [(HAND, X, Y, W), *draw(st.permutations(draw(st.sampled_from(HANDED))(other)))],
     ]
     body, found = draw(patterns([X, Y, Z]))
     more = draw(patterns([X, Y, Z]))
@@ -382,23 +424,30 @@ def rule_sets(draw: st.DrawFn) -> list[Any]:
 
 @st.composite
 def rule_calls(
-    draw: st.DrawFn, rules: list[Any], pool: list[Symbol], witness: Witness
+    draw: st.DrawFn, rules: list[Any], pool: list[Symbol], witness: Witness, bound: set[Symbol]
 ) -> tuple[Any, set[Any]]:
     name = draw(st.sampled_from(sorted({rule[0][0] for rule in rules}, key=repr)))
     source = Symbol("$")
-    rows = Oracle({source: [(*f, 0, True) for f in witness.facts]}, rules).extension(source, name)
+    facts = [(*f, 0, True) for f in witness.facts]
+    rows = [row[:2] for row in Oracle({source: facts}, rules, [source]).extension(source, name)]
+    # What the rule leaves to its caller: a constant, or what has a value already.
+    known = [*sorted(bound, key=repr) * 2, 1, "a", Keyword("a"), [":id", "a"]]
+    handed = [draw(st.sampled_from(known))] if name is HAND else []
     if rows and draw(st.integers(0, 9)) < 9:
         row = draw(st.sampled_from(witness.joined(rows)))
         args = [witness.term(draw, value, pool) for value in row]
-        if draw(st.integers(0, 4)) == 4 and not isinstance(row[1], tuple):
-            args[1] = draw(st.sampled_from([row[1], BLANK]))
-        return (name, *args), {a for a in args if a in pool}
+        kind = draw(st.integers(0, 4))
+        if kind == 4 and not isinstance(row[1], tuple):
+            args[1] = draw(st.one_of(named(row[1]), st.just(BLANK)))
+        elif kind == 3 and not isinstance(row[0], tuple):
+            args[0] = draw(named(row[0]))
+        return (name, *args, *handed), {a for a in args if isinstance(a, Symbol) and a in pool}
     variable = fitting(pool, True)
     term = st.one_of(variable, variable, variable, entities, st.just(BLANK))
     args: list[Any] = [draw(term), draw(term)]
     if not {a for a in args if a in pool}:
         args[0] = draw(st.sampled_from(pool))
-    return (name, *args), {a for a in args if a in pool}
+    return (name, *args, *handed), {a for a in args if a in pool}
 
 
 # -- queries -----------------------------------------------------------------------------------
@@ -412,7 +461,8 @@ def inputs(draw: st.DrawFn, pool: list[Symbol], witness: Witness) -> tuple[Any, 
 
     def one(variable: Symbol) -> Any:
         known = witness.env.get(variable)
-        return draw(plain) if known is None or draw(st.integers(0, 5)) == 5 else known
+        found = draw(plain) if known is None or draw(st.integers(0, 5)) == 5 else known
+        return draw(named(found))
 
     def some() -> list[Any]:
         return draw(st.lists(plain, max_size=3))
@@ -450,7 +500,7 @@ def queries(draw: st.DrawFn, facts: list[tuple[Any, ...]]) -> Generated:
     where = out.where
     for _ in range(draw(st.integers(1, 3))):
         if with_rules and draw(st.booleans()):
-            clause, found = draw(rule_calls(out.rules, pool, witness))
+            clause, found = draw(rule_calls(out.rules, pool, witness, bound))
         else:
             clause, found = draw(patterns(pool, witness))
         where.append(clause)

@@ -5,15 +5,20 @@ A query is data (lists for vectors, tuples for lists, Symbols and Keywords), a s
 solution is a dict from variable to value, and rules are solved bottom up until nothing is added.
 Values are equal where their type is: 1, True and 1.0 are three values.
 
-Not covered: lookup refs and idents, pull, rules that need a bound argument.
+What names an entity, as a constant or an input, is a ``Ref``: its id where an entity stands, and
+what was given everywhere else. What data bind is none. Rules are solved for each ``Ref`` that there
+is as an argument, beside those solutions that the data give.
+
+Not covered: pull, rules that need a bound argument for more than handing it through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
-from datahike_async.edn.types import Symbol
+from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.query.builtins import BUILTINS, truthy
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
@@ -27,12 +32,50 @@ NOT, NOT_JOIN = Symbol("not"), Symbol("not-join")
 OR, OR_JOIN, AND = Symbol("or"), Symbol("or-join"), Symbol("and")
 
 
+WILD: Any = object()
+"""What a rule says of an argument that it does not bind: anything goes."""
+
+
+class Ref:
+    """A constant or an input that may name an entity or an attribute."""
+
+    def __init__(self, given: Any, scalar: bool = False) -> None:
+        self.given = given
+        # Whether it is the same in all solutions, so that it may name a reference attribute.
+        self.scalar = scalar
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and typed_key(self.given) == typed_key(other.given)
+
+    def __hash__(self) -> int:
+        return hash(typed_key(self.given))
+
+    def __repr__(self) -> str:
+        return f"Ref({self.given!r})"
+
+
+def referring(value: Any, scalar: bool = False) -> Any:
+    """Return a constant or an input as a Ref where it may name something."""
+    if type(value) in (Keyword, list, tuple) or (type(value) is str and value[:1] == ":"):
+        return Ref(frozen(value), scalar)
+    return value
+
+
+def given(value: Any) -> Any:
+    """Return a value as it is where no entity stands."""
+    return value.given if isinstance(value, Ref) else value
+
+
+class MissingError(Exception):
+    """A reference names nothing."""
+
+
 class UnboundError(Exception):
     """No clause can go on: its variables have no values."""
 
 
 def same(a: Any, b: Any) -> bool:
-    return bool(typed_key(a) == typed_key(b))
+    return bool(typed_key(given(a)) == typed_key(given(b)))
 
 
 def is_var(term: Any) -> bool:
@@ -84,11 +127,22 @@ def variables(clause: Any) -> set[Symbol]:
 
 
 class Oracle:
-    """One evaluation: its sources by name, and the rules."""
+    """One evaluation: its sources by name, and the rules.
 
-    def __init__(self, sources: Mapping[Symbol, Sequence[Datom]], rules: Sequence[Any]) -> None:
+    ``databases`` are the sources that are one; ``inputs`` are values that rules may be called with.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[Symbol, Sequence[Datom]],
+        rules: Sequence[Any],
+        databases: Iterable[Symbol] = (),
+        refs: Iterable[Ref] = (),
+    ) -> None:
         self.sources = sources
         self.rules = rules
+        self.databases = set(databases)
+        self.refs = list(dict.fromkeys(refs))
         self.extensions: dict[tuple[Symbol, Symbol], list[tuple[Any, ...]]] = {}
 
     def solve(self, clauses: Sequence[Any], env: Solution, source: Symbol) -> Iterator[Solution]:
@@ -119,14 +173,16 @@ class Oracle:
             source, clause = clause[0], clause[1:]
             kind = kind_of(clause)
         if kind == "pattern":
+            terms = self.named(source, clause, env) if source in self.databases else clause
             for datom in self.sources[source]:
-                if len(datom) >= len(clause):
-                    yield from unify(clause, datom[: len(clause)], env)
+                if len(datom) >= len(terms):
+                    yield from unify(terms, datom[: len(terms)], env)
         elif kind == "call":
             yield from self.call(clause, env, source)
         elif kind == "rule":
+            args = [t if isinstance(t, Symbol) else referring(t, True) for t in clause[1:]]
             for row in self.extension(source, clause[0]):
-                yield from unify(clause[1:], row, env)
+                yield from answered(args, row, env)
         elif kind == "not":
             inner, body = env, clause[1:]
             if clause[0] is NOT_JOIN:
@@ -148,8 +204,11 @@ class Oracle:
     def call(self, clause: Any, env: Solution, source: Symbol) -> Iterator[Solution]:
         """Yield what a predicate lets through, or what a function binds."""
         function, *terms = clause[0]
-        args = [env[t] if is_var(t) else t for t in terms]
         name = function.text
+        if name in ("get-else", "missing?") and terms[0] in self.databases:
+            value = env[terms[1]] if is_var(terms[1]) else referring(terms[1])
+            terms[1] = self.entity(terms[0], value)
+        args = [given(env[t]) if is_var(t) else t for t in terms]
         if name in ("get-else", "missing?"):
             datoms = self.sources[args[0]]
             found = sorted(
@@ -168,6 +227,31 @@ class Oracle:
                 yield env
         elif value is not None:
             yield from bind(clause[1], value, env)
+
+    # -- references ------------------------------------------------------------------------------
+
+    def named(self, source: Symbol, clause: Sequence[Any], env: Solution) -> list[Any]:
+        """Return a pattern with ids and keywords where references stand for them."""
+        values = [env.get(t, t) if isinstance(t, Symbol) else referring(t, True) for t in clause]
+        terms = list(clause)
+        if isinstance(values[0], Ref):
+            terms[0] = self.entity(source, values[0])
+        attribute = values[1] if len(terms) > 1 else None
+        if isinstance(attribute, Ref) and isinstance(attribute.given, (str, Keyword)):
+            terms[1] = Keyword(attribute.given)
+            said = attribute.scalar and attribute.given in REFERENCES
+            if len(terms) > 2 and said and isinstance(values[2], Ref):
+                terms[2] = self.entity(source, values[2])
+        return [t if isinstance(t, Symbol) else given(t) for t in terms]
+
+    def entity(self, source: Symbol, value: Any) -> Any:
+        """Return the entity that a value names."""
+        if not isinstance(value, Ref):
+            return value
+        found = resolve(self.sources[source], value.given)
+        if found is None:
+            raise MissingError(value)
+        return found
 
     # -- rules -----------------------------------------------------------------------------------
 
@@ -192,8 +276,29 @@ class Oracle:
         yield from self.extensions[source, name]
         for (head, *variables_), *body in self.rules:
             if head is name:
-                for found in self.solve(body, {}, source):
-                    yield tuple(found[v] for v in variables_)
+                for env in self.calls(variables_):
+                    try:
+                        solutions = list(self.solve(body, env, source))
+                    except MissingError:
+                        continue  # nobody has to call it with this
+                    for found in solutions:
+                        row = tuple(found.get(v, WILD) for v in variables_)
+                        yield from self.seen(source, variables_, row)
+
+    def seen(
+        self, source: Symbol, head: Sequence[Symbol], row: tuple[Any, ...]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield a row; of a variable that its head has twice, one is seen as an entity too."""
+        yield row
+        for i, variable in enumerate(head):
+            if head.count(variable) > 1 and isinstance(row[i], Ref):
+                yield (*row[:i], resolve(self.sources[source], row[i].given), *row[i + 1 :])
+
+    def calls(self, variables_: Sequence[Symbol]) -> Iterator[Solution]:
+        """Yield what may be given for the arguments of a rule: nothing, or a reference."""
+        names = list(dict.fromkeys(variables_))
+        for values in product([None, *self.refs], repeat=len(names)):
+            yield {v: x for v, x in zip(names, values, strict=True) if x is not None}
 
     def called(self, name: Symbol) -> list[Symbol]:
         """Return the rules that take part in a recursion with ``name``, itself included.
@@ -224,6 +329,39 @@ class Oracle:
                 yield form
 
         return {n for rule in self.rules if rule[0][0] is name for n in within(rule[1:])}
+
+
+def answered(args: Sequence[Any], row: Sequence[Any], env: Solution) -> Iterator[Solution]:
+    """Yield ``env`` extended by an answer of a rule, where it was given the same references."""
+    terms, values = [], []
+    for arg, value in zip(args, row, strict=True):
+        if value is WILD:
+            continue
+        asked = env.get(arg, arg) if isinstance(arg, Symbol) else arg
+        if isinstance(asked, Ref) or isinstance(value, Ref):
+            if asked != value:
+                return
+            continue
+        terms.append(arg)
+        values.append(value)
+    yield from unify(terms, values, env)
+
+
+REFERENCES = [Keyword("ref"), Keyword("refs"), ":ref", ":refs"]
+
+
+def resolve(datoms: Iterable[Datom], form: Any) -> int | None:
+    """Return the entity that an ident or a lookup ref names among datoms, or None."""
+    if isinstance(form, (Keyword, str)):
+        key, value = Keyword("db/ident"), Keyword(form)
+    else:
+        if len(form) != 2 or not isinstance(form[0], (Keyword, str)) or Keyword(form[0]) is not ID:
+            return None
+        key, value = ID, form[1]
+    return min((d[0] for d in datoms if d[1] is key and same(d[2], value)), default=None)
+
+
+ID = Keyword("id")
 
 
 def unify(terms: Sequence[Any], row: Sequence[Any], env: Solution) -> Iterator[Solution]:
@@ -299,12 +437,22 @@ def evaluate(
     With ``with_`` and no aggregates a row comes once for every value of those variables.
     """
     sources = {s: x for s, x in zip(ins, inputs, strict=True) if is_source(s)}
-    oracle = Oracle(sources, rules)
     envs: list[Solution] = [{}]
     for form, value in zip(ins, inputs, strict=True):
         if not is_source(form):
-            envs = [e for env in envs for e in bind(form, value, env)]
-    solutions = [s for env in envs for s in oracle.solve(where, env, Symbol("$"))]
+            scalar = not isinstance(form, list)
+            bound = [e for env in envs for e in bind(form, value, env)]
+            names = binding_vars(form)
+            envs = [
+                {v: referring(x, scalar) if v in names else x for v, x in env.items()}
+                for env in bound
+            ]
+    refs = [x for env in envs for x in env.values() if isinstance(x, Ref)]
+    names = {rule[0][0] for rule in rules}
+    refs += [Ref(frozen(x), True) for form in (where, rules) for x in written(form, names)]
+    oracle = Oracle(sources, rules, [Symbol("$")], refs)
+    found = [s for env in envs for s in oracle.solve(where, env, Symbol("$"))]
+    solutions = [{v: given(x) for v, x in s.items()} for s in found]
     wanted = [e[-1] if isinstance(e, tuple) else e for e in find]
     bag = distinct(tuple(s[v] for v in (*wanted, *with_)) for s in solutions)
     if not any(isinstance(e, tuple) for e in find):
@@ -320,6 +468,16 @@ def evaluate(
         )
         for rows in groups.values()
     ]
+
+
+def written(form: Any, names: set[Symbol]) -> Iterator[Any]:
+    """Yield the arguments of rule calls that may be references."""
+    if isinstance(form, (list, tuple)):
+        called = isinstance(form, tuple) and form and form[0] in names
+        for item in form:
+            if called and type(item) in (Keyword, list):
+                yield item
+            yield from written(item, names)
 
 
 # -- databases ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from datahike_async.query import (
     patterns,
     relation,
     rules,
+    ruleset,
     shaping,
     state,
 )
@@ -109,6 +110,36 @@ def groups_count_one_too_few(plant: Callable[..., None]) -> None:
     plant(shaping, "aggregate", fewer)
 
 
+def rules_take_references_for_values(plant: Callable[..., None]) -> None:
+    def nowhere(known: Any, callers: Any) -> Any:
+        return {name: tuple(frozenset() for _ in found[0].head) for name, found in known.items()}
+
+    plant(ruleset, "rule_places", nowhere)
+
+
+def references_of_data_are_resolved(plant: Callable[..., None]) -> None:
+    value_of = access.value_of
+
+    def resolved(attr: Any, value: Any) -> Any:
+        return 2 if attr.is_ref and str(value) == ":a" else value_of(attr, value)
+
+    plant(access, "value_of", resolved)
+
+
+def what_a_caller_hands_through_is_lost(plant: Callable[..., None]) -> None:
+    whole = state.State.whole
+
+    def lossy(self: Any, variables: Any) -> Any:
+        found = whole(self, variables)
+        return (
+            found
+            if len(variables) < 3 or "?w" not in map(str, variables)
+            else found.take(np.zeros(found.count, np.bool_))
+        )
+
+    plant(state.State, "whole", lossy)
+
+
 FAULTS = [
     joins_lose_a_row,
     types_are_blind,
@@ -121,6 +152,9 @@ FAULTS = [
     ranges_cut_off_their_end,
     positions_forget_one,
     groups_count_one_too_few,
+    pytest.param(rules_take_references_for_values, marks=pytest.mark.slow),
+    pytest.param(references_of_data_are_resolved, marks=pytest.mark.slow),
+    what_a_caller_hands_through_is_lost,
 ]
 
 

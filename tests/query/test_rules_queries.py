@@ -383,9 +383,25 @@ async def test_a_rule_on_a_source_needs_no_default_source(call: str, shape: str)
     assert call.split(")")[0] in str(await explain(named.format("?x"), db, rules, 1))
 
 
-@pytest.mark.parametrize("constant", ["[3 4]", "[]", "{:a [1]}", "#{1}", '"a"', "2.5", "true"])
-@pytest.mark.parametrize("call", ["(r {} ?y)", "(r ?y {})", "(r ?x {}) [?x :follows ?y]"])
-async def test_a_recursive_rule_called_with_a_collection_finds_nothing(
+CALLS = ["(r {} ?y)", "(r ?y {})", "(r ?x {}) [?x :follows ?y]"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("shape", CLOSURES)
+async def test_a_recursive_rule_called_with_a_list_takes_it_for_a_lookup_ref(
+    shape: str, call: str
+) -> None:
+    for constant in ("[3 4]", "[]", "[:follows]"):
+        for called, given in ((call.format(constant), 0), (call.format("?l"), read(constant))):
+            query = f"[:find ?y :in $ % ?l :where {called}]"
+            with pytest.raises(QueryError) as caught:
+                await q(query, graph(CHAIN), CLOSURES[shape], given)
+            assert str(caught.value.error).startswith(":lookup-ref/")
+
+
+@pytest.mark.parametrize("constant", ["{:a [1]}", "#{1}", '"a"', "2.5", "true"])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_recursive_rule_called_with_what_is_no_entity_finds_nothing(
     constant: str, call: str
 ) -> None:
     called = call.format(constant)
