@@ -46,7 +46,7 @@ MAX_MAPS: Final = 200_000
 _CHUNK: Final = 8192
 # Characters of a pattern that is parsed in no time.
 _SHORT: Final = 2000
-_INTS: Final = frozenset({int, type(None)})
+_INTS: Final = frozenset({int})
 _UNBOUNDED: Final = Meter()
 _NONE: Final[dict[int, list[Any]]] = {}
 
@@ -93,13 +93,15 @@ async def _many(
 ) -> list[EntityMap | None]:
     spec = await _parsed(watch, pattern)
     refs = eids if isinstance(eids, (list, tuple)) else _listed(eids)
+    read: Callable[..., list[EntityMap | None]] = _pulled
     ids: Sequence[Any] = refs
     if not _INTS.issuperset(map(type, refs)):
         # All together: what they lack is fetched in as many waves as for one of them.
         ids = await _read(watch, 0, _resolved, view, refs, spec)
+        read = _maps
     out: list[EntityMap | None] = []
     for start in range(0, len(ids), _CHUNK):
-        out += await _read(watch, 0, _pulled, view, spec, ids[start : start + _CHUNK])
+        out += await _read(watch, 0, read, view, spec, ids[start : start + _CHUNK])
         if len(ids) > _CHUNK:
             await watch.pause()
     return out
@@ -173,7 +175,11 @@ def _ahead(view: View, spec: Spec, count: int) -> list[NodeMiss]:
 
 
 def _pulled(view: View, spec: Spec, refs: Sequence[Any]) -> list[EntityMap | None]:
-    ids = _resolved(view, refs)
+    return _maps(view, spec, _resolved(view, refs))
+
+
+def _maps(view: View, spec: Spec, ids: Sequence[int | None]) -> list[EntityMap | None]:
+    """Return the map of each entity; None where a ref named none."""
     try:
         maps = _Pull(view, tree=spec.recursions == 1).run(spec, ids)
     except _MetAgainError:

@@ -460,6 +460,12 @@ async def test_a_default_under_a_wildcard_does_nothing_whoever_is_pulled_with_it
     assert {":db/id": 24, ":name": "Belt"} in [row[0] for row in whole]
 
 
+async def test_pulling_a_lookup_ref_of_nothing_among_others_is_none(db: Database) -> None:
+    refs = [[":email", "nobody"], 2, [":email", "ada@x"]]
+    found = await db.pull_many("[:name]", refs)
+    assert found == [None, {":name": "Ben"}, {":name": "Ada"}]
+
+
 async def test_xform_applies_to_the_id_of_an_entity(db: Database) -> None:
     assert await db.pull("[[:db/id :xform inc] :name]", 2) == {":db/id": 3, ":name": "Ben"}
     assert await db.pull("[[:db/id :xform str :as :id]]", 2) == {":id": "2"}
