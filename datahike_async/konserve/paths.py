@@ -1,4 +1,7 @@
-"""Paths into nested values: what ``get_in``, ``assoc_in`` and ``update_in`` walk along."""
+"""Paths into nested values, which ``get_in``, ``assoc_in`` and ``update_in`` walk along.
+
+And the checks of other arguments that the calls of a store share.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any, Final
 
 from datahike_async.konserve.errors import BadArgument, shown
 
-__all__ = ["MISSING", "hashable", "listed", "path_of", "step", "with_value"]
+__all__ = ["MISSING", "called", "hashable", "listed", "path_of", "step", "with_value"]
 
 MISSING: Final = object()
 
@@ -30,6 +33,13 @@ def hashable(key: Any) -> Any:
             f"{shown(key)} is no key of a map: it has no hash; a tuple for a list has."
         ) from None
     return key
+
+
+def called(f: Any) -> Any:
+    """Return a function; raise BadArgument for what cannot be called."""
+    if not callable(f):
+        raise BadArgument(f"A function is expected, not {shown(f)}.")
+    return f
 
 
 def path_of(keys: Any) -> tuple[Any, list[Any]]:

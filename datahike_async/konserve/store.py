@@ -7,7 +7,7 @@ only over the revision it read, so that other processes are safe too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
@@ -40,9 +40,18 @@ from datahike_async.konserve.errors import (
     UnsupportedOperation,
     shown,
 )
+from datahike_async.konserve.hooks import Hook, WriteHooks
 from datahike_async.konserve.locks import KeyLocks
 from datahike_async.konserve.loops import in_thread, surely
-from datahike_async.konserve.paths import MISSING, hashable, listed, path_of, step, with_value
+from datahike_async.konserve.paths import (
+    MISSING,
+    called,
+    hashable,
+    listed,
+    path_of,
+    step,
+    with_value,
+)
 from datahike_async.konserve.places import place_of
 from datahike_async.konserve.redaction import public
 from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
@@ -57,8 +66,6 @@ __all__ = [
     "store_exists",
     "store_place",
 ]
-
-Hook = Callable[[Mapping[str, Any]], Awaitable[None] | None]
 
 _RETRIES: Final = 64
 _PAGE: Final = 256
@@ -97,7 +104,7 @@ class Store:
         self.capabilities: Capabilities = blobs.capabilities
         self.encoding = Encoding(compressor, serializer, encryptor, max_unfolded_bytes)
         self._locks = KeyLocks()
-        self._hooks: dict[Any, Hook] = {}
+        self._hooks = WriteHooks()
         self._conditional = self.capabilities.conditional is not ConditionalDomain.NONE
 
     def __repr__(self) -> str:
@@ -236,8 +243,7 @@ class Store:
         Raises RevisionMismatch where not, UnsupportedOperation where the backend cannot tell.
         """
         revision = await self._write(key, value, EDN, meta, expected_revision)
-        if self._hooks:
-            await self._run_hooks("assoc", key=key, value=value, meta=meta)
+        await self._hooks.run("assoc", key=key, value=value, meta=meta)
         return revision
 
     async def _write(
@@ -262,8 +268,7 @@ class Store:
     ) -> Revision:
         """Store raw bytes under ``key`` and return the new revision; as ``assoc`` otherwise."""
         revision = await self._write(key, data, BINARY, meta, expected_revision)
-        if self._hooks:
-            await self._run_hooks("bassoc", key=key, value=data, meta=meta)
+        await self._hooks.run("bassoc", key=key, value=data, meta=meta)
         return revision
 
     async def bget(self, key: Any, start: int = 0, end: int | None = None) -> bytes | None:
@@ -301,8 +306,7 @@ class Store:
         key, path = path_of(keys)
         if not path:
             await self._write(key, value, EDN, meta)
-            if self._hooks:
-                await self._run_hooks("assoc-in", key=key, key_vec=[key], value=value, meta=meta)
+            await self._hooks.run("assoc-in", key=key, key_vec=[key], value=value, meta=meta)
             return None, value
         return await self.update_in(keys, lambda _: value, meta=meta, op="assoc-in")
 
@@ -323,7 +327,7 @@ class Store:
     ) -> tuple[Any, Any]:
         """Replace the value at a path by ``f`` of it and return ``(old, new)`` of that place."""
         key, path = path_of(keys)
-        _check_callable(f)
+        called(f)
         name = name_of_key(key)
         async with self._locks.holding(name):
             for _ in range(_RETRIES):
@@ -338,10 +342,9 @@ class Store:
                     await self.blobs.write(name, data, revision if self._conditional else None)
                 except RevisionMismatch:
                     continue
-                if self._hooks:
-                    await self._run_hooks(
-                        op, key=key, key_vec=list(keys), value=new, old_value=old, meta=meta
-                    )
+                await self._hooks.run(
+                    op, key=key, key_vec=list(keys), value=new, old_value=old, meta=meta
+                )
                 return old, new
         raise RevisionMismatch(f"Other writers kept changing {shown(key)}; nothing was written.")
 
@@ -349,8 +352,7 @@ class Store:
         """Remove ``key`` and say whether it was there."""
         self._check_condition(expected_revision)
         existed = await self.blobs.delete(name_of_key(key), expected_revision)
-        if self._hooks:
-            await self._run_hooks("dissoc", key=key)
+        await self._hooks.run("dissoc", key=key)
         return existed
 
     async def multi_assoc(
@@ -380,15 +382,14 @@ class Store:
             writes.append(Write(name_of_key(item.key), data, item.expected_revision))
         revisions = await self.blobs.write_many(writes, ordered=ordered)
         if self._hooks:
-            await self._run_hooks("multi-assoc", kvs={x.key: x.value for x in assocs})
+            await self._hooks.run("multi-assoc", kvs={x.key: x.value for x in assocs})
         return revisions
 
     async def multi_dissoc(self, keys: Iterable[Any]) -> dict[Any, bool]:
         """Remove several keys and say of each whether it was there."""
         wanted = [hashable(key) for key in listed(keys, "Keys")]
         existed = await self.blobs.delete_many([name_of_key(key) for key in wanted])
-        if self._hooks:
-            await self._run_hooks("multi-dissoc", keys=wanted)
+        await self._hooks.run("multi-dissoc", keys=wanted)
         return dict(zip(wanted, existed, strict=True))
 
     def _check_condition(self, expected: Expected) -> None:
@@ -412,8 +413,7 @@ class Store:
         from datahike_async.konserve.appendlog import append
 
         id_ = await append(self, key, element)
-        if self._hooks:
-            await self._run_hooks("append", key=key, value=element)
+        await self._hooks.run("append", key=key, value=element)
         return id_
 
     async def log(self, key: Any) -> list[Any]:
@@ -426,7 +426,7 @@ class Store:
         """Fold ``f(result, element)`` over the log under ``key``, oldest first."""
         from datahike_async.konserve.appendlog import elements
 
-        _check_callable(f)
+        called(f)
         for element in await elements(self, key):
             init = f(init, element)
         return init
@@ -491,19 +491,11 @@ class Store:
 
     def add_write_hook(self, id: Any, hook: Hook) -> None:
         """Call ``hook`` with a map after every write that succeeded (``api-op``, ``key``, …)."""
-        _check_callable(hook)
-        self._hooks[hashable(id)] = hook
+        self._hooks.add(id, hook)
 
     def remove_write_hook(self, id: Any) -> None:
         """Call the hook of ``id`` no more."""
-        self._hooks.pop(hashable(id), None)
-
-    async def _run_hooks(self, op: str, **event: Any) -> None:
-        described = {"api-op": op, **{k.replace("_", "-"): v for k, v in event.items()}}
-        for hook in list(self._hooks.values()):
-            result = hook(described)
-            if result is not None:
-                await result
+        self._hooks.remove(id)
 
     async def release(self) -> None:
         """Close the store, even if cancelled meanwhile; further calls raise StoreClosed."""
@@ -513,11 +505,6 @@ class Store:
 def _check_revision(revision: Any, what: str) -> None:
     if not (revision is None or revision is ABSENT or isinstance(revision, str)):
         raise BadArgument(f"{what} is ABSENT or what a call returned, not {shown(revision)}.")
-
-
-def _check_callable(f: Any) -> None:
-    if not callable(f):
-        raise BadArgument(f"A function is expected, not {shown(f)}.")
 
 
 def _assoc(item: Any) -> Assoc:
