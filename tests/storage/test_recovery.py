@@ -13,7 +13,13 @@ import pytest
 
 import datahike_async as d
 from datahike_async.database import Database, empty_db
-from datahike_async.errors import CorruptData, DatahikeError, TransactionError, UnsupportedFormat
+from datahike_async.errors import (
+    CorruptData,
+    DatahikeError,
+    StorageError,
+    TransactionError,
+    UnsupportedFormat,
+)
 from datahike_async.index.codec import pack, unpack
 from datahike_async.konserve import store as stores
 from datahike_async.storage.codec import decode_record, decode_segment
@@ -294,6 +300,34 @@ async def test_a_head_that_is_none_is_refused(store: dict[str, Any], value: Any)
     with pytest.raises(CorruptData, match="head/db"):
         async with d.connect(store=store):
             pass
+
+
+async def test_a_damaged_log_is_named_with_what_can_be_read_of_it_and_can_be_salvaged(
+    tmp_path: Path,
+) -> None:
+    store = {"backend": "file", "path": str(tmp_path / "db")}
+    await d.create_database(store=store, schema_flexibility="read")
+    async with d.connect(store=store, limits=NEVER) as conn:
+        for i in range(20):
+            await conn.transact([{":n": i}])
+    (log,) = (tmp_path / "db").glob("*.log")
+    whole = log.read_bytes()
+    at = len(whole.rstrip(b"\0")) // 2
+    log.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(CorruptData, match=r"records before it are whole and \d+ behind") as caught:
+        async with d.connect(store=store):
+            pass
+    assert caught.value.data[":place"] == log.name
+    readable = caught.value.data[":records"]
+    async with d.connect(store={**store, "salvage": True}) as conn:
+        numbers = [x.v for x in await conn.db().datoms("aevt", ":n")]
+        assert numbers == list(range(readable))
+        for _ in range(2):
+            with pytest.raises(StorageError, match="salvage"):
+                await conn.transact([{":n": 99}])
+    log.write_bytes(whole)
+    async with d.connect(store=store) as conn:
+        assert len(await conn.db().datoms("aevt", ":n")) == 20
 
 
 async def test_a_journal_with_a_gap_is_refused(tmp_path: Path) -> None:

@@ -139,8 +139,8 @@ class FileBackend:
         if words[:2] == ["konserve-file", "1"] and len(words) == 3:
             raise UnsupportedEncoding(
                 f"The store at {path!r} has format 1, which was written before version 0.1.0 was "
-                "released, and is not read any more. Create the store anew and load its data into "
-                "it; or read it with the version that wrote it."
+                "released, and is not read any more. Take its data out with the version that wrote "
+                "it, remove the folder, and create the store anew."
             )
         if len(words) != 4 or _checksum(" ".join(words[:3])) != words[3]:
             raise CorruptValue(

@@ -54,7 +54,7 @@ from datahike_async.konserve.errors import (
     CorruptValue,
     OutcomeUnknown,
     RevisionMismatch,
-    UnsupportedOperation,
+    StoreDenied,
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 from datahike_async.konserve.loops import in_thread
@@ -123,7 +123,7 @@ class FileBlobStore(BlobStoreBase):
 
     async def _writing_hop(self, call: Callable[..., T], *args: Any) -> T:
         if self._salvage:
-            raise UnsupportedOperation(
+            raise StoreDenied(
                 'This store was opened with "salvage": it reads what is whole and writes nothing.'
             )
         return await self._hop(call, *args)
