@@ -48,7 +48,7 @@ STOPPED_IN_ITS_TURN = """
         committer, order = conn._transactor._branch.committer, conn._transactor.order
         publish = committer.publish
         async def stop(entries):
-            if order._has_turn:
+            if order.has_turn:
                 os.kill(os.getpid(), signal.SIGSTOP)
             return await publish(entries)
         committer.publish = stop

@@ -41,7 +41,9 @@ who writes it again at once. Each streak is twice as long as the one before.
 
 
 class Order:
-    """The place of one writer among those of a branch. ``waits`` says that it waits for turns.
+    """The place of one writer among those of a branch.
+
+    ``waits`` says that it waits for turns, ``has_turn`` that it has one at the store.
 
     ``conflicts`` and ``reruns`` count, for whoever measures: publications that somebody else was
     faster than, and transactions that were applied again.
@@ -52,7 +54,7 @@ class Order:
         self.conflicts = 0
         self.reruns = 0
         self._branch = branch
-        self._has_turn = False
+        self.has_turn = False
         self._calm = 0
         self._since: int | None = None
         # When the head was last seen to change, and last looked at; and what a publication takes.
@@ -103,7 +105,7 @@ class Order:
         Raises nothing but a cancellation: what is wrong with the store shows when it is written to.
         """
         branch = self._branch
-        if self._has_turn or not branch.committer.conditional:
+        if self.has_turn or not branch.committer.conditional:
             return
         self.waits = True
         before = branch.committer.revision
@@ -111,7 +113,7 @@ class Order:
             if branch.store.capabilities.turns:
                 found = await turn.enter_async_context(branch.turn())
                 turn.callback(self._leave)
-                self._has_turn = True
+                self.has_turn = True
                 waited = found.waited or not found.held
                 if refresh:
                     await branch.refresh()
@@ -127,7 +129,7 @@ class Order:
             self._calm = 0
 
     def _leave(self) -> None:
-        self._has_turn = False
+        self.has_turn = False
 
     async def _wait_in_ring(self) -> bool:
         """Wait until nobody is ahead who still comes; say whether anybody was."""

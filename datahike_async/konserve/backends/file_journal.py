@@ -212,6 +212,12 @@ class Log:
 
     def _look(self) -> Found:
         size = os.fstat(self._fd).st_size
+        if self._scanned and self.end < self._durable < size:
+            # Most often there is nothing behind what is marked as durable but zeros, many of them.
+            data = io.read_at(self._fd, self.end, self._durable - self.end + HEADER)
+            found = self._frames.walk(data, self.end, self._crc)
+            if found.end == self._durable and data.endswith(bytes(HEADER)):
+                return found
         data = io.read_at(self._fd, self.end, max(size - self.end, 0))
         return self._frames.read(data, self.end, self._crc, self._durable)
 
