@@ -25,6 +25,9 @@ class Ring(NamedTuple):
 
     members: tuple[tuple[UUID, int], ...] = ()
 
+    def __contains__(self, writer: object) -> bool:
+        return any(writer == member for member, _ in self.members)
+
     def ahead(self, writer: UUID, since: int) -> list[UUID]:
         """Return who is before a writer that has waited since a generation, if not for longer."""
         since = min(since, dict(self.members).get(writer, since))

@@ -182,7 +182,7 @@ class Committer:
     ) -> None:
         tail, segments = await tail.bounded(self.env.new_uuid)
         ring = self.ring
-        if self.in_ring:
+        if self.in_ring or self.writer in ring:
             ring = ring.after(self.writer, generation, self.gone)
         head = Head(
             base,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from typing import Final
+from uuid import UUID
 
 import anyio
 
@@ -59,6 +60,8 @@ class Order:
         self._since: int | None = None
         # When the head was last seen to change, and last looked at; and what a publication takes.
         self._changed = self._looked = branch.env.monotonic()
+        self._front: UUID | None = None
+        self._front_since = 0.0
         self._pace = 0.0
         self._streak = 0
         self._until_gap = _FIRST_STREAK
@@ -97,7 +100,7 @@ class Order:
         """Note that a group was published, which took so long."""
         self._changed = self._looked = self._branch.env.monotonic()
         self._pace += (seconds - self._pace) * (0.2 if self._pace else 1.0)
-        self._since = None
+        self._since = self._front = None
 
     async def wait(self, turn: AsyncExitStack, *, refresh: bool = True) -> None:
         """Wait for a turn, which ``turn`` ends, and take over what others have published by then.
@@ -142,8 +145,11 @@ class Order:
         waited = False
         while ahead := committer.ring.ahead(committer.writer, self._since):
             waited = True
-            late = self._changed + len(ahead) * self._each() - env.monotonic()
-            if late <= 0 and self._looked > self._changed:
+            if ahead[0] != self._front:
+                # Since then it could have come.
+                self._front, self._front_since = ahead[0], self._changed
+            late = self._front_since + len(ahead) * self._each() - env.monotonic()
+            if late <= 0 and self._looked > self._front_since:
                 committer.gone = ahead
                 break
             # Those who are further ahead take their time, too. The rest is jitter.
