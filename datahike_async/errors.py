@@ -187,7 +187,7 @@ class WriterFenced(WriterError):
 
 
 class HeadConflict(WriterError):
-    """Other writers kept winning the race for the head; nothing was written."""
+    """Writers that take no turns kept winning the race for the head; nothing was written."""
 
     retryable = True
 

@@ -123,7 +123,8 @@ def fenced(branch: str) -> WriterFenced:
 def conflict(branch: str) -> HeadConflict:
     """Return the error for a group that lost every race for the head."""
     return HeadConflict(
-        f"Other writers of branch :{branch} were faster each time; nothing was written. Retry.",
+        f"Writers of branch :{branch} that do not take turns with this one were faster each time; "
+        "nothing was written. Retry.",
         error=_FATAL,
         branch=branch,
     )
