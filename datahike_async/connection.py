@@ -341,6 +341,10 @@ def connect(
     ``config`` is a dict, EDN text, a Config, or None for keyword arguments alone. Any task of the
     event loop may open, use and release a connection; see :class:`Connection`.
 
+    With ``read_only=True`` (an option of the config) nothing is written or made, not even a lock,
+    and ``transact`` raises WriterError ``:writer/read-only``; so it is where this process may not
+    write.
+
     With ``create`` a database that is not there is created as the config says, ``:initial-tx``
     included. Of several processes that start at once one creates it, and the others wait for that.
 

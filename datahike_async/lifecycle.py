@@ -7,7 +7,7 @@ from typing import Any
 
 from datahike_async.config import Config
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import ConnectionClosed
+from datahike_async.errors import ConfigError, ConnectionClosed
 from datahike_async.events import DELETED
 from datahike_async.konserve import store as stores
 from datahike_async.konserve.errors import StoreNotFound
@@ -40,7 +40,7 @@ async def database_exists(config: Any = None, **options: Any) -> bool:
         if not await creating.store_exists(config):
             return False
         try:
-            store = await stores.connect_store(dict(config.store))
+            store = await stores.connect_store(config.opening())
         except StoreNotFound:
             return False
         try:
@@ -58,6 +58,10 @@ async def delete_database(config: Any = None, **options: Any) -> None:
     """
     config = Config.of(config, **options)
     store_config = dict(config.store)
+    if config.read_only:
+        raise ConfigError(
+            "A database cannot be deleted with read_only=True; leave it out.", key=":read-only?"
+        )
     with konserve_errors():
         if not await creating.store_exists(config):
             return

@@ -55,6 +55,7 @@ class Config:
     allow_index_backfill: bool = False
     allow_unsafe_config: bool = False
     value_caps: Any = None
+    read_only: bool = False
     given: frozenset[str] = frozenset()
 
     @classmethod
@@ -103,6 +104,10 @@ class Config:
             if key != "name" or "name" not in self.given:
                 merged[FIELDS[key]] = theirs
         return _replace(self, merged)
+
+    def opening(self) -> dict[str, Any]:
+        """Return the store's configuration as it is to be opened."""
+        return {**self.store, "read-only": True} if self.read_only else dict(self.store)
 
     def in_store(self, store: Mapping[str, Any]) -> Config:
         """Return this config with another ``store``."""

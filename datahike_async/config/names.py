@@ -33,6 +33,7 @@ FIELDS: Final = {
     "allow-index-backfill": "allow_index_backfill",
     "allow-unsafe-config": "allow_unsafe_config",
     "value-caps": "value_caps",
+    "read-only": "read_only",
 }
 
 STORED: Final = (
@@ -55,6 +56,7 @@ QUESTION: Final = frozenset(
         "commit-graph",
         "fuse-index-roots",
         "allow-index-backfill",
+        "read-only",
     }
 )
 

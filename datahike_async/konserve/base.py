@@ -102,11 +102,13 @@ class BlobStoreBase(ABC):
     """A store of blobs, but for what is particular to it; see :mod:`datahike_async.konserve.blob`.
 
     ``at_once`` is how many single calls run at a time where a call of several keys is made of them.
-    ``identity`` is the id that the store was made with, where the backend keeps one.
+    ``identity`` is the id that the store was made with, where the backend keeps one. ``read_only``
+    says that it lies where nobody can write.
     """
 
     at_once: int = 16
     identity: UUID | None = None
+    read_only: bool = False
 
     @property
     @abstractmethod

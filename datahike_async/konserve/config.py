@@ -13,7 +13,7 @@ from datahike_async.konserve.registry import Backend, backend
 
 __all__ = ["checked"]
 
-_COMMON: Final = frozenset({"backend", "id", "compressor", "max-unfolded-bytes"})
+_COMMON: Final = frozenset({"backend", "id", "compressor", "max-unfolded-bytes", "read-only"})
 
 
 def _plain(key: Any) -> str:
@@ -63,6 +63,10 @@ def checked(config: Mapping[Any, Any]) -> tuple[dict[str, Any], Backend]:
         raise StoreConfigError(
             f'"max-unfolded-bytes" is a number of bytes, at least 0, not {shown(most)}.',
             key="max-unfolded-bytes",
+        )
+    if type(plain.get("read-only", False)) is not bool:
+        raise StoreConfigError(
+            f'"read-only" is true or false, not {shown(plain["read-only"])}.', key="read-only"
         )
     return plain, made
 

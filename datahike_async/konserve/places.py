@@ -9,7 +9,7 @@ from datahike_async.konserve.registry import Backend
 
 __all__ = ["place_of"]
 
-_NO_PLACE: Final = frozenset({"backend", "id", "compressor"})
+_NO_PLACE: Final = frozenset({"backend", "id", "compressor", "read-only"})
 
 
 async def place_of(config: Mapping[str, Any], made: Backend) -> Hashable:

@@ -22,7 +22,7 @@ __all__ = ["HIDDEN", "public"]
 HIDDEN: Final = "***"
 """What stands for a value that is not shown."""
 
-_ALWAYS: Final = frozenset({"backend", "id", "compressor", "max-unfolded-bytes"})
+_ALWAYS: Final = frozenset({"backend", "id", "compressor", "max-unfolded-bytes", "read-only"})
 _LEVELS: Final = 16
 # Even where an address may be seen: what stands before its host or behind its path may not.
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^@?#\s]*", re.I)

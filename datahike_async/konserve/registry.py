@@ -34,8 +34,8 @@ class Backend(Protocol):
     """Opens stores of one kind; what a backend registers under its name.
 
     ``config`` has plain string keys; ``keys`` are those it knows besides those of every store
-    (``backend``, ``id``, ``compressor``, ``max-unfolded-bytes``). ``compressor`` is the default one
-    for its values. A backend may also have
+    (``backend``, ``id``, ``compressor``, ``max-unfolded-bytes``, ``read-only``). ``compressor`` is
+    the default one for its values. A backend may also have
 
     - ``public``, a frozenset of those keys whose values may be seen in representations, errors and
       logs; without it none may (see :mod:`~datahike_async.konserve.redaction`);

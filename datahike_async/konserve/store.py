@@ -37,6 +37,7 @@ from datahike_async.konserve.errors import (
     BadArgument,
     RevisionMismatch,
     StoreConfigError,
+    StoreDenied,
     UnsupportedOperation,
     shown,
 )
@@ -55,6 +56,7 @@ from datahike_async.konserve.paths import (
 from datahike_async.konserve.places import place_of
 from datahike_async.konserve.redaction import public
 from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
+from datahike_async.konserve.wrappers.readonly import ReadOnlyBlobStore
 
 __all__ = [
     "Assoc",
@@ -115,6 +117,11 @@ class Store:
         """The id of the store, where its configuration has one or its backend keeps one."""
         found = self.config.get("id") or getattr(self.blobs, "identity", None)
         return found if isinstance(found, UUID) else None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether everything that writes is refused."""
+        return bool(getattr(self.blobs, "read_only", False))
 
     @property
     def server(self) -> str:
@@ -524,6 +531,10 @@ async def create_store(
 ) -> Store:
     """Make a store and open it. Raises StoreExists, StoreConfigError, UnknownBackend."""
     plain, made = checked(config)
+    if plain.get("read-only"):
+        raise StoreConfigError(
+            '"read-only" is for a store that is there; leave it out to create one.', key="read-only"
+        )
     return _store(await made.create(plain), plain, made, serializer, encryptor)
 
 
@@ -542,6 +553,10 @@ async def connect_store(
     plain, made = checked(config)
     attach = None if verify else getattr(made, "attach", None)
     blobs = await (attach or made.connect)(plain)
+    if plain.get("read-only"):
+        blobs = ReadOnlyBlobStore(blobs, "The store was opened to be read only")
+    elif getattr(blobs, "read_only", False):
+        blobs = ReadOnlyBlobStore(blobs, "This process may not write where the store lies")
     return _store(blobs, plain, made, serializer, encryptor)
 
 
@@ -582,6 +597,8 @@ async def store_place(config: Mapping[Any, Any]) -> Hashable:
 async def delete_store(config: Mapping[Any, Any]) -> None:
     """Remove a store with all it holds; one that is not there is ignored."""
     plain, made = checked(config)
+    if plain.get("read-only"):
+        raise StoreDenied("The store is to be read only; nothing was deleted.", read_only=True)
     await made.delete(plain)
 
 

@@ -67,6 +67,10 @@ async def create(config: Config, env: Env) -> Config:
     Waits for others who are creating it. Raises DatabaseExists ``:db-already-exists``, ConfigError,
     TransactionError, StorageError.
     """
+    if config.read_only:
+        raise ConfigError(
+            "A database cannot be created with read_only=True; leave it out.", key=":read-only?"
+        )
     initial = await _initial_tx(config.initial_tx)
     # What is wrong with the input shows before a store is made.
     made = await first_head(config, initial, env)
@@ -99,7 +103,7 @@ async def store_exists(config: Config) -> bool:
     """Say whether there is a store at a config. Raises konserve's errors."""
     if config.store["backend"] == "memory" and config.store.get("id") is None:
         return False
-    return await stores.store_exists(dict(config.store))
+    return await stores.store_exists(config.opening())
 
 
 async def _store(config: Config, env: Env) -> tuple[Store, bool]:

@@ -23,6 +23,7 @@ __all__ = [
     "fenced",
     "loop_ended",
     "mismatch",
+    "read_only",
     "shut_down",
     "unfinished",
     "unknown",
@@ -74,6 +75,22 @@ def mismatch(expected: int, found: int) -> TransactionError:
         error=":transact/basis-mismatch",
         expected=expected,
         found=found,
+    )
+
+
+def read_only(branch: str, wanted: bool) -> WriterError:
+    """Return the error for a transaction where nothing may be written, as ``wanted`` or not."""
+    # The keyword is ours: Datahike has no such connections.
+    why = (
+        "the connection was opened with read_only=True. Open another one to write"
+        if wanted
+        else "this process may not write where its store lies. Make the medium writable, or write "
+        "elsewhere"
+    )
+    return WriterError(
+        f"Branch :{branch} can only be read here, and nothing was written: {why}.",
+        error=":writer/read-only",
+        branch=branch,
     )
 
 

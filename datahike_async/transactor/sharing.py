@@ -36,10 +36,14 @@ _log = logging.getLogger("datahike_async.transactor")
 
 
 class _Key(NamedTuple):
-    """Where a store lies, and a branch in it. A copy lies elsewhere, under the same id."""
+    """Where a store lies, and a branch in it. A copy lies elsewhere, under the same id.
+
+    Whoever only reads shares nothing with those who write.
+    """
 
     place: Hashable
     branch: str
+    read_only: bool
 
 
 class Opening(NamedTuple):
@@ -276,7 +280,7 @@ async def join(opening: Opening) -> Member:
         )
     registry = _registry()
     with konserve_errors():
-        key = _Key(await store_place(dict(config.store)), config.branch)
+        key = _Key(await store_place(dict(config.store)), config.branch, config.read_only)
     while True:
         shared = registry.live.get(key)
         mine = shared is None or (shared.opened.is_set() and _is_broken(shared))
@@ -315,7 +319,7 @@ async def _replaced(config: Config, shared: _Shared) -> None:
     Where the one that is open was replaced, nobody joins it any more.
     """
     with konserve_errors():
-        await _release(await connect_store(dict(config.store)))
+        await _release(await connect_store(config.opening()))
     shared._forget()
 
 
@@ -323,11 +327,11 @@ async def _opened(opening: Opening) -> Transactor:
     config, env, wrap, limits = opening
     with konserve_errors():
         # The head has to be there: reading it tells whether the store is.
-        store = await connect_store(dict(config.store), verify=False)
+        store = await connect_store(config.opening(), verify=False)
         try:
             state = await read_branch(store, config.branch, config.store.get("id"))
             if state is None:
-                await release_store(await connect_store(dict(config.store)))
+                await release_store(await connect_store(config.opening()))
                 raise missing_branch(config.branch)
             base = state.head.base
             adopted = config.adopting(base.config)

@@ -55,6 +55,7 @@ from datahike_async.transactor.failures import (
     conflict,
     fenced,
     loop_ended,
+    read_only,
     shut_down,
     unfinished,
     unknown,
@@ -160,7 +161,8 @@ class Transactor:
         """Send a transaction and wait until it is durable or refused.
 
         Cancelling before it is sent means it never happened; afterwards it takes its course.
-        Raises the transaction's error; WriterError ``:writer-shut-down`` once the writer is closed.
+        Raises the transaction's error; WriterError ``:writer-shut-down`` once the writer is closed,
+        and ``:writer/read-only`` where nothing may be written.
         """
         if APPLYING.get() is self._branch:
             raise TransactionError(
@@ -168,6 +170,8 @@ class Transactor:
                 "for itself. Return the transaction data instead.",
                 error=":transact/syntax",
             )
+        if self.store.read_only:
+            raise read_only(self.config.branch, self.config.read_only)
         message = Transact(*normalize(tx_data, tx_meta), basis, key)
         if self._is_shut():
             raise shut_down(self.fatal)

@@ -132,25 +132,28 @@ class LmdbBackend:
             *self._settings(config),
             config.get("id"),
             seconds,
+            config.get("read-only", False),
         )
 
-    def _connect(self, path: str, size: int, id_: UUID | None, seconds: float) -> LmdbBlobStore:
+    def _connect(
+        self, path: str, size: int, id_: UUID | None, seconds: float, read_only: bool
+    ) -> LmdbBlobStore:
         path = os.path.realpath(path)
-        found = self._id(path, self._marker(path, size))
+        found = self._id(path, self._marker(path, size, read_only))
         if found is None:
             raise StoreNotFound(f"There is no LMDB store at {path!r}. Create it first.")
         refuse_other(path, id_, found)
-        shared = Shared.acquire(path, size)
+        shared = Shared.acquire(path, size, read_only=read_only)
         try:
             return LmdbBlobStore(shared, seconds, identity=found)
         except BaseException:
             shared.release()
             raise
 
-    def _marker(self, path: str, size: int) -> bytes | None:
+    def _marker(self, path: str, size: int, read_only: bool = False) -> bytes | None:
         if not os.path.exists(os.path.join(path, "data.mdb")):
             return None
-        shared = Shared.acquire(path, size)
+        shared = Shared.acquire(path, size, read_only=read_only)
         try:
             return shared.call(self._read_marker, shared)
         finally:
@@ -184,11 +187,12 @@ class LmdbBackend:
 
     async def exists(self, config: Mapping[str, Any]) -> bool:
         """Say whether there is a store."""
-        return await in_thread(self._exists, *self._settings(config))
+        read_only = config.get("read-only", False)
+        return await in_thread(self._exists, *self._settings(config), read_only)
 
-    def _exists(self, path: str, size: int) -> bool:
+    def _exists(self, path: str, size: int, read_only: bool) -> bool:
         path = os.path.realpath(path)
-        return self._id(path, self._marker(path, size)) is not None
+        return self._id(path, self._marker(path, size, read_only)) is not None
 
     async def delete(self, config: Mapping[str, Any]) -> None:
         """Remove the store in the folder, and the folder where nothing else is in it."""

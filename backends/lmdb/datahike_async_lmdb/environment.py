@@ -20,10 +20,12 @@ from datahike_async.konserve import (
     CorruptValue,
     OutcomeUnknown,
     StoreClosed,
+    StoreDenied,
     StoreFull,
     StoreIOError,
 )
 from datahike_async.konserve.backends.file_io import FILE_MODE, system_errors
+from datahike_async.konserve.backends.folders import may_write
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 
 __all__ = ["BLOBS", "META", "Shared", "committing", "table"]
@@ -45,8 +47,11 @@ def table(shared: Shared, name: bytes, *, create: bool = True) -> Any:
     In a transaction begun here: the one that the driver would begin waits for other writers without
     letting their threads run.
     """
-    with shared.lock.holding(), shared.environment.begin(write=True) as txn:
-        return shared.environment.open_db(name, txn=txn, create=create)
+    environment = shared.environment
+    if shared.read_only:
+        return environment.open_db(name, create=False)
+    with shared.lock.holding(), environment.begin(write=True) as txn:
+        return environment.open_db(name, txn=txn, create=create)
 
 
 @contextmanager
@@ -99,13 +104,17 @@ def _may_count(environment: Any) -> bool:
 
 
 class Shared:
-    """An open environment and the transactions of this process on it."""
+    """An open environment and the transactions of this process on it.
+
+    ``read_only``: it can be read and nothing else, and nothing is made for that.
+    """
 
     _open: Final[dict[str, Shared]] = {}
     _opening = threading.Lock()
 
-    def __init__(self, path: str, map_size: int) -> None:
+    def __init__(self, path: str, map_size: int, read_only: bool) -> None:
         self.path = path
+        self.read_only = read_only or not may_write(path, "data.mdb")
         self._users = 0
         self._pid = os.getpid()
         self._broken: str | None = None
@@ -114,20 +123,26 @@ class Shared:
         self._active = 0
         self._moving = False
         try:
-            _fill_lock_file(path)
-            self.environment = lmdb.open(
-                path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=FILE_MODE
-            )
-            # Readers that were killed would keep old pages from being used again.
-            self.environment.reader_check()
+            if self.read_only:
+                self.environment = _opened_to_read(path, map_size)
+            else:
+                _fill_lock_file(path)
+                self.environment = lmdb.open(
+                    path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=FILE_MODE
+                )
+                # Readers that were killed would keep old pages from being used again.
+                self.environment.reader_check()
             self.folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except lmdb.Error as error:
             raise self._translated(error) from error
         self.lock = FolderLock(self.folder, path)
 
     @classmethod
-    def acquire(cls, path: str, map_size: int) -> Shared:
-        """Open the environment of a real path, or join those who have it open."""
+    def acquire(cls, path: str, map_size: int, *, read_only: bool = False) -> Shared:
+        """Open the environment of a real path, or join those who have it open.
+
+        LMDB allows one a process, so whoever joins may find it ``read_only``, or not.
+        """
         with cls._opening:
             shared = cls._open.get(path)
             if shared is not None and shared._pid != os.getpid():
@@ -136,7 +151,7 @@ class Shared:
                 shared.environment.close()
                 shared = None
             if shared is None:
-                shared = cls._open[path] = cls(path, map_size)
+                shared = cls._open[path] = cls(path, map_size, read_only)
             elif shared._broken is not None:
                 raise StoreClosed(
                     f"The environment {path!r} failed ({shared._broken}); release every store of "
@@ -231,6 +246,8 @@ class Shared:
                 f"No space is left in {self.path!r}: {error}. Nothing of it was stored; make room "
                 "and try again."
             )
+        if isinstance(error, lmdb.ReadonlyError):
+            return StoreDenied(f"The store in {self.path!r} is open to be read only: {error}")
         damaged = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
         if isinstance(error, damaged):
             return CorruptValue(f"The environment {self.path!r} is damaged: {error}")
@@ -247,6 +264,16 @@ class Shared:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Shared.after_fork)
+
+
+def _opened_to_read(path: str, map_size: int) -> Any:
+    """Open an environment that is there, and make nothing.
+
+    Where LMDB's lock file is there and may be written to, writers see who reads. Else this is a
+    medium that nobody writes to, or a copy.
+    """
+    locked = os.access(os.path.join(path, "lock.mdb"), os.W_OK)
+    return lmdb.open(path, map_size=map_size, max_dbs=2, readonly=True, create=False, lock=locked)
 
 
 def _fill_lock_file(path: str) -> None:

@@ -64,6 +64,7 @@ class LmdbBlobStore(BlobStoreBase):
         identity: UUID | None = None,
     ) -> None:
         self.identity = identity
+        self.read_only = shared.read_only
         self._shared = shared
         self._lock_seconds = lock_seconds
         self._turns = Turns(shared.folder, shared.path, lock_seconds)

@@ -1,7 +1,8 @@
 """The blocking calls of the file backend: files relative to a folder handle, written to last.
 
 Every function either did all of it or raised. Errors of the system become konserve's here: no
-space left is ``StoreFull`` (the store stays usable), any other one ``StoreIOError``.
+space left is ``StoreFull``, a read-only file system ``StoreDenied`` (the store stays usable), any
+other one ``StoreIOError``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from datahike_async.konserve.errors import StoreFull, StoreIOError, UnsupportedOperation
+from datahike_async.konserve.errors import (
+    StoreDenied,
+    StoreFull,
+    StoreIOError,
+    UnsupportedOperation,
+)
 
 try:
     import fcntl
@@ -75,6 +81,11 @@ def system_errors(what: str) -> Iterator[None]:
             raise StoreFull(
                 f"No space is left for {what}: {error.strerror}. Nothing of it was stored; make "
                 "room and try again.",
+                errno=error.errno,
+            ) from error
+        if error.errno == errno.EROFS:
+            raise StoreDenied(
+                f"{what} is not possible on a read-only file system; nothing was written.",
                 errno=error.errno,
             ) from error
         raise StoreIOError(f"{what} failed: {error}", errno=error.errno) from error

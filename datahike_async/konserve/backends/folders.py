@@ -25,6 +25,7 @@ __all__ = [
     "holding",
     "holding_new",
     "is_path",
+    "may_write",
     "refuse_nested",
     "refuse_occupied",
     "refuse_other",
@@ -89,6 +90,12 @@ def _make_folder(path: str) -> None:
             io.sync_folder(parent)
         finally:
             os.close(parent)
+
+
+def may_write(path: str, *files: str) -> bool:
+    """Say whether this process may write in a folder, and to these files in it."""
+    there = [at for at in (os.path.join(path, file) for file in files) if os.path.exists(at)]
+    return all(os.access(at, os.W_OK) for at in (path, *there))
 
 
 @contextmanager

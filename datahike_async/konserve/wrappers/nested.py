@@ -48,7 +48,9 @@ class Nested(NamedTuple):
 
 
 def nested(config: Mapping[str, Any], key: str) -> Nested:
-    """Return the store under ``key``; it takes over the id of the whole.
+    """Return the store under ``key``; it takes over the id of the whole, and that it is only read.
+
+    But for a frontend: that is a cache, which reading fills.
 
     Raises StoreConfigError where it is missing or has another id.
     """
@@ -67,6 +69,8 @@ def nested(config: Mapping[str, Any], key: str) -> Nested:
             "they must be the same. Leave the inner one out.",
             error=":store-identity-mismatch",
         )
+    if config.get("read-only") and key != "frontend-config":
+        plain["read-only"] = True
     return Nested(plain, backend)
 
 

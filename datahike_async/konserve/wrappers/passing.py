@@ -31,6 +31,7 @@ class PassingBlobStore(BlobStoreBase):
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self.identity = getattr(blobs, "identity", None)
+        self.read_only = getattr(blobs, "read_only", False)
 
     @property
     def blobs(self) -> BlobStore:

@@ -77,6 +77,7 @@ class TieredBlobStore(BlobStoreBase):
         self._behind = Behind(self._back, behind_bytes) if policy == "write-behind" else None
         self._closed = False
         self.identity = getattr(backend, "identity", None)
+        self.read_only = getattr(backend, "read_only", False)
 
     @property
     def capabilities(self) -> Capabilities:

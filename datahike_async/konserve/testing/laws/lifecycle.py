@@ -146,6 +146,7 @@ class LifecycleLaws(Laws):
             "id",
             "compressor",
             "max-unfolded-bytes",
+            "read-only",
             *getattr(backend(store_config["backend"]), "public", ()),
         }
         assert set(store.config) >= set(store_config)
