@@ -22,7 +22,7 @@ import anyio
 
 import datahike_async as d
 from datahike_async.errors import CorruptData, DatahikeError
-from datahike_async.konserve.backends import file_blobs, file_frames, file_journal
+from datahike_async.konserve.backends import file_blobs, file_journal
 from datahike_async.konserve.backends.file_frames import Frames
 from datahike_async.transactor.limits import Limits
 
@@ -119,18 +119,10 @@ def _no_checksum_of_heads() -> None:
     file_blobs._stamp = believed
 
 
-def _sectors_only() -> None:
-    """Frames behind the damage are not looked for, and no mark is read."""
-    _no_marks()
-    Frames._whole_frames = lambda *_: 0  # type: ignore[method-assign]
-    file_frames._may_be_torn = lambda *_: True
-
-
 FAULTS = {
     "ends-at-damage": _ends_at_damage,
     "no-marks": _no_marks,
     "no-checksum-of-heads": _no_checksum_of_heads,
-    "sectors-only": _sectors_only,
 }
 
 

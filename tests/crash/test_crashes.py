@@ -16,7 +16,7 @@ KILL_FAULTS = (
     "acknowledge-first",
 )
 WITNESS_FAULTS = ("shows-unsynced", "names-unsettled")
-DAMAGE_FAULTS = ("ends-at-damage", "no-marks", "no-checksum-of-heads", "sectors-only")
+DAMAGE_FAULTS = ("ends-at-damage", "no-marks", "no-checksum-of-heads")
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
