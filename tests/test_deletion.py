@@ -19,7 +19,12 @@ from tests.stores import store_on
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["file", "lmdb", "s3-moto", "tiered-file-s3"])
+@pytest.fixture(
+    params=[
+        *("file", "lmdb"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("s3-moto", "tiered-file-s3")),
+    ]
+)
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], S3Server]
 ) -> dict[str, Any]:
@@ -165,6 +170,7 @@ async def names(store: Mapping[str, Any]) -> list[str]:
     return page
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_objects_of_others_under_a_prefix_stay(bucket: dict[str, Any]) -> None:
     await create(bucket)
     for name in ("notes.txt", "photos/cat"):
@@ -176,6 +182,7 @@ async def test_objects_of_others_under_a_prefix_stay(bucket: dict[str, Any]) -> 
         await create(bucket)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_prefixes_of_databases_do_not_lie_in_one_another(bucket: dict[str, Any]) -> None:
     nested = {**bucket, "prefix": bucket["prefix"] + "/deep/sub"}
     for first, second in ((bucket, nested), (nested, bucket)):

@@ -168,9 +168,10 @@ def test_all_who_start_at_once_have_the_database(
 
 
 def test_what_was_killed_on_its_first_start_is_created_and_opened_by_the_next(
-    starters: Starters, place: Callable[[], dict[str, Any]]
+    starters: Starters, tmp_path: Path, servers: Callable[[str], S3Server]
 ) -> None:
-    kill_in_between(starters, place, 1, seed=1)
+    for name in ("file", "lmdb"):
+        kill_in_between(starters, places(name, tmp_path, servers), 1, seed=1)
 
 
 @pytest.mark.slow

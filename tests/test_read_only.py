@@ -24,7 +24,12 @@ from tests.stores import store_on
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["memory", "file", "lmdb", "s3-moto", "tiered-memory-s3"])
+@pytest.fixture(
+    params=[
+        *("memory", "file", "lmdb"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("s3-moto", "tiered-memory-s3")),
+    ]
+)
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], S3Server]
 ) -> dict[str, Any]:
@@ -157,6 +162,7 @@ READ = """
 SAID = "[1]\n:writer/read-only\n" * 2 + "StorageError\n"
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("leftovers", [True, False], ids=["as it was", "without locks"])
 @pytest.mark.parametrize("backend", ["file", "lmdb"])
 async def test_a_read_only_medium_is_read(tmp_path: Path, backend: str, leftovers: bool) -> None:
@@ -170,6 +176,7 @@ async def test_a_read_only_medium_is_read(tmp_path: Path, backend: str, leftover
     assert run_mounted(tmp_path, "ro", program, bind=True) == SAID
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs to become another user")
 @pytest.mark.parametrize("backend", ["file", "lmdb"])
 async def test_what_this_user_may_not_write_is_read(backend: str) -> None:

@@ -62,7 +62,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Counting.sent = 0
 
 
-@pytest.fixture(params=["memory", "file", "lmdb", "s3-moto"])
+@pytest.fixture(params=["memory", "file", "lmdb", pytest.param("s3-moto", marks=pytest.mark.slow)])
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], S3Server]
 ) -> dict[str, Any]:
@@ -197,6 +197,7 @@ class Losing(PassingBlobStore):
         return await super().write(name, data, expected)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_commit_that_was_refused_leaves_no_segment(
     servers: Callable[[str], S3Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
