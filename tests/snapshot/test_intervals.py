@@ -1,0 +1,74 @@
+"""History keeps every interval of a datom, however often it was merged into trees meanwhile."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from datahike_async.database import Database, empty_db
+from datahike_async.snapshot.views import View
+from datahike_async.tx.apply import absorbed
+
+pytestmark = pytest.mark.anyio
+
+SCHEMA: dict[str, dict[str, Any]] = {
+    ":many": {":db/index": True, ":db/cardinality": ":db.cardinality/many"},
+    ":one": {},
+}
+FIRST = 0x20000001
+ORDERS = (":eavt", ":aevt", ":avet")
+
+
+async def history(transactions: list[list[Any]], merged: set[int]) -> list[list[Any]]:
+    """Return all datoms in each order; before the transactions in ``merged`` trees take all."""
+    db = empty_db(SCHEMA, keep_history=True, index_config={":branching-factor": 8})
+    for i, operations in enumerate([*transactions, []]):
+        if i in merged:
+            db = Database(View(await absorbed(db.snapshot)))
+        if operations:
+            db = await db.db_with(operations)
+    return [
+        sorted((d.e, d.a.text, repr(d.v), d.tx, d.added) for d in datoms if d.a.text in SCHEMA_NAMES)
+        for datoms in [await db.history().datoms(order) for order in ORDERS]
+    ]
+
+
+SCHEMA_NAMES = {name[1:] for name in SCHEMA}
+ADD, RETRACT = [":db/add", 1, ":many", 5, FIRST], [":db/retract", 1, ":many", 5]
+
+
+@pytest.mark.parametrize("merged", [{1}, {2}, {3}, {4}, {1, 3}, {2, 4}, {1, 2, 3, 4}])
+@pytest.mark.parametrize(
+    "transactions",
+    [
+        [[ADD], [RETRACT], [ADD], [RETRACT]],
+        [[ADD], [RETRACT, ADD], [RETRACT]],
+        [[ADD], [RETRACT, ADD, RETRACT], [ADD, RETRACT]],
+        [[ADD, RETRACT], [ADD, RETRACT], [ADD, RETRACT], [ADD]],
+    ],
+)
+async def test_a_datom_that_came_with_one_transaction_id_keeps_all_its_intervals(
+    transactions: list[list[Any]], merged: set[int]
+) -> None:
+    operations = [op for operations in transactions for op in operations]
+    for datoms in await history(transactions, merged):
+        assert len(datoms) == len(operations)
+        assert sum(added for *_, added in datoms) == operations.count(ADD)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_history_does_not_depend_on_when_it_was_merged(seed: int) -> None:
+    rng = random.Random(seed)
+    transactions = []
+    for i in range(rng.randint(10, 40)):
+        operations = []
+        for _ in range(rng.randint(1, 8)):
+            fact = [rng.randint(1, 2), rng.choice([":many", ":one"]), rng.choice([1, True, "x"])]
+            explicit = [FIRST + rng.randint(0, min(i, 1))] if rng.random() < 0.8 else []
+            kind = [":db/add", *fact, *explicit] if rng.random() < 0.55 else [":db/retract", *fact]
+            operations.append(kind)
+        transactions.append(operations)
+    merged = {i for i in range(len(transactions) + 1) if rng.random() < 0.3}
+    assert await history(transactions, merged) == await history(transactions, set())
