@@ -13,7 +13,6 @@ from typing import Any, Final
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, TransactionError
 from datahike_async.query.ast import BLANK, BindScalar, Pattern, Query, is_var
-from datahike_async.query.places import is_reference
 from datahike_async.query.relation import plain_value
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr, Schema
@@ -174,8 +173,6 @@ def _mode(term: Any, slots: dict[Symbol, int], inputs: int) -> tuple[int, Any]:
 
 def _entity(view: View, ref: Any) -> int | None:
     """Return the entity that a constant or an input names; for None the engine says why."""
-    if not is_reference(ref):
-        return None
     try:
         return view.entid(ref)
     except QueryError:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.index.columns import CODED, OBJECT, Column
+from datahike_async.index.source import NodeMiss
 from datahike_async.looks import walked as walked_values
 from datahike_async.query.ast import Clause
-from datahike_async.query.fetch import read_each
+from datahike_async.query.fetch import read, read_each
 from datahike_async.query.places import (
     Noting,
     Place,
@@ -80,14 +81,17 @@ async def resolved(prepared: Prepared, bound: Bound, watch: Watch) -> Found:
     if use is None:
         use = await watch.run(0, Use, where, bound.rules, readings)
         _keep(kept.uses, key, use)
-    ids = await _resolved_constants(use.constants, bound)
     if not carried and not use.constants:
         return Found(where, bound)
-    made_of = tuple(ids.values())
-    made = use.made.get(made_of)
+    try:
+        ids = _stood_for(use.constants, bound)
+    except NodeMiss:
+        ids = await _fetched(use.constants, bound)
+    made = use.made.get(ids)
     if made is None:
-        made = await watch.run(0, rewritten, use, bound.rules, readings, ids, where, carried)
-        _keep(use.made, made_of, made)
+        by_key = dict(zip(use.keys, ids, strict=True))
+        made = await watch.run(0, rewritten, use, bound.rules, readings, by_key, where, carried)
+        _keep(use.made, ids, made)
     if carried:
         bound = await _accompanied(bound, carried, watch)
     return Found(made[0], bound if made[1] is bound.rules else replace(bound, rules=made[1]))
@@ -152,18 +156,22 @@ def _values(column: Column) -> Sequence[Any]:
 # -- values ------------------------------------------------------------------------------------
 
 
-async def _resolved_constants(constants: Sequence[Constant], bound: Bound) -> dict[Any, Any]:
-    """Return (reading, key of the constant) → what it stands for, in the order given."""
-    out: dict[Any, Any] = {}
-    forms: dict[Reading, list[Any]] = {}
-    for reading, form in constants:
-        out[reading, typed_key(form)] = Keyword(form) if reading is AS_ATTRIBUTE else None
-        forms.setdefault(reading, []).append(form)
-    for reading, own in forms.items():
-        if reading is not AS_ATTRIBUTE:
-            ids = await read_each(bound.views[reading].entid_strict, [(form,) for form in own])
-            out.update(((reading, typed_key(f)), i) for f, i in zip(own, ids, strict=True))
-    return out
+def _stood_for(constants: Sequence[Constant], bound: Bound) -> tuple[Any, ...]:
+    """Return what each constant stands for: an id, or a keyword."""
+    views = bound.views
+    return tuple(
+        [
+            Keyword(form) if reading is AS_ATTRIBUTE else views[reading].entid_strict(form)
+            for reading, form in constants
+        ]
+    )
+
+
+async def _fetched(constants: Sequence[Constant], bound: Bound) -> tuple[Any, ...]:
+    """Return the same where nodes are missing: of each source all are fetched together."""
+    for name, view in bound.views.items():
+        await read_each(view.entid, [(form,) for reading, form in constants if reading is name])
+    return await read(_stood_for, constants, bound)  # type: ignore[no-any-return]
 
 
 async def _accompanied(

@@ -77,7 +77,7 @@ def companion(variable: Symbol, reading: Reading) -> Symbol:
 class Use:
     """The constants of a query that are references in databases of certain schemas."""
 
-    __slots__ = ("constants", "made", "nodes", "owners")
+    __slots__ = ("constants", "keys", "made", "nodes", "owners")
 
     def __init__(self, where: Sequence[Clause], rules: RuleSet, readings: Readings) -> None:
         constants: dict[Any, Constant] = {}
@@ -114,6 +114,7 @@ class Use:
             if node not in self.nodes:
                 self.nodes.add(node)
                 reached += callers.get(node, ())
+        self.keys = list(constants)
         self.constants = list(constants.values())
         self.made: dict[Any, tuple[Sequence[Clause], RuleSet]] = {}
         # Kept so that the ids of schemas stay their own.

@@ -30,7 +30,9 @@ async def history(transactions: list[list[Any]], merged: set[int]) -> list[list[
         if operations:
             db = await db.db_with(operations)
     return [
-        sorted((d.e, d.a.text, repr(d.v), d.tx, d.added) for d in datoms if d.a.text in SCHEMA_NAMES)
+        sorted(
+            (d.e, d.a.text, repr(d.v), d.tx, d.added) for d in datoms if d.a.text in SCHEMA_NAMES
+        )
         for datoms in [await db.history().datoms(order) for order in ORDERS]
     ]
 
