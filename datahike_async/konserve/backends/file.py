@@ -25,6 +25,7 @@ from datahike_async.konserve.backends.folders import (
     folder_place,
     holding,
     holding_new,
+    may_write,
     refuse_nested,
     refuse_occupied,
     refuse_other,
@@ -124,7 +125,9 @@ class FileBackend:
             raise StoreNotFound(f"File store does not exist at path {path!r}. Create it first.")
         refuse_other(path, id_, found)
         with io.system_errors(f"opening the store {path}"):
-            return FileBlobStore(path, identity=found, **options)
+            store = FileBlobStore(path, identity=found, **options)
+            store.read_only = not may_write(path)
+            return store
 
     def _marker(self, path: str) -> UUID | None:
         try:

@@ -35,7 +35,6 @@ from datahike_async.konserve.backends.file_journal import (
 )
 from datahike_async.konserve.backends.file_journals import Journals, LeftOver
 from datahike_async.konserve.backends.file_names import Names
-from datahike_async.konserve.backends.folders import may_write
 from datahike_async.konserve.base import BlobStoreBase
 from datahike_async.konserve.blob import (
     ABSENT,
@@ -100,7 +99,6 @@ class FileBlobStore(BlobStoreBase):
     ) -> None:
         self.path = path
         self.identity = identity
-        self.read_only = not may_write(path)
         self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._guard = Guard(FolderLock(self._folder, path), lock_seconds)
         self._turns = Turns(self._folder, path, lock_seconds)
