@@ -12,11 +12,16 @@ whose ``n`` is not the tip, forks first (:meth:`fork`).
 Rows are of two kinds. *Own* rows were asserted here (``born`` is the operation that did it). *Base*
 rows repeat a datom of the trees that was retracted here; ``born`` is -1. ``dead`` is the operation
 that retracted the row, or ``ALIVE``; ``until`` is the transaction that did.
+
+What lives here for long are integers, and next to no lists: the garbage collector looks into every
+container that lives, and a list a row would make it stop the event loop for as long as a million
+takes. So an index holds the rows of a key as one integer as long as they stand side by side, which
+the rows of an entity or of a value nearly always do (``_span``), and else as a list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +31,49 @@ from datahike_async.index.columns import Column, Rows
 __all__ = ["ALIVE", "Memtable", "ea_key"]
 
 ALIVE: Final = 2**62
+
+
+_SPAN: Final = 32
+_STOP: Final = 2**_SPAN - 1
+
+# The rows under a key: `first << 32 | stop`, or a list.
+Entry = int | list[int]
+
+
+def _enter(index: dict[Any, Entry], key: Any, row: int) -> None:
+    """Add the newest row to those under ``key``."""
+    found = index.get(key)
+    if found is None:
+        index[key] = row << _SPAN | row + 1
+    elif not isinstance(found, int):
+        found.append(row)
+    elif found & _STOP == row:
+        index[key] = found + 1
+    else:
+        index[key] = [*_rows(found), row]
+
+
+def _leave(index: dict[Any, Entry], key: Any, row: int) -> None:
+    """Take the newest row, if it is under ``key``, away again."""
+    found = index.get(key)
+    if found is None:
+        return
+    if not isinstance(found, int):
+        if found and found[-1] == row:
+            found.pop()
+            if not found:
+                del index[key]
+    elif found & _STOP == row + 1:
+        if found >> _SPAN == row:
+            del index[key]
+        else:
+            index[key] = found - 1
+
+
+def _rows(found: Entry | None) -> Sequence[int]:
+    if found is None:
+        return ()
+    return range(found >> _SPAN, found & _STOP) if isinstance(found, int) else found
 
 
 def ea_key(e: int, a: int) -> int:
@@ -65,10 +113,10 @@ class Memtable:
         self.until: list[int] = []
         # operation k: the row it asserted, or ~row of the row it retracted
         self.ops: list[int] = []
-        self.by_ea: dict[int, list[int]] = {}
-        self.by_e: dict[int, list[int]] = {}
+        self.by_ea: dict[int, Entry] = {}
+        self.by_e: dict[int, Entry] = {}
         self.by_a: dict[int, list[int]] = {}
-        self.by_av: dict[int, dict[Any, list[int]]] = {}
+        self.by_av: dict[int, dict[Any, Entry]] = {}
         # Only this object may append to the shared log; None: whoever stands at the tip.
         self.owner: object | None = None
         # Whoever pops it may append. Threads may share a memtable, and popping is atomic.
@@ -133,17 +181,8 @@ class Memtable:
         self.v.append(v)
         self.key.append(key)
         self.t.append(t)
-        ea = e << 32 | a
-        rows = self.by_ea.get(ea)
-        if rows is None:
-            self.by_ea[ea] = [row]
-        else:
-            rows.append(row)
-        rows = self.by_e.get(e)
-        if rows is None:
-            self.by_e[e] = [row]
-        else:
-            rows.append(row)
+        _enter(self.by_ea, e << 32 | a, row)
+        _enter(self.by_e, e, row)
         rows = self.by_a.get(a)
         if rows is None:
             self.by_a[a] = [row]
@@ -153,11 +192,7 @@ class Memtable:
             values = self.by_av.get(a)
             if values is None:
                 values = self.by_av[a] = {}
-            rows = values.get(key)
-            if rows is None:
-                values[key] = [row]
-            else:
-                rows.append(row)
+            _enter(values, key, row)
 
     def undo_to(self, n: int) -> None:
         """Take back every operation from ``n`` on, as if it had never been.
@@ -182,26 +217,22 @@ class Memtable:
         self.born.pop()
         self.dead.pop()
         self.until.pop()
-        for index, k in ((self.by_ea, e << 32 | a), (self.by_e, e), (self.by_a, a)):
-            rows = index[k]
-            rows.pop()
-            if not rows:
-                del index[k]
+        _leave(self.by_ea, e << 32 | a, row)
+        _leave(self.by_e, e, row)
+        rows = self.by_a[a]
+        rows.pop()
+        if not rows:
+            del self.by_a[a]
         values = self.by_av.get(a)
         if values is not None:
-            rows_of_value = values.get(key)
-            if rows_of_value and rows_of_value[-1] == row:
-                rows_of_value.pop()
-                if not rows_of_value:
-                    del values[key]
+            _leave(values, key, row)
 
     def index_values(self, a: int) -> None:
         """Enter the rows of an attribute that has just become indexed."""
-        values = self.by_av.setdefault(a, {})
+        values: dict[Any, Entry] = {}
         for row in self.by_a.get(a, ()):
-            rows = values.setdefault(self.key[row], [])
-            if row not in rows:
-                rows.append(row)
+            _enter(values, self.key[row], row)
+        self.by_av[a] = values
 
     def fork(self, n: int) -> Memtable:
         """Return a memtable of the first ``n`` operations that shares nothing with this one."""
@@ -227,20 +258,37 @@ class Memtable:
                 out.retract_base(e, a, v, key, t, self.until[row], indexed)
         return out
 
+    def of_fact(self, e: int, a: int) -> Sequence[int]:
+        """Return the rows of an entity and an attribute."""
+        return _rows(self.by_ea.get(e << 32 | a))
+
+    def of_entity(self, e: int) -> Sequence[int]:
+        """Return the rows of an entity."""
+        return _rows(self.by_e.get(e))
+
+    def of_attribute(self, a: int) -> Sequence[int]:
+        """Return the rows of an attribute."""
+        return self.by_a.get(a, ())
+
+    def of_value(self, a: int, key: Any) -> Sequence[int]:
+        """Return the rows of a value of an attribute that is indexed."""
+        values = self.by_av.get(a)
+        return () if values is None else _rows(values.get(key))
+
     # -- reading, at (n, m): n operations, m rows -------------------------------------------
     # Rows from m on are looked at by nobody but the writer: it may be taking them back.
 
-    def live(self, rows: list[int], n: int, m: int) -> list[int]:
+    def live(self, rows: Iterable[int], n: int, m: int) -> list[int]:
         """Return those of ``rows`` that are own rows and live at ``n``."""
         born, dead = self.born, self.dead
         return [r for r in rows if r < m and born[r] >= 0 and dead[r] >= n]
 
-    def removed(self, rows: list[int], m: int) -> list[int]:
+    def removed(self, rows: Iterable[int], m: int) -> list[int]:
         """Return those of ``rows`` that say: this datom of the trees is retracted."""
         born = self.born
         return [r for r in rows if r < m and born[r] == -1]
 
-    def ended(self, rows: list[int], n: int, m: int) -> list[int]:
+    def ended(self, rows: Iterable[int], n: int, m: int) -> list[int]:
         """Return those of ``rows`` that were retracted before ``n``: intervals of history."""
         dead = self.dead
         return [r for r in rows if r < m and dead[r] < n]

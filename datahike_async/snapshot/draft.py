@@ -90,7 +90,7 @@ class Draft(Snapshot):
         if added:
             mem.assert_row(e, attr.id, v, key, t, attr.indexed)
             return
-        for row in mem.live(mem.by_ea.get(e << 32 | attr.id, []), len(mem), len(mem.e)):
+        for row in mem.live(mem.of_fact(e, attr.id), len(mem), len(mem.e)):
             if mem.key[row] == key:
                 mem.retract_row(row, self.tx)
                 return
@@ -160,10 +160,6 @@ class Draft(Snapshot):
             base.schema, base.trees, mem, len(mem), len(mem.e), base.max_eid, base.max_tx
         )
 
-    def operations(self) -> list[tuple[int, int, Any, int, bool]]:
-        """Return what was done, in order, as (e, attribute id, value, t, added)."""
-        return operations(self.mem, self.mark, len(self.mem))
-
     def assert_bulk(self, e: Sequence[int], a: Sequence[int], v: Sequence[Any]) -> Trees:
         """Return trees with many new facts merged in; the memtable is absorbed on the way.
 
@@ -184,29 +180,3 @@ class Draft(Snapshot):
         mem = Memtable()
         mem.owner = self._owner
         return Snapshot(self.schema, trees, mem, 0, 0, self.max_eid, self.max_tx)
-
-
-def logged(mem: Memtable, start: int, stop: int) -> list[tuple[int, int, Any, int, bool]]:
-    """Return operations as the log keeps them: a retraction carries the transaction it undoes.
-
-    So whoever replays them need not look at the trees.
-    """
-    e, a, v, t = mem.e, mem.a, mem.v, mem.t
-    rows = [(op, True) if op >= 0 else (~op, False) for op in mem.ops[start:stop]]
-    return [(e[r], a[r], v[r], t[r], added) for r, added in rows]
-
-
-def operations(mem: Memtable, start: int, stop: int) -> list[tuple[int, int, Any, int, bool]]:
-    """Return operations ``start`` to ``stop`` of a memtable as (e, attribute id, value, t, added).
-
-    A retraction carries the transaction that made it.
-    """
-    out = []
-    e, a, v, t, until = mem.e, mem.a, mem.v, mem.t, mem.until
-    for op in mem.ops[start:stop]:
-        if op >= 0:
-            out.append((e[op], a[op], v[op], t[op], True))
-        else:
-            r = ~op
-            out.append((e[r], a[r], v[r], until[r], False))
-    return out

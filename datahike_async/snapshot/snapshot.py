@@ -7,7 +7,7 @@ nothing of transactions, queries or storage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -86,8 +86,8 @@ class Snapshot:
     def facts(self, e: int, a: int) -> list[tuple[int, Any, int]]:
         """Return the current (row, value, t) of (e, a); row is -1 where it lies in the trees."""
         mem = self.mem
-        rows = mem.by_ea.get(e << 32 | a)
-        if rows is None:
+        rows = mem.of_fact(e, a)
+        if not rows:
             return self._tree_facts(e, a) if self.trees.may_have(e) else []
         n, m, born, dead = self.n, self.m, mem.born, mem.dead
         own = [(r, mem.v[r], mem.t[r]) for r in rows if r < m and born[r] >= 0 and dead[r] >= n]
@@ -109,17 +109,17 @@ class Snapshot:
     def fact(self, e: int, a: int, v: Any, key: Any) -> tuple[int, Any, int] | None:
         """Return the current (row, value, t) of one datom, or None; ``key`` is v's typed key."""
         mem = self.mem
-        rows = mem.by_ea.get(e << 32 | a)
+        rows = mem.of_fact(e, a)
         gone = False
-        if rows is not None:
+        if rows:
+            m = self.m
             # By the schema: a transaction that failed may have left half an index behind.
-            values = mem.by_av.get(a) if self.schema.attrs[a].indexed else None
-            if values is not None:
+            if len(rows) > 1 and self.schema.attrs[a].indexed and a in mem.by_av:
                 # Whichever is shorter: what the entity has, or who has the value.
-                others = values.get(key, ())
+                others = mem.of_value(a, key)
                 if len(others) < len(rows):
-                    rows = [r for r in others if mem.e[r] == e]
-            n, m, born, dead, keys = self.n, self.m, mem.born, mem.dead, mem.key
+                    rows = [r for r in others if r < m and mem.e[r] == e]
+            n, born, dead, keys = self.n, mem.born, mem.dead, mem.key
             for r in rows:
                 if r < m and keys[r] == key:
                     if born[r] < 0:
@@ -148,9 +148,8 @@ class Snapshot:
         found: list[int] = []
         for run in self.trees.current[Order.AVET].slice((a, v), (a, v)):
             found += run.e.tolist()
-        values = mem.by_av.get(a)
-        rows_of = None if values is None else values.get(typed_key(v))
-        if rows_of is None:
+        rows_of = mem.of_value(a, typed_key(v))
+        if not rows_of:
             return found
         n, m = self.n, self.m
         if found:
@@ -172,7 +171,7 @@ class Snapshot:
         self._attrs[a] = found
         return found
 
-    def _overlay(self, base: Rows, rows: list[int], order: Order) -> Rows:
+    def _overlay(self, base: Rows, rows: Sequence[int], order: Order) -> Rows:
         mem = self.mem
         gone = mem.removed(rows, self.m)
         if gone:
@@ -185,12 +184,12 @@ class Snapshot:
         lo: Bound = (a,) if lower is None else (a, lower)
         hi: Bound = (a,) if upper is None else (a, upper)
         base = Rows.concat(self.trees.current[Order.AVET].slice(lo, hi))
-        rows = self._rows_between(self.mem.by_a.get(a), lower, upper)
+        rows = self._rows_between(self.mem.of_attribute(a), lower, upper)
         return self._overlay(base, rows, Order.AVET) if rows else base
 
-    def _rows_between(self, rows: list[int] | None, lower: Any, upper: Any) -> list[int]:
+    def _rows_between(self, rows: Sequence[int], lower: Any, upper: Any) -> Sequence[int]:
         if not rows or (lower is None and upper is None):
-            return rows or []
+            return rows
         lo = None if lower is None else sort_key(lower)
         hi = None if upper is None else sort_key(upper)
         out = []
@@ -205,8 +204,8 @@ class Snapshot:
         base = Rows.concat(
             self.trees.current[Order.EAVT].slice((e,), (e,)) if self.trees.may_have(e) else []
         )
-        rows = self.mem.by_e.get(e)
-        return base if rows is None else self._overlay(base, rows, Order.EAVT)
+        rows = self.mem.of_entity(e)
+        return base if not rows else self._overlay(base, rows, Order.EAVT)
 
     def slice(self, order: Order, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the current datoms between two bounds as runs, in order.
@@ -239,9 +238,9 @@ class Snapshot:
     def _in_bounds(self, order: Order, lower: Bound, upper: Bound) -> list[int]:
         mem, m = self.mem, self.m
         if order is Order.EAVT and lower and upper and lower[0] == upper[0]:
-            rows: Any = mem.by_e.get(lower[0], [])
+            rows: Sequence[int] = mem.of_entity(lower[0])
         elif order is not Order.EAVT and lower and upper and lower[0] == upper[0]:
-            rows = mem.by_a.get(lower[0], [])
+            rows = mem.of_attribute(lower[0])
         else:
             rows = range(min(m, len(mem.e)))
         attrs = self.schema.attrs
@@ -301,13 +300,13 @@ class Snapshot:
         cached = self._attrs.get(a)
         if cached is not None:
             return len(cached)
-        rows = self.mem.by_a.get(a, [])
+        rows = self.mem.of_attribute(a)
         own = len(self.mem.live(rows, self.n, self.m)) - len(self.mem.removed(rows, self.m))
         return self.trees.count_attr(a) + own
 
     def rough_count(self, a: int) -> int:
         """Return about how many current datoms an attribute has, never less: for planning."""
-        return self.trees.count_attr(a) + len(self.mem.by_a.get(a, ()))
+        return self.trees.count_attr(a) + len(self.mem.of_attribute(a))
 
     def cached(self, a: int) -> Rows | None:
         """Return columns of an attribute that are at hand, though the newest datoms may lack."""

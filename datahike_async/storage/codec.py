@@ -7,7 +7,7 @@ head, or in log segments. Knows nothing of stores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -27,6 +27,7 @@ from datahike_async.index.codec import (
 from datahike_async.index.columns import Column, Rows
 from datahike_async.index.source import Address
 from datahike_async.tx.apply import Applied
+from datahike_async.tx.done import Columns
 
 __all__ = [
     "Entry",
@@ -43,17 +44,49 @@ _RECORD_FORMAT: Final = 2
 _COLUMNS_FROM: Final = 512
 """Operations from which an entry is stored as compressed columns instead of plain lists."""
 
+BLOCK: Final = 8192
+"""Operations that are encoded, compressed and decoded at once: a single call keeps the interpreter
+from all other threads, the event loop's among them."""
+
 Operation = tuple[int, int, Any, int, bool]
 
 
+class Operations:
+    """What one transaction did, to be read in order as ``tx.apply.replay`` takes it.
+
+    Holds a list of three elements an operation, or blocks of columns; no container for each.
+    """
+
+    __slots__ = ("_blocks", "_flat", "_tx")
+
+    def __init__(self, tx: int, flat: list[Any], blocks: Sequence[tuple[Rows, Any]] = ()) -> None:
+        self._tx = tx
+        self._flat = flat
+        self._blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self._flat) // 3 + sum(len(rows) for rows, _ in self._blocks)
+
+    def __iter__(self) -> Iterator[Operation]:
+        tx, flat = self._tx, iter(self._flat)
+        for e, a, v in zip(flat, flat, flat, strict=True):
+            t = tx
+            if type(e) is tuple:
+                e, t = e
+            yield (e, a, v, t, True) if a >= 0 else (e, ~a, v, t, False)
+        for rows, added in self._blocks:
+            columns = (rows.e, rows.a, rows.v, rows.t, added)
+            yield from zip(*(column.tolist() for column in columns), strict=True)
+
+
 class Entry(NamedTuple):
-    """One transaction as the log keeps it; ``operations`` as ``tx.apply.replay`` takes them."""
+    """One transaction as the log keeps it."""
 
     tx: int
     instant: datetime
     max_eid: int
     new_attrs: list[Keyword]
-    operations: list[Operation]
+    operations: Operations
 
 
 class Record(NamedTuple):
@@ -66,28 +99,31 @@ class Record(NamedTuple):
 
 def encode_entry(applied: Applied) -> bytes:
     """Encode a transaction that was applied."""
-    if not applied.bulk:
-        operations = applied.logged()
-        if len(operations) < _COLUMNS_FROM:
-            return _encode_plain(applied, operations)
-    e, a, v, t, added = applied.columns()
+    done = applied.done
+    stored: list[Any]
+    if len(done) < _COLUMNS_FROM and not applied.bulk:
+        stored = _flat(applied.tx, done.block(0, len(done)))
+    else:
+        stored = [_block(done.block(i, i + BLOCK)) for i in range(0, len(done), BLOCK)]
+    return pack([applied.tx, applied.instant, applied.after.max_eid, applied.new_attrs, stored])
+
+
+def _block(columns: Columns) -> bytes:
+    e, a, v, t, added = columns
     rows = Rows(np.array(e, np.int64), np.array(a, np.int32), Column.of(v), np.array(t, np.int64))
-    columns = seal([encode_rows(rows), np.packbits(np.array(added, np.bool_)).tobytes()])
-    attrs = applied.new_attrs
-    return pack([applied.tx, applied.instant, applied.after.max_eid, attrs, columns])
+    return seal([encode_rows(rows), np.packbits(np.array(added, np.bool_)).tobytes()])
 
 
-def _encode_plain(applied: Applied, operations: Sequence[Operation]) -> bytes:
-    tx = applied.tx
+def _flat(tx: int, columns: Columns) -> list[Any]:
     flat: list[Any] = []
     add = flat.extend
-    for e, a, v, t, added in operations:
+    for e, a, v, t, added in zip(*columns, strict=True):
         # The transaction goes without saying; a retraction is told by the sign of the attribute.
         if t == tx:
             add((e, a if added else ~a, v))
         else:
             add(((e, t), a if added else ~a, v))
-    return pack([tx, applied.instant, applied.after.max_eid, applied.new_attrs, flat])
+    return flat
 
 
 def encode_record(generation: int, commit: UUID, entries: Sequence[bytes]) -> bytes:
@@ -97,30 +133,22 @@ def encode_record(generation: int, commit: UUID, entries: Sequence[bytes]) -> by
 
 def _decode_entry(data: bytes) -> Entry:
     tx, instant, max_eid, new_attrs, stored = unpack(data)
-    operations: list[Operation]
     if isinstance(stored, bytes):
-        columns, bits = unseal(stored)
-        rows = decode_rows(columns)
-        added = np.unpackbits(np.frombuffer(bits, np.uint8), count=len(rows)).astype(bool)
-        operations = list(
-            zip(
-                rows.e.tolist(),
-                rows.a.tolist(),
-                rows.v.tolist(),
-                rows.t.tolist(),
-                added.tolist(),
-                strict=True,
-            )
-        )
+        stored = [stored]
+    if stored and isinstance(stored[0], bytes):
+        operations = Operations(tx, [], [_decode_block(block) for block in stored])
     else:
-        operations = []
-        for i in range(0, len(stored), 3):
-            e, a, v = stored[i : i + 3]
-            t = tx
-            if type(e) is tuple:
-                e, t = e
-            operations.append((e, a, v, t, True) if a >= 0 else (e, ~a, v, t, False))
+        operations = Operations(tx, stored)
+        if len(stored) % 3:
+            raise ValueError("an operation lacks a part")
     return Entry(tx, instant, max_eid, new_attrs, operations)
+
+
+def _decode_block(block: bytes) -> tuple[Rows, Any]:
+    columns, bits = unseal(block)
+    rows = decode_rows(columns)
+    added = np.unpackbits(np.frombuffer(bits, np.uint8), count=len(rows)).astype(bool)
+    return rows, added
 
 
 def decode_record(data: bytes, where: str) -> Record:

@@ -43,7 +43,7 @@ __all__ = [
 T = TypeVar("T")
 
 _INLINE_BYTES: Final = 32 * 1024
-_INLINE_ENTRIES: Final = 32
+_INLINE_OPERATIONS: Final = 1024
 """What is decoded and replayed on the event loop; more goes to a worker thread."""
 
 
@@ -219,6 +219,7 @@ async def extend(
 ) -> tuple[Snapshot, datetime | None]:
     """Return the snapshot after further records, and the instant of the newest, if there is one."""
     entries = [entry for record in records for entry in record.entries]
+    many = sum(len(entry.operations) for entry in entries) >= _INLINE_OPERATIONS
     at = 0
 
     def go() -> None:
@@ -233,10 +234,10 @@ async def extend(
     with source.pinned():
         while True:
             try:
-                if len(entries) - at < _INLINE_ENTRIES:
-                    go()
-                else:
+                if many:
                     await in_thread(go)
+                else:
+                    go()
                 break
             except NodeMiss as miss:
                 await miss.source.fetch(miss.addresses)

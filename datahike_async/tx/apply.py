@@ -8,7 +8,7 @@ transaction functions must depend on their arguments alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,15 +17,15 @@ from datahike_async.edn.types import Keyword
 from datahike_async.env import Env
 from datahike_async.errors import TransactionError
 from datahike_async.index.source import NodeMiss, NodeSource, resolve
-from datahike_async.snapshot.draft import Draft, logged, operations
+from datahike_async.snapshot.draft import Draft
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
 from datahike_async.tx.bulk import LEAST, Bulk, collect
+from datahike_async.tx.done import Done
 from datahike_async.tx.entities import Bindings, Entities, Retry
 from datahike_async.tx.facts import OwnInstant, Wrap, schema_properties
 from datahike_async.tx.forms import normalize
 from datahike_async.tx.prefetch import prefetch
 from datahike_async.tx.transaction import Transaction
-from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import SCHEMA_PROPERTIES, TX_INSTANT, Schema
 
@@ -44,15 +44,15 @@ class Applied:
     """A transaction that succeeded, not yet stored.
 
     ``before`` and ``after`` are snapshots. ``new_attrs`` are the attributes it interned, in the
-    order of their ids. ``bulk`` says that it changed the trees and left the memtable empty.
+    order of their ids, ``done`` what it did. ``bulk`` says that it changed the trees and left the
+    memtable empty.
     """
 
     __slots__ = (
-        "_bulk",
-        "_mem",
-        "_span",
         "after",
         "before",
+        "bulk",
+        "done",
         "instant",
         "new_attrs",
         "tempids",
@@ -78,48 +78,12 @@ class Applied:
         self.tempids = tempids
         self.tx_meta = tx_meta
         self.new_attrs = [a.ident for a in after.schema.attrs[len(before.schema.attrs) :]]
-        self._mem = draft.mem
-        self._span = (draft.mark, len(draft.mem))
-        self._bulk = bulk
-
-    @property
-    def bulk(self) -> bool:
-        """Whether the trees were changed directly."""
-        return self._bulk is not None
-
-    def operations(self) -> list[Operation]:
-        """Return what was done, in order, as (e, attribute id, value, t, added)."""
-        return operations(self._mem, *self._span) + self._merged()
-
-    def logged(self) -> list[Operation]:
-        """Return what was done as the log keeps it; see ``replay``."""
-        return logged(self._mem, *self._span) + self._merged()
-
-    def _merged(self) -> list[Operation]:
-        """Return what went into the trees at once."""
-        bulk, tx = self._bulk, self.tx
-        if bulk is None:
-            return []
-        return [(e, a, v, tx, True) for e, a, v in zip(bulk.e, bulk.a, bulk.v, strict=True)]
-
-    def columns(self) -> tuple[list[int], list[int], list[Any], list[int], list[bool]]:
-        """Return ``logged`` as parallel lists: a million tuples would stall the collector."""
-        done = logged(self._mem, *self._span)
-        e, a, v, t, added = map(list, zip(*done, strict=True)) if done else ([], [], [], [], [])
-        if self._bulk is not None:
-            new = len(self._bulk.e)
-            e, a, v = e + self._bulk.e, a + self._bulk.a, v + self._bulk.v
-            t, added = t + [self.tx] * new, added + [True] * new
-        return e, a, v, t, added
-
-    def datoms(self) -> list[Datom]:
-        """Return what was done as datoms."""
-        attrs = self.after.schema.attrs
-        return [Datom(e, attrs[a].ident, v, t, op) for e, a, v, t, op in self.operations()]
+        self.bulk = bulk is not None
+        self.done = Done(draft.mem, draft.mark, len(draft.mem), bulk, after.schema.attrs, tx)
 
     def report(self, db_before: Any, db_after: Any) -> TxReport:
         """Return the report around the database values of both states."""
-        return TxReport(db_before, db_after, self.tx, self.tempids, self.tx_meta, self.datoms)
+        return TxReport(db_before, db_after, self.tx, self.tempids, self.tx_meta, lambda: self.done)
 
 
 async def apply(
@@ -244,7 +208,7 @@ async def absorbed(base: Snapshot) -> Snapshot:
 
 def replay(
     base: Snapshot,
-    operations: Sequence[Operation],
+    operations: Iterable[Operation],
     new_attrs: Sequence[Keyword],
     tx: int,
     max_eid: int,
