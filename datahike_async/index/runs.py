@@ -13,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.index.arrays import member
-from datahike_async.index.columns import BOOL, CODED, I64, INSTANT, INT, OBJECT, Column, Rows
+from datahike_async.index.columns import (
+    BOOL,
+    CODED,
+    I64,
+    INSTANT,
+    INT,
+    OBJECT,
+    Column,
+    Rows,
+    ordered,
+)
 from datahike_async.index.protocol import Order
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
@@ -98,8 +108,8 @@ def _break_ties(rows: Rows, positions: I64, ties: Any) -> I64:
     out = positions.copy()
     edges = np.flatnonzero(np.diff(np.concatenate(([False], ties, [False])).astype(np.int8)))
     for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        part = sorted(positions[start : stop + 1].tolist(), key=lambda i: _tail_key(rows, i))
-        out[start : stop + 1] = part
+        tied = positions[start : stop + 1]
+        out[start : stop + 1] = tied[ordered([_tail_key(rows, i) for i in tied.tolist()])]
     return out
 
 
@@ -111,7 +121,7 @@ def _by_python(rows: Rows, order: Order) -> I64:
             return (a, value, e, *rest)
         return (e, a, value, *rest) if order is Order.EAVT else (a, e, value, *rest)
 
-    return np.array(sorted(range(len(rows)), key=key), np.int64)
+    return np.array(ordered([key(i) for i in range(len(rows))]), np.int64)
 
 
 def position_of(rows: Rows, v: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from datahike_async.index.columns import Column, Rows
+from datahike_async.index.columns import INT, Column, Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import Index, IndexFactory, Order
 from datahike_async.index.runs import sorted_rows
@@ -273,7 +273,7 @@ def _runs(by_attr: Mapping[int, Rows], order: Order, schema: Schema) -> list[Row
 
 def rows_by_attr(e: Sequence[int], a: Sequence[int], v: Sequence[Any], tx: int) -> dict[int, Rows]:
     """Group parallel lists of new facts by attribute id into runs, vectorised."""
-    ee, aa = np.array(e, np.int64), np.array(a, np.int32)
+    ee, aa = Column.of(e).data, Column.of(a).data.astype(np.int32)
     out: dict[int, Rows] = {}
     order = np.argsort(aa, kind="stable")
     sorted_a = aa[order]
@@ -281,6 +281,6 @@ def rows_by_attr(e: Sequence[int], a: Sequence[int], v: Sequence[Any], tx: int) 
     for part in np.split(order, cuts):
         if not len(part):
             continue
-        column = Column.of([v[i] for i in part.tolist()])
+        column = Column.of([v[i] for i in Column(INT, part).tolist()])
         out[int(aa[part[0]])] = Rows(ee[part], aa[part], column, np.full(len(part), tx, np.int64))
     return out

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
 from datahike_async.edn.types import Keyword
 from datahike_async.index.arrays import uniques
+from datahike_async.index.columns import Column
 from datahike_async.snapshot.draft import Draft
 from datahike_async.snapshot.snapshot import TX0
 from datahike_async.tx.entities import CURRENT_TX
@@ -122,7 +121,7 @@ def collect(draft: Draft, items: list[Any]) -> Bulk | None:
     if not es or top >= TX0:
         return None
     # An entity named twice, or one attribute under both of its keys, takes the ordinary path.
-    keys = np.array(es, np.int64) << 32 | np.array(as_, np.int64)
+    keys = Column.of(es).data << 32 | Column.of(as_).data
     if len(uniques(keys)) != len(keys):
         return None
     if explicit and len(explicit) != entities:
