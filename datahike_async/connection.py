@@ -16,6 +16,7 @@ from uuid import UUID
 
 import anyio
 
+from datahike_async.beside import read_input
 from datahike_async.config import Config
 from datahike_async.database import Database
 from datahike_async.edn import Keyword
@@ -173,6 +174,7 @@ class Connection:
         """
         self._check_open()
         self._check_home()
+        tx_data = await read_input(tx_data)
         if isinstance(tx_data, (str, Mapping)):
             tx_data, options = take_options(tx_data)
             expected_basis = options.get("expected_basis", expected_basis)

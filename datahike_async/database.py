@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from uuid import UUID
 
+from datahike_async.beside import apply_beside, read_input
 from datahike_async.edn.types import Keyword
 from datahike_async.env import SYSTEM, Env
 from datahike_async.errors import ArgumentError, ConfigError, QueryError, TransactionError, shown
@@ -30,7 +32,8 @@ from datahike_async.snapshot.datoms import Datoms
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.snapshot.views import View
-from datahike_async.tx.apply import ABSORB_AT, absorbed, apply
+from datahike_async.tx.apply import apply
+from datahike_async.tx.forms import normalize
 from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import Schema
@@ -253,13 +256,10 @@ class Database:
                 "A view of the past cannot be modified; use the database it was made from.",
                 error=":transaction/filtered",
             )
-        applied = await apply(
-            self.snapshot, tx_data, tx_meta=tx_meta, env=self._env, wrap=self._wrap
-        )
-        after = applied.after
-        if after.n > ABSORB_AT:
-            after = await absorbed(after)
-        return applied.report(self, self._wrap(after))
+        items, meta = normalize(await read_input(tx_data), tx_meta)
+        call = partial(apply, self.snapshot, items, tx_meta=meta, env=self._env, wrap=self._wrap)
+        applied = await apply_beside(items, call, absorb=True)
+        return applied.report(self, self._wrap(applied.after))
 
     async def db_with(self, tx_data: Any) -> Database:
         """Apply a transaction to this value without storing it, and return the new value."""

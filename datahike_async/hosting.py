@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import anyio.from_thread
@@ -10,7 +10,7 @@ import anyio.from_thread
 from datahike_async.konserve.loops import in_thread
 from datahike_async.pausing import pause
 
-__all__ = ["HOST", "run_in_thread"]
+__all__ = ["HOST", "on_loop", "run_in_thread"]
 
 T = TypeVar("T")
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 async def run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end in a worker thread.
 
-    It may await nothing but what completes without an event loop (``NodeStore.fetch`` sees to
-    that by itself).
+    It may await nothing but what completes without an event loop: what goes through ``on_loop``,
+    and ``NodeStore.fetch``, which sees to that by itself.
     """
 
     def drive() -> T:
@@ -32,6 +32,15 @@ async def run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         raise RuntimeError("what runs in a worker thread waited for the event loop")
 
     return await in_thread(drive)
+
+
+async def on_loop(call: Awaitable[T]) -> T:
+    """Have the event loop, which waits for this worker thread, await ``call`` for it."""
+
+    async def awaited() -> T:
+        return await call
+
+    return anyio.from_thread.run(awaited)
 
 
 class _Host:

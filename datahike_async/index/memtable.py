@@ -28,7 +28,7 @@ import numpy as np
 
 from datahike_async.index.columns import Column, Rows
 
-__all__ = ["ALIVE", "Memtable", "ea_key"]
+__all__ = ["ALIVE", "Memtable"]
 
 ALIVE: Final = 2**62
 
@@ -76,11 +76,6 @@ def _rows(found: Entry | None) -> Sequence[int]:
     return range(found >> _SPAN, found & _STOP) if isinstance(found, int) else found
 
 
-def ea_key(e: int, a: int) -> int:
-    """Return one int for an entity and an attribute id."""
-    return e << 32 | a
-
-
 class Memtable:
     """An append-only MVCC log with hash indexes. See the module for who may call what."""
 
@@ -89,9 +84,9 @@ class Memtable:
         "a",
         "born",
         "by_a",
+        "by_ae",
         "by_av",
         "by_e",
-        "by_ea",
         "dead",
         "e",
         "key",
@@ -113,7 +108,8 @@ class Memtable:
         self.until: list[int] = []
         # operation k: the row it asserted, or ~row of the row it retracted
         self.ops: list[int] = []
-        self.by_ea: dict[int, Entry] = {}
+        # By attribute, then entity: a dictionary that grows past a million stops everybody.
+        self.by_ae: dict[int, dict[int, Entry]] = {}
         self.by_e: dict[int, Entry] = {}
         self.by_a: dict[int, list[int]] = {}
         self.by_av: dict[int, dict[Any, Entry]] = {}
@@ -181,13 +177,15 @@ class Memtable:
         self.v.append(v)
         self.key.append(key)
         self.t.append(t)
-        _enter(self.by_ea, e << 32 | a, row)
         _enter(self.by_e, e, row)
         rows = self.by_a.get(a)
         if rows is None:
             self.by_a[a] = [row]
+            entities = self.by_ae.setdefault(a, {})
         else:
             rows.append(row)
+            entities = self.by_ae[a]
+        _enter(entities, e, row)
         if indexed:
             values = self.by_av.get(a)
             if values is None:
@@ -217,7 +215,7 @@ class Memtable:
         self.born.pop()
         self.dead.pop()
         self.until.pop()
-        _leave(self.by_ea, e << 32 | a, row)
+        _leave(self.by_ae[a], e, row)
         _leave(self.by_e, e, row)
         rows = self.by_a[a]
         rows.pop()
@@ -260,7 +258,8 @@ class Memtable:
 
     def of_fact(self, e: int, a: int) -> Sequence[int]:
         """Return the rows of an entity and an attribute."""
-        return _rows(self.by_ea.get(e << 32 | a))
+        entities = self.by_ae.get(a)
+        return () if entities is None else _rows(entities.get(e))
 
     def of_entity(self, e: int) -> Sequence[int]:
         """Return the rows of an entity."""

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
+from datahike_async.collector import set_aside
 from datahike_async.errors import CorruptData, DatabaseNotFound
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
@@ -235,7 +236,8 @@ async def extend(
         while True:
             try:
                 if many:
-                    await in_thread(go)
+                    with set_aside():
+                        await in_thread(go)
                 else:
                     go()
                 break

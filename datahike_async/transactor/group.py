@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from datahike_async.hosting import run_in_thread
+from datahike_async.beside import apply_beside
 from datahike_async.konserve.loops import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.codec import encode_entry
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.failures import mismatch
 from datahike_async.transactor.messages import Transact
-from datahike_async.transactor.offload import LARGE, runs_anywhere
 from datahike_async.tx.answers import Answer, first_answer
 from datahike_async.tx.apply import Applied, apply
+from datahike_async.tx.forms import LARGE
 
 __all__ = ["APPLYING", "Group", "Wrap"]
 
@@ -59,18 +60,17 @@ class Group:
         """Apply one more transaction; what it raises is kept for its caller."""
         data, state, branch = message.tx_data, self._state, self._branch
 
-        def call() -> Any:
-            return apply(
-                state,
-                data,
-                tx_meta=message.tx_meta,
-                env=branch.env,
-                owner=branch.owner,
-                wrap=self._wrap,
-                last_instant=self._instant,
-                key=message.key,
-            )
-
+        call = partial(
+            apply,
+            state,
+            data,
+            tx_meta=message.tx_meta,
+            env=branch.env,
+            owner=branch.owner,
+            wrap=self._wrap,
+            last_instant=self._instant,
+            key=message.key,
+        )
         applied: Applied
         token = APPLYING.set(branch)
         try:
@@ -82,11 +82,10 @@ class Group:
                     return
             if message.basis is not None and message.basis != state.max_tx:
                 raise mismatch(message.basis, state.max_tx)
-            if len(data) >= LARGE and await in_thread(runs_anywhere, data):
-                applied = await run_in_thread(call)
+            applied = await apply_beside(data, call)
+            if len(applied.done) >= LARGE:
                 entry = await in_thread(encode_entry, applied)
             else:
-                applied = await call()
                 entry = encode_entry(applied)
         except Exception as error:
             self._state = getattr(error, "base", state)

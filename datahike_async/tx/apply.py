@@ -8,7 +8,7 @@ transaction functions must depend on their arguments alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -96,12 +96,14 @@ async def apply(
     wrap: Wrap | None = None,
     last_instant: datetime | None = None,
     key: str | None = None,
+    await_on: Callable[[Awaitable[Any]], Awaitable[Any]] | None = None,
 ) -> Applied:
     """Apply a transaction to ``base``, storing nothing; keep its idempotency ``key`` with it.
 
     ``owner`` is the memtable's owner (None for values); ``wrap`` makes the database value that
     transaction functions get; ``last_instant`` is that of the newest transaction where the caller
-    knows it. Raises TransactionError, and then ``base`` is as it was.
+    knows it; ``await_on`` awaits what transaction functions return, where this runs in a worker
+    thread. Raises TransactionError, and then ``base`` is as it was.
     """
     items, meta = normalize(tx_data, tx_meta)
     tx = base.max_tx + 1
@@ -128,7 +130,7 @@ async def apply(
                 if len(items) >= LEAST:
                     bulk = collect(draft, items)
                 if bulk is None:
-                    await _items(run, items)
+                    await _items(run, items, await_on)
                 else:
                     draft.max_eid = bulk.max_eid
                     entities.tempids.update(bulk.tempids)
@@ -164,7 +166,11 @@ async def apply(
                 )
 
 
-async def _items(run: Transaction, items: Sequence[Any]) -> None:
+async def _items(
+    run: Transaction,
+    items: Sequence[Any],
+    await_on: Callable[[Awaitable[Any]], Awaitable[Any]] | None,
+) -> None:
     """Carry out the items; where tempids are in doubt, past errors, for these may mean nothing."""
     queue = deque(items)
     entities = run.entities
@@ -173,7 +179,8 @@ async def _items(run: Transaction, items: Sequence[Any]) -> None:
         try:
             call = run.item(queue.popleft())
             if call is not None:
-                queue.extendleft(reversed(await call))
+                made = await (call if await_on is None else await_on(call))
+                queue.extendleft(reversed(made))
         except (NodeMiss, OwnInstant, Retry):
             raise
         except Exception as error:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from datahike_async.edn.types import Keyword
+from datahike_async.errors import TransactionError
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import Column
 from datahike_async.snapshot.draft import Draft
 from datahike_async.snapshot.snapshot import TX0
 from datahike_async.tx.entities import CURRENT_TX
-from datahike_async.values.schema import SCHEMA_PROPERTIES
+from datahike_async.values.schema import SCHEMA_PROPERTIES, Attr
 from datahike_async.values.types import ANY
 
 __all__ = ["LEAST", "Bulk", "collect"]
@@ -46,15 +47,15 @@ def collect(draft: Draft, items: list[Any]) -> Bulk | None:
     """
     schema = draft.schema
     composites = schema.composites
-    plain: dict[Any, tuple[int, type | None, bool]] = {
-        key: (attr.id, attr.exact, attr.value_type is ANY)
+    plain: dict[Any, tuple[Attr, type | None, bool]] = {
+        key: (attr, attr.exact, attr.value_type is ANY)
         for key, attr in schema.by_key.items()
-        if (attr.plain or attr.value_type is ANY)
-        and schema.takes_data(attr)
+        if schema.takes_data(attr)
         and not attr.unique
         and not attr.system
         and not attr.many
-        and not attr.tuple_attrs
+        and not attr.is_ref
+        and not (attr.tuple_attrs or attr.tuple_type or attr.tuple_types)
         and not attr.preds
         and attr.max_length is None
         and attr.ident not in composites
@@ -103,11 +104,14 @@ def collect(draft: Draft, items: list[Any]) -> Bulk | None:
                 if key in _DB_ID:
                     continue
                 return None
-            a, exact, loose = found
+            attr, exact, loose = found
             kind = type(value)
             if kind is not exact and not (loose and kind in _SCALARS):
-                return None
-            if kind is str:
+                try:
+                    value = attr.coerce(value, attr.ident)
+                except TransactionError:
+                    return None
+            elif kind is str:
                 if not value.isascii():
                     try:
                         value.encode()
@@ -116,7 +120,7 @@ def collect(draft: Draft, items: list[Any]) -> Bulk | None:
             elif kind is int and not -_LONG <= value < _LONG:
                 return None
             add_e(eid)
-            add_a(a)
+            add_a(attr.id)
             add_v(value)
     if not es or top >= TX0:
         return None

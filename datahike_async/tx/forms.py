@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -14,15 +14,21 @@ from datahike_async.values.datom import Datom
 from datahike_async.values.schema import Attr, Schema
 
 __all__ = [
+    "LARGE",
     "MOST_LEVELS",
+    "is_large",
     "keyword",
     "normalize",
+    "replace_items",
     "require_attr",
     "reserved",
     "syntax_error",
     "take_options",
     "unknown_attribute",
 ]
+
+LARGE: Final = 4096
+"""Facts from which a transaction is applied in a worker thread."""
 
 MOST_LEVELS: Final = 128
 """So deep may entity maps be nested in one another."""
@@ -74,6 +80,43 @@ def normalize(
     if tx_meta is not None and not isinstance(tx_meta, Mapping):
         raise syntax_error(f"Bad :tx-meta {shown(tx_meta)}, expected a map.")
     return list(tx_data), tx_meta or {}
+
+
+async def replace_items(
+    tx_data: Mapping[Any, Any], read_items: Callable[[Any], Awaitable[Any]]
+) -> Mapping[Any, Any]:
+    """Return a map around transaction data with its items put through ``read_items``."""
+    found = [k for k in tx_data if isinstance(k, (str, Keyword)) and k in _TX_DATA]
+    if not found or isinstance(tx_data[found[0]], Mapping):
+        return tx_data
+    return {**tx_data, found[0]: await read_items(tx_data[found[0]])}
+
+
+def is_large(items: Sequence[Any], facts: int = LARGE) -> bool:
+    """Whether the items state so many facts, nested ones included, and thus take long."""
+    left = facts - len(items)
+    for item in items:
+        if left <= 0:
+            break
+        left -= _weight(item, left, MOST_LEVELS)
+    return left <= 0
+
+
+def _weight(item: Any, enough: int, levels: int) -> int:
+    if isinstance(item, Mapping):
+        values: Any = item.values()
+    elif isinstance(item, (list, tuple, set, frozenset)):
+        values = item
+    else:
+        return 0
+    weight = len(values)
+    if levels:
+        for value in values:
+            if weight >= enough:
+                break
+            if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+                weight += _weight(value, enough - weight, levels - 1)
+    return weight
 
 
 def take_options(tx_data: Any) -> tuple[Any, dict[str, Any]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from datahike_async.errors import TransactionError
+from datahike_async.index.columns import Rows
 from datahike_async.index.protocol import Bound, Order
+from datahike_async.index.source import Address, NodeMiss, NodeSource
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.tx.forms import MOST_LEVELS
 from datahike_async.values.types import typed_key
 
 __all__ = ["prefetch"]
+
+
+_PART: Final = 512
 
 
 def prefetch(base: Snapshot, items: list[Any]) -> None:
@@ -60,9 +65,25 @@ def prefetch(base: Snapshot, items: list[Any]) -> None:
             named(item[1])
             if len(item) > 3 and not isinstance(item[3], (dict, list, tuple)):
                 unique(item[2], item[3])
-    if values:
-        for found in base.trees.current[Order.AVET].lookup_many(list(values.values())):
-            if found is not None:
-                entities.update(dict.fromkeys((e,) for e in found.e.tolist()))
-    if entities:
-        base.trees.current[Order.EAVT].lookup_many(list(entities))
+    for found in _looked_up(base, Order.AVET, list(values.values())):
+        if found is not None:
+            entities.update(dict.fromkeys((e,) for e in found.e.tolist()))
+    for _ in _looked_up(base, Order.EAVT, list(entities)):
+        pass
+
+
+def _looked_up(base: Snapshot, order: Order, keys: list[Bound]) -> Iterator[Rows | None]:
+    """Iterate over the rows under each key; raise NodeMiss at the end for all that was missing.
+
+    In parts, so that no more than a part's rows, each of several objects, live at once.
+    """
+    missing: dict[Address, None] = {}
+    source: NodeSource | None = None
+    for i in range(0, len(keys), _PART):
+        try:
+            yield from base.trees.current[order].lookup_many(keys[i : i + _PART])
+        except NodeMiss as miss:
+            missing.update(dict.fromkeys(miss.addresses))
+            source = miss.source
+    if source is not None:
+        raise NodeMiss(source, list(missing))

@@ -1,0 +1,69 @@
+"""Transactions beside the event loop: long ones are read, applied and merged in worker threads.
+
+Small ones stay on the loop, for a thread costs more than they do. Knows transactions and the event
+loop, and neither storage nor who sends them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any, Final
+
+from datahike_async.collector import set_aside
+from datahike_async.edn.reader import read
+from datahike_async.edn.types import Char
+from datahike_async.hosting import on_loop, run_in_thread
+from datahike_async.konserve.loops import in_thread
+from datahike_async.pausing import pause
+from datahike_async.tx.apply import ABSORB_AT, Applied, absorbed
+from datahike_async.tx.forms import LARGE, is_large, replace_items
+
+__all__ = ["HUGE", "LONG_TEXT", "apply_beside", "read_input"]
+
+LONG_TEXT: Final = 16 * 1024
+"""Characters from which the text of a transaction is read in a worker thread."""
+
+HUGE: Final = 64 * LARGE
+"""Facts from which what lives is spared by the garbage collector while they are applied."""
+
+_BETWEEN: Final = 64
+
+
+async def read_input(tx_data: Any) -> Any:
+    """Return transaction data with text read and iterators gone through; else as it is."""
+    if isinstance(tx_data, str) and not isinstance(tx_data, Char) and len(tx_data) > LONG_TEXT:
+        with set_aside():
+            return await in_thread(read, tx_data)
+    if isinstance(tx_data, Mapping):
+        return await replace_items(tx_data, read_input)
+    if isinstance(tx_data, (str, bytes, list, tuple)) or not isinstance(tx_data, Iterable):
+        return tx_data
+    if hasattr(tx_data, "__len__"):
+        return tx_data
+    items = []
+    for item in tx_data:
+        items.append(item)
+        if not len(items) % _BETWEEN:
+            await pause()
+    return items
+
+
+async def apply_beside(
+    items: Any, apply: Callable[..., Coroutine[Any, Any, Applied]], *, absorb: bool = False
+) -> Applied:
+    """Call ``apply(**options)`` where it holds up nobody, and return what it returns.
+
+    In a worker thread it is given ``await_on``: what it has to await, because a transaction
+    function is a coroutine, runs on the event loop. With ``absorb`` a large memtable is merged into
+    the trees.
+    """
+
+    async def run() -> Applied:
+        with set_aside() if is_large(items, HUGE) else nullcontext():
+            return await apply(await_on=on_loop)
+
+    applied = await (run_in_thread(run) if is_large(items) else apply())
+    if absorb and applied.after.n > ABSORB_AT:
+        applied.after = await run_in_thread(lambda: absorbed(applied.after))
+    return applied
