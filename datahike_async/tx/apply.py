@@ -115,11 +115,11 @@ async def apply(
     own = False
     if last_instant is not None and instant <= last_instant:
         instant = last_instant + _MILLISECOND
-    if len(items) >= _PREFETCH_FROM and len(base.trees):
-        await _resident(prefetch, base, items)
+    many = len(items) >= _PREFETCH_FROM and len(base.trees) > 0
     bindings = Bindings()
-    with ExitStack() as pins:
-        pinned: set[NodeSource] = set()
+    with _Nodes() as nodes:
+        if many:
+            await nodes.resident(prefetch, base, items)
         while True:
             draft = Draft(base, tx, owner)
             entities = Entities(draft, bindings, base.max_eid)
@@ -141,11 +141,10 @@ async def apply(
                     trees = draft.assert_bulk(bulk.e, bulk.a, bulk.v)
             except NodeMiss as miss:
                 base = draft.abort()
-                # What was fetched for one run must not fall out of the cache before the last.
-                if miss.source not in pinned:
-                    pinned.add(miss.source)
-                    pins.enter_context(miss.source.pinned())
-                await miss.source.fetch(miss.addresses)
+                await nodes.fetch(miss)
+                if many:
+                    # What was there has fallen out of the cache: there may be more of it.
+                    await nodes.resident(prefetch, base, items)
             except Retry:
                 base = draft.abort()
                 bindings.learn(entities)
@@ -164,6 +163,37 @@ async def apply(
                 return Applied(
                     base, after, tx, run.instant, entities.tempids, reported, draft, bulk
                 )
+
+
+class _Nodes:
+    """Fetches the nodes that a transaction misses, and holds them until it is done.
+
+    What was fetched for one run of it must not fall out of the cache before the last one.
+    """
+
+    def __init__(self) -> None:
+        self._pins = ExitStack()
+        self._sources: set[NodeSource] = set()
+
+    def __enter__(self) -> _Nodes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pins.close()
+
+    async def fetch(self, miss: NodeMiss) -> None:
+        if miss.source not in self._sources:
+            self._sources.add(miss.source)
+            self._pins.enter_context(miss.source.pinned())
+        await miss.source.fetch(miss.addresses)
+
+    async def resident(self, call: Callable[..., Any], *args: Any) -> None:
+        while True:
+            try:
+                call(*args)
+                return
+            except NodeMiss as miss:
+                await self.fetch(miss)
 
 
 async def _items(
