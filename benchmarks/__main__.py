@@ -1,4 +1,4 @@
-"""``python -m benchmarks [workloads|queries [--quick]|commits|opening|web|remote …]``.
+"""``python -m benchmarks [workloads|queries [--quick]|commits|opening|web|remote|stalls …]``.
 
 All of them without a name; ``turns`` has options of its own, and comes alone.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import commits, opening, queries, remote, turns, web, workloads
+from benchmarks import commits, opening, queries, remote, turns, web, workloads, writing
 
 RUNS = {
     "workloads": workloads.run,
@@ -16,6 +16,7 @@ RUNS = {
     "opening": opening.run,
     "web": web.run,
     "remote": remote.run,
+    "stalls": writing.run,
 }
 
 
