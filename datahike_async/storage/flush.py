@@ -7,11 +7,13 @@ no head names.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import anyio
 
+from datahike_async.collector import set_aside
 from datahike_async.index.source import Address, NodeMiss
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
 from datahike_async.konserve.loops import in_thread
@@ -26,6 +28,9 @@ from datahike_async.storage.pack import make_sink
 __all__ = ["Flushed", "flush", "write_blobs"]
 
 _ATTEMPTS: Final = 4
+_MUCH_ROWS: Final = 1 << 18
+_MUCH_BYTES: Final = 4 << 20
+"""From these on what lives is spared by the garbage collector meanwhile."""
 
 
 class Flushed(NamedTuple):
@@ -75,8 +80,10 @@ async def flush(
         sink.finish()
         return Flushed(snapshot, clean, record, segment)
 
+    size = sum(len(r) for r in records if isinstance(r, bytes))
+    much = size >= _MUCH_BYTES or snapshot.n >= _MUCH_ROWS
     # Until they are durable, nodes live in the cache alone and must not fall out of it.
-    with source.pinned():
+    with source.pinned(), set_aside() if much else nullcontext():
         while True:
             try:
                 trees = await in_thread(absorb)
