@@ -7,12 +7,14 @@ again, and what was refused on the old state may be right on the new one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from datahike_async.beside import apply_beside
+from datahike_async.beside import HUGE, apply_beside
+from datahike_async.collector import set_aside
 from datahike_async.konserve.loops import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.codec import encode_entry
@@ -84,7 +86,8 @@ class Group:
                 raise mismatch(message.basis, state.max_tx)
             applied = await apply_beside(data, call)
             if len(applied.done) >= LARGE:
-                entry = await in_thread(encode_entry, applied)
+                with set_aside() if len(applied.done) >= HUGE else nullcontext():
+                    entry = await in_thread(encode_entry, applied)
             else:
                 entry = encode_entry(applied)
         except Exception as error:
