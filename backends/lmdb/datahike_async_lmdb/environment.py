@@ -24,11 +24,11 @@ from datahike_async.konserve import (
     StoreFull,
     StoreIOError,
 )
-from datahike_async.konserve.backends.file_io import FILE_MODE, system_errors
+from datahike_async.konserve.backends.file_io import FILE_MODE, settle_file, system_errors
 from datahike_async.konserve.backends.folders import may_write
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 
-__all__ = ["BLOBS", "META", "Shared", "committing", "table"]
+__all__ = ["BLOBS", "META", "Shared", "committing", "reading", "table"]
 
 T = TypeVar("T")
 
@@ -55,6 +55,18 @@ def table(shared: Shared, name: bytes, *, create: bool = True) -> Any:
 
 
 @contextmanager
+def reading(shared: Shared, environment: Any, db: Any, *, buffers: bool = False) -> Iterator[Any]:
+    """Run a read transaction on what is durable.
+
+    LMDB shows a transaction once it is written, and its writer syncs that afterwards: what another
+    process committed is synced here before it is shown.
+    """
+    with environment.begin(db=db, buffers=buffers) as txn:
+        shared.settle(txn.id())
+        yield txn
+
+
+@contextmanager
 def committing(
     shared: Shared,
     environment: Any,
@@ -68,8 +80,13 @@ def committing(
     where another process keeps it. Raises OutcomeUnknown where the commit fails and something may
     have come of it.
     """
-    with shared.lock.holding(seconds), first or nullcontext(), _committing(environment, db) as txn:
-        yield txn
+    with shared.lock.holding(seconds), first or nullcontext():
+        with _committing(environment, db) as txn:
+            yield txn
+            number = txn.id()
+        # One that changes nothing does not count; the next one will have its number.
+        if environment.info()["last_txnid"] == number:
+            shared.durable = max(shared.durable, number)
 
 
 @contextmanager
@@ -122,6 +139,8 @@ class Shared:
         self._gate = threading.Condition()
         self._active = 0
         self._moving = False
+        # The newest transaction that is known to be synced.
+        self.durable = 0
         try:
             if self.read_only:
                 self.environment = _opened_to_read(path, map_size)
@@ -133,6 +152,7 @@ class Shared:
                 # Readers that were killed would keep old pages from being used again.
                 self.environment.reader_check()
             self.folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._data = os.open("data.mdb", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.folder)
         except lmdb.Error as error:
             raise self._translated(error) from error
         self.lock = FolderLock(self.folder, path)
@@ -174,6 +194,7 @@ class Shared:
             self._vanish()
             self.environment.close()
             self.lock.close()
+            os.close(self._data)
             os.close(self.folder)
 
     def _vanish(self) -> None:
@@ -207,6 +228,13 @@ class Shared:
             finally:
                 self._leave()
             self._resize(size, grow)
+
+    def settle(self, seen: int) -> None:
+        """Make durable what others committed, up to the transaction ``seen``."""
+        if seen > self.durable:
+            with system_errors(f"syncing {self.path}"):
+                settle_file(self._data)
+            self.durable = max(self.durable, seen)
 
     def _enter(self) -> int:
         with self._gate:

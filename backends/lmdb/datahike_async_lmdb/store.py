@@ -33,7 +33,7 @@ from datahike_async.konserve import (
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS
 from datahike_async.konserve.turns import Turns
-from datahike_async_lmdb.environment import BLOBS, META, Shared, committing, table
+from datahike_async_lmdb.environment import BLOBS, META, Shared, committing, reading, table
 
 __all__ = ["DELETED", "MARKER", "LmdbBlobStore"]
 
@@ -120,7 +120,7 @@ class LmdbBlobStore(BlobStoreBase):
         return await self._hop(self._read, name, start, end)
 
     def _read(self, name: str, start: int, end: int | None) -> Blob | None:
-        with self._environment.begin(db=self._blobs, buffers=True) as txn:
+        with reading(self._shared, self._environment, self._blobs, buffers=True) as txn:
             return self._blob(txn, name, start, end)
 
     def _blob(
@@ -138,7 +138,7 @@ class LmdbBlobStore(BlobStoreBase):
         return await self._hop(self._read_many, names)
 
     def _read_many(self, names: Sequence[str]) -> dict[str, Blob]:
-        with self._environment.begin(db=self._blobs, buffers=True) as txn:
+        with reading(self._shared, self._environment, self._blobs, buffers=True) as txn:
             found = {name: self._blob(txn, name) for name in names}
         return {name: blob for name, blob in found.items() if blob is not None}
 
@@ -154,7 +154,7 @@ class LmdbBlobStore(BlobStoreBase):
             after = page[-1].encode() + b"\0"
 
     def _names(self, start: bytes) -> list[str]:
-        with self._environment.begin(db=self._blobs) as txn, txn.cursor() as cursor:
+        with reading(self._shared, self._environment, self._blobs) as txn, txn.cursor() as cursor:
             out: list[str] = []
             if cursor.set_range(start):
                 for key in cursor.iternext(keys=True, values=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from datahike_async.konserve import (
     StoreIOError,
     StoreNotFound,
 )
+from datahike_async.konserve.backends import file_io
 from datahike_async.konserve.blob import Write
 from tests.mounts import run_mounted
 
@@ -418,6 +420,38 @@ async def test_processes_race_and_nothing_is_lost(config):
         process.stdout.close()
     assert codes == [0, 0, 0]
     assert (await store.read(NAME)).data == b"120"
+    await store.close()
+
+
+async def test_what_another_process_committed_is_synced_before_it_is_shown(config, monkeypatch):
+    store = await LmdbBackend().create(config)
+    await store.write(NAME, b"0")
+    synced = []
+    monkeypatch.setattr(file_io, "fdatasync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    # What is our own was synced when it was committed.
+    assert (await store.read(NAME)).data == b"0"
+    assert not await store.delete("cd" * 16)
+    assert synced == []
+    other = start(config, "await store.write(name, b'theirs')")
+    assert await anyio.to_thread.run_sync(other.wait) == 0
+    other.stdout.close()
+    for _ in range(2):
+        assert (await store.read(NAME)).data == b"theirs"
+        assert await store.read_many([NAME])
+        assert [page async for page in store.names()] == [[NAME]]
+    assert synced == [os.stat(os.path.join(config["path"], "data.mdb")).st_ino]
+
+    def broken(_):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(file_io, "fdatasync", broken)
+    other = start(config, "await store.write(name, b'again')")
+    assert await anyio.to_thread.run_sync(other.wait) == 0
+    other.stdout.close()
+    with pytest.raises(StoreIOError):
+        await store.read(NAME)
+    monkeypatch.undo()
+    assert (await store.read(NAME)).data == b"again"
     await store.close()
 
 
