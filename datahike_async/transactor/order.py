@@ -28,7 +28,7 @@ _CALM: Final = 8
 _PATIENCE: Final = 6
 """How many publications' time the one whose turn it is gets, before others go ahead."""
 _LEAST_PATIENCE: Final = 0.05
-_MOST_PATIENCE: Final = 0.4
+_MOST_PATIENCE: Final = 0.8
 _LONGEST_PAUSE: Final = 0.25
 _SPREAD: Final = 0.4
 _FIRST_STREAK: Final = 4
