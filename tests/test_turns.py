@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 import datahike_async as d
+from datahike_async.konserve.file_lock import FileLock
 from tests.servers.programs import S3Server
 from tests.stores import store_on
 
@@ -203,3 +205,46 @@ async def test_a_stopped_process_with_the_lock_is_named_and_readers_go_on(
             await conn.transact([{":name": "Bob"}])
     finally:
         stopped.end()
+
+
+def test_an_event_loop_that_ends_while_its_writer_waits_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "db")
+    config = {"store": {"backend": "file", "path": path}}
+    sent = []
+
+    async def abandon() -> None:
+        connection = await d.connect(config)
+        connection._transactor.order.waits = True
+
+        async def transact() -> None:
+            try:
+                await connection.transact([{":name": "Ada"}])
+            except BaseException as error:
+                sent.append(error)
+                raise
+
+        task = asyncio.create_task(transact())
+        await asyncio.sleep(0.1)
+        assert not task.done()
+
+    asyncio.run(d.create_database(config, schema_flexibility="read"))
+    folder = os.open(path, os.O_RDONLY)
+    another = FileLock(folder, "turn")
+    assert another.try_acquire("of something else")
+    with pytest.warns(ResourceWarning, match="event loop ended"):
+        asyncio.run(abandon())
+    assert len(sent) == 1
+    another.release()
+
+    async def look() -> None:
+        async with d.connect(config) as conn:
+            assert not await conn.db().datoms("aevt", ":name")
+            conn._transactor.order.waits = True
+            await conn.transact([{":name": "Bob"}])
+            assert conn._transactor.order.conflicts == 0
+
+    asyncio.run(look())
+    another.close()
+    os.close(folder)
