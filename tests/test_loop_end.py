@@ -23,6 +23,7 @@ from datahike_async.errors import WrongEventLoop
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
 from tests.loops import RUNNERS, Begin
+from tests.stores import Servers, store_on
 
 LIMITS = Limits(flush_rows=8, flush_bytes=400, flush_journal_bytes=400, close_rows=8)
 
@@ -266,3 +267,12 @@ def test_a_program_that_is_interrupted_keeps_what_it_was_told_and_leaves_no_lock
     found = anyio.run(partial(numbers, store, then=-1))
     assert set(told) <= set(found)
     assert len(found) <= len(told) + 4 + 1, "what was sent and not answered"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_every_task_is_cancelled_at_every_turn_of_a_commit_on_s3(
+    loop: str, tmp_path: Path, servers: Servers
+) -> None:
+    store = store_on("s3-moto", tmp_path, servers)
+    cancelled_at_every(store, loop, maps=2, step=3)

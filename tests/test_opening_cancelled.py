@@ -151,4 +151,4 @@ def test_cancelled_verbs_leave_nothing_open_at_any_turn(
 def test_cancelled_verbs_leave_no_socket_of_s3_open(
     name: str, what: str, loop: str, how: str, tmp_path: Path, servers: Servers
 ) -> None:
-    cancelled_at_every_turn(made(name, tmp_path, servers), what, loop, how, 1)
+    cancelled_at_every_turn(made(name, tmp_path, servers), what, loop, how, 5)
