@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
-
-from anyio import CancelScope, to_thread
 
 import datahike_async.konserve as k
 
@@ -48,7 +47,7 @@ class SqliteBlobStore(k.BlobStoreBase):
         self.db, self.lock = db, threading.Lock()
 
     async def hop(self, call: Callable[..., T], *args: Any) -> T:
-        return await to_thread.run_sync(self.alone, call, *args)  # once begun it is waited for
+        return await k.in_thread(self.alone, call, *args)  # once begun it is waited for
 
     def alone(self, call: Callable[..., T], *args: Any) -> T:
         with self.lock, translated():
@@ -102,19 +101,26 @@ class SqliteBlobStore(k.BlobStoreBase):
             yield  # then self.db commits, or rolls back where this or its commit failed
 
     async def close(self) -> None:
-        with CancelScope(shield=True):
-            await self.hop(self.db.close)
+        await k.in_thread(self.close_now, surely=True)
+
+    def close_now(self) -> None:
+        with self.lock:
+            self.db.close()
 
 
 class SqliteBackend:
     keys = public = frozenset({"path"})
+    undo = staticmethod(SqliteBlobStore.close_now)
     compressor = "zstd"
 
     async def create(self, config: Mapping[str, Any]) -> SqliteBlobStore:
-        return await to_thread.run_sync(self.open, config.get("path"), True)
+        return await k.acquire_in_thread(self.open, self.undo, config.get("path"), True)
 
     async def connect(self, config: Mapping[str, Any]) -> SqliteBlobStore:
-        return await to_thread.run_sync(self.open, config.get("path"), False)
+        return await k.acquire_in_thread(self.open, self.undo, config.get("path"), False)
+
+    async def place(self, config: Mapping[str, Any]) -> str:
+        return await k.in_thread(os.path.realpath, str(config.get("path")))
 
     def open(self, path: Any, create: bool) -> SqliteBlobStore:
         if not isinstance(path, (str, Path)) or not str(path) or "\0" in str(path):
@@ -137,10 +143,10 @@ class SqliteBackend:
         return store
 
     async def exists(self, config: Mapping[str, Any]) -> bool:
-        return await to_thread.run_sync(self.visit, config.get("path"))
+        return await k.in_thread(self.visit, config.get("path"))
 
     async def delete(self, config: Mapping[str, Any]) -> None:
-        await to_thread.run_sync(self.visit, config.get("path"), "DROP TABLE konserve; VACUUM")
+        await k.in_thread(self.visit, config.get("path"), "DROP TABLE konserve; VACUUM")
 
     def visit(self, path: Any, script: str = "") -> bool:
         with suppress(k.StoreNotFound), translated(), closing(self.open(path, False).db) as db:
