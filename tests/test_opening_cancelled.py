@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.transactor import sharing
-from tests.loops import RUNNERS, Begin
+from tests.loops import RUNNERS, Begin, held
 from tests.stores import Servers, store_on
 
 WRAPPED = ["caching-file", "retrying-lmdb", "tiered-memory-file", "tiered-file-lmdb-behind"]
@@ -44,18 +42,6 @@ def made(name: str, folder: Path, servers: Servers | None = None) -> dict[str, A
         assert servers is not None
         return store_on("s3-moto", folder, servers)
     return {**store_on(first, folder, servers), "id": uuid4()}  # type: ignore[arg-type]
-
-
-def held() -> list[str]:
-    """Return what is open: folders and files, and sockets, pipes left out."""
-    gc.collect()
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except OSError:
-            continue
-    return sorted(link for link in found if link.startswith(("/tmp", "socket:")))
 
 
 async def create(store: dict[str, Any]) -> None:
@@ -88,6 +74,11 @@ def cancelled_at_every_turn(
             # What a deletion that was cut off left behind is taken over.
             await create(store)
 
+    async def prepared() -> None:
+        # Who was cancelled half way is waited for by nobody.
+        with anyio.fail_after(10):
+            await prepare()
+
     async def main(begin: Begin) -> None:
         call = verb(name, store)
         if how == "task":
@@ -106,7 +97,7 @@ def cancelled_at_every_turn(
     before = None
     turns = 0
     while True:
-        anyio.run(prepare)
+        anyio.run(prepared)
         if before is None:
             before = held()
         happened = RUNNERS[loop](main, turns)
@@ -125,13 +116,13 @@ CASES = [("asyncio", "task"), ("asyncio", "scope"), ("trio", "scope")]
 def test_a_cancelled_connect_leaves_nothing_open(
     name: str, loop: str, how: str, tmp_path: Path
 ) -> None:
-    cancelled_at_every_turn(made(name, tmp_path), "connect", loop, how, 2)
+    cancelled_at_every_turn(made(name, tmp_path), "connect", loop, how, 7)
 
 
 @pytest.mark.parametrize("what", VERBS)
-@pytest.mark.parametrize("name", ["file", "lmdb", "tiered-file-lmdb-behind"])
+@pytest.mark.parametrize("name", ["file", "lmdb"])
 def test_cancelled_verbs_leave_nothing_open(name: str, what: str, tmp_path: Path) -> None:
-    cancelled_at_every_turn(made(name, tmp_path), what, "asyncio", "task", 7)
+    cancelled_at_every_turn(made(name, tmp_path), what, "asyncio", "task", 17)
 
 
 @pytest.mark.slow

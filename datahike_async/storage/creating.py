@@ -60,6 +60,9 @@ _PATIENCE: Final = 30.0
 _PATIENCE_AFAR: Final = 5.0
 """The same for an owner on another machine, of whom nobody here can say."""
 
+_at_it: Final[set[UUID]] = set()
+"""The owners of this process: who was cancelled is at it no more, whatever its claim says."""
+
 
 async def create(config: Config, env: Env) -> Config:
     """Create a database, run ``:initial-tx``, and return the completed config.
@@ -133,11 +136,12 @@ class _Claim:
         self._id = store_id
         self._config = config
         self._env = env
+        self._owner = env.new_uuid()
         self._mine = {
             "id": store_id,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "owner": env.new_uuid(),
+            "owner": self._owner,
         }
 
     async def keep(self, made: tuple[Snapshot, Applied | None], fresh: bool) -> None:
@@ -146,18 +150,22 @@ class _Claim:
         Raises DatabaseExists, or RevisionMismatch, where others were faster; ConfigError where the
         store holds other data; FencingUnsupported; konserve's errors.
         """
-        store = self._store
-        expected = ABSENT if fresh else await self._awaited()
-        await _fence(store, self._id, self._config, self._env).check()
-        claim = await self._taken(expected)
+        _at_it.add(self._owner)
         try:
-            await write_first_head(store, self._id, self._config, *made, self._env)
-        except BaseException as error:
-            with anyio.move_on_after(_PATIENCE_AFAR, shield=True):
-                if not isinstance(error, RevisionMismatch):
-                    await self._given_up(claim)
-            raise
-        await _removed(store, claim)
+            store = self._store
+            expected = ABSENT if fresh else await self._awaited()
+            await _fence(store, self._id, self._config, self._env).check()
+            claim = await self._taken(expected)
+            try:
+                await write_first_head(store, self._id, self._config, *made, self._env)
+            except BaseException as error:
+                with anyio.move_on_after(_PATIENCE_AFAR, shield=True):
+                    if not isinstance(error, RevisionMismatch):
+                        await self._given_up(claim)
+                raise
+            await _removed(store, claim)
+        finally:
+            _at_it.discard(self._owner)
 
     async def _taken(self, expected: Expected) -> Revision:
         while True:
@@ -165,7 +173,7 @@ class _Claim:
                 return await self._store.assoc(CLAIM, self._mine, expected_revision=expected)
             except (RevisionMismatch, OutcomeUnknown):
                 found, revision = await self._found()
-                if found is not None and found.get("owner") == self._mine["owner"]:
+                if found is not None and found.get("owner") == self._owner:
                     return str(revision)
                 expected = await self._awaited()
 
@@ -237,6 +245,8 @@ def _patience(claim: Mapping[str, Any]) -> float:
         return 0.0
     if claim.get("host") != socket.gethostname():
         return _PATIENCE_AFAR
+    if claim.get("pid") == os.getpid():
+        return _PATIENCE if claim["owner"] in _at_it else 0.0
     try:
         os.kill(int(claim["pid"]), 0)
     except ProcessLookupError:
