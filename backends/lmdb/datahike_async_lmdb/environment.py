@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 BLOBS: Final = b"blobs"
 META: Final = b"meta"
+_FILE: Final = "data.mdb"
 _READERS: Final = 512
 _LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 _LOCK_BYTES: Final = (_READERS + 2) * 64
@@ -131,7 +132,7 @@ class Shared:
 
     def __init__(self, path: str, map_size: int, read_only: bool) -> None:
         self.path = path
-        self.read_only = read_only or not may_write(path, "data.mdb")
+        self.read_only = read_only or not may_write(path, _FILE)
         self._users = 0
         self._pid = os.getpid()
         self._broken: str | None = None
@@ -152,7 +153,7 @@ class Shared:
                 # Readers that were killed would keep old pages from being used again.
                 self.environment.reader_check()
             self.folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._data = os.open("data.mdb", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.folder)
+            self._data = os.open(_FILE, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.folder)
         except lmdb.Error as error:
             raise self._translated(error) from error
         self.lock = FolderLock(self.folder, path)
@@ -170,7 +171,7 @@ class Shared:
                 # child's copy: what is the parent's is left alone.
                 shared.environment.close()
                 shared = None
-            if shared is None:
+            if shared is None or not shared._is_there():
                 shared = cls._open[path] = cls(path, map_size, read_only)
             elif shared._broken is not None:
                 raise StoreClosed(
@@ -196,6 +197,14 @@ class Shared:
             self.lock.close()
             os.close(self._data)
             os.close(self.folder)
+
+    def _is_there(self) -> bool:
+        """Whether it is what lies at the path; another process may have put another one there."""
+        try:
+            found = os.stat(os.path.join(self.path, _FILE))
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._data))
 
     def _vanish(self) -> None:
         if self._open.get(self.path) is self:

@@ -24,6 +24,7 @@ from datahike_async.konserve import (
     RevisionMismatch,
     StoreClosed,
     StoreConfigError,
+    StoreExists,
     StoreIOError,
     StoreNotFound,
 )
@@ -132,6 +133,33 @@ async def test_a_store_that_was_deleted_takes_no_more_writes(config, tmp_path):
     again = await LmdbBackend().connect(config)
     assert (await again.read(NAME)).data == b"fresh"
     await again.close()
+
+
+ANEW = """
+await store.close()
+await LmdbBackend().delete({config!r})
+store = await LmdbBackend().create({config!r})
+await store.write(name, b"acknowledged")
+"""
+
+
+async def test_a_store_that_another_process_made_anew_is_not_taken_for_the_one_that_is_open(config):
+    old = await LmdbBackend().create(config)
+    await old.write(NAME, b"old")
+    other = start(config, ANEW)
+    assert await anyio.to_thread.run_sync(other.wait) == 0
+    other.stdout.close()
+    assert await LmdbBackend().exists(config)
+    with pytest.raises(StoreExists):
+        await LmdbBackend().create(config)
+    with pytest.raises(StoreConfigError, match="another store"):
+        await LmdbBackend().delete({**config, "id": uuid.uuid4()})
+    with pytest.raises(StoreNotFound):
+        await old.write(NAME, b"lost")
+    fresh = await LmdbBackend().connect(config)
+    assert (await fresh.read(NAME)).data == b"acknowledged"
+    await fresh.close()
+    await old.close()
 
 
 async def test_an_interrupted_deletion_can_be_finished(config, monkeypatch, tmp_path):
@@ -391,11 +419,10 @@ def start(config, body):
 
         anyio.run(main)
     """
-    text = textwrap.dedent(program).replace(
-        "{config!r}", repr(config).replace("UUID(", "uuid.UUID(")
-    )
-    text = text.replace("{name!r}", repr(NAME))
+    text = textwrap.dedent(program)
     text = text.replace("{body}", textwrap.indent(textwrap.dedent(body), "    "))
+    text = text.replace("{config!r}", repr(config).replace("UUID(", "uuid.UUID("))
+    text = text.replace("{name!r}", repr(NAME))
     return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
 
 
