@@ -24,7 +24,7 @@ The contract, which ``datahike_async.konserve.testing`` checks:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -113,10 +113,15 @@ class Capabilities:
 
 
 class Turn(NamedTuple):
-    """How a turn was come by: whether it ``held`` in the end, and whether it was ``waited`` for."""
+    """How a turn was come by: whether it ``held`` in the end, and whether it was ``waited`` for.
+
+    Whoever calls ``last`` may lose the turn as soon as its next conditional write is done, which is
+    sooner than its block ends.
+    """
 
     held: bool
     waited: bool
+    last: Callable[[], None] = lambda: None
 
 
 class Blob(NamedTuple):

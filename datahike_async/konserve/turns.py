@@ -54,6 +54,7 @@ class Turns:
         self._line = anyio.Lock()
         self._queue: _Queue | None = None
         self._mine = False
+        self._last = False
         self._late: _Wait | None = None
         self._closed = False
 
@@ -67,6 +68,9 @@ class Turns:
         # Of those who have waited in vain nobody waits again: what they wait for may be stopped.
         if self._mine or self._is_late():
             yield
+            if self._last and self._queue is not None:
+                self._mine = self._last = False
+                self._queue.leave()
             return
         try:
             taken = self._passing.try_acquire(name)
@@ -101,11 +105,14 @@ class Turns:
             wait = await self._wait(queue, name)
             try:
                 self._mine = wait.taken
-                yield Turn(wait.taken, wait.waited)
+                yield Turn(wait.taken, wait.waited, self._will_leave)
             finally:
-                self._mine = False
+                self._mine = self._last = False
                 if wait.taken:
                     queue.leave()
+
+    def _will_leave(self) -> None:
+        self._last = self._mine
 
     async def _wait(self, queue: _Queue, name: str) -> _Wait:
         wait = _Wait(name)

@@ -12,6 +12,7 @@ A turn is a matter of order alone: that nothing is lost is the compare-and-set's
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 from uuid import UUID
@@ -44,7 +45,8 @@ who writes it again at once. Each streak is twice as long as the one before.
 class Order:
     """The place of one writer among those of a branch.
 
-    ``waits`` says that it waits for turns, ``has_turn`` that it has one at the store.
+    ``waits`` says that it waits for turns, ``has_turn`` that it has one at the store, which ends
+    with its next publication once ``last`` is called.
 
     ``conflicts`` and ``reruns`` count, for whoever measures: publications that somebody else was
     faster than, and transactions that were applied again.
@@ -56,6 +58,7 @@ class Order:
         self.reruns = 0
         self._branch = branch
         self.has_turn = False
+        self.last: Callable[[], None] = lambda: None
         self._calm = 0
         self._since: int | None = None
         # When the head was last seen to change, and last looked at; and what a publication takes.
@@ -116,7 +119,7 @@ class Order:
             if branch.store.capabilities.turns:
                 found = await turn.enter_async_context(branch.turn())
                 turn.callback(self._leave)
-                self.has_turn = True
+                self.has_turn, self.last = True, found.last
                 waited = found.waited or not found.held
                 if refresh:
                     await branch.refresh()

@@ -312,6 +312,8 @@ class Transactor:
                     await self.order.leave_gap()
                 await self._publish(await self._apply_queued(messages), turn)
                 if await self._may_go_on():
+                    # The next in the queue need not wait until everyone here is answered.
+                    self.order.last()
                     await self._publish(await self._apply_queued(messages), turn)
         except cancelled:
             # Between publications, or the committer would have found out what became of it.

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from datahike_async.konserve import OutOfTurn, StoreClosed
+from datahike_async.konserve import OutOfTurn, RevisionMismatch, StoreClosed
 from datahike_async.konserve.backends.file_store import FileBlobStore
 from datahike_async.konserve.turns import TURN_FILES
 
@@ -89,7 +89,7 @@ async def test_the_turn_of_a_killed_process_passes_at_once(tmp_path: Path) -> No
 
             async def take() -> None:
                 async with store.turn(NAME) as turn:
-                    assert turn == (True, True)
+                    assert (turn.held, turn.waited) == (True, True)
 
             group.start_soon(take)
             await anyio.sleep(0.05)
@@ -166,5 +166,24 @@ async def test_the_holder_is_named_as_this_process(tmp_path: Path) -> None:
     async with one.turn(NAME):
         with pytest.raises(OutOfTurn, match=f"{os.getpid()} on host {socket.gethostname()}"):
             await two.write(NAME, b"1", revision)
+    await one.close()
+    await two.close()
+
+
+async def test_the_last_write_of_a_turn_passes_it_on(tmp_path: Path) -> None:
+    one, two = FileBlobStore(str(tmp_path)), FileBlobStore(str(tmp_path))
+    revision = await one.write(NAME, b"0")
+    async with one.turn(NAME) as turn:
+        turn.last()
+        with pytest.raises(RevisionMismatch):
+            await one.write(NAME, b"1", "stale.0")
+        with pytest.raises(OutOfTurn):  # nothing was written by it yet
+            await two.write(NAME, b"1", revision)
+        revision = await one.write(NAME, b"1", revision)
+        with anyio.fail_after(20):
+            async with two.turn(NAME) as other:
+                assert other.held
+                with pytest.raises(OutOfTurn):
+                    await one.write(NAME, b"2", revision)
     await one.close()
     await two.close()
