@@ -38,16 +38,21 @@ def size_of(value: Any) -> int:
         if value.bit_length() > MAX_BITS:
             raise ValueError(f"the int has more than {MAX_BITS} bits")
         return 0
-    size = 0
+    # The size of each collection is found out once, in however many places it is.
+    sizes: dict[int, int] = {}
     stack = [value]
     while stack:
-        found = stack.pop()
-        size += len(found)
+        found = stack[-1]
+        items = (x for pair in found.items() for x in pair) if isinstance(found, Mapping) else found
+        inner = [x for x in items if type(x) in _COLLECTIONS]
+        unknown = [x for x in inner if id(x) not in sizes]
+        if unknown:
+            stack += unknown
+            continue
+        size = sizes[id(stack.pop())] = len(found) + sum([sizes[id(x)] for x in inner])
         if size > MAX_ITEMS:
             raise ValueError(f"the collection has more than {MAX_ITEMS} elements")
-        items = (x for pair in found.items() for x in pair) if isinstance(found, Mapping) else found
-        stack.extend(x for x in items if type(x) in _COLLECTIONS)
-    return size * _ELEMENT
+    return sizes[id(value)] * _ELEMENT
 
 
 def int_of(value: Any) -> int:

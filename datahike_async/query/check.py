@@ -6,10 +6,13 @@ need bindings wait for the others however they are written. Knows clauses and ru
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from typing import Final
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
+from datahike_async.looks import tally
 from datahike_async.query.ast import (
     Clause,
     Function,
@@ -26,6 +29,9 @@ from datahike_async.query.where import variables_of
 
 __all__ = ["Checker"]
 
+# What checking a clause counts for, in looks at the clock.
+_CHECKED: Final = 256
+
 
 class Checker:
     """Binding analysis under one set of rules."""
@@ -40,37 +46,48 @@ class Checker:
         """Raise QueryError ``:query/where`` where ``clauses`` cannot all be carried out."""
         stuck = self._stuck(clauses, set(bound))
         if stuck:
-            known = {*bound, *_bindable(c for c in clauses if c not in stuck)}
+            left = set(map(id, stuck))
+            known = {*bound, *_bindable(c for c in clauses if id(c) not in left)}
             raise self._error(stuck[0], known)
 
     def ready(self, clause: Clause, bound: set[Symbol]) -> bool:
         """Whether an ``or`` or a rule call has all bindings that its branches need."""
-        return self._ready(clause, bound, ())
+        return self._ready(clause, bound, frozenset())
 
     def _stuck(self, clauses: Sequence[Clause], bound: set[Symbol]) -> list[Clause]:
         """Return the clauses that never become ready; add to ``bound`` what the others bind."""
-        todo = list(clauses)
-        while todo:
-            waiting: list[Clause] = []
-            for i, clause in enumerate(todo):
-                others = [*waiting, *todo[i + 1 :]]
-                if self._ready(clause, bound, others):
-                    bound |= _bindable((clause,))
-                else:
-                    waiting.append(clause)
-            if len(waiting) == len(todo):
-                return waiting
-            todo = waiting
-        return []
+        # Each is looked at again when a variable of its own gets a value.
+        watching: dict[Symbol, list[int]] = {}
+        done = [False] * len(clauses)
+        waits = [False] * len(clauses)
+        bindable = _bindable(clauses)
+        queue = deque(range(len(clauses)))
+        while queue:
+            tally(_CHECKED)
+            i = queue.popleft()
+            if done[i]:
+                continue
+            clause = clauses[i]
+            if self._ready(clause, bound, bindable):
+                done[i] = True
+                new = _bindable((clause,)) - bound
+                bound |= new
+                for v in new:
+                    queue.extend(watching.pop(v, ()))
+            elif not waits[i]:
+                waits[i] = True
+                for v in variables_of((clause,)):
+                    watching.setdefault(v, []).append(i)
+        return [c for i, c in enumerate(clauses) if not done[i]]
 
-    def _ready(self, clause: Clause, bound: set[Symbol], others: Sequence[Clause]) -> bool:
+    def _ready(self, clause: Clause, bound: set[Symbol], later: Set[Symbol]) -> bool:
+        """Whether a clause can be carried out; ``later`` are variables that others give values."""
         if isinstance(clause, Pattern):
             return True
         if isinstance(clause, (Predicate, Function)):
             return all(v in bound for v in _inputs(clause))
         if isinstance(clause, Not):
             variables = variables_of((clause,))
-            later = _bindable(others) if others else set()
             if any(v in later and v not in bound for v in variables):
                 return False
             if variables and variables.isdisjoint(bound):
@@ -99,22 +116,29 @@ class Checker:
         # A recursive call is taken to be fine: what it lacks, the branches outside lack too.
         taken = len(self._known)
         self._known[key] = True
-        fine = True
-        for branch in branches:
-            bound = {branch.head[i] for i in known}
-            fine = (
-                fine
-                and all(v in bound for v in branch.required)
-                and not self._stuck(branch.clauses, bound)
-                and bound.issuperset(branch.head)
-            )
-        if not fine:
-            # What was found to be fine meanwhile may have counted on this rule.
-            for other in [*self._known][taken:]:
-                if self._known[other]:
-                    del self._known[other]
+        fine = False
+        try:
+            fine = all(self._branch(branch, known) for branch in branches)
+        finally:
+            # Also where this was stopped.
+            if not fine:
+                self._forget(taken)
         self._known[key] = fine
         return fine
+
+    def _branch(self, branch: RuleBranch, known: frozenset[int]) -> bool:
+        bound = {branch.head[i] for i in known}
+        return (
+            all(v in bound for v in branch.required)
+            and not self._stuck(branch.clauses, bound)
+            and bound.issuperset(branch.head)
+        )
+
+    def _forget(self, taken: int) -> None:
+        """Forget what was found to be fine meanwhile: it may have counted on a rule that is not."""
+        for other in [*self._known][taken:]:
+            if self._known[other]:
+                del self._known[other]
 
     def _error(self, clause: Clause, bound: set[Symbol]) -> QueryError:
         variables = sorted(variables_of((clause,)), key=repr)

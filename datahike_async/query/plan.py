@@ -14,6 +14,7 @@ from datahike_async.query.ast import BLANK, Clause, Or, Pattern, Predicate, Rule
 from datahike_async.query.cost import COMPARED, READ, SEEK, Given, Known
 from datahike_async.query.ordering import Ordering, Step
 from datahike_async.query.stats import Stats
+from datahike_async.query.walk import LONG, Walk
 from datahike_async.query.where import attributes_of, variables_of
 from datahike_async.snapshot.views import View
 
@@ -86,7 +87,10 @@ class Planner:
         self, clauses: Iterable[Clause], consts: Mapping[Symbol, Any], known: Sequence[Known] = ()
     ) -> list[Step]:
         """Return the clauses in the order they are to run."""
-        return Ordering(self, list(clauses), consts, list(known)).run()
+        clauses = list(clauses)
+        if len(clauses) > LONG:
+            return Walk(self, clauses, consts, known).run()
+        return Ordering(self, clauses, consts, list(known)).run()
 
     # -- what clauses give ---------------------------------------------------------------------
 

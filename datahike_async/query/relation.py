@@ -28,7 +28,7 @@ from datahike_async.index.columns import (
     Column,
     object_array,
 )
-from datahike_async.looks import PIECE, pieces, walked
+from datahike_async.looks import PIECE, STEP, pieces, tally, walked
 from datahike_async.values.types import typed_key
 
 __all__ = [
@@ -102,6 +102,8 @@ def plain_value(value: Any) -> Any:
     if kind in _SCALARS:
         return value
     if kind is tuple:
+        # Where it holds a collection several times, that is walked as often.
+        tally(STEP * len(value))
         made = tuple(map(plain_value, value))
         # What holds a collection several times goes on to share it.
         return value if all(map(operator.is_, made, value)) else made
