@@ -18,7 +18,7 @@ from datahike_async.index.columns import CODED, INT, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.ast import BLANK, Clause, Predicate, is_var
-from datahike_async.query.fetch import FEW, read, read_each
+from datahike_async.query.fetch import SEEKS, few, read, read_each
 from datahike_async.query.relation import code_of, constant_mask
 from datahike_async.query.stats import Stats, cached
 from datahike_async.snapshot.snapshot import EMAX
@@ -109,7 +109,7 @@ async def rows_of(
         if is_var(v) and attr.indexed:
             known = state.column_of(v)
             if known is not None:
-                if len(known) <= FEW:
+                if few(len(known), Stats(view).count(attr)):
                     found = [value_of(attr, x) for x in known.tolist()]
                     once = {typed_key(x): x for x in found if x is not NO_MATCH}
                     return await _seeks(view, Order.AVET, [(a, x) for x in once.values()])
@@ -122,7 +122,7 @@ async def rows_of(
         return await _value_rows(view, a, v)
     elif (
         rows is None
-        and len(column) <= FEW
+        and len(column) <= SEEKS
         and column.kind == INT
         and await read(view.count_attr, a) > 16 * len(column)
     ):

@@ -27,7 +27,7 @@ from datahike_async.index.arrays import (
     uniques,
 )
 from datahike_async.index.columns import I64, INT, Column
-from datahike_async.looks import SMALL, look, tally
+from datahike_async.looks import PIECE, SMALL, look, tally
 from datahike_async.query.ast import (
     DEFAULT_SOURCE,
     Clause,
@@ -217,7 +217,7 @@ def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None]) -> 
     for x, y in reachable(keys[0], keys[1], None if limit is None else keys[2]):
         total += len(x)
         engine.meter.rows(total, 2)
-        look(len(x))
+        look(min(len(x), PIECE))
         ends[0].append(x)
         ends[1].append(y)
     made = [p[1] if len(p) == 2 else joined(p) for p in (ends[::-1] if back else ends)]

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from datahike_async.edn.types import Symbol
-from datahike_async.query.fetch import FEW
+from datahike_async.query.fetch import few
 
-__all__ = ["COMPARED", "MADE", "READ", "SEEK", "STEP", "Given", "Known", "extended"]
+__all__ = ["COMPARED", "MADE", "MIXED", "READ", "SEEK", "STEP", "Given", "Known", "extended"]
 
-# Microseconds of any step, of one seek, and of a row that is read, compared, aligned by entity,
-# joined by value, and made.
+# Microseconds of any step, of one seek, and of a row that is read, read among values of all types,
+# compared, aligned by entity, joined by value, and made.
 STEP: Final = 8.0
 SEEK: Final = 2.5
 READ: Final = 0.02
+MIXED: Final = 0.3
 COMPARED: Final = 0.001
 ALIGNED: Final = 0.006
 JOINED: Final = 0.02
@@ -44,6 +45,8 @@ class Given:
     single: bool = False
     # Datoms of the attribute, where its columns are not at hand; else 0.
     absent: float = 0.0
+    # How many attributes it reads.
+    attributes: int = 1
     # Whether what is known flows in, and bounds what is looked for.
     seeded: bool = False
 
@@ -79,10 +82,14 @@ def extended(known: list[Known], source: Given) -> tuple[float, float, list[Know
         cost = source.load + count * ALIGNED
         if not source.single:
             cost += source.rows * JOINED
-        if count <= FEW and source.absent > 16 * count:
+        if few(int(count), source.absent) and source.absent > 16 * count:
             operator, cost = "EAVT seeks", count * SEEK
-    elif value is not None and any(value in others for _, others in near) and count <= FEW:
-        operator, cost = "AVET seeks", count * SEEK
+    elif (
+        value is not None
+        and any(value in others for _, others in near)
+        and few(int(count), source.rows)
+    ):
+        operator, cost = "AVET seeks", count * SEEK * source.attributes
     else:
         shared = [v.text for v in source.values if any(v in others for _, others in near)]
         operator = f"{source.operator}, joined on {' '.join(shared)}"

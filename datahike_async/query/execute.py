@@ -38,7 +38,7 @@ from datahike_async.query.host import LARGE
 from datahike_async.query.inputs import Bound
 from datahike_async.query.joins import join, union, without
 from datahike_async.query.ordering import Step
-from datahike_async.query.patterns import match_pattern
+from datahike_async.query.patterns import match_pattern, selects
 from datahike_async.query.plan import Planner, Plans
 from datahike_async.query.relation import Relation
 from datahike_async.query.rules import Rules
@@ -284,6 +284,13 @@ class Engine:
             return False
         if isinstance(clause, Pattern):
             key = clause.terms[1]
+            view = self.views.get(clause.source)
+            if (
+                view is not None
+                and not isinstance(key, (Keyword, str))
+                and selects(view, clause.terms, state)
+            ):
+                return False
             read = [(clause.source, key if isinstance(key, (Keyword, str)) else None)]
         else:
             read = self._reads(clause)

@@ -13,12 +13,23 @@ from datahike_async.snapshot.views import View
 if TYPE_CHECKING:
     from datahike_async.query.state import State
 
-__all__ = ["FEW", "fetch_attributes", "merged", "read", "read_each", "read_whole"]
+__all__ = ["FEW", "fetch_attributes", "few", "merged", "read", "read_each", "read_whole"]
 
 T = TypeVar("T")
 
 FEW: Final = 48
-"""Up to so many known entities or values are looked up one by one."""
+"""Up to so many known entities or values are looked up one by one, whatever else could be done."""
+
+SELECTIVE: Final = 64
+"""So many times as many datoms as what is known of them make looking it up the better way."""
+
+SEEKS: Final = 4096
+"""More than this is never looked up one by one."""
+
+
+def few(known: int, datoms: float) -> bool:
+    """Whether so many known entities or values are looked up, rather than so many datoms read."""
+    return known <= FEW or (known <= SEEKS and known * SELECTIVE <= datoms)
 
 
 async def read(call: Callable[..., Any], *args: Any) -> Any:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["join", "matching", "pairs_of", "product_where", "semi", "union", "without"]
 
 # Tables of keys are made for so many rows at most: that takes one call, which nothing can stop.
-_DENSE: Final = 1 << 20
+_DENSE: Final = 1 << 19
 
 # Told how many rows a join is about to make; raises where they are too many.
 Count = Callable[[int], None] | None
@@ -48,15 +48,15 @@ def _match_dense(
     left: npt.NDArray[Any], right: npt.NDArray[Any], low: int, span: int, count: Count
 ) -> tuple[I64, I64]:
     """Match keys of a small range: where the pairs of each key begin is looked up, not searched."""
-    look(4 * (len(left) + len(right)))
+    look(len(left) + len(right))
     slots = right.astype(np.int64, copy=False) - low
     # One slot before and one after stand for the keys that ``right`` does not have.
     begin = np.zeros(span + 3, np.int64)
     np.cumsum(np.bincount(slots, minlength=span), out=begin[2 : span + 2])
     begin[span + 2] = begin[span + 1]
-    if span < 2**16:
-        slots = slots.astype(np.uint16)  # a radix sort
-    order = np.argsort(slots, kind="stable")
+    # Numbers of 16 bits are sorted by radix.
+    small = span < 2**16
+    order = np.argsort(slots.astype(np.uint16), kind="stable") if small else order_of(slots)
     inside = (left >= low) & (left < low + span) if low + span < 2**63 else left >= low
     at = np.where(inside, left.astype(np.int64, copy=False) - low + 1, 0)
     return pairs_of(begin[at], begin[at + 1], order, count)

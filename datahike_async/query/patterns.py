@@ -13,21 +13,31 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
+from datahike_async.errors import TransactionError
+from datahike_async.index.arrays import member, positions_of
 from datahike_async.index.columns import BOOL, I64, INT, OBJECT, Column, Rows
 from datahike_async.query.access import NO_MATCH, entity_of, is_free, rows_of, value_of
 from datahike_async.query.ast import BLANK, Clause, Pattern, is_var
-from datahike_async.query.fetch import FEW, fetch_attributes, read, read_each
-from datahike_async.query.relation import Relation, constant_mask, equal_mask
+from datahike_async.query.fetch import fetch_attributes, few, read, read_each
+from datahike_async.query.relation import (
+    Relation,
+    column_of,
+    constant_mask,
+    equal_mask,
+    plain_value,
+    shared_codes,
+)
 from datahike_async.query.terms import check_terms
 from datahike_async.query.text import term_text
 from datahike_async.query.tuples import match_tuples
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
+from datahike_async.values.types import typed_key
 
 if TYPE_CHECKING:
     from datahike_async.query.state import State
 
-__all__ = ["aligned", "match_pattern"]
+__all__ = ["aligned", "match_pattern", "selects"]
 
 
 # -- matching ----------------------------------------------------------------------------------
@@ -222,17 +232,21 @@ async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
         runs = [await read(view.entity, e)]
     else:
         column = state.column_of(e) if is_var(e) else None
-        if column is not None and len(column) <= FEW and column.kind == INT:
+        known = _selected(view, terms, state)
+        if known == 0:
+            assert column is not None
             how = "EAVT seeks"
             entities = dict.fromkeys(column.data.tolist())
             runs = await read_each(view.entity, [(x,) for x in entities])
+        elif known == 2:
+            how = "AVET seeks" if is_var(v) else "AVET value"
+            values = state.column_of(v) if is_var(v) else column_of([v])
+            assert values is not None
+            ids = await _attributes(view, a, state)
+            runs = await _with_values(view, ids, values)
         else:
             how = "AEVT scan of all"
-            wanted = state.column_of(a) if is_var(a) else None
-            ids = await read(view.attr_ids)
-            if wanted is not None:
-                by_name = {attrs[i].ident: i for i in ids}
-                ids = [by_name[k] for k in dict.fromkeys(wanted.tolist()) if k in by_name]
+            ids = await _attributes(view, a, state)
             await fetch_attributes(view, ids)
             runs = [await read(view.attr, i) for i in ids]
     if v is BLANK:
@@ -251,3 +265,72 @@ async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
         once = is_var(e) and is_var(a) and is_var(v) and not view.history
         state.add(_relation(rows, (e, a, v, t, op), names=names, distinct=once))
     return how
+
+
+def _selected(view: View, terms: Sequence[Any], state: State) -> int | None:
+    """Return which term of a pattern for any attribute is looked up: 0 or 2, or None for neither.
+
+    A constant entity is no matter of looking up many.
+    """
+    total = len(view.snapshot.trees) + view.snapshot.n
+    e, v = terms[0], terms[2]
+    column = state.column_of(e) if is_var(e) else None
+    if column is not None:
+        return 0 if column.kind == INT and few(len(column), total) else None
+    values = state.column_of(v) if is_var(v) else None
+    if values is not None:
+        return 2 if few(len(values), total / len(view.schema.attrs)) else None
+    return None if is_free(v) else 2
+
+
+def selects(view: View, terms: Sequence[Any], state: State) -> bool:
+    """Whether a pattern for any attribute reads what is known by its entity or value alone."""
+    terms = [state.consts.get(t, t) if is_var(t) else t for t in terms]
+    return not is_free(terms[0]) or _selected(view, terms, state) is not None
+
+
+async def _attributes(view: View, a: Any, state: State) -> list[int]:
+    """Return the attributes that a pattern may mean, of those that have datoms."""
+    attrs = view.schema.attrs
+    wanted = state.column_of(a) if is_var(a) else None
+    ids: list[int] = await read(view.attr_ids)
+    if wanted is not None:
+        by_name = {attrs[i].ident: i for i in ids}
+        ids = [by_name[k] for k in dict.fromkeys(wanted.tolist()) if k in by_name]
+    return ids
+
+
+async def _with_values(view: View, ids: Sequence[int], values: Column) -> list[Rows]:
+    """Return the datoms of attributes that have one of a few values: looked up in AVET.
+
+    Of attributes without an index the columns are compared, where they can hold such values.
+    """
+    once = {typed_key(x): x for x in map(plain_value, values.tolist())}
+    seeks: list[tuple[int, Any, Any]] = []
+    columns: list[int] = []
+    for a in ids:
+        attr = view.schema.attrs[a]
+        held = [x for x in once.values() if _holds(attr, x)]
+        if not held:
+            continue
+        if attr.indexed:
+            seeks += [(a, x, x) for x in held]
+        else:
+            columns.append(a)
+    runs = await read_each(view.attr_range, seeks)
+    await fetch_attributes(view, columns)
+    wanted = column_of(list(once.values()))
+    for a in columns:
+        rows = await read(view.attr, a)
+        keys = shared_codes(rows.v, wanted)
+        if keys is not None:
+            runs.append(rows.take(positions_of(member(keys[0], keys[1]))))
+    return runs
+
+
+def _holds(attr: Attr, value: Any) -> bool:
+    """Whether an attribute can have a value, which is as a database holds it."""
+    try:
+        return bool(typed_key(attr.coerce(value, attr.ident)) == typed_key(value))
+    except TransactionError:
+        return False

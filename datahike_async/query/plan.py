@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.query.ast import BLANK, Clause, Or, Pattern, Predicate, RuleCall, is_var
-from datahike_async.query.cost import COMPARED, READ, SEEK, Given, Known
+from datahike_async.query.cost import COMPARED, MIXED, READ, SEEK, Given, Known
 from datahike_async.query.ordering import Ordering, Step
 from datahike_async.query.stats import Stats
 from datahike_async.query.walk import LONG, Walk
@@ -119,9 +119,23 @@ class Planner:
             total = stats.total()
             if not _open(e):
                 return Given(8.0, dict.fromkeys(free, 8.0), SEEK, 0.0, "EAVT entity")
-            load = total * READ
-            entity = e if is_var(e) else None
-            return Given(total, dict.fromkeys(free, total), load, load, "AEVT scan of all", entity)
+            load = total * MIXED
+            attributes = len(source.schema.attrs)
+            if not _open(v):
+                rows = max(total / 1000, 8.0)
+                found = dict.fromkeys(free, rows)
+                return Given(rows, found, SEEK * attributes, SEEK, "AVET value")
+            return Given(
+                total,
+                dict.fromkeys(free, total),
+                load,
+                load,
+                "AEVT scan of all",
+                e if is_var(e) else None,
+                v if is_var(v) else None,
+                absent=total,
+                attributes=attributes,
+            )
         attr = source.schema.by_key.get(a)
         if attr is None:
             return Given(0.0, dict.fromkeys(free, 1.0), 0.0, 0.0, "unknown attribute")

@@ -12,8 +12,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.index.arrays import member, numbered, uniques
+from datahike_async.index.arrays import member, numbered, taken, uniques
 from datahike_async.index.columns import EMPTY_I64, I64
+from datahike_async.looks import STEP, look, tally
+from datahike_async.query.joins import pairs_of
 
 __all__ = ["reachable"]
 
@@ -129,6 +131,7 @@ def _connected(s: I64, t: I64, n: int) -> I64:
     """Return for each node the least one that edges, whichever way they point, join it to."""
     part = np.arange(n)
     while True:
+        look(len(s))
         least = np.minimum(part[s], part[t])
         lower = part.copy()
         np.minimum.at(lower, s, least)
@@ -171,6 +174,7 @@ def _from_one(s: I64, t: I64, n: int, start: int) -> I64:
     todo = frontier.tolist()
     while todo:
         node = todo.pop()
+        tally(STEP)
         for other in targets[starts[node] : starts[node + 1]]:
             if not marks[other]:
                 marks[other] = True
@@ -234,13 +238,8 @@ def _too_deep(level: int, before: int, now: int) -> bool:
 def _step(delta: I64, first: I64, t: I64, n: int) -> I64:
     """Return the pairs that one more edge reaches."""
     origin, at = delta // n, delta % n
-    start = first[at]
-    counts = first[at + 1] - start
-    total = int(counts.sum())
-    if not total:
-        return EMPTY_I64
-    offsets = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.asarray(np.repeat(origin, counts) * n + t[np.repeat(start, counts) + offsets])
+    here, there = pairs_of(taken(first, at), taken(first, at + 1), None)
+    return taken(origin, here) * n + taken(t, there) if len(here) else EMPTY_I64
 
 
 def _by_components(
@@ -255,6 +254,7 @@ def _by_components(
     batch: list[tuple[int, int]] = []
     # Tarjan numbers a component after all that it leads to.
     for c, nodes in enumerate(members):
+        tally(STEP * len(nodes) + size // 8)
         bits = 0
         cyclic = len(nodes) > 1
         for v in nodes:
@@ -304,6 +304,7 @@ def _components(first: list[int], targets: list[int], n: int) -> tuple[list[int]
         number[root] = low[root] = count
         stack.append(root)
         while work:
+            tally(STEP)
             v, at = work.pop()
             if at < first[v + 1]:
                 work.append((v, at + 1))

@@ -15,14 +15,12 @@ from datahike_async import looks
 from datahike_async.index import arrays, columns
 from datahike_async.query import (
     access,
-    cost,
     execute,
     fetch,
     functions,
     joins,
     lookups,
     ordering,
-    patterns,
     plan,
     point,
     pull_execute,
@@ -39,7 +37,7 @@ _MANY: Final = 10**9
 WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
     "as chosen": [],
     "as for many rows": [
-        *((module, "FEW", 1) for module in (access, cost, fetch, patterns)),
+        *((fetch, name, 1) for name in ("FEW", "SEEKS")),
         *((access, "_MANY", 1), (lookups, "_FEW", 1), (point, "_MOST", 1)),
         *((execute, "_WORTH", 1), (execute, "_WIDE", 0)),
         *((reach, name, 1) for name in ("_MATRIX", "_FEW_EDGES", "_LEVELS", "_BLOCK")),
@@ -47,7 +45,7 @@ WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
         (pull_execute, "COLUMNS_FROM", 1),
     ],
     "as for few rows": [
-        *((module, "FEW", _MANY) for module in (access, cost, fetch, patterns)),
+        (fetch, "FEW", _MANY),
         *((reach, "_FEW_STARTS", _MANY), (reach, "_TINY", 0)),
     ],
     "ranges of AVET": [(access, "_worth", lambda *_: True)],
