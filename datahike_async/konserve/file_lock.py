@@ -78,6 +78,17 @@ class FileLock:
         if fd is not None:  # a forked child has none of its parent's
             fcntl.flock(fd, fcntl.LOCK_UN)
 
+    def is_free(self) -> bool:
+        """Say whether nobody has a folder's lock, this handle neither; False if it cannot tell."""
+        if not self._whole:
+            return False
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        fcntl.flock(self._folder, fcntl.LOCK_UN)
+        return True
+
     def holder(self) -> list[str]:
         """Return what the last one who took the lock said: its process, its host, ``about``."""
         try:
@@ -197,6 +208,10 @@ class FolderLock:
         if time.monotonic() >= until:
             raise _busy(holder or self._lock.holder(), seconds, self._path)
         _still_wanted()
+
+    def is_free(self) -> bool:
+        """Say whether no process and no thread has it just now; False where that cannot be told."""
+        return self._lock.is_free()
 
     def close(self) -> None:
         """Close the lock."""

@@ -25,6 +25,7 @@ from datahike_async.konserve import (
     acquire_in_thread,
     in_thread,
 )
+from datahike_async.konserve.backends.file_io import require_locks
 from datahike_async.konserve.backends.folders import (
     MAKING,
     folder_path,
@@ -77,6 +78,7 @@ class LmdbBackend:
 
     async def create(self, config: Mapping[str, Any]) -> LmdbBlobStore:
         """Make an environment."""
+        require_locks("lmdb")
         seconds = lock_seconds(config)
         return await acquire_in_thread(
             self._create,
@@ -125,6 +127,7 @@ class LmdbBackend:
 
     async def connect(self, config: Mapping[str, Any]) -> LmdbBlobStore:
         """Open an environment."""
+        require_locks("lmdb")
         seconds = lock_seconds(config)
         return await acquire_in_thread(
             self._connect,

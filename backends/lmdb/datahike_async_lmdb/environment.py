@@ -36,7 +36,8 @@ BLOBS: Final = b"blobs"
 META: Final = b"meta"
 _FILE: Final = "data.mdb"
 _READERS: Final = 512
-_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | _CLOEXEC
 _LOCK_BYTES: Final = (_READERS + 2) * 64
 """The lock file: a cache line for each reader, and two for the rest."""
 _LEAST_ROOM: Final = 64 * 1024
@@ -152,8 +153,8 @@ class Shared:
                 )
                 # Readers that were killed would keep old pages from being used again.
                 self.environment.reader_check()
-            self.folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._data = os.open(_FILE, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.folder)
+            self.folder = os.open(path, os.O_RDONLY | _CLOEXEC)
+            self._data = os.open(_FILE, os.O_RDONLY | _CLOEXEC, dir_fd=self.folder)
         except lmdb.Error as error:
             raise self._translated(error) from error
         self.lock = FolderLock(self.folder, path)
@@ -241,8 +242,10 @@ class Shared:
     def settle(self, seen: int) -> None:
         """Make durable what others committed, up to the transaction ``seen``."""
         if seen > self.durable:
-            with system_errors(f"syncing {self.path}"):
-                settle_file(self._data)
+            # Where nobody is committing, whoever did has synced it, or lost the lock as he died.
+            if not self.lock.is_free():
+                with system_errors(f"syncing {self.path}"):
+                    settle_file(self._data)
             self.durable = max(self.durable, seen)
 
     def _enter(self) -> int:

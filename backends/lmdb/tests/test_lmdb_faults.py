@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -450,35 +451,49 @@ async def test_processes_race_and_nothing_is_lost(config):
     await store.close()
 
 
-async def test_what_another_process_committed_is_synced_before_it_is_shown(config, monkeypatch):
+async def committed_elsewhere(config, value):
+    other = start(config, f"await store.write(name, {value!r})")
+    assert await anyio.to_thread.run_sync(other.wait) == 0
+    other.stdout.close()
+
+
+async def test_what_another_process_may_still_be_syncing_is_synced_before_it_is_shown(
+    config, monkeypatch
+):
     store = await LmdbBackend().create(config)
     await store.write(NAME, b"0")
     synced = []
     monkeypatch.setattr(file_io, "fdatasync", lambda fd: synced.append(os.fstat(fd).st_ino))
-    # What is our own was synced when it was committed.
-    assert (await store.read(NAME)).data == b"0"
-    assert not await store.delete("cd" * 16)
+    # One that has let go of the lock has synced what it committed.
+    await committed_elsewhere(config, b"1")
+    assert (await store.read(NAME)).data == b"1"
     assert synced == []
-    other = start(config, "await store.write(name, b'theirs')")
-    assert await anyio.to_thread.run_sync(other.wait) == 0
-    other.stdout.close()
+    await committed_elsewhere(config, b"2")
+    committing = os.open(config["path"], os.O_RDONLY)
+    fcntl.flock(committing, fcntl.LOCK_EX)
     for _ in range(2):
-        assert (await store.read(NAME)).data == b"theirs"
+        assert (await store.read(NAME)).data == b"2"
         assert await store.read_many([NAME])
         assert [page async for page in store.names()] == [[NAME]]
     assert synced == [os.stat(os.path.join(config["path"], "data.mdb")).st_ino]
+    fcntl.flock(committing, fcntl.LOCK_UN)
+    await committed_elsewhere(config, b"3")
+    fcntl.flock(committing, fcntl.LOCK_EX)
 
     def broken(_):
         raise OSError(errno.EIO, "broken")
 
     monkeypatch.setattr(file_io, "fdatasync", broken)
-    other = start(config, "await store.write(name, b'again')")
-    assert await anyio.to_thread.run_sync(other.wait) == 0
-    other.stdout.close()
     with pytest.raises(StoreIOError):
         await store.read(NAME)
-    monkeypatch.undo()
-    assert (await store.read(NAME)).data == b"again"
+    fcntl.flock(committing, fcntl.LOCK_UN)
+    assert (await store.read(NAME)).data == b"3"
+    # What is our own was synced when it was committed, and what changed nothing is none.
+    await store.write(NAME, b"4")
+    assert not await store.delete("cd" * 16)
+    fcntl.flock(committing, fcntl.LOCK_EX)
+    assert (await store.read(NAME)).data == b"4"
+    os.close(committing)
     await store.close()
 
 

@@ -69,7 +69,7 @@ class FileBackend:
 
     async def create(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Make a folder with an empty store."""
-        io.require_locks()
+        io.require_locks("file")
         path, seconds = folder_path(config), lock_seconds(config)
         if _salvage(config):
             raise StoreConfigError(
@@ -112,7 +112,7 @@ class FileBackend:
 
     async def connect(self, config: Mapping[str, Any]) -> FileBlobStore:
         """Open the store in a folder."""
-        io.require_locks()
+        io.require_locks("file")
         path = folder_path(config)
         options = {"lock_seconds": lock_seconds(config), "salvage": _salvage(config)}
         return await acquire_in_thread(

@@ -91,12 +91,13 @@ def system_errors(what: str) -> Iterator[None]:
         raise StoreIOError(f"{what} failed: {error}", errno=error.errno) from error
 
 
-def require_locks() -> None:
+def require_locks(kind: str) -> None:
     """Raise UnsupportedOperation where the system has no locks that end with their process."""
     if fcntl is None:
         raise UnsupportedOperation(
-            "A file store needs POSIX file locks (the module fcntl), which this system, probably "
-            "Windows, does not have. Use another backend here, s3 or lmdb, or run under WSL."
+            f"A store :{kind} needs POSIX file locks (the module fcntl), which this system, "
+            "probably Windows, does not have. Use another backend here, s3 for instance, or run "
+            "under WSL."
         )
 
 
