@@ -52,13 +52,17 @@ class FileLock:
     """One lock; of one handle of it, one thread at a time may be the holder.
 
     ``folder`` is the handle of the folder, which outlives the lock, ``name`` that of the file.
-    With ``whole`` the folder is locked, and the file only says by whom.
+    With ``whole`` the folder is locked, and the file only says by whom. A file that was removed or
+    replaced is found out; one that was moved elsewhere only where the folder should have been
+    locked and could not be.
     """
 
     def __init__(self, folder: int, name: str, *, whole: bool = False) -> None:
         self.name = name
         self._folder = folder
-        self._whole = whole
+        self._whole = self._exactly = whole
+        self._about: str | None = None
+        self._record = b""
         # Of what is locked, and of the file that says by whom; the same where a file is locked.
         self._fd: int | None = None
         self._file: int | None = None
@@ -106,7 +110,7 @@ class FileLock:
         """Close the files; a lock that is held ends. It may be taken again."""
         files = {self._fd, self._file} - {None}
         # First, for another thread may be about to let go: the numbers get used again.
-        self._fd = self._file = None
+        self._fd = self._file = self._about = None
         for fd in files:
             assert fd is not None
             os.close(fd)
@@ -126,11 +130,21 @@ class FileLock:
                 self.close()
                 self._whole = False
                 continue
-            if self._whole or _same(self._fd, self.name, self._folder):
+            if self._whole or self._is_there(self._fd):
                 self._sign(about)
                 return True
             # The file was removed or replaced: others lock another one by now.
             self.close()
+
+    def _is_there(self, fd: int) -> bool:
+        """Whether the file that is locked is the one that others find."""
+        if not self._exactly:
+            return os.fstat(fd).st_nlink > 0
+        try:
+            there = os.stat(self.name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(os.fstat(fd), there)
 
     def _open(self) -> None:
         if self._whole:
@@ -140,17 +154,18 @@ class FileLock:
             self._fd = self._file = os.open(self.name, _FLAGS, _MODE, dir_fd=self._folder)
 
     def _sign(self, about: str) -> None:
-        record = f"{os.getpid()} {_host()} {about}".encode()[: _RECORD - 1].ljust(_RECORD - 1)
-        record += b"\n"
+        if about != self._about:
+            said = f"{os.getpid()} {_host()} {about}".encode()[: _RECORD - 1]
+            self._about, self._record = about, said.ljust(_RECORD - 1) + b"\n"
         # What cannot be said costs a name in a message, nothing else.
         with suppress(OSError):
-            if self._file is not None and os.fstat(self._file).st_nlink == 0:
+            if self._whole and self._file is not None and not os.fstat(self._file).st_nlink:
                 os.close(self._file)
                 self._file = None
             if self._file is None:
                 self._file = os.open(self.name, _FLAGS, _MODE, dir_fd=self._folder)
-            if os.pread(self._file, _RECORD, 0) != record:
-                os.pwrite(self._file, record, 0)
+            if os.pread(self._file, _RECORD, 0) != self._record:
+                os.pwrite(self._file, self._record, 0)
 
 
 class FolderLock:
@@ -251,14 +266,6 @@ def _busy(holder: list[str], seconds: float, where: str) -> StoreBusy:
 
 def _host() -> str:
     return socket.gethostname() or "localhost"
-
-
-def _same(fd: int, name: str, folder: int) -> bool:
-    try:
-        there = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(fd), there)
 
 
 def _forget() -> None:
