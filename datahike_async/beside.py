@@ -16,16 +16,20 @@ from datahike_async.edn.types import Char
 from datahike_async.hosting import on_loop, run_in_thread
 from datahike_async.konserve.loops import in_thread
 from datahike_async.pausing import pause
+from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.tx.apply import ABSORB_AT, Applied, absorbed
-from datahike_async.tx.forms import LARGE, is_large, replace_items
+from datahike_async.tx.forms import LARGE, is_large, reaches_far, replace_items
 
-__all__ = ["HUGE", "LONG_TEXT", "apply_beside", "read_input"]
+__all__ = ["FAR", "HUGE", "LONG_TEXT", "apply_beside", "read_input"]
 
 LONG_TEXT: Final = 16 * 1024
 """Characters from which the text of a transaction is read in a worker thread."""
 
 HUGE: Final = 64 * LARGE
 """Facts from which what lives is spared by the garbage collector while they are applied."""
+
+FAR: Final = 1 << 16
+"""Datoms of a state from which what may touch many of them is done in a worker thread."""
 
 _BETWEEN: Final = 64
 
@@ -50,9 +54,13 @@ async def read_input(tx_data: Any) -> Any:
 
 
 async def apply_beside(
-    items: Any, apply: Callable[..., Coroutine[Any, Any, Applied]], *, absorb: bool = False
+    state: Snapshot,
+    items: Any,
+    apply: Callable[..., Coroutine[Any, Any, Applied]],
+    *,
+    absorb: bool = False,
 ) -> Applied:
-    """Call ``apply(**options)`` where it holds up nobody, and return what it returns.
+    """Call ``apply(**options)``, for items on a state, where it holds up nobody.
 
     In a worker thread it is given ``await_on``: what it has to await, because a transaction
     function is a coroutine, runs on the event loop. With ``absorb`` a large memtable is merged into
@@ -63,7 +71,9 @@ async def apply_beside(
         with set_aside() if is_large(items, HUGE) else nullcontext():
             return await apply(await_on=on_loop)
 
-    applied = await (run_in_thread(run) if is_large(items) else apply())
+    size = len(state.trees) + state.n
+    long = is_large(items) or (size >= FAR and reaches_far(items))
+    applied = await (run_in_thread(run) if long else apply())
     if absorb and applied.after.n > ABSORB_AT:
         applied.after = await run_in_thread(lambda: absorbed(applied.after))
     return applied

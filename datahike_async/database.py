@@ -258,7 +258,7 @@ class Database:
             )
         items, meta = normalize(await read_input(tx_data), tx_meta)
         call = partial(apply, self.snapshot, items, tx_meta=meta, env=self._env, wrap=self._wrap)
-        applied = await apply_beside(items, call, absorb=True)
+        applied = await apply_beside(self.snapshot, items, call, absorb=True)
         return applied.report(self, self._wrap(applied.after))
 
     async def db_with(self, tx_data: Any) -> Database:
@@ -359,7 +359,8 @@ def init_db(
     """Return a database value that holds ``datoms``, built in one go.
 
     A datom is a Datom or ``(e, attribute, value[, tx])``; a pair (e, a) of cardinality one that
-    comes twice keeps its last value. Options are those of :func:`empty_db`. ::
+    comes twice keeps its last value. Options are those of :func:`empty_db`. It takes its time on
+    the spot: to build from very many beside an event loop, call it in a worker thread. ::
 
         tall = d.init_db([(1, ":name", "Ann"), (1, ":height", 181)])
         assert await tall.q("[:find ?n . :where [?e :name ?n] [?e :height 181]]") == "Ann"

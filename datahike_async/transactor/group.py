@@ -84,7 +84,7 @@ class Group:
                     return
             if message.basis is not None and message.basis != state.max_tx:
                 raise mismatch(message.basis, state.max_tx)
-            applied = await apply_beside(data, call)
+            applied = await apply_beside(state, data, call)
             if len(applied.done) >= LARGE:
                 with set_aside() if len(applied.done) >= HUGE else nullcontext():
                     entry = await in_thread(encode_entry, applied)

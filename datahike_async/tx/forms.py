@@ -11,7 +11,7 @@ from datahike_async.edn.types import Char, Keyword
 from datahike_async.errors import TransactionError, shown
 from datahike_async.planned import SCHEMA_NAMESPACES
 from datahike_async.values.datom import Datom
-from datahike_async.values.schema import Attr, Schema
+from datahike_async.values.schema import SCHEMA_PROPERTIES, Attr, Schema
 
 __all__ = [
     "LARGE",
@@ -19,6 +19,7 @@ __all__ = [
     "is_large",
     "keyword",
     "normalize",
+    "reaches_far",
     "replace_items",
     "require_attr",
     "reserved",
@@ -33,6 +34,13 @@ LARGE: Final = 4096
 MOST_LEVELS: Final = 128
 """So deep may entity maps be nested in one another."""
 
+_DEFINING_KEYS: Final = frozenset({*SCHEMA_PROPERTIES, *(f":{k.text}" for k in SCHEMA_PROPERTIES)})
+_FAR: Final = frozenset(
+    spelling
+    for name in ("retractEntity", "retractAttribute")
+    for space in ("db", "db.fn")
+    for spelling in (f":{space}/{name}", Keyword(f"{space}/{name}"))
+)
 _TX_DATA: Final = (Keyword("tx-data"), ":tx-data", "tx-data", "tx_data")
 _OPTIONS: Final = {
     spelling: name
@@ -100,6 +108,25 @@ def is_large(items: Sequence[Any], facts: int = LARGE) -> bool:
             break
         left -= _weight(item, left, MOST_LEVELS)
     return left <= 0
+
+
+def reaches_far(items: Sequence[Any]) -> bool:
+    """Whether an item may touch more than it names.
+
+    The definition of an attribute looks at all its datoms, and some retractions take others along.
+    """
+    for item in items:
+        if isinstance(item, Mapping):
+            if not _DEFINING_KEYS.isdisjoint(item):
+                return True
+        elif isinstance(item, (list, tuple)) and item:
+            head = item[0]
+            if isinstance(head, (str, Keyword)) and head in _FAR:
+                return True
+            attribute = item[2] if len(item) > 2 else None
+            if isinstance(attribute, (str, Keyword)) and attribute in _DEFINING_KEYS:
+                return True
+    return False
 
 
 def _weight(item: Any, enough: int, levels: int) -> int:

@@ -6,6 +6,7 @@ What is counted is work: threads, blocks, containers, runs. How long the loop wa
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Callable
@@ -103,6 +104,31 @@ async def test_large_transactions_run_beside_the_event_loop(conn, threads, data)
     ran.clear()
     await conn.transact([{":n": 1}])
     assert ran == {loop}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {":db/ident": ":n", ":db/index": True},
+        [":db/add", ":n", ":db/index", True],
+        [":db.fn/retractEntity", 100],
+        [":db.fn/retractAttribute", 100, ":friend"],
+    ],
+)
+async def test_what_may_touch_many_datoms_runs_beside_the_event_loop(
+    conn, threads, monkeypatch, item
+):
+    await conn.transact([{":db/id": 100, ":n": 1}])
+    ran, loop = threads(Transaction, "begin"), threading.get_ident()
+    with contextlib.suppress(d.TransactionError):
+        await conn.transact([item])
+    assert ran == {loop}
+    ran.clear()
+    monkeypatch.setattr(beside, "FAR", 0)
+    with contextlib.suppress(d.TransactionError):
+        await conn.transact([item])
+    assert ran
+    assert loop not in ran
 
 
 async def test_their_transaction_functions_run_on_the_event_loop(conn, threads):
