@@ -177,7 +177,14 @@ class Memtable:
         self.v.append(v)
         self.key.append(key)
         self.t.append(t)
-        _enter(self.by_e, e, row)
+        # The common cases of `_enter` on the spot: this is what a write consists of.
+        found = self.by_e.get(e)
+        if found is None:
+            self.by_e[e] = row << _SPAN | row + 1
+        elif isinstance(found, int) and found & _STOP == row:
+            self.by_e[e] = found + 1
+        else:
+            _enter(self.by_e, e, row)
         rows = self.by_a.get(a)
         if rows is None:
             self.by_a[a] = [row]
@@ -185,12 +192,18 @@ class Memtable:
         else:
             rows.append(row)
             entities = self.by_ae[a]
-        _enter(entities, e, row)
+        if e in entities:
+            _enter(entities, e, row)
+        else:
+            entities[e] = row << _SPAN | row + 1
         if indexed:
             values = self.by_av.get(a)
             if values is None:
                 values = self.by_av[a] = {}
-            _enter(values, key, row)
+            if key in values:
+                _enter(values, key, row)
+            else:
+                values[key] = row << _SPAN | row + 1
 
     def undo_to(self, n: int) -> None:
         """Take back every operation from ``n`` on, as if it had never been.

@@ -172,16 +172,19 @@ class _Nodes:
     """
 
     def __init__(self) -> None:
-        self._pins = ExitStack()
+        self._pins: ExitStack | None = None
         self._sources: set[NodeSource] = set()
 
     def __enter__(self) -> _Nodes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pins.close()
+        if self._pins is not None:
+            self._pins.close()
 
     async def fetch(self, miss: NodeMiss) -> None:
+        if self._pins is None:
+            self._pins = ExitStack()
         if miss.source not in self._sources:
             self._sources.add(miss.source)
             self._pins.enter_context(miss.source.pinned())

@@ -82,22 +82,31 @@ class Entities:
     def __init__(self, draft: Draft, bindings: Bindings, floor: int) -> None:
         self.draft = draft
         self.view = View(draft)
-        self.upserted = {**bindings.sure, **bindings.guessed}
-        self.open = set(bindings.guessed)
+        self.upserted: dict[Any, int] = {}
+        self.open: set[Any] = set()
         self.guessing = bindings.guessing
         self.astray = False
-        self.given = dict(bindings.given)
+        self.given: dict[Any, int] = {}
         self.sure: dict[Any, int] = {}
         self.guessed: dict[Any, int] = {}
         # Fresh ids of tempids that are existing entities -> those.
-        self.void = {bindings.given[r]: e for r, e in self.upserted.items() if r in self.given}
+        self.void: dict[int, int] = {}
         # Tempid -> (tempid, attribute) whose unique identity it is.
         self.claims: dict[Any, list[tuple[Any, Attr]]] = {}
-        self.ids: dict[Any, int] = {**self.given, **self.upserted}
+        self.ids: dict[Any, int] = {}
         # Ids above this one were given by this transaction: nothing can be stored of them.
         self.floor = floor
         self.tempids: dict[Any, int] = {}
-        # Tempids so far seen only as values; one that never becomes an entity is no mistake.
+        if bindings.runs:
+            self._go_on(bindings)
+
+    def _go_on(self, bindings: Bindings) -> None:
+        self.upserted = {**bindings.sure, **bindings.guessed}
+        self.open = set(bindings.guessed)
+        self.given = dict(bindings.given)
+        self.void = {self.given[r]: e for r, e in self.upserted.items() if r in self.given}
+        self.ids = {**self.given, **self.upserted}
+        draft = self.draft
         draft.max_eid = max(draft.max_eid, max(self.given.values(), default=0))
 
     @property

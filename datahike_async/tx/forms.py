@@ -35,6 +35,8 @@ MOST_LEVELS: Final = 128
 """So deep may entity maps be nested in one another."""
 
 _DEFINING_KEYS: Final = frozenset({*SCHEMA_PROPERTIES, *(f":{k.text}" for k in SCHEMA_PROPERTIES)})
+_FLAT: Final = frozenset({list, tuple, set, frozenset})
+_NESTING: Final = _FLAT | {dict}
 _FAR: Final = frozenset(
     spelling
     for name in ("retractEntity", "retractAttribute")
@@ -130,18 +132,19 @@ def reaches_far(items: Sequence[Any]) -> bool:
 
 
 def _weight(item: Any, enough: int, levels: int) -> int:
-    if isinstance(item, Mapping):
+    kind = type(item)
+    if kind is dict or (kind not in _FLAT and isinstance(item, Mapping)):
         values: Any = item.values()
-    elif isinstance(item, (list, tuple, set, frozenset)):
+    elif kind in _FLAT:
         values = item
     else:
         return 0
     weight = len(values)
-    if levels:
+    if levels and not _NESTING.isdisjoint(map(type, values)):
         for value in values:
             if weight >= enough:
                 break
-            if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+            if type(value) in _NESTING:
                 weight += _weight(value, enough - weight, levels - 1)
     return weight
 
