@@ -47,8 +47,8 @@ def collect(draft: Draft, items: list[Any]) -> Bulk | None:
     """
     schema = draft.schema
     composites = schema.composites
-    plain: dict[Any, tuple[Attr, type | None, bool]] = {
-        key: (attr, attr.exact, attr.value_type is ANY)
+    plain: dict[Any, tuple[int, type | None, bool, Attr]] = {
+        key: (attr.id, attr.exact, attr.value_type is ANY, attr)
         for key, attr in schema.by_key.items()
         if schema.takes_data(attr)
         and not attr.unique
@@ -104,7 +104,7 @@ def collect(draft: Draft, items: list[Any]) -> Bulk | None:
                 if key in _DB_ID:
                     continue
                 return None
-            attr, exact, loose = found
+            a, exact, loose, attr = found
             kind = type(value)
             if kind is not exact and not (loose and kind in _SCALARS):
                 try:
@@ -120,7 +120,7 @@ def collect(draft: Draft, items: list[Any]) -> Bulk | None:
             elif kind is int and not -_LONG <= value < _LONG:
                 return None
             add_e(eid)
-            add_a(attr.id)
+            add_a(a)
             add_v(value)
     if not es or top >= TX0:
         return None
