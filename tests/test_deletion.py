@@ -11,7 +11,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.errors import ConfigError
-from datahike_async.konserve import StoreConfigError
+from datahike_async.konserve import StoreClosed, StoreConfigError, StoreNotFound
 from datahike_async.konserve import store as stores
 from tests.servers.programs import S3Server
 from tests.stores import store_on
@@ -82,6 +82,33 @@ async def test_files_of_others_in_a_folder_stay(folder: dict[str, Any]) -> None:
     (path / "photos").rmdir()
     await create(folder)
     assert await found(folder) == [1]
+
+
+async def test_what_is_written_after_the_deletion_is_refused_and_in_nobody_s_way(
+    folder: dict[str, Any],
+) -> None:
+    await create(folder)
+    notes = Path(folder["path"]) / "notes.txt"
+    notes.write_text("mine")
+    late = await stores.connect_store(folder)
+    await stores.delete_store(folder)
+    with pytest.raises((StoreNotFound, StoreClosed)):
+        await late.assoc("late", 1)
+    await late.release()
+    notes.unlink()
+    await create(folder)
+    assert await found(folder) == [1]
+
+
+async def test_a_file_named_like_the_rest_of_a_deletion_stays(tmp_path: Path) -> None:
+    store = {"backend": "file", "path": str(tmp_path)}
+    (tmp_path / "deleted").write_text("what I threw away")
+    (tmp_path / "beef.new").write_text("a recipe")
+    await stores.delete_store(store)
+    with pytest.raises(ConfigError, match="'deleted'"):
+        await create(store)
+    assert (tmp_path / "deleted").read_text() == "what I threw away"
+    assert (tmp_path / "beef.new").read_text() == "a recipe"
 
 
 async def test_a_folder_with_nothing_else_in_it_goes_too(folder: dict[str, Any]) -> None:

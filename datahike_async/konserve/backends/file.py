@@ -34,6 +34,7 @@ from datahike_async.konserve.backends.folders import (
 )
 from datahike_async.konserve.errors import (
     CorruptValue,
+    KonserveError,
     StoreConfigError,
     StoreExists,
     StoreIOError,
@@ -85,13 +86,13 @@ class FileBackend:
             return self._create_in(folder, path, id_ or uuid4(), seconds)
 
     def _create_in(self, folder: int, path: str, id_: UUID, seconds: float) -> FileBlobStore:
-        if os.path.exists(os.path.join(path, _DELETED)):
+        if self._is_rest(path):
             remove_own(path, _OWN, _DELETED)
         if os.path.exists(os.path.join(path, _MARKER)):
             raise StoreExists(f"File store already exists at path {path!r}.")
         refuse_occupied(path, _SCRAPS)
         refuse_nested(path)
-        store = FileBlobStore(path, lock_seconds=seconds, identity=id_)
+        store = FileBlobStore(path, lock_seconds=seconds, identity=id_, marker=_MARKER)
         try:
             text = f"konserve-file {_FORMAT} {id_}"
             text = f"{text} {_checksum(text)}\n"
@@ -125,13 +126,23 @@ class FileBackend:
             raise StoreNotFound(f"File store does not exist at path {path!r}. Create it first.")
         refuse_other(path, id_, found)
         with io.system_errors(f"opening the store {path}"):
-            store = FileBlobStore(path, identity=found, **options)
+            store = FileBlobStore(path, identity=found, marker=_MARKER, **options)
             store.read_only = not may_write(path)
             return store
 
-    def _marker(self, path: str) -> UUID | None:
+    def _is_rest(self, path: str) -> bool:
+        """Say whether a deletion that was interrupted has left a folder. Other files may be there.
+
+        What it left has the marker, under another name.
+        """
         try:
-            with open(os.path.join(path, _MARKER), encoding="utf-8") as file:
+            return self._marker(path, _DELETED) is not None
+        except KonserveError:
+            return False
+
+    def _marker(self, path: str, name: str = _MARKER) -> UUID | None:
+        try:
+            with open(os.path.join(path, name), encoding="utf-8") as file:
                 words = file.read(200).split()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -147,7 +158,7 @@ class FileBackend:
             )
         if len(words) != 4 or _checksum(" ".join(words[:3])) != words[3]:
             raise CorruptValue(
-                f"The file {_MARKER!r} in {path!r} is damaged, or none of ours. Nothing was "
+                f"The file {name!r} in {path!r} is damaged, or none of ours. Nothing was "
                 "changed; restore it from a backup."
             )
         if words[1] != str(_FORMAT):
@@ -158,7 +169,7 @@ class FileBackend:
         try:
             return UUID(words[2])
         except ValueError as error:
-            raise CorruptValue(f"The file {_MARKER!r} in {path!r} names no id.") from error
+            raise CorruptValue(f"The file {name!r} in {path!r} names no id.") from error
 
     async def place(self, config: Mapping[str, Any]) -> Hashable:
         """Return what the folder is, whatever the path to it."""
@@ -175,7 +186,7 @@ class FileBackend:
         await in_thread(self._delete, path, config.get("id"), seconds)
 
     def _delete(self, path: str, id_: UUID | None, seconds: float) -> None:
-        if self._marker(path) is None and not os.path.exists(os.path.join(path, _DELETED)):
+        if self._marker(path) is None and not self._is_rest(path):
             return
         with (
             io.system_errors(f"deleting the store {path}"),
@@ -189,7 +200,7 @@ class FileBackend:
                 # deletion can be repeated.
                 io.rename(_MARKER, _DELETED, folder)
                 io.sync_folder(folder)
-            if os.path.exists(os.path.join(path, _DELETED)):
+            if self._is_rest(path):
                 remove_own(path, _OWN, _DELETED)
                 remove_empty(path)
 

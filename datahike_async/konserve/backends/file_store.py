@@ -55,6 +55,7 @@ from datahike_async.konserve.errors import (
     OutcomeUnknown,
     RevisionMismatch,
     StoreDenied,
+    StoreNotFound,
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 from datahike_async.konserve.loops import in_thread
@@ -84,8 +85,9 @@ def _parsed(revision: Revision | None) -> tuple[bytes | None, int]:
 class FileBlobStore(BlobStoreBase):
     """An open folder of blobs; another process's lock on it is waited for ``lock_seconds``.
 
-    With ``salvage`` a damaged log ends where the damage begins, and nothing is written. ``steps``
-    is called with the name of each step, for crash tests.
+    With ``salvage`` a damaged log ends where the damage begins, and nothing is written. ``marker``
+    is the file by which the folder is known as a store: without it no blob gets a name any more.
+    ``steps`` is called with the name of each step, for crash tests.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class FileBlobStore(BlobStoreBase):
         lock_seconds: float = LOCK_SECONDS,
         salvage: bool = False,
         identity: UUID | None = None,
+        marker: str | None = None,
         steps: Callable[[str], None] | None = None,
     ) -> None:
         self.path = path
@@ -105,6 +108,7 @@ class FileBlobStore(BlobStoreBase):
         self._naming = Names(self._folder)
         self._journals = Journals(self._folder, salvage=salvage)
         self._salvage = salvage
+        self._marker = marker
         self._left_over = LeftOver(self._folder)
         self._steps = steps
 
@@ -306,6 +310,7 @@ class FileBlobStore(BlobStoreBase):
         if not files:
             return
         with self._guard.exclusive(), self._passing(files[0][1], expected):
+            self._refuse_deleted()
             old = self._left_over.take(name for _, name in files)
             before = [(name, self._check(name, expected)[1]) for _, name in files]
             self._step("locked")
@@ -316,6 +321,11 @@ class FileBlobStore(BlobStoreBase):
                 self._step("renamed")
             self._step("folder-synced")
             self._forget(before, old)
+
+    def _refuse_deleted(self) -> None:
+        # What is left behind by whoever comes too late would be in the way of the next store.
+        if self._marker is not None and not io.exists(self._marker, self._folder):
+            raise StoreNotFound(f"The store at {self.path!r} was deleted.")
 
     def _check(self, name: str, expected: Expected) -> tuple[bool, bytes | None]:
         """Compare, exclusively; return whether there is a blob, and its stamp."""
