@@ -13,6 +13,7 @@ import datahike_async as d
 from datahike_async.errors import ConfigError, DatabaseExists, StorageError
 from datahike_async.konserve import store as stores
 from datahike_async.konserve.errors import OutcomeUnknown, StoreDenied
+from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
 from datahike_async.storage import creating
 
 pytestmark = pytest.mark.anyio
@@ -240,3 +241,49 @@ async def test_a_head_of_which_the_store_did_not_say_whether_it_is_there_is_look
                 await d.create_database(store=store)
     async with d.connect(store=store, create=True) as conn:
         assert conn.db().max_tx
+
+
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.LOST_RESPONSE, Fault.LOST_REQUEST])
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "for good"])
+async def test_whichever_call_of_a_creation_fails_the_next_creation_goes_on(
+    store: dict[str, Any], fault: Fault, persistent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creating, "_PATIENCE", 0.02)
+    create, connect = stores.create_store, stores.connect_store
+    made: list[FaultyBlobStore] = []
+    at = 0
+
+    def faulty(opened: stores.Store) -> stores.Store:
+        made.append(
+            FaultyBlobStore(opened.blobs, fault=fault, at=at, persistent=persistent, reads=True)
+        )
+        opened.blobs = made[-1]
+        return opened
+
+    async def created(config: Any) -> stores.Store:
+        return faulty(await create(config))
+
+    async def connected(config: Any, **options: Any) -> stores.Store:
+        return faulty(await connect(config, **options))
+
+    failed = 0
+    while True:
+        made.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(creating.stores, "create_store", created)
+            patch.setattr(creating.stores, "connect_store", connected)
+            try:
+                await d.create_database(store=store, initial_tx=SCHEMA)
+            except d.DatahikeError as error:
+                assert not isinstance(error, DatabaseExists)
+                failed += 1
+        async with d.connect(store=store, create=True, initial_tx=SCHEMA) as conn:
+            await conn.transact([{":name": "Ada"}])
+            assert len(await conn.db().datoms("avet", ":db/ident")) == 1
+        await d.delete_database(store=store)
+        if made[0].calls <= at:
+            break
+        at += 1
+    assert at > 2
+    # A single answer that is lost is looked for.
+    assert bool(failed) == (persistent or fault is not Fault.LOST_RESPONSE)
