@@ -151,10 +151,7 @@ class S3Backend:
         settings = settings_of(config)
         store = await _open(settings)
         try:
-            found = await _id(store)
-            if found is not None:
-                _refuse_other(settings, config.get("id"), found)
-            await _delete(store)
+            await _delete(store, settings, config.get("id"))
         except StoreNotFound:
             return
         finally:
@@ -194,9 +191,16 @@ async def _id(store: S3BlobStore) -> UUID | None:
     from datahike_async_s3.store import MARKER
 
     found = await store.read(MARKER)
-    if found is None or found.data.startswith(_DELETED):
+    return None if found is None else _id_in(store, found)
+
+
+def _id_in(store: S3BlobStore, marker: Blob) -> UUID | None:
+    """Return the id in a marker, or None for that of a store that is being deleted."""
+    from datahike_async_s3.store import MARKER
+
+    if marker.data.startswith(_DELETED):
         return None
-    words = found.data.decode("ascii", "replace").split()
+    words = marker.data.decode("ascii", "replace").split()
     if len(words) != 3 or words[0] != "konserve-s3" or not words[1].isdigit():
         raise CorruptValue(f"The object {MARKER!r} of {store!r} is none of ours.")
     if int(words[1]) > _FORMAT:
@@ -209,15 +213,38 @@ async def _id(store: S3BlobStore) -> UUID | None:
         raise CorruptValue(f"The object {MARKER!r} of {store!r} names no id.") from error
 
 
-async def _delete(store: S3BlobStore) -> None:
+async def _delete(store: S3BlobStore, settings: Settings, wanted: UUID | None) -> None:
+    mine = await _condemned(store, settings, wanted)
+    if mine is not None and await _remove_all(store, mine):
+        await _unmark(store, mine)
+
+
+async def _condemned(
+    store: S3BlobStore, settings: Settings, wanted: UUID | None
+) -> Revision | None:
+    """Mark a store as one that is being deleted, and return the mark's revision; None without one.
+
+    No store from there on, but known as the rest of one: deleting it can be repeated.
+    """
     from datahike_async_s3.store import MARKER
 
-    if await store.read(MARKER) is None:
-        return
-    # No store from here on, but known as the rest of one: deleting it can be repeated.
-    mine = await store.write(MARKER, _mark())
-    if await _remove_all(store, mine):
-        await _unmark(store, mine)
+    for attempt in range(_ATTEMPTS):
+        found = await store.read_latest(MARKER)
+        if not isinstance(found, Blob):
+            return None
+        there = _id_in(store, found)
+        if there is not None:
+            _refuse_other(settings, wanted, there)
+        try:
+            return await store.write(MARKER, _mark(), found.revision)
+        except UnsupportedOperation:
+            # A server that knows no conditions.
+            return await store.write(MARKER, _mark())
+        except (RevisionMismatch, OutcomeUnknown):
+            # Another store may lie there by now; or the mark is there, and is looked at again.
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _mark() -> bytes:

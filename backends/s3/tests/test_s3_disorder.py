@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -14,12 +15,13 @@ from datahike_async_s3 import client
 from datahike_async_s3.errors import translated
 from datahike_async_s3.redact import _redacted, redact
 from datahike_async_s3.settings import settings_of
-from datahike_async_s3.store import S3BlobStore
+from datahike_async_s3.store import MARKER, S3BlobStore
 
 import datahike_async as d
 from datahike_async.konserve import (
     ABSENT,
     OutcomeUnknown,
+    StoreConfigError,
     StoreDenied,
     StoreUnavailable,
     UnsupportedOperation,
@@ -65,6 +67,35 @@ async def test_a_deletion_spares_the_store_that_took_its_place(
     store = await connect_store(store_config)
     assert await store.get("new") == 2
     assert await store.get("old") is None
+    await store.release()
+
+
+async def test_a_deletion_by_id_spares_a_store_of_another_id_that_took_its_place(
+    store_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {key: value for key, value in store_config.items() if key != "id"}
+    place.setdefault("prefix", str(store_config.get("id")))
+    old, new = ({**place, "id": uuid4()} for _ in range(2))
+    await (await create_store(old)).release()
+    write, overtaken = S3BlobStore.write, False
+
+    async def slow(self: S3BlobStore, name: str, *arguments: Any) -> Any:
+        nonlocal overtaken
+        if name == MARKER and not overtaken:
+            # The id was compared; meanwhile another process deletes the store and makes its own.
+            overtaken = True
+            await delete_store(old)
+            fresh = await create_store(new)
+            await fresh.assoc("new", 2)
+            await fresh.release()
+        return await write(self, name, *arguments)
+
+    monkeypatch.setattr(S3BlobStore, "write", slow)
+    with pytest.raises(StoreConfigError, match="another store"):
+        await delete_store(old)
+    assert overtaken
+    store = await connect_store(new)
+    assert await store.get("new") == 2
     await store.release()
 
 
