@@ -243,10 +243,23 @@ class Log:
             records=whole,
         )
 
-    def shrunk(self, known: int) -> CorruptValue:
-        """Return the error for a log that once went further than it does."""
-        damage = f"it went up to byte {known} before"
-        return self._damaged(Found([], self.end, self._last, self._crc, damage=damage))
+    def read_on(self, at: int | None) -> tuple[list[bytes], int]:
+        """Return the records from ``at`` on, if it is given, and up to where the log is shown.
+
+        Raises CorruptValue where it is damaged, or shorter than ``at``.
+        """
+        news = self.follow()
+        end = self.show()
+        if at is None or at == end:
+            return [], end
+        if at > news.end:
+            damage = f"it went up to byte {at} before"
+            raise self._damaged(Found([], self.end, self._last, self._crc, damage=damage))
+        if at > end:
+            return [], at  # the caller has what could not be synced here
+        if (news.start, news.end) == (at, end):
+            return news.records, end
+        return self.records(at, end), end
 
     def show(self) -> int:
         """Make durable what others wrote, and return up to where the log may be shown.

@@ -28,7 +28,6 @@ from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_blobs import STAMP, SUFFIX, header, load, present
 from datahike_async.konserve.backends.file_guard import Guard
 from datahike_async.konserve.backends.file_journal import (
-    Log,
     check_record,
     log_name,
     remove,
@@ -224,7 +223,7 @@ class FileBlobStore(BlobStoreBase):
         try:
             with self._journals.using(name, stamp) as log:
                 if log is not None:
-                    return _read_on(log, at)
+                    return log.read_on(at)
         except CorruptValue:
             if present(name, self._folder) == stamp:
                 raise
@@ -395,21 +394,6 @@ class FileBlobStore(BlobStoreBase):
         folder, self._folder = self._folder, -1
         if folder >= 0:
             os.close(folder)
-
-
-def _read_on(log: Log, at: int | None) -> tuple[list[bytes], int]:
-    """Return the records of a log from ``at`` on, if it is given, and up to where it is shown."""
-    news = log.follow()
-    end = log.show()
-    if at is None or at == end:
-        return [], end
-    if at > news.end:
-        raise log.shrunk(at)
-    if at > end:
-        return [], at  # the caller has what could not be synced here
-    if (news.start, news.end) == (at, end):
-        return news.records, end
-    return log.records(at, end), end
 
 
 def _mismatch(name: str, expected: Expected, found: Revision | None) -> RevisionMismatch:
