@@ -7,7 +7,7 @@ rule puts it. Whether an attribute is a reference only a database knows: a place
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -30,6 +30,7 @@ from datahike_async.query.ast import (
 __all__ = [
     "ATTRIBUTE",
     "BY_ROW",
+    "Constants",
     "Noting",
     "Place",
     "Places",
@@ -169,6 +170,7 @@ class Noting(Walk):
         self.attributes: dict[Symbol, None] = {}
         self.constants: list[Any] = []
         self.called: set[Symbol] = set()
+        self._handed: dict[Any, list[Place]] = {}
 
     def term(self, term: Any, place: Place | None) -> Any:
         """Note a variable or a constant."""
@@ -190,9 +192,22 @@ class Noting(Walk):
     def call(self, clause: RuleCall) -> RuleCall:
         """Note the arguments where the rule puts them."""
         self.called.add(clause.name)
-        for arg, places in zip(clause.args, self._places_of(clause.name), strict=False):
-            for place in places:
-                self.term(arg, in_caller(place, clause))
+        names = tuple(
+            a if isinstance(a, (Keyword, str)) or is_var(a) else None for a in clause.args
+        )
+        for i, (arg, places) in enumerate(
+            zip(clause.args, self._places_of(clause.name), strict=False)
+        ):
+            if not is_var(arg) and not is_reference(arg):
+                continue
+            key = clause.name, i, clause.source, names
+            found = self._handed.get(key)
+            if found is None:
+                tally(STEP * len(places))
+                moved = (in_caller(place, clause) for place in places)
+                found = self._handed[key] = [place for place in moved if place is not None]
+            for place in found:
+                self.term(arg, place)
         return clause
 
     def within(self, head: Sequence[Symbol]) -> Walk:
@@ -201,21 +216,43 @@ class Noting(Walk):
         inside = Noting(self._places_of, names)
         inside.places, inside.attributes = self.places, self.attributes
         inside.constants, inside.called = self.constants, self.called
+        inside._handed = self._handed
         return inside
 
 
-class _Occurrences(Walk):
-    """Notes the places of some variables."""
+class Constants(Walk):
+    """Whether there are constants that may be references."""
 
-    def __init__(
-        self,
-        names: AbstractSet[Symbol],
-        rules: Mapping[Symbol, Sequence[Places]],
-        found: dict[Symbol, set[Place | None]],
-    ) -> None:
+    def __init__(self, places_of: Callable[[Symbol], Sequence[Places]]) -> None:
+        self._places_of = places_of
+        self.found = False
+
+    def term(self, term: Any, place: Place | None) -> Any:
+        """Look at a constant."""
+        if place is not None and not is_var(term):
+            self.found |= is_reference(term, attribute=place == ATTRIBUTE)
+        return term
+
+    def call(self, clause: RuleCall) -> RuleCall:
+        """Look at the arguments that the rule takes for more than values."""
+        for arg, places in zip(clause.args, self._places_of(clause.name), strict=False):
+            self.found |= not is_var(arg) and is_reference(arg) and places != _ELSEWHERE
+        return clause
+
+
+_ELSEWHERE: Final[Places] = frozenset({None})
+
+# An argument of a rule, by number.
+_Argument = tuple[Symbol, int]
+
+
+class _Flows(Walk):
+    """Notes where the variables of a rule's head stand, and which calls they are handed to."""
+
+    def __init__(self, names: AbstractSet[Symbol]) -> None:
         self.names = names
-        self.rules = rules
-        self.found = found
+        self.found: dict[Symbol, set[Place | None]] = {}
+        self.calls: list[tuple[Symbol, int, RuleCall]] = []
 
     def term(self, term: Any, place: Place | None) -> Any:
         if is_var(term) and term in self.names:
@@ -223,40 +260,83 @@ class _Occurrences(Walk):
         return term
 
     def call(self, clause: RuleCall) -> RuleCall:
-        for arg, places in zip(clause.args, self.rules.get(clause.name, ()), strict=False):
-            for place in places:
-                self.term(arg, in_caller(place, clause))
+        handed = [(a, i, clause) for i, a in enumerate(clause.args) if is_var(a)]
+        self.calls += [flow for flow in handed if flow[0] in self.names]
         return clause
 
     def within(self, head: Sequence[Symbol]) -> Walk:
-        return _Occurrences(self.names & set(head), self.rules, self.found)
+        inside = _Flows(self.names & set(head))
+        inside.found, inside.calls = self.found, self.calls
+        return inside
 
 
 def rule_places(
-    rules: Mapping[Symbol, Sequence[RuleBranch]], callers: Mapping[Symbol, Iterable[Symbol]]
+    rules: Mapping[Symbol, Sequence[RuleBranch]],
 ) -> dict[Symbol, tuple[Places, ...]]:
     """Return for each rule where its arguments stand, in it and in all rules that it reaches.
 
-    ``callers`` are the rules that call each rule.
+    A place is handed once from an argument to each that flows into it.
     """
-    out: dict[Symbol, tuple[Places, ...]] = {
-        name: tuple(frozenset() for _ in branches[0].head) for name, branches in rules.items()
-    }
-    todo: dict[Symbol, None] = dict.fromkeys(reversed([*rules]))
+    out: dict[_Argument, set[Place | None]] = {}
+    todo: list[tuple[_Argument, Place | None]] = []
+    # By the argument of a rule: what flows into it, and from which source; and the same with
+    # what the calls name attributes by, for places that depend on it.
+    plain: dict[_Argument, set[tuple[_Argument, Symbol]]] = {}
+    named: dict[_Argument, dict[Any, None]] = {}
+    for name, branches in rules.items():
+        for i in range(len(branches[0].head)):
+            out[name, i] = set()
+        for branch in branches:
+            head = branch.head
+            flows = _Flows(set(head))
+            walked(branch.clauses, flows)
+            for variable, places in flows.found.items():
+                for i in _positions(head, variable):
+                    todo += [((name, i), _numbered(place, head)) for place in places]
+            for variable, at, clause in flows.calls:
+                callee = clause.name, at
+                names = tuple(_attribute(arg, head) for arg in clause.args)
+                for i in _positions(head, variable):
+                    plain.setdefault(callee, set()).add(((name, i), clause.source))
+                    named.setdefault(callee, {})[(name, i), clause.source, names] = None
     while todo:
-        name = next(iter(todo))
-        del todo[name]
-        places: list[set[Place | None]] = [set(known) for known in out[name]]
-        for branch in rules[name]:
-            found: dict[Symbol, set[Place | None]] = {}
-            walked(branch.clauses, _Occurrences(set(branch.head), out, found))
-            for i, variable in enumerate(branch.head):
-                places[i].update(_numbered(p, branch.head) for p in found.get(variable, ()))
-        made = tuple(map(frozenset, places))
-        if made != out[name]:
-            out[name] = made
-            todo.update(dict.fromkeys(callers.get(name, ())))
-    return out
+        argument, place = todo.pop()
+        if argument not in out or place in out[argument]:
+            continue
+        out[argument].add(place)
+        if place is not None and type(place.attribute) is int:
+            for caller, source, names in named.get(argument, ()):
+                at = place.attribute
+                key = names[at] if at < len(names) else None
+                moved = None if key is None else Place(_outside(place.source, source), key)
+                todo.append((caller, moved))
+            tally(STEP * len(named.get(argument, ())))
+            continue
+        for caller, source in plain.get(argument, ()):
+            moved = place
+            if place is not None and place.source is DEFAULT_SOURCE:
+                moved = Place(source, place.attribute)
+            todo.append((caller, moved))
+        tally(STEP * len(plain.get(argument, ())))
+    return {
+        name: tuple(frozenset(out[name, i]) for i in range(len(branches[0].head)))
+        for name, branches in rules.items()
+    }
+
+
+def _positions(head: Sequence[Symbol], variable: Symbol) -> list[int]:
+    return [i for i, v in enumerate(head) if v is variable]
+
+
+def _outside(source: Symbol | None, called_on: Symbol) -> Symbol | None:
+    return called_on if source is DEFAULT_SOURCE else source
+
+
+def _attribute(arg: Any, head: Sequence[Symbol]) -> Any:
+    """Return an argument that may name an attribute: a keyword, text, or the number of one."""
+    if is_var(arg):
+        return head.index(arg) if arg in head else None
+    return arg if isinstance(arg, (Keyword, str)) else None
 
 
 def _numbered(place: Place | None, head: Sequence[Symbol]) -> Place | None:

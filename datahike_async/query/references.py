@@ -193,7 +193,8 @@ async def _accompanied(
         for variable, column in relation.columns.items():
             for reading in carried.get(variable, ()):
                 ids = await _ids(bound.views.get(reading), column.tolist(), watch)
-                columns[companion(variable, reading)] = column_of(ids)
+                made = await watch.run(len(ids), column_of, ids)
+                columns[companion(variable, reading)] = made
         relations.append(Relation(columns, relation.count))
     return replace(bound, consts=consts, relations=relations)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.looks import STEP, tally
 from datahike_async.query.ast import DEFAULT_SOURCE, Clause, RuleBranch, RuleCall, is_var
 from datahike_async.query.places import Place, Walk, in_caller, is_reference, walked
 from datahike_async.query.ruleset import RuleSet
@@ -177,8 +178,10 @@ class _Constants(Walk):
     def call(self, clause: RuleCall) -> RuleCall:
         self.called.add(_node(clause, self.rules, self.scope))
         for arg, places in zip(clause.args, self.rules.places(clause.name), strict=False):
-            for place in places:
-                self.term(arg, in_caller(place, clause))
+            if not is_var(arg) and is_reference(arg):
+                tally(STEP * len(places))
+                for place in places:
+                    self.term(arg, in_caller(place, clause))
         return clause
 
     def within(self, head: Sequence[Symbol]) -> Walk:
@@ -295,6 +298,10 @@ class _Rewrite(Walk):
         args: list[Any] = []
         extra: list[tuple[int, Reading, Any]] = []
         for i, (arg, own) in enumerate(zip(clause.args, places, strict=True)):
+            if not (arg in self.companions if is_var(arg) else is_reference(arg)):
+                args.append(arg)
+                continue
+            tally(STEP * len(own))
             found = {
                 self.job.readings.reading(
                     self.scope.place(in_caller(place, clause)), self.scope.attrs

@@ -24,7 +24,7 @@ from datahike_async.query.ast import (
 from datahike_async.query.builtin_rules import RULE_NAMES, builtin_rules
 from datahike_async.query.check import Checker
 from datahike_async.query.closure import Linear, linear_form
-from datahike_async.query.places import ATTRIBUTE, Noting, Places, rule_places, walked
+from datahike_async.query.places import ATTRIBUTE, Constants, Places, rule_places, walked
 from datahike_async.query.text import call_text
 from datahike_async.query.where import attributes_of, calls_of, canonical
 
@@ -154,11 +154,7 @@ class RuleSet:
     def places(self, name: Symbol) -> tuple[Places, ...]:
         """Return where the arguments of a rule stand, in it and in the rules that it reaches."""
         if self._places is None:
-            callers: dict[Symbol, list[Symbol]] = {}
-            for caller, branches in self.branches.items():
-                for called in {n for b in branches for n in calls_in(b.clauses)}:
-                    callers.setdefault(called, []).append(caller)
-            self._places = rule_places(self.branches, callers)
+            self._places = rule_places(self.branches)
         return self._places.get(name, ())
 
     def attribute_arguments(self, name: Symbol) -> list[int]:
@@ -167,12 +163,12 @@ class RuleSet:
 
     def hold_references(self, names: Iterable[Symbol]) -> bool:
         """Whether the bodies of rules, or of those they reach, may hold references as constants."""
-        found = Noting(self.places)
+        found = Constants(self.places)
         reached = {n for name in names for n in (name, *_reached(self.branches, name))}
         for called in reached:
             for branch in self.branches.get(called, ()):
                 walked(branch.clauses, found)
-        return bool(found.constants)
+        return found.found
 
     def linear(self, name: Symbol) -> Linear | None:
         """Return the closure that a recursive rule is, or None."""

@@ -111,7 +111,7 @@ def groups_count_one_too_few(plant: Callable[..., None]) -> None:
 
 
 def rules_take_references_for_values(plant: Callable[..., None]) -> None:
-    def nowhere(known: Any, callers: Any) -> Any:
+    def nowhere(known: Any) -> Any:
         return {name: tuple(frozenset() for _ in found[0].head) for name, found in known.items()}
 
     plant(ruleset, "rule_places", nowhere)

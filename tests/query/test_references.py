@@ -10,11 +10,14 @@ import anyio
 import pytest
 
 from datahike_async.database import Database, empty_db
-from datahike_async.edn.types import Keyword
+from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.edn.writer import write
 from datahike_async.errors import QueryError
 from datahike_async.functions import register_function, unregister_function
+from datahike_async.query import places
 from datahike_async.query.api import explain, q, query_stats
+from datahike_async.query.ruleset import RuleSet
+from datahike_async.query.where import parse_rules
 from datahike_async.values.types import typed_key
 from tests.query.test_rules_queries import CLOSURES
 from tests.query.ways import WAYS, forced
@@ -401,3 +404,24 @@ async def test_many_references_of_an_input_are_found_together() -> None:
     given = [[":id", f"n{i}"] for i in range(1, many)]
     found = await q("[:find ?i :in $ [?e ...] :where [?e :id ?i]]", db, given)
     assert len(found) == many - 1
+
+
+@pytest.mark.parametrize(
+    "branch",
+    ["[(r ?x ?y) [?x :a{} ?y] (r ?y ?x)]", "[(r{} ?x ?y) [?x :a ?y] (r{} ?y ?x) (r0 ?x ?y)]"],
+    ids=["many attributes", "many rules"],
+)
+def test_where_arguments_stand_is_found_out_in_steps_that_grow_with_the_rules(
+    branch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(places, "tally", steps.append)
+    taken = []
+    for many in (100, 200):
+        steps.clear()
+        text = " ".join(branch.replace("{}", str(i)) for i in range(many))
+        rules = RuleSet(parse_rules(f"[{text}]"))
+        assert rules.places(Symbol("r" if "(r ?x" in branch else "r0"))[0]
+        assert not rules.hold_references(rules.branches)
+        taken.append(sum(steps))
+    assert taken[1] < 3 * taken[0]
