@@ -31,6 +31,7 @@ _PATIENCE: Final = 6
 _LEAST_PATIENCE: Final = 0.05
 _MOST_PATIENCE: Final = 0.8
 _LONGEST_PAUSE: Final = 0.25
+_GIVEN_WAY: Final = 0.1
 _SPREAD: Final = 0.4
 _FIRST_STREAK: Final = 4
 _LONGEST_STREAK: Final = 32
@@ -133,6 +134,11 @@ class Order:
         if self._calm >= _CALM:
             self.waits = branch.committer.in_ring = False
             self._calm = 0
+
+    async def give_way(self) -> None:
+        """Wait a little for whoever has the turn, where none can be had here."""
+        if not self.has_turn:
+            await anyio.sleep(_GIVEN_WAY * self._branch.env.random())
 
     def _leave(self) -> None:
         self.has_turn = False

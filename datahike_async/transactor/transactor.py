@@ -384,6 +384,7 @@ class Transactor:
                     group.fail(conflict, name)
                     return
                 await self.order.wait(turn, refresh=not self._exclusive)
+                await self.order.give_way()
                 if branch.committer.revision != revision:
                     group = await self._again(group, retries)
             except Moved as moved:
@@ -499,11 +500,10 @@ class Transactor:
                 FLUSHED(branch=branch.name, tx=flushed.max_tx, rows=flushed.n)
                 await branch.catch_up()
                 self._flush_floor = 0
-            except OutOfTurn as error:
+            except OutOfTurn:
+                self._prepared, order.waits = prepared, True
                 if queued:
-                    self._flush_failed(as_ours(error))
-                else:
-                    self._prepared, order.waits = prepared, True
+                    await order.give_way()
             except Moved as moved:
                 if self._exclusive:
                     self.shut(fenced(self.config.branch))

@@ -215,6 +215,39 @@ async def test_a_head_that_vanished_ends_the_writer(store: dict[str, Any]) -> No
             await conn.transact([{":name": "Ada"}])
 
 
+async def test_a_writer_that_cannot_queue_waits_for_those_who_can(tmp_path: Path) -> None:
+    behind = {"backend": "file", "path": str(tmp_path / "db"), "id": uuid4()}
+    store = {
+        "backend": "tiered",
+        "id": behind["id"],
+        "write-policy": "write-behind",
+        "frontend-config": {"backend": "memory"},
+        "backend-config": behind,
+    }
+    await d.create_database(store=store, initial_tx=COUNTER)
+    async with d.connect(store=store, limits=SMALL) as conn, anyio.create_task_group() as tasks:
+        assert not conn._transactor.store.capabilities.turns
+        other = await stores.connect_store(behind)
+        taken = anyio.Event()
+
+        async def have_turns() -> None:
+            for _ in range(8):
+                async with other.turn(conn._transactor._branch.committer.key) as turn:
+                    assert turn.held
+                    taken.set()
+                    await anyio.sleep(0.05)
+
+        tasks.start_soon(have_turns)
+        await taken.wait()
+        # As much as makes it flush several times.
+        for i in range(40):
+            await conn.transact([{":name": f"n{i}-{j}"} for j in range(10)])
+        tasks.cancel_scope.cancel()
+    await other.release()
+    async with d.connect(store=store) as conn:
+        assert len(await conn.db().datoms("aevt", ":name")) == 400
+
+
 async def test_writers_in_threads(tmp_path: Path) -> None:
     """The same with real concurrency: four event loops in four threads on one file store."""
     store = {"backend": "file", "path": str(tmp_path / "threads"), "id": uuid4()}
