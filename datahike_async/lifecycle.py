@@ -9,7 +9,7 @@ from datahike_async.config import Config
 from datahike_async.env import SYSTEM, Env
 from datahike_async.errors import ConfigError, ConnectionClosed
 from datahike_async.events import DELETED
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.errors import StoreNotFound
 from datahike_async.konserve.loops import surely
 from datahike_async.konserve.redaction import public

@@ -11,7 +11,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.errors import ConfigError, DatabaseExists, StorageError
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.errors import OutcomeUnknown, StoreDenied
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
 from datahike_async.storage import creating

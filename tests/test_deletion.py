@@ -12,7 +12,7 @@ import pytest
 import datahike_async as d
 from datahike_async.errors import ConfigError
 from datahike_async.konserve import StoreClosed, StoreConfigError, StoreNotFound
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from tests.servers.programs import S3Server
 from tests.stores import store_on
 

@@ -13,7 +13,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.errors import ConfigError, DatabaseNotFound
-from datahike_async.konserve.store import connect_store, release_store
+from datahike_async.konserve.opening import connect_store, release_store
 from datahike_async.transactor import sharing
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,7 @@ import pytest
 import datahike_async as d
 from datahike_async.errors import ConfigError, WriterError
 from datahike_async.konserve import StoreConfigError, StoreDenied
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from tests.mounts import run_mounted
 from tests.servers.programs import S3Server
 from tests.stores import store_on

@@ -45,17 +45,16 @@ from datahike_async.konserve.errors import (
     UnsupportedOperation,
 )
 from datahike_async.konserve.loops import acquire_in_thread, in_thread, surely
-from datahike_async.konserve.registry import Backend, register_backend
-from datahike_async.konserve.serializers import MessagePack, Serializer
-from datahike_async.konserve.store import (
-    Assoc,
-    Store,
+from datahike_async.konserve.opening import (
     connect_store,
     create_store,
     delete_store,
     release_store,
     store_exists,
 )
+from datahike_async.konserve.registry import Backend, register_backend
+from datahike_async.konserve.serializers import MessagePack, Serializer
+from datahike_async.konserve.store import Assoc, Store
 
 __all__ = [
     "ABSENT",

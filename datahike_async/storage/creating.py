@@ -26,7 +26,7 @@ from datahike_async.edn import read_all
 from datahike_async.env import Env
 from datahike_async.errors import ConfigError, DatabaseExists, shown
 from datahike_async.events import CREATED
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import ABSENT, ConditionalDomain, Expected, Revision
 from datahike_async.konserve.errors import (

@@ -22,7 +22,8 @@ from datahike_async.errors import ConfigError
 from datahike_async.events import CLOSED, CONNECTED, OPENED, RELEASED
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.loops import Home, abandon_closed, outlast, start
-from datahike_async.konserve.store import Store, connect_store, release_store, store_place
+from datahike_async.konserve.opening import connect_store, release_store, store_place
+from datahike_async.konserve.store import Store
 from datahike_async.storage.create import NODE_BYTES
 from datahike_async.storage.node_store import NodeStore
 from datahike_async.storage.open import missing_branch, read_branch

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from power import Recorder, cut_power
 
 import datahike_async as d
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.backends import file_io
 from datahike_async.transactor.transactor import Limits
 

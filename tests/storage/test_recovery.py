@@ -21,7 +21,7 @@ from datahike_async.errors import (
     UnsupportedFormat,
 )
 from datahike_async.index.codec import pack, unpack
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.storage.codec import decode_record, decode_segment
 from datahike_async.storage.flush import address_of
 from datahike_async.storage.open import read_branch

@@ -18,7 +18,7 @@ from datahike_async.errors import (
     WriterError,
     WriterFenced,
 )
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.storage import open as opening
 from datahike_async.storage.head import RECENT
 from datahike_async.transactor import branch as branches

@@ -19,7 +19,7 @@ from datahike_async.errors import (
     TransactionOutcomeUnknown,
     WriterError,
 )
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.blob import (
     Appended,
     Blob,

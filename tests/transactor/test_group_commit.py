@@ -12,7 +12,7 @@ import pytest
 import datahike_async as d
 from datahike_async.env import Env
 from datahike_async.errors import TransactionError
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.testing.faults import FaultyBlobStore
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits

@@ -12,8 +12,9 @@ import pytest
 
 import datahike_async as d
 from datahike_async.errors import CorruptData
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.blob import Expected, Revision, Write
+from datahike_async.konserve.errors import StoreConfigError
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from datahike_async.storage.head import decode_head
 from datahike_async.storage.tail import TAIL_BYTES, Tail
@@ -193,7 +194,7 @@ class Losing(PassingBlobStore):
     async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
         if self.refuse and expected is not None:
             self.refuse = False
-            raise stores.StoreConfigError("planted: refused")
+            raise StoreConfigError("planted: refused")
         return await super().write(name, data, expected)
 
 

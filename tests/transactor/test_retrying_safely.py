@@ -14,7 +14,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.konserve import OutcomeUnknown
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.testing import Fault, FaultyBlobStore
 from datahike_async.transactor import sharing
 from datahike_async.transactor.limits import Limits

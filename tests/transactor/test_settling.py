@@ -16,7 +16,7 @@ from datahike_async.errors import (
     TransactionOutcomeUnknown,
     WriterError,
 )
-from datahike_async.konserve import store as stores
+from datahike_async.konserve import opening as stores
 from datahike_async.konserve.blob import Expected, Revision
 from datahike_async.konserve.errors import RevisionMismatch, StoreIOError
 from datahike_async.konserve.wrappers.passing import PassingBlobStore

@@ -15,7 +15,8 @@ import pytest
 
 from datahike_async.konserve.blob import Capabilities
 from datahike_async.konserve.errors import RevisionMismatch
-from datahike_async.konserve.store import Store, connect_store, create_store, delete_store
+from datahike_async.konserve.opening import connect_store, create_store, delete_store
+from datahike_async.konserve.store import Store
 
 __all__ = ["Laws", "latest", "race", "together"]
 

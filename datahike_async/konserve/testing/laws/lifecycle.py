@@ -15,15 +15,10 @@ from datahike_async.konserve.errors import (
     StoreExists,
     StoreNotFound,
 )
+from datahike_async.konserve.opening import connect_store, create_store, delete_store, store_exists
 from datahike_async.konserve.redaction import HIDDEN
 from datahike_async.konserve.registry import backend
-from datahike_async.konserve.store import (
-    Store,
-    connect_store,
-    create_store,
-    delete_store,
-    store_exists,
-)
+from datahike_async.konserve.store import Store
 from datahike_async.konserve.testing.laws.common import Laws, latest
 from datahike_async.konserve.testing.promises import DURABLE, promised
 
