@@ -62,8 +62,14 @@ def _pieces(count: int, each: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, stop
 
 
-def walked(values: Iterable[T], *, each: int = STEP) -> Iterator[T]:
-    """Iterate over values that Python handles one by one, with a look at every so many."""
+def walked(values: Iterable[T], *, each: int = STEP) -> Iterable[T]:
+    """Return values that Python handles one by one, to be gone over with looks in between."""
+    if hasattr(values, "__len__") and len(values) * each <= SMALL:
+        return values
+    return _walked(values, each)
+
+
+def _walked(values: Iterable[T], each: int) -> Iterator[T]:
     many = max(SMALL // each, 1)
     left = 0
     for value in values:

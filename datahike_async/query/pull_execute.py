@@ -16,7 +16,7 @@ from datahike_async.errors import QueryError, shown
 from datahike_async.index.source import NodeMiss, fetch
 from datahike_async.looks import STEP, tally, walked
 from datahike_async.query.budget import Meter
-from datahike_async.query.host import Host
+from datahike_async.query.host import LARGE, Host
 from datahike_async.query.pull_assemble import (
     ENTERED,
     EVERYTHING,
@@ -32,7 +32,7 @@ from datahike_async.query.pull_assemble import (
 from datahike_async.query.pull_map import EntityMap, copied
 from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, parse_pattern
 from datahike_async.query.pull_read import ALL, COLUMNS_FROM, SMALL, Reader, merged
-from datahike_async.query.watch import Watch
+from datahike_async.query.watch import Elsewhere, Watch
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
@@ -64,9 +64,21 @@ async def pull(view: View, pattern: Any, eid: Any, host: Host | None = None) -> 
     pattern and ``:pull/too-large`` where a recursion meets more than ``MAX_MAPS`` entities.
     """
     watch = Watch(_UNBOUNDED, host)
+    rows = 0
     with watch:
-        spec = await _parsed(watch, pattern)
-        return (await _read(watch, 0, _pulled, view, spec, (eid,)))[0]
+        if type(pattern) is str and len(pattern) <= _SHORT:
+            spec = parse_pattern(pattern)
+        else:
+            spec = await _parsed(watch, pattern)
+        # Most pulls are little, and what is at hand needs no more coroutines.
+        watch.begin()
+        try:
+            return _pulled(view, spec, (eid,))[0]
+        except NodeMiss:
+            pass
+        except Elsewhere:
+            rows = LARGE
+        return (await _read(watch, rows, _pulled, view, spec, (eid,)))[0]
 
 
 async def pull_many(

@@ -68,7 +68,7 @@ class Watch:
         if self.inside:
             assert self.host is not None
             self.host.check()
-        elif self.movable:
+        elif self.movable and self.host is not None:
             self._done += since
             if self._done > HERE:
                 raise Elsewhere
