@@ -64,7 +64,7 @@ def _pieces(count: int, each: int, size: int) -> Iterator[tuple[int, int]]:
 
 def walked(values: Iterable[T], *, each: int = STEP) -> Iterable[T]:
     """Return values that Python handles one by one, to be gone over with looks in between."""
-    if hasattr(values, "__len__") and len(values) * each <= SMALL:
+    if hasattr(values, "__len__") and len(values) * each <= SMALL:  # type: ignore[arg-type]
         return values
     return _walked(values, each)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, TypeVar
 
+from datahike_async.collector import set_aside
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.source import NodeMiss, fetch
@@ -47,6 +48,8 @@ _CHUNK: Final = 8192
 # Characters of a pattern that is parsed in no time.
 _SHORT: Final = 2000
 _INTS: Final = frozenset({int})
+# From so many maps on those that are made already are spared by the garbage collector.
+_SPARED: Final = 10_000
 _UNBOUNDED: Final = Meter()
 _NONE: Final[dict[int, list[Any]]] = {}
 
@@ -235,8 +238,15 @@ class _Pull:
             self.groups += level
             level = list(below.values())
         assembler = Assembler(self.view)
-        for group in reversed(self.groups):
-            assembler.assemble(group)
+        if sum(len(group.maps) for group in self.groups) < _SPARED:
+            for group in reversed(self.groups):
+                assembler.assemble(group)
+            return root.maps
+        with set_aside():
+            for group in reversed(self.groups):
+                # What the groups below have made is spared as well.
+                with set_aside():
+                    assembler.assemble(group)
         return root.maps
 
     # -- down: what each level reads -------------------------------------------------------------
