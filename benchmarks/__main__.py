@@ -1,4 +1,4 @@
-"""``python -m benchmarks [workloads|queries [--quick]|commits|opening|web|remote|stalls …]``.
+"""``python -m benchmarks [workloads|queries [--quick]|guards|commits|opening|web|remote|…]``.
 
 All of them without a name; ``turns`` has options of its own, and comes alone.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import commits, opening, queries, remote, turns, web, workloads, writing
+from benchmarks import commits, guards, opening, queries, remote, turns, web, workloads, writing
 
 RUNS = {
     "workloads": workloads.run,
     "queries": queries.run,
+    "guards": guards.run,
     "commits": commits.run,
     "opening": opening.run,
     "web": web.run,

@@ -30,7 +30,7 @@ from datahike_async.query.bindings import (
     unquoted,
 )
 from datahike_async.query.having import parse_having
-from datahike_async.query.text import term_text
+from datahike_async.query.text import MAX_QUERY, term_text
 from datahike_async.query.where import parse_clauses, variables_of
 
 __all__ = ["DEFAULT_IN", "order_by_of", "parse_query", "parse_query_data", "seconds_of"]
@@ -66,7 +66,11 @@ def parse_query(query: Any) -> Query:
     """Parse a query given as EDN text, list or map. Raises QueryError ``:parser/…``, EdnError."""
     try:
         return parse_query_data(
-            unquoted(read(query) if isinstance(query, str) else symbols(unquoted(query)))
+            unquoted(
+                read(query, max_size=MAX_QUERY)
+                if isinstance(query, str)
+                else symbols(unquoted(query))
+            )
         )
     except ArgumentError as error:  # a name that is none
         raise _error("query", f"In the query: {error}.", query) from None

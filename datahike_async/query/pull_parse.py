@@ -19,6 +19,7 @@ from datahike_async.looks import STEP, tally
 from datahike_async.query.bindings import forward_of, unquoted
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import is_async
+from datahike_async.query.text import MAX_QUERY
 
 __all__ = ["DB_ID", "DEFAULT_LIMIT", "AttrSpec", "Spec", "parse_pattern", "xform_of"]
 
@@ -72,7 +73,7 @@ def _error(message: str, form: Any) -> QueryError:
 
 @lru_cache(512)
 def _parsed_text(text: str) -> Spec:
-    return _pattern(read(text), 0)
+    return _pattern(read(text, max_size=MAX_QUERY), 0)
 
 
 def parse_pattern(pattern: Any) -> Spec:
@@ -256,7 +257,7 @@ def _sub(spec: AttrSpec, sub: Any, form: Any, depth: int) -> AttrSpec:
             raise _error(f"The depth of recursion in {shown(form)} should be at least 1.", form)
         recursion = sub
     elif isinstance(sub, str) and sub.lstrip()[:1] in ("[", "#"):
-        nested = _pattern(read(sub), depth + 1)
+        nested = _pattern(read(sub, max_size=MAX_QUERY), depth + 1)
     elif isinstance(sub, (list, tuple, set, frozenset)):
         nested = _pattern(sub, depth + 1)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from datahike_async.edn.types import Symbol
 from datahike_async.edn.writer import write
@@ -25,7 +25,10 @@ from datahike_async.query.ast import (
     RuleCall,
 )
 
-__all__ = ["binding_text", "call_text", "clause_text", "term_text"]
+__all__ = ["MAX_QUERY", "binding_text", "call_text", "clause_text", "term_text"]
+
+MAX_QUERY: Final = 1_000_000
+"""The most characters of a query, of rules, or of a pull pattern."""
 
 
 def clause_text(clause: Clause) -> str:

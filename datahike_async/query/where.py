@@ -24,7 +24,7 @@ from datahike_async.query.ast import (
     is_var,
 )
 from datahike_async.query.bindings import binding_variables, parse_binding, symbols, unquoted
-from datahike_async.query.text import term_text
+from datahike_async.query.text import MAX_QUERY, term_text
 
 __all__ = [
     "attributes_of",
@@ -231,7 +231,7 @@ def parse_rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
 
 def _rules(rules: Any) -> dict[Symbol, tuple[RuleBranch, ...]]:
     if isinstance(rules, str):
-        rules = unquoted(read(rules))
+        rules = unquoted(read(rules, max_size=MAX_QUERY))
     else:
         rules = symbols(unquoted(rules))
     if not isinstance(rules, (list, tuple)):

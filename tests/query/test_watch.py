@@ -11,7 +11,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.database import init_db
-from datahike_async.errors import QueryCanceled
+from datahike_async.errors import EdnError, QueryCanceled
 from datahike_async.looks import PIECE, SMALL, looking, pieces, walked
 from datahike_async.query import walk, watch
 from datahike_async.query.budget import Meter
@@ -286,3 +286,15 @@ async def test_an_open_chain_keeps_no_more_than_its_ends() -> None:
     links = " ".join(f"[?a{i} :f ?a{i + 1}]" for i in range(30))
     found = await d.q(f"[:find ?a30 :where [?a0 :n 5] {links}]", DB, budget={"rows": 20 * N})
     assert 0 < len(found) <= N
+
+
+@pytest.mark.parametrize("what", ["query", "rules", "pull"])
+async def test_texts_of_many_megabytes_are_refused_before_they_are_read(what: str) -> None:
+    blank = " " * 10_000_000
+    with pytest.raises(EdnError, match="limit is 1000000"):
+        if what == "query":
+            await d.q(f"[:find ?a :where {blank} [?a :n]]", DB)
+        elif what == "rules":
+            await d.q("[:find ?a :in $ % :where (r ?a)]", DB, f"[[(r ?a) {blank} [?a :n]]]")
+        else:
+            await d.pull(DB, f"[:n {blank}]", 1)
