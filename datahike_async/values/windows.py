@@ -17,11 +17,13 @@ def check_window(eid: int, since: datetime, until: datetime, *, earlier: bool = 
     if since < until:
         return
     error = ":transact/invalid-valid-times"
+    if earlier:
+        error = ":transact/invalid-valid-times-cross-tx"
     raise TransactionError(
         f"The valid time of {'transaction' if earlier else 'entity'} {eid} would begin at "
         f"{since.isoformat()} and end at {until.isoformat()}; :db.valid/from must be before "
         ":db.valid/to.",
-        error=error + "-cross-tx" if earlier else error,
+        error=error,
         entity_id=eid,
         since=since,
         until=until,
