@@ -21,6 +21,7 @@ from datahike_async.konserve.loops import (
     is_interruption,
     outlast,
     start,
+    surely,
 )
 
 
@@ -240,3 +241,53 @@ def test_calls_at_once_of_which_one_is_cancelled_are_no_success(which: int) -> N
             await gather(call, [1, 2, 3], 3)
 
     asyncio.run(main())
+
+
+def test_nothing_leaves_a_system_task_of_trio(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        raise SystemExit("of its own")
+
+    async def main() -> None:
+        start(work, "some work")
+        start(work, "more work", ending=lambda: None, seconds=1)
+        await anyio.sleep(0.01)
+
+    anyio.run(main, backend="trio")
+    assert "some work failed" in caplog.text
+    assert "more work failed" in caplog.text
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_closing_goes_on_however_often_its_task_is_cancelled(times: int) -> None:
+    closed: list[bool] = []
+
+    async def close() -> str:
+        for _ in range(5):
+            await asyncio.sleep(0.002)
+        closed.append(True)
+        return "closed"
+
+    async def main() -> None:
+        assert await surely(close) == "closed"
+        closed.clear()
+        task = asyncio.create_task(surely(close))
+        for _ in range(times):
+            await asyncio.sleep(0.001)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert closed
+
+    asyncio.run(main())
+
+
+@pytest.mark.anyio
+async def test_closing_goes_on_in_a_cancelled_scope_and_says_what_it_raises() -> None:
+    async def close() -> None:
+        await anyio.sleep(0.002)
+        raise ValueError("of its own")
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(ValueError, match="of its own"):
+            await surely(close)
