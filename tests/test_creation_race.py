@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -287,3 +289,15 @@ async def test_whichever_call_of_a_creation_fails_the_next_creation_goes_on(
     assert at > 2
     # A single answer that is lost is looked for.
     assert bool(failed) == (persistent or fault is not Fault.LOST_RESPONSE)
+
+
+async def test_a_creator_of_this_process_who_was_cancelled_is_waited_for_by_nobody(
+    store: dict[str, Any],
+) -> None:
+    """asyncio can cancel between the writing of a claim and the moment it is known."""
+    half = await stores.create_store(store)
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "owner": uuid4()}
+    await half.assoc(creating.CLAIM, {**CLAIM, **mine})
+    await half.release()
+    with anyio.fail_after(5):
+        await d.create_database(store=store)
