@@ -18,7 +18,7 @@ from datahike_async.query.explain import Explained, explained
 from datahike_async.query.host import Host
 from datahike_async.query.inputs import Request, bind, gathered, request_of, too_deep
 from datahike_async.query.parse import order_by_of, seconds_of
-from datahike_async.query.prepare import NO_RULES, Prepared, is_short, prepare
+from datahike_async.query.prepare import NO_RULES, SHORT, Prepared, is_short, prepare
 from datahike_async.query.references import resolved
 from datahike_async.query.shape import shape
 from datahike_async.query.shaping import shaped, shaped_rows
@@ -141,6 +141,11 @@ async def _answer(
     )
 
 
+def _is_long(value: Any) -> bool:
+    """Whether binding an input takes as long as there is of it."""
+    return type(value) in _LONG or (type(value) is str and len(value) > SHORT)
+
+
 async def _engine(
     prepared: Prepared, request: Request, watch: Watch, trace: list[Ran] | None
 ) -> tuple[Engine, Sequence[Clause], State]:
@@ -149,7 +154,7 @@ async def _engine(
     if request.timeout is None:
         watch.meter.within(parsed.timeout)
     try:
-        if prepared.scalars and not any(type(x) in _LONG for x in request.inputs):
+        if prepared.scalars and not any(map(_is_long, request.inputs)):
             bound = bind(parsed, request.inputs)
         else:
             bound = await watch.run(0, bind, parsed, gathered(parsed, request.inputs))
@@ -157,7 +162,7 @@ async def _engine(
         raise too_deep() from None
     if prepared.builtin_rules:
         bound = replace(bound, rules=bound.rules.completed(prepared.builtin_rules))
-    if len(parsed.where) < _FEW and bound.rules is NO_RULES:
+    if prepared.checked(bound.rules) or (len(parsed.where) < _FEW and bound.rules is NO_RULES):
         prepared.check(bound.rules, bound.variables())
     else:
         await watch.run(0, prepared.check, bound.rules, bound.variables())

@@ -36,11 +36,11 @@ from datahike_async.query.where import calls_of, canonical, parse_rules
 if TYPE_CHECKING:
     from datahike_async.query.references import Kept
 
-__all__ = ["NO_RULES", "Prepared", "prepare", "rules_of"]
+__all__ = ["NO_RULES", "SHORT", "Prepared", "prepare", "rules_of"]
 
 _PLANS: Final = 512
 # Characters of a text that is parsed in less than a millisecond, and of one that is kept.
-_SHORT: Final = 2_000
+SHORT: Final = 2_000
 _LONGEST: Final = 100_000
 
 
@@ -76,8 +76,8 @@ class Prepared:
         plain = plain and query.keys is None and query.timeout is None
         self.point: PointPlan | None = point_plan(query) if plain else None
         self.plans = Plans()
-        # Whether inputs are single values and databases alone.
-        self.scalars = all(type(b) is BindScalar and b.name.text[0] != "%" for b in query.ins)
+        # Whether inputs are single values, databases and rules alone.
+        self.scalars = all(type(b) is BindScalar for b in query.ins)
         self.builtin_rules = calls_in(query.where) & RULE_NAMES
         self._checked: tuple[RuleSet, set[Symbol]] | None = None
         # What ``references`` keeps of it.
@@ -90,6 +90,10 @@ class Prepared:
         out = copy(self)
         out.query = replace(self.query, order_by=order_by)
         return out
+
+    def checked(self, rules: RuleSet) -> bool:
+        """Whether the query was checked with these rules the last time."""
+        return self._checked is not None and self._checked[0] is rules
 
     def check(self, rules: RuleSet, bound: set[Symbol]) -> None:
         """Raise QueryError where a variable cannot be bound, whatever the data are."""
@@ -153,7 +157,7 @@ def _frozen(form: Any) -> Any:
 
 def is_short(query: Any) -> bool:
     """Whether parsing takes no time to speak of; what is data must be walked to know."""
-    return type(query) is str and len(query) <= _SHORT
+    return type(query) is str and len(query) <= SHORT
 
 
 def prepare(query: Any) -> Prepared:

@@ -162,12 +162,15 @@ class Rules:
             )
         variables = [a for a in clause.args if is_var(a) and a not in state.consts]
         bound = [v for v in dict.fromkeys(variables) if state.bound(v)]
-        outer = await heavy(0, state.take, bound)
+        outer = await heavy(0, state.take, bound) if bound else unit()
         seed = await heavy(outer.count, self._seed, clause, state, bound, outer)
         answers = await self.answers(clause.source, clause.name, branches, seed)
         state.relations.append(outer)
         found = await heavy(answers.count, self._named, clause, answers, state)
-        await heavy(0, state.add, found)
+        if bound:
+            await heavy(0, state.add, found)
+        else:
+            state.add(found)  # nothing of it is known: there is nothing to join
         if clause.name not in self.known.recursive:
             return "rule"
         return "fixpoint" if self.known.linear(clause.name) is None else "closure"
