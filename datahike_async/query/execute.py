@@ -260,7 +260,9 @@ class Engine:
         clause, watch = step.clause, self.watch
         if self.host is None or watch.inside:
             return await self._one(clause, state, rest)
-        if not step.large and not self._is_large(step, state):
+        large = self._is_large(step, state) if step.large is None else step.large
+        if not large:
+            step.large = False
             if not isinstance(clause, Pattern):
                 # What it consists of runs here or there, each by itself.
                 return await self._one(clause, state, rest)

@@ -35,8 +35,8 @@ class Step:
     operator: str
     rows: float
     cost: float
-    # Whether it turned out to be too much for the event loop the last time.
-    large: bool = False
+    # Whether it turned out to be too much for the event loop the last time; None: it never ran.
+    large: bool | None = None
 
 
 class Ordering:
