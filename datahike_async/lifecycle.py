@@ -68,8 +68,12 @@ async def delete_database(config: Any = None, **options: Any) -> None:
         if store_config.get("id") is not None:
             await _refuse_other(store_config)
         gone = ConnectionClosed("The database was deleted.", error=":connection-has-been-released")
-        for transactor in forget(await stores.store_place(store_config)):
+        transactors = forget(await stores.store_place(store_config))
+        for transactor in transactors:
             transactor.shut(gone)
+        for transactor in transactors:
+            # What came to its end after the deletion would be in the way of the next database.
+            await transactor.still()
         await stores.delete_store(store_config)
     DELETED(store=public(store_config))
 

@@ -301,3 +301,17 @@ async def test_a_creator_of_this_process_who_was_cancelled_is_waited_for_by_nobo
     await half.release()
     with anyio.fail_after(5):
         await d.create_database(store=store)
+
+
+def test_a_process_of_windows_is_not_interrupted_by_the_question_whether_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def kill(pid: int, signal: int) -> None:
+        raise AssertionError("this interrupts it")
+
+    claim = {"owner": uuid4(), "host": socket.gethostname(), "pid": os.getppid()}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", kill)
+        patch.setattr(os, "name", "nt")
+        found = creating._patience(claim)
+    assert found == creating._PATIENCE_AFAR

@@ -247,6 +247,9 @@ def _patience(claim: Mapping[str, Any]) -> float:
         return _PATIENCE_AFAR
     if claim.get("pid") == os.getpid():
         return _PATIENCE if claim["owner"] in _at_it else 0.0
+    if os.name == "nt":
+        # There that call is no question: it interrupts the process.
+        return _PATIENCE_AFAR
     try:
         os.kill(int(claim["pid"]), 0)
     except ProcessLookupError:

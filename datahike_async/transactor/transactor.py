@@ -106,6 +106,9 @@ class Transactor:
         self._accepted = 0
         self._answered = 0
         self._settling: deque[tuple[int, anyio.Event]] = deque()
+        # Who waits until nothing is under way any more, and whether nothing ever will be.
+        self._stilling: list[anyio.Event] = []
+        self._over = False
 
     @classmethod
     async def open(
@@ -210,6 +213,21 @@ class Transactor:
             self._settling.append((self._accepted, event))
             await event.wait()
 
+    async def still(self) -> None:
+        """Wait, after ``shut``, until nothing is being written any more, for a while at most."""
+        if self._over:
+            return
+        event = anyio.Event()
+        self._stilling.append(event)
+        self.mailbox.wake()
+        with anyio.move_on_after(self.limits.close_seconds):
+            await event.wait()
+
+    def _tell_still(self) -> None:
+        if self._over or (self._is_shut() and not self._flushing):
+            while self._stilling:
+                self._stilling.pop().set()
+
     def _answer(self, count: int) -> None:
         self._answered += count
         while self._settling and (self._settling[0][0] <= self._answered or self._is_shut()):
@@ -270,9 +288,13 @@ class Transactor:
             self.end()
         except Exception as error:
             self.shut(as_ours(error))
+        finally:
+            self._over = True
+            self._tell_still()
 
     async def _serve(self) -> None:
         while not self.lost:
+            self._tell_still()
             if self._prepared is not None:
                 await self._publish_flush()
             if self._refreshing:

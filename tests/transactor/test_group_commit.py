@@ -11,7 +11,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.env import Env
-from datahike_async.errors import TransactionError
+from datahike_async.errors import TransactionError, WriterError
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.testing.faults import FaultyBlobStore
 from datahike_async.transactor import sharing
@@ -163,6 +163,45 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
         assert conn.db().snapshot.n < 210
     async with d.connect(store=store) as conn:
         assert len(await conn.db().datoms("aevt", ":n")) == 300
+
+
+async def test_deleting_waits_for_what_is_being_written_and_nothing_is_left_of_it(
+    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates: list[Gate] = []
+
+    async def connect_store(config: Any, **options: Any) -> stores.Store:
+        store = await stores.connect_store(config, **options)
+        store.blobs = gate = Gate(store.blobs)
+        gates.append(gate)
+        return store
+
+    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    async with d.connect(store=store, limits=Limits(flush_rows=50)) as conn:
+        gates[0].gate = anyio.Event()
+        await conn.transact([{":n": n} for n in range(100)])
+        with anyio.fail_after(20):
+            while not gates[0].held:
+                await anyio.sleep(0.01)
+        deleted = anyio.Event()
+
+        async def delete() -> None:
+            await d.delete_database(store=store)
+            deleted.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(delete)
+            await anyio.sleep(0.1)
+            early = deleted.is_set(), not await d.database_exists(store=store)
+            gates[0].gate.set()
+        assert early == (False, False)
+        assert not await d.database_exists(store=store)
+        with pytest.raises(WriterError):
+            await conn.transact([{":n": 1}])
+        # Nobody is waited for who has nothing to write.
+        await d.create_database(store=store, schema_flexibility="read")
+        with anyio.fail_after(4):
+            await d.delete_database(store=store)
 
 
 async def test_nobody_waits_for_a_flush_when_the_writer_is_handed_over(
