@@ -89,7 +89,9 @@ class S3BlobStore(BlobStoreBase):
             parameters["Key"] = self._settings.prefix + name
         method = getattr(self._client, operation)
         answer = await method(Bucket=self._settings.bucket, **parameters)
-        self._header = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
+        named = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
+        # The first of several: some servers add another one to some of their answers.
+        self._header = named.split(",")[0]
         return answer
 
     def _what(self, verb: str, name: str = "") -> str:
