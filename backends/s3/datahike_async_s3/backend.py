@@ -21,6 +21,7 @@ from datahike_async.konserve import (
     OutcomeUnknown,
     RevisionMismatch,
     StoreConfigError,
+    StoreDenied,
     StoreExists,
     StoreNotFound,
     UnsupportedEncoding,
@@ -173,7 +174,12 @@ async def _refuse_nested(store: S3BlobStore, settings: Settings) -> None:
     parts = settings.prefix.strip("/").split("/")
     above = ["/".join(parts[:n]) + "/" for n in range(1, len(parts))]
     for prefix in above:
-        if await store.exists_at(prefix + MARKER):
+        try:
+            nested = await store.exists_at(prefix + MARKER)
+        except StoreDenied:
+            # Whoever may look at nothing but a prefix of his own can have a store there.
+            continue
+        if nested:
             raise StoreConfigError(
                 f"{settings.place} lies within the prefix {prefix!r}, where a store is, and stores "
                 "do not lie in one another. Give it a prefix of its own."

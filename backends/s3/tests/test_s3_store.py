@@ -274,6 +274,22 @@ async def test_access_denied_says_what_to_check(store_config: dict[str, Any], pr
     await store.release()
 
 
+async def test_who_may_look_at_a_prefix_alone_can_make_a_store_there(
+    store_config: dict[str, Any], proxy: Proxy
+) -> None:
+    prefix = f"{uuid.uuid4()}/ours/db"
+    within = f"/{prefix}"
+    # As a policy for one prefix does, which lets nobody look above it.
+    proxy.plan = lambda record: (
+        status(403) if record.method == "HEAD" and within not in record.path else None
+    )
+    store = await create_store({**store_config, "endpoint": proxy.url, "prefix": prefix})
+    assert [record.status for record in proxy.requests].count(403) == 2 * 2
+    await store.assoc("k", 1)
+    assert await store.get("k") == 1
+    await store.release()
+
+
 async def test_cancelling_a_request_leaves_the_store_usable(
     store_config: dict[str, Any], proxy: Proxy
 ) -> None:
