@@ -24,7 +24,12 @@ from datahike_async.konserve import (
     StoreFull,
     StoreIOError,
 )
-from datahike_async.konserve.backends.file_io import FILE_MODE, settle_file, system_errors
+from datahike_async.konserve.backends.file_io import (
+    FILE_MODE,
+    settle_file,
+    settle_folder,
+    system_errors,
+)
 from datahike_async.konserve.backends.folders import may_write
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 
@@ -154,6 +159,14 @@ class Shared:
                 # Readers that were killed would keep old pages from being used again.
                 self.environment.reader_check()
             self.folder = os.open(path, os.O_RDONLY | _CLOEXEC)
+            try:
+                # LMDB syncs its file, and not that the folder has it.
+                with system_errors(f"syncing the folder {path}"):
+                    settle_folder(self.folder)
+            except BaseException:
+                self.environment.close()
+                os.close(self.folder)
+                raise
             self._data = os.open(_FILE, os.O_RDONLY | _CLOEXEC, dir_fd=self.folder)
         except lmdb.Error as error:
             raise self._translated(error) from error

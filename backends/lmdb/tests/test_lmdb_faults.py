@@ -163,6 +163,27 @@ async def test_a_store_that_another_process_made_anew_is_not_taken_for_the_one_t
     await old.close()
 
 
+async def test_that_a_folder_has_the_environment_is_synced_too(config, tmp_path, monkeypatch):
+    synced = []
+    sync = file_io.sync_folder
+
+    def watched(folder):
+        sync(folder)
+        names = os.listdir(folder)
+        synced.append((os.fstat(folder).st_ino, "data.mdb" in names))
+
+    monkeypatch.setattr(file_io, "sync_folder", watched)
+    store = await LmdbBackend().create(config)
+    made = ((tmp_path / "s").stat().st_ino, True)
+    assert made in synced
+    await store.close()
+    # Whoever made it may have died before that.
+    synced.clear()
+    store = await LmdbBackend().connect(config)
+    assert made in synced
+    await store.close()
+
+
 async def test_an_interrupted_deletion_can_be_finished(config, monkeypatch, tmp_path):
     def fail(*_):
         raise OSError(5, "broken")
