@@ -156,7 +156,10 @@ class LmdbBackend:
     def _marker(self, path: str, size: int, read_only: bool = False) -> bytes | None:
         if not os.path.exists(os.path.join(path, "data.mdb")):
             return None
-        shared = Shared.acquire(path, size, read_only=read_only)
+        try:
+            shared = Shared.acquire(path, size, read_only=read_only)
+        except StoreNotFound:
+            return None
         try:
             return shared.call(self._read_marker, shared)
         finally:

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
 import lmdb
@@ -23,6 +23,7 @@ from datahike_async.konserve import (
     StoreDenied,
     StoreFull,
     StoreIOError,
+    StoreNotFound,
 )
 from datahike_async.konserve.backends.file_io import (
     FILE_MODE,
@@ -148,29 +149,41 @@ class Shared:
         self._moving = False
         # The newest transaction that is known to be synced.
         self.durable = 0
+        before = _file(path)
         try:
-            if self.read_only:
-                self.environment = _opened_to_read(path, map_size)
-            else:
-                _fill_lock_file(path)
-                self.environment = lmdb.open(
-                    path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=FILE_MODE
-                )
-                # Readers that were killed would keep old pages from being used again.
-                self.environment.reader_check()
-            self.folder = os.open(path, os.O_RDONLY | _CLOEXEC)
-            try:
-                # LMDB syncs its file, and not that the folder has it.
-                with system_errors(f"syncing the folder {path}"):
-                    settle_folder(self.folder)
-            except BaseException:
-                self.environment.close()
-                os.close(self.folder)
-                raise
-            self._data = os.open(_FILE, os.O_RDONLY | _CLOEXEC, dir_fd=self.folder)
-        except lmdb.Error as error:
-            raise self._translated(error) from error
+            with ExitStack() as opened:
+                self._open_files(opened, map_size)
+                if before is not None and not os.path.samestat(before, os.fstat(self._data)):
+                    raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", _FILE)
+                opened.pop_all()
+        except (lmdb.Error, OSError, StoreIOError) as error:
+            if before is not None and not _is(before, _file(path)):
+                raise StoreNotFound(f"The store at {path!r} was deleted.") from error
+            if isinstance(error, lmdb.Error):
+                raise self._translated(error) from error
+            raise
         self.lock = FolderLock(self.folder, path)
+
+    def _open_files(self, opened: ExitStack, map_size: int) -> None:
+        path = self.path
+        if self.read_only:
+            self.environment = _opened_to_read(path, map_size)
+        else:
+            _fill_lock_file(path)
+            self.environment = lmdb.open(
+                path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=FILE_MODE
+            )
+        opened.callback(self.environment.close)
+        if not self.read_only:
+            # Readers that were killed would keep old pages from being used again.
+            self.environment.reader_check()
+        self.folder = os.open(path, os.O_RDONLY | _CLOEXEC)
+        opened.callback(os.close, self.folder)
+        # LMDB syncs its file, and not that the folder has it.
+        with system_errors(f"syncing the folder {path}"):
+            settle_folder(self.folder)
+        self._data = os.open(_FILE, os.O_RDONLY | _CLOEXEC, dir_fd=self.folder)
+        opened.callback(os.close, self._data)
 
     @classmethod
     def acquire(cls, path: str, map_size: int, *, read_only: bool = False) -> Shared:
@@ -214,11 +227,7 @@ class Shared:
 
     def _is_there(self) -> bool:
         """Whether it is what lies at the path; another process may have put another one there."""
-        try:
-            found = os.stat(os.path.join(self.path, _FILE))
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(found, os.fstat(self._data))
+        return _is(os.fstat(self._data), _file(self.path))
 
     def _vanish(self) -> None:
         if self._open.get(self.path) is self:
@@ -317,6 +326,18 @@ class Shared:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Shared.after_fork)
+
+
+def _file(path: str) -> os.stat_result | None:
+    """Return what the file of an environment is; None where there is none."""
+    try:
+        return os.stat(os.path.join(path, _FILE))
+    except FileNotFoundError:
+        return None
+
+
+def _is(one: os.stat_result, other: os.stat_result | None) -> bool:
+    return other is not None and os.path.samestat(one, other)
 
 
 def _opened_to_read(path: str, map_size: int) -> Any:

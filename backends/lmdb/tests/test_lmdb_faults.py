@@ -163,6 +163,29 @@ async def test_a_store_that_another_process_made_anew_is_not_taken_for_the_one_t
     await old.close()
 
 
+@pytest.mark.parametrize("anew", [False, True])
+async def test_a_store_that_is_deleted_while_it_is_opened_is_not_there(
+    config, tmp_path, monkeypatch, anew
+):
+    await (await LmdbBackend().create(config)).close()
+    data, genuine = tmp_path / "s" / "data.mdb", lmdb.open
+
+    def slow(*arguments, **options):
+        opened = genuine(*arguments, **options)
+        content = data.read_bytes()
+        data.rename(tmp_path / "gone")
+        if anew:
+            data.write_bytes(content)
+        return opened
+
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr("datahike_async_lmdb.environment.lmdb.open", slow)
+        assert not await LmdbBackend().exists(config)
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # the listing itself
+    assert await LmdbBackend().exists(config) == anew
+
+
 async def test_that_a_folder_has_the_environment_is_synced_too(config, tmp_path, monkeypatch):
     synced = []
     sync = file_io.sync_folder
