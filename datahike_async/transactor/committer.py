@@ -5,7 +5,8 @@ The protocol, as a table of what a failed publication does next:
     the head, read again, names our publication   → it was ours: Published
     its revision is still the expected one        → send the identical request again
     it moved on without us                        → Moved: reload, run the transactions again
-    it cannot be read, or remembers too little    → Unknown, if a sending got no answer
+    it cannot be read, or remembers too little,
+    or is not there any more                      → Unknown, if a sending got no answer
 
 Nothing is applied here: the actor hands in encoded records and takes the outcome.
 """
@@ -21,7 +22,7 @@ from uuid import UUID
 import anyio
 
 from datahike_async.env import Env
-from datahike_async.errors import StorageError
+from datahike_async.errors import DatahikeError, StorageError, TransactionOutcomeUnknown
 from datahike_async.konserve.blob import UNCHANGED, ConditionalDomain, Revision, Unchanged
 from datahike_async.konserve.errors import (
     KonserveError,
@@ -278,6 +279,13 @@ class Committer:
                             raise unknown(error)
                         raise Moved(state)
                 except (StoreClosed, StoreIOError) as failed:
+                    if not doubtful:
+                        raise
+                    raise unknown(failed) from failed
+                except TransactionOutcomeUnknown:
+                    raise
+                except DatahikeError as failed:
+                    # What is there now is no head, or that of another database.
                     if not doubtful:
                         raise
                     raise unknown(failed) from failed

@@ -444,6 +444,11 @@ class Transactor:
                 group.fail(unknown, error.__cause__ or error)
                 self.shut(error)
                 return
+            except DatahikeError as error:
+                # Nothing was written, and nothing can be on what is there now.
+                self.shut(error)
+                group.fail(shut_down, self.fatal)
+                return
         if branch.committer.interrupted:
             self.end()
         committed = group.answer(before, commit)
