@@ -18,7 +18,7 @@ from datahike_async.errors import (
 )
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.blob import Expected, Revision
-from datahike_async.konserve.errors import RevisionMismatch, StoreIOError
+from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch, StoreIOError
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
@@ -85,6 +85,22 @@ async def test_a_sending_that_the_deadline_cut_off_leaves_a_doubt(
             await conn.transact([{":n": 1}])
     async with d.connect(store=store) as conn:
         assert [x.v for x in await conn.db().datoms("aevt", ":n")] == [1]
+
+
+async def test_a_head_that_vanished_after_a_lost_answer_leaves_a_doubt(
+    store: dict[str, Any], blobs: list[Intercepted]
+) -> None:
+    async def lost(call: Callable[[], Awaitable[Revision]]) -> Revision:
+        await call()
+        other = await stores.connect_store(store)
+        await other.dissoc("head/db")
+        await other.release()
+        raise OutcomeUnknown("no answer came")
+
+    async with d.connect(store=store) as conn:
+        blobs[0].on_send = lost
+        with pytest.raises(TransactionOutcomeUnknown, match="vanished"):
+            await conn.transact([{":n": 1}])
 
 
 async def test_a_writer_that_closed_itself_with_a_full_mailbox_can_be_released(
