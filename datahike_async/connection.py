@@ -76,7 +76,9 @@ class Connection:
     if not TYPE_CHECKING:  # a type checker should still report names that nothing has
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise attribute_error(self, "A Connection", name)
+            known = not name.startswith("_") and hasattr(Database, name)
+            hint = f"its database value has it: conn.db().{name}" if known else ""
+            raise attribute_error(self, "A Connection", name, hint)
 
     @property
     def config(self) -> Config:
@@ -284,6 +286,15 @@ class _Connecting:
         self._create = create
         self._begun = False
         self._connection: Connection | None = None
+
+    def __repr__(self) -> str:
+        return "<a connection to be opened: await it, or enter it by async with>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = "await it first: conn = await connect(…), or async with connect(…) as conn"
+            raise attribute_error(self, "What connect returns", name, hint)
 
     def __await__(self) -> Generator[Any, Any, Connection]:
         return self._open().__await__()

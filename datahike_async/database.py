@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
 from datahike_async.beside import apply_beside, read_input
@@ -41,6 +41,8 @@ from datahike_async.values.schema import Schema
 __all__ = ["Database", "db_with", "empty_db", "init_db", "with_"]
 
 T = TypeVar("T")
+
+_OF_CONNECTIONS: Final = frozenset({"transact", "sync", "listen", "unlisten", "release", "db"})
 
 
 async def _run(call: Callable[..., T], *args: Any) -> T:
@@ -119,7 +121,8 @@ class Database:
     if not TYPE_CHECKING:  # a type checker should still report names that nothing has
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise attribute_error(self, "A Database", name)
+            hint = f"a connection has it: conn.{name}" if name in _OF_CONNECTIONS else ""
+            raise attribute_error(self, "A Database", name, hint)
 
     def _with_view(self, view: View) -> Database:
         return Database(view, config=self.config, commit_id=self.commit_id, env=self._env)

@@ -65,9 +65,12 @@ def planned(name: str) -> str | None:
     )
 
 
-def attribute_error(owner: Any, shown: str, name: str) -> AttributeError:
-    """Return the error for an attribute that ``owner``, which is ``shown``, does not have."""
+def attribute_error(owner: Any, shown: str, name: str, hint: str = "") -> AttributeError:
+    """Return the error for an attribute that ``owner``, which is ``shown``, does not have.
+
+    ``hint`` says where it is, of a name that something else has.
+    """
     text = planned(name)
     if text is None:
-        text = f"{shown} has no attribute {name!r}"
+        text = f"{shown} has no attribute {name!r}{hint and '; '}{hint}"
     return AttributeError(text, name=name, obj=owner)

@@ -132,6 +132,18 @@ async def test_folders_of_databases_do_not_lie_in_one_another(
             Path(folder["path"], "deep").rmdir()
 
 
+@pytest.mark.parametrize("inner", ["file", "lmdb"])
+async def test_a_database_that_is_refused_within_another_s_folder_makes_no_folder_there(
+    folder: dict[str, Any], inner: str
+) -> None:
+    await create(folder)
+    with pytest.raises(ConfigError, match="one another"):
+        await create({"backend": inner, "path": folder["path"] + "/deep/sub"})
+    assert not Path(folder["path"], "deep").exists()
+    await d.delete_database(store=folder)
+    await create(folder)
+
+
 async def test_deleting_a_database_leaves_one_that_lies_within_its_folder(
     folder: dict[str, Any],
 ) -> None:

@@ -41,6 +41,23 @@ def test_what_nobody_plans_has_the_usual_error() -> None:
         from datahike_async import nosuch  # noqa: F401
 
 
+async def test_a_name_that_the_other_one_of_connection_and_database_has_says_so() -> None:
+    async with d.connect(store={"backend": "memory"}, create=True) as conn:
+        for name in ("q", "pull", "as_of"):
+            with pytest.raises(AttributeError, match=rf"'{name}'; .*: conn\.db\(\)\.{name}$"):
+                getattr(conn, name)
+        for name in ("transact", "sync"):
+            with pytest.raises(AttributeError, match=rf"'{name}'; .*: conn\.{name}$"):
+                getattr(conn.db(), name)
+
+
+def test_a_connection_whose_await_was_forgotten_says_so() -> None:
+    opening = d.connect(store={"backend": "memory"}, create=True)
+    with pytest.raises(AttributeError, match=r"'db'; await it first: conn = await connect"):
+        opening.db()
+    assert "await it" in repr(opening)
+
+
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 @pytest.mark.parametrize("clause", ["[({} ?n)]", "[({} $ :name ?n) [[?x]]]"])
 async def test_queries_say_so(name: str, clause: str) -> None:

@@ -76,7 +76,8 @@ class Config:
             return _made({**environment(os.environ), **named(options)})
         if not isinstance(config, Mapping):
             raise ConfigError(
-                f"A config is a dict, keyword arguments or EDN text, not {kind_of(config)}."
+                f"A config is a dict, keyword arguments or EDN text, not {kind_of(config)}. "
+                'A database in a folder is {"store": {"backend": "file", "path": …}}.'
             )
         return _made({**named(config), **named(options)})
 

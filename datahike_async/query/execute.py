@@ -106,7 +106,9 @@ class Engine:
         if name in self.sources:
             return self.sources[name]
         raise QueryError(
-            f"The source {name!r} is used in :where and not given in :in.", error=":query/where"
+            f"The source {name!r} is used in :where, and nothing was given for it. Pass a database "
+            "value after the query, q(query, conn.db()), and name it in :in where there is one.",
+            error=":query/where",
         )
 
     def state(self, consts: Mapping[Symbol, Any], relations: Sequence[Relation] = ()) -> State:

@@ -59,7 +59,10 @@ def translate(error: KonserveError) -> DatahikeError:
         if isinstance(error, theirs):
             cls, keyword = ours, keyword or default
             break
-    made = cls(str(error), error=keyword)
+    text = str(error)
+    if cls is DatabaseNotFound:
+        text += " connect(config, create=True) does so; on the command line, transact --create."
+    made = cls(text, error=keyword)
     for key, value in error.data.items():
         if key != "error":
             made.data.setdefault(":" + key.replace("_", "-"), value)

@@ -72,7 +72,8 @@ class Vectors(Maps):
 
     def _arity(self, item: Any, least: int, most: int | None) -> None:
         if len(item) < least or (most is not None and len(item) > most):
-            span = f"{least}" if most == least else f"{least} to {most or 'any number of'}"
+            span = f"at least {least}" if most is None else f"{least} to {most}"
+            span = f"{least}" if most == least else span
             raise syntax_error(f"{shown(item)} should have {span} elements.", item=item)
 
     def _op_add(self, item: Any) -> None:

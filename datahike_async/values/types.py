@@ -231,7 +231,7 @@ class ValueType:
         if made is not _NO:
             return made
         raise TransactionError(
-            f"Bad entity value {shown(value)} for attribute {attribute}: it is a "
+            f"Bad entity value {shown(value)} for attribute {attribute}: its type is "
             f"{type(value).__name__}, and {self.ident} takes {self.expects}.",
             error=":transact/schema",
             attribute=attribute,

@@ -59,8 +59,8 @@ def make_app(config: Mapping[str, Any] | None = None) -> Starlette:
         # Of several workers that start at once one creates the database.
         async with d.connect(database, create=True, initial_tx=SCHEMA) as conn:
             app.state.conn = conn
-            # What several machines share, others change too.
-            app.state.shared = conn.config.store["backend"] in ("s3", "tiered")
+            # Other workers and other machines write to the book, too; into memory nobody else does.
+            app.state.shared = conn.config.store["backend"] != "memory"
             yield
 
     return Starlette(
@@ -116,7 +116,7 @@ async def add(request: Request) -> Response:
 
 
 async def present(request: Request) -> d.Database:
-    """Return the database as it is: this server's own state, or, of a shared store, everyone's."""
+    """Return the database as it is: of a store that is shared, with what others wrote."""
     conn: d.Connection = request.app.state.conn
     return await conn.sync() if request.app.state.shared else conn.db()
 

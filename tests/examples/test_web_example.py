@@ -89,9 +89,10 @@ async def test_what_is_malformed_is_the_callers_mistake(tmp_path, servers):
         assert (await client.get("/stats")).json()["entries"] == 1
 
 
-async def test_two_servers_share_the_book_on_s3(tmp_path, servers, monkeypatch):
+@pytest.mark.parametrize("store", ["file", "s3-moto"])
+async def test_two_workers_see_at_once_what_the_other_wrote(store, tmp_path, servers, monkeypatch):
     web = load("web/app.py")
-    monkeypatch.setenv("GUESTBOOK", write({"store": store_on("s3-moto", tmp_path, servers)}))
+    monkeypatch.setenv("GUESTBOOK", write({"store": store_on(store, tmp_path, servers)}))
     # Each has a registry of writers of its own, as if it were another process.
     async with client_of(web.make_app()) as one:
         with as_a_stranger():

@@ -264,7 +264,7 @@ async def test_large_loads_and_small_ones_agree(db):
 REFUSED = [
     ("[{:nme 1}]", ":transact/schema", "Did you mean :name"),
     ("[[:db/add 1 :nme 1]]", ":transact/schema", "not defined"),
-    ('[{:age "x"}]', ":transact/schema", "a str, and :db.type/long takes an int"),
+    ('[{:age "x"}]', ":transact/schema", "is str, and :db.type/long takes an int"),
     ("[{:age 1.5}]", ":transact/schema", ":age"),
     ("[{:name nil}]", ":transact/syntax", "nil"),
     ("[[:db/add 1 :name nil]]", ":transact/syntax", "nil"),

@@ -75,13 +75,16 @@ def folder_place(path: str) -> Hashable:
 def _make_folder(path: str) -> None:
     """Make a folder and those above it, durable from the first new one down.
 
-    Nobody else may look into any of them, whatever the umask is.
+    Nobody else may look into any of them, whatever the umask is. In the folder of a store none is
+    made: raises StoreConfigError.
     """
     missing = []
     at = os.path.abspath(path)
     while not os.path.isdir(at):
         missing.append(at)
         at = os.path.dirname(at)
+    if missing:
+        refuse_nested(path)
     for folder in reversed(missing):
         with suppress(FileExistsError):  # another process makes it too
             os.mkdir(folder, io.FOLDER_MODE)
