@@ -75,6 +75,6 @@ def _walked(values: Iterable[T], each: int) -> Iterator[T]:
     for value in values:
         left -= 1
         if left < 0:
-            look(SMALL + 1)
+            look(max(SMALL + 1, each))
             left = many
         yield value

@@ -224,6 +224,7 @@ class _Parser:
             raise self.error(f"{opener} is not closed; {closer} is expected", start)
         self.closed = False
         self.depth -= 1
+        tally(STEP * (1 + (len(items) & _MANY)))
         return items
 
     def _collection(self, opener: str, start: int) -> Any:

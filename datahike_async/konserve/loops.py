@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
 from anyio.to_thread import run_sync
@@ -210,17 +210,36 @@ class _Call(Generic[T]):
         self._args = args
         self._begun = threading.Lock()
         self._over = False
+        self._error: BaseException | None = None
         self._tell: Callable[[], object] | None = None
 
-    def run(self) -> T:
+    def run(self) -> T | None:
+        """Make the call, in the thread. What it raises is for ``result``.
+
+        A future that raised it would hold it and be held by its traceback: all that was being
+        worked on would live until the garbage collector finds it, and stops the loop to free it.
+        """
         if not self._begun.acquire(blocking=False):
             raise RuntimeError("this call was given up before it began")
         try:
             return self._call(*self._args)
+        except BaseException as error:
+            self._error = error
+            return None
         finally:
             self._over = True
             if self._tell is not None:
                 self._tell()
+
+    def result(self, given: T | None) -> T:
+        """Return what ``run`` has returned, or raise what the call raised."""
+        error, self._error = self._error, None
+        if error is None:
+            return cast("T", given)
+        try:
+            raise error
+        finally:
+            del error
 
     async def end(self) -> bool:
         """Keep it from beginning, or wait for its end; say whether it was made."""
@@ -254,11 +273,12 @@ async def in_thread(call: Callable[..., T], *args: Any, surely: bool = False) ->
     cancelled: BaseException | None = None
     with anyio.CancelScope(shield=surely) as scope:
         if not _on_asyncio():
-            return await run_sync(call, *args)
+            made = _Call(call, args)
+            return made.result(await run_sync(made.run))
         while True:
             made = _Call(call, args)
             try:
-                result = await run_sync(made.run)
+                given = await run_sync(made.run)
             except asyncio.CancelledError as error:
                 if not surely:
                     scope.cancel()
@@ -266,6 +286,7 @@ async def in_thread(call: Callable[..., T], *args: Any, surely: bool = False) ->
                     raise
                 cancelled = error
                 continue
+            result = made.result(given)
             break
     if cancelled is not None:
         raise cancelled

@@ -32,8 +32,7 @@ __all__ = ["SLOW", "QueryStats", "explain", "q", "query_stats"]
 SLOW: Final = 1.0
 """Seconds from which a query is told in the log, where no database says otherwise."""
 
-# So few clauses are checked in no time; what these hold takes as long as there is of it.
-_FEW: Final = 16
+# What these hold takes as long as there is of it.
 _LONG: Final = frozenset({list, tuple, set, frozenset, dict})
 
 
@@ -162,7 +161,7 @@ async def _engine(
         raise too_deep() from None
     if prepared.builtin_rules:
         bound = replace(bound, rules=bound.rules.completed(prepared.builtin_rules))
-    if prepared.checked(bound.rules) or (len(parsed.where) < _FEW and bound.rules is NO_RULES):
+    if prepared.checked(bound.rules) or (prepared.simple and bound.rules is NO_RULES):
         prepared.check(bound.rules, bound.variables())
     else:
         await watch.run(0, prepared.check, bound.rules, bound.variables())

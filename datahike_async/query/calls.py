@@ -95,8 +95,10 @@ async def call_rows(
             return [found[i] for i in np.searchsorted(used, codes).tolist()]
     check_arity(function, name, len(args))
     calls = _Calls(function, name, predicate=predicate, builtin=builtin, supply=supply, meter=meter)
-    for start in range(0, count, _CHUNK):
-        stop = min(start + _CHUNK, count)
+    # Each argument is put down once a row, and long calls are many.
+    size = max(_CHUNK // (1 + len(args) // _FEW), 1)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
         lists = [
             a.slice(start, stop).tolist() if isinstance(a, Column) else [a] * (stop - start)
             for a in args
@@ -204,6 +206,7 @@ _IMPURE: Final = frozenset(
     BUILTINS[name] for name in ("rand", "rand-int", "rand-nth", "random-uuid", "shuffle")
 )
 _CHUNK: Final = 1024
+_FEW: Final = 16
 
 
 @lru_cache(1024)

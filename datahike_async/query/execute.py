@@ -149,7 +149,7 @@ class Engine:
             if not state.empty:
                 await self._step(Step(clauses[0], "", -1.0, 0.0), state, ())
             return state
-        if len(clauses) <= _SHORT:
+        if len(clauses) <= _SHORT and not any(isinstance(c, (Not, Or)) for c in clauses):
             steps = self.plan(clauses, state)
         else:
             steps = await self.heavy(0, self.plan, clauses, state)
@@ -224,6 +224,9 @@ class Engine:
     async def _step(self, step: Step, state: State, rest: Sequence[Clause]) -> None:
         clause, meter = step.clause, self.meter
         outer, meter.clause = meter.clause, clause
+        if isinstance(clause, (Not, Or)) and perf_counter() > self.watch.turn:
+            # Each level goes over all that is below it, before anything is carried out.
+            await self.pause()
         if self.trace is None:
             await self._anywhere(step, state, rest)
         else:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import ArgumentError, QueryError, shown
+from datahike_async.looks import tally
 from datahike_async.query.ast import (
     DEFAULT_SOURCE,
     Aggregate,
@@ -53,6 +54,8 @@ _SECTIONS: Final = (
 _FOREVER: Final = 1e15
 _DIRECTIONS: Final = ("asc", "desc")
 _DOT: Final = Symbol(".")
+# What comparing an element of :find counts for, in looks at the clock.
+_COMPARED: Final = 8
 _RETURN_MAPS: Final = ("keys", "strs", "syms")
 DEFAULT_IN: Final = (BindScalar(DEFAULT_SOURCE),)
 """What ``:in`` is where a query has none."""
@@ -241,13 +244,15 @@ def _return_map(
         )
     make: dict[str, Any] = {"keys": Keyword, "strs": str, "syms": Symbol}
     texts = [x.removeprefix(":") if type(x) is str else getattr(x, "text", "") for x in given]
+    seen: set[str] = set()
     for x, text in zip(given, texts, strict=True):
         if not text:
             raise _error(
                 "return-maps", f"{term_text(x)} in :{names[0]} is no name; expected a symbol."
             )
-        if texts.count(text) > 1:
+        if text in seen:
             raise _error("return-maps", f":{names[0]} has the name {term_text(x)} twice.")
+        seen.add(text)
     return tuple(make[names[0]](text) for text in texts)
 
 
@@ -292,6 +297,7 @@ def _ordered_by(item: Any, find: Find) -> int:
                 f":order-by index {shown(item)} is out of bounds; :find has 0 to {count - 1}.",
             )
         return item
+    tally(_COMPARED * count)
     element = Symbol(item) if type(item) is str and item else item
     if _is_call(element):
         element = _element(element)
@@ -351,6 +357,8 @@ def _check(query: Query) -> None:
     if shared:
         raise _error("query", f":find and :with should not share {shown(shared[0])}.")
     names = [b.name for b in query.ins if isinstance(b, BindScalar)]
+    seen: set[Symbol] = set()
     for name in names:
-        if names.count(name) > 1:
+        if name in seen:
             raise _error("query", f":in names {shown(name)} twice.")
+        seen.add(name)

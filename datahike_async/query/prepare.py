@@ -19,6 +19,8 @@ from datahike_async.query.ast import (
     Aggregate,
     BindScalar,
     Function,
+    Not,
+    Or,
     Predicate,
     Pull,
     Query,
@@ -42,6 +44,7 @@ _PLANS: Final = 512
 # Characters of a text that is parsed in less than a millisecond, and of one that is kept.
 SHORT: Final = 2_000
 _LONGEST: Final = 100_000
+_FEW: Final = 16
 
 
 class Prepared:
@@ -57,6 +60,7 @@ class Prepared:
         "query",
         "references",
         "scalars",
+        "simple",
         "wanted",
     )
 
@@ -78,6 +82,10 @@ class Prepared:
         self.plans = Plans()
         # Whether inputs are single values, databases and rules alone.
         self.scalars = all(type(b) is BindScalar for b in query.ins)
+        # Whether it is checked in no time.
+        self.simple = len(query.where) < _FEW and not any(
+            isinstance(clause, (Not, Or)) for clause in query.where
+        )
         self.builtin_rules = calls_in(query.where) & RULE_NAMES
         self._checked: tuple[RuleSet, set[Symbol]] | None = None
         # What ``references`` keeps of it.

@@ -8,6 +8,7 @@ reads, and depth costs no stack. Knows views and patterns, nothing of queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any, Final, TypeVar
 
@@ -230,13 +231,17 @@ class _Pull:
     def run(self, spec: Spec, ids: Sequence[int | None]) -> dict[Any, EntityMap | None]:
         """Return entity → map, or None where there is nothing of ``spec``."""
         root = Group(spec, (i for i in ids if i is not None), plain=True)
-        level = [root]
-        while level:
-            below: dict[Any, Group] = {}
-            for group in level:
-                self.read(group, below)
-            self.groups += level
-            level = list(below.values())
+        level, entered = [root], 0
+        with ExitStack() as spared:
+            while level:
+                below: dict[Any, Group] = {}
+                for group in level:
+                    self.read(group, below)
+                self.groups += level
+                level = list(below.values())
+                if self.entered - entered > _SPARED:
+                    entered = self.entered
+                    spared.enter_context(set_aside())
         assembler = Assembler(self.view)
         if sum(len(group.maps) for group in self.groups) < _SPARED:
             for group in reversed(self.groups):

@@ -108,7 +108,8 @@ def plain_value(value: Any) -> Any:
         # What holds a collection several times goes on to share it.
         return value if all(map(operator.is_, made, value)) else made
     if kind is list:
-        return tuple(map(plain_value, walked(value)))
+        tally(STEP * len(value))
+        return tuple(map(plain_value, value))
     if kind is set:
         return frozenset(value)
     if kind is bytearray or kind is memoryview:

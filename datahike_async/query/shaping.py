@@ -6,14 +6,16 @@ Aggregates, order, paging, pulls and the shape of the answer. Nothing here looks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Final
 
 import numpy as np
 
+from datahike_async.collector import set_aside
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
-from datahike_async.looks import SMALL
+from datahike_async.looks import SMALL, walked
 from datahike_async.query.aggregates import Groups, Pending, aggregate, function_of
 from datahike_async.query.ast import Aggregate, Pull, is_var
 from datahike_async.query.execute import Engine
@@ -26,6 +28,9 @@ from datahike_async.query.state import State
 from datahike_async.snapshot.views import View
 
 __all__ = ["shaped", "shaped_rows"]
+
+# What an entry of a map in the answer counts for, in looks at the clock.
+_ENTRY: Final = 8
 
 
 def shaped_rows(prepared: Prepared, rows: list[tuple[Any, ...]]) -> Any:
@@ -60,7 +65,7 @@ async def shaped(
     aggregates = any(isinstance(e, Aggregate) for e in compared)
     if aggregates:
         found, count = await engine.heavy(
-            relation.count, _grouped, compared, engine, state, relation
+            relation.count * len(compared), _grouped, compared, engine, state, relation
         )
         columns = [c if isinstance(c, Column) else await c.made(engine.pause) for c in found]
     else:
@@ -88,21 +93,40 @@ async def shaped(
     if kind in ("scalar", "tuple"):
         columns = [c.slice(0, 1) for c in columns]
         count = min(count, 1)
-    lists: list[list[Any]] = [c.tolist() for c in columns]
-    for i in pulls:
-        lists[i] = await _pulled(elements[i], engine, state, lists[i])
+    cells = count * len(columns)
+    lists: list[list[Any]] = await engine.heavy(cells, _lists, columns)
+    with ExitStack() as spared:
+        for i in pulls:
+            lists[i] = await _pulled(elements[i], engine, state, lists[i])
+            if len(pulls) > 1:
+                # The collector need not look into what the pulls before have made.
+                spared.enter_context(set_aside())
+                await engine.pause()
     if kind == "scalar":
         return lists[0][0] if count else None
     if kind == "collection":
         return lists[0]
-    rows = list(zip(*lists, strict=True))
+    if kind == "relation" and parsed.keys is not None:
+        return await engine.heavy(cells, _maps, parsed.keys, lists)
+    rows = await engine.heavy(cells, _rows, lists)
     if kind == "tuple":
         if parsed.keys is not None:
             return dict(zip(parsed.keys, rows[0], strict=True)) if rows else None
         return rows[0] if rows else None
-    if parsed.keys is not None:
-        return [dict(zip(parsed.keys, row, strict=True)) for row in rows]
     return QueryList.of_rows(prepared.names, rows)
+
+
+def _lists(columns: list[Column]) -> list[list[Any]]:
+    return [c.tolist() for c in walked(columns, each=len(columns[0]))]
+
+
+def _rows(lists: list[list[Any]]) -> list[tuple[Any, ...]]:
+    return list(walked(zip(*lists, strict=True), each=len(lists)))
+
+
+def _maps(keys: Sequence[Any], lists: list[list[Any]]) -> list[dict[Any, Any]]:
+    rows = walked(zip(*lists, strict=True), each=_ENTRY * len(lists))
+    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def _ordered(columns: list[Column], order_by: Sequence[tuple[int, bool]]) -> list[Column]:

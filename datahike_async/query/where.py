@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
+from operator import itemgetter
 from typing import Any, Final
 
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import ArgumentError, QueryError, shown
-from datahike_async.looks import walked
+from datahike_async.looks import STEP, tally, walked
 from datahike_async.query.ast import (
     BLANK,
     DEFAULT_SOURCE,
@@ -38,6 +40,8 @@ __all__ = [
 
 # What parsing a clause counts for.
 _PARSED: Final = 256
+# Characters of a nested clause by which it is put in order; of what follows, a digest.
+_TOLD: Final = 500
 _NOT: Final = Symbol("not")
 _NOT_JOIN: Final = Symbol("not-join")
 _OR: Final = Symbol("or")
@@ -196,16 +200,35 @@ def canonical(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
     Where two are equally cheap the first one runs: a function that fails on some rows then meets
     the same rows however the query is written.
     """
-    out: list[Clause] = []
-    for clause in walked(clauses, each=_PARSED):
+    return tuple(clause for _, clause in _told(clauses))
+
+
+def _told(clauses: Sequence[Clause]) -> list[tuple[str, Clause]]:
+    """Return clauses in their order, each with what it says; what is nested is put down once."""
+    out: list[tuple[str, Clause]] = []
+    for clause in clauses:
+        tally(_PARSED)
         if isinstance(clause, Not):
-            out.append(replace(clause, clauses=canonical(clause.clauses)))
+            inner = _told(clause.clauses)
+            text = _joined(replace(clause, clauses=()), [inner])
+            out.append((text, replace(clause, clauses=tuple(one for _, one in inner))))
         elif isinstance(clause, Or):
-            branches = tuple(map(canonical, clause.branches))
-            out.append(replace(clause, branches=branches))
+            branches = [_told(branch) for branch in clause.branches]
+            text = _joined(replace(clause, branches=()), branches)
+            made = tuple(tuple(one for _, one in branch) for branch in branches)
+            out.append((text, replace(clause, branches=made)))
         else:
-            out.append(clause)
-    return tuple(sorted(out, key=_text))
+            out.append((_text(clause), clause))
+    out.sort(key=itemgetter(0))
+    return out
+
+
+def _joined(bare: Clause, parts: list[list[tuple[str, Clause]]]) -> str:
+    text = " ".join([_text(bare), *(str([text for text, _ in part]) for part in parts)])
+    if len(text) <= _TOLD:
+        return text
+    # Or each clause that it is in would repeat it.
+    return text[:_TOLD] + blake2b(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _text(clause: Clause) -> str:
@@ -275,6 +298,7 @@ def variables_of(clauses: Iterable[Clause]) -> set[Symbol]:
     """Return the variables that occur in ``clauses``, those of not-join and or-join heads only."""
     out: set[Symbol] = set()
     for clause in clauses:
+        tally(STEP)
         if isinstance(clause, Pattern):
             out.update(t for t in clause.terms if is_var(t))
         elif isinstance(clause, Predicate):

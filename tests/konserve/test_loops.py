@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -291,3 +293,29 @@ async def test_closing_goes_on_in_a_cancelled_scope_and_says_what_it_raises() ->
         scope.cancel()
         with pytest.raises(ValueError, match="of its own"):
             await surely(close)
+
+
+@pytest.mark.anyio
+async def test_what_a_thread_was_working_on_is_let_go_of_when_it_fails() -> None:
+    """At once, and not when the garbage collector comes by: it may be much."""
+
+    class Work:
+        pass
+
+    left: list[weakref.ref[Work]] = []
+
+    def call() -> None:
+        work = Work()
+        left.append(weakref.ref(work))
+        raise ValueError("of the call")
+
+    gc.disable()
+    try:
+        try:
+            await in_thread(call)
+        except ValueError as error:
+            assert str(error) == "of the call"
+        await anyio.sleep(0.01)
+        assert left[0]() is None
+    finally:
+        gc.enable()

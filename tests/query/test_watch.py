@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from itertools import pairwise
 from typing import Any
@@ -11,11 +13,14 @@ import pytest
 
 import datahike_async as d
 from datahike_async.database import init_db
+from datahike_async.edn import read
 from datahike_async.errors import EdnError, QueryCanceled
 from datahike_async.looks import PIECE, SMALL, looking, pieces, walked
-from datahike_async.query import walk, watch
+from datahike_async.query import calls, shaping, walk, watch, where
 from datahike_async.query.budget import Meter
-from datahike_async.query.watch import Elsewhere, Watch
+from datahike_async.query.parse import parse_query
+from datahike_async.query.watch import HERE, Elsewhere, Watch
+from datahike_async.query.where import canonical, parse_clauses
 
 pytestmark = pytest.mark.anyio
 
@@ -298,3 +303,153 @@ async def test_texts_of_many_megabytes_are_refused_before_they_are_read(what: st
             await d.q("[:find ?a :in $ % :where (r ?a)]", DB, f"[[(r ?a) {blank} [?a :n]]]")
         else:
             await d.pull(DB, f"[:n {blank}]", 1)
+
+
+async def test_levels_of_clauses_are_put_in_order_in_steps_that_grow_with_their_text() -> None:
+    """Each clause is put down once, and not once for each clause that it is in."""
+
+    def counted(depth: int) -> int:
+        inner = "[?e :n 1] [?e :k 2]"
+        for i in range(depth):
+            inner = f"(or (and {inner} [?e :n {i}]) [?e :k {i}])"
+        text = parse_clauses(read(f"[{inner}]"))
+        said = 0
+
+        def counting(clause: Any) -> str:
+            nonlocal said
+            made = repr(clause)
+            said += len(made)
+            return made
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(where, "_text", counting)
+            canonical(text)
+        return said
+
+    assert counted(80) < 2.5 * counted(40)
+
+
+async def most_between_turns(text: str) -> int:
+    """Return the most that a query counts for on the event loop from one turn to the next."""
+    most = here = 0
+    look, pause = Watch.look, Watch.pause
+
+    def looked(self: Watch, count: int) -> None:
+        nonlocal most, here
+        if not self.inside:
+            here += count
+            most = max(most, here)
+        try:
+            look(self, count)
+        except Elsewhere:
+            here = 0
+            raise
+
+    async def paused(self: Watch) -> None:
+        nonlocal here
+        here = 0
+        await pause(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "look", looked)
+        patch.setattr(Watch, "pause", paused)
+        patch.setattr(watch, "_STRETCH", 0.0)
+        assert await d.q(text, DB)
+    return most
+
+
+async def test_clauses_in_clauses_are_checked_and_carried_out_in_turns() -> None:
+    def tree(depth: int) -> str:
+        if not depth:
+            return "[?e :n 0]"
+        return f"(or (and {tree(depth - 1)} [?e :k {depth}]) {tree(depth - 1)})"
+
+    most = await most_between_turns(f"[:find ?e :where {tree(10)}]")
+    assert most < 8 * HERE
+
+
+async def test_pulls_beside_one_another_take_turns() -> None:
+    pulls = "(pull ?e [*]) " * 60
+    most = await most_between_turns(f"[:find {pulls} :where [?e :k 1]]")
+    assert most < 4 * HERE
+
+
+async def test_a_wide_answer_of_maps_is_made_elsewhere() -> None:
+    text = f"[:find {'?e ' * 600} :keys {' '.join(f'k{i}' for i in range(600))} :where [?e :k 1]]"
+    threads: list[int] = []
+    make = shaping._maps
+
+    def made(*args: Any) -> Any:
+        threads.append(threading.get_ident())
+        return make(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shaping, "_maps", made)
+        assert len(await d.q(text, DB)) == N // 3
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_the_arguments_of_a_long_call_are_put_down_for_few_rows_at_once() -> None:
+    def told(*args: Any) -> int:
+        return len(args)
+
+    seen: list[int] = []
+    made = calls._Calls.made
+
+    def counting(self: Any, rows: list[Any]) -> None:
+        seen.append(sum(map(len, rows)))
+        made(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calls._Calls, "made", counting)
+        text = f"[:find (count ?e) . :in $ ?f :where [?e :n ?x] [(?f ?x {'1 ' * 2000}) ?y]]"
+        assert await d.q(text, DB, told) == N
+    assert max(seen) <= 20_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[:find {'?e ' * 600} :keys {' '.join(f'k{i}' for i in range(600))} :where [?e :n]]",
+        f"[:find ?e :in $ {' '.join(f'?i{i}' for i in range(600))} :where [?e :n]]",
+    ],
+    ids=["keys", "inputs"],
+)
+def test_names_that_should_differ_are_not_each_compared_with_all_others(text: str) -> None:
+    searched = 0
+
+    def told(frame: Any, event: str, arg: Any) -> None:
+        nonlocal searched
+        if event == "c_call" and isinstance(getattr(arg, "__self__", None), list):
+            searched += arg.__name__ in ("count", "index")
+
+    sys.setprofile(told)
+    try:
+        parse_query(text)
+    finally:
+        sys.setprofile(None)
+    assert searched < 10
+
+
+def test_reading_counts_what_is_in_small_collections() -> None:
+    counted = 0
+
+    def look(count: int) -> None:
+        nonlocal counted
+        counted += count
+
+    token = looking.set(look)
+    try:
+        read("[" + "[1 2 3] " * 100 + "]")
+    finally:
+        looking.reset(token)
+    assert counted >= 400
+
+
+async def test_a_list_that_holds_one_list_again_and_again_is_stopped_in_time() -> None:
+    value: list[Any] = [1]
+    for _ in range(40):
+        value = [value, value]
+    with pytest.raises(QueryCanceled):
+        await d.q("[:find ?x :in ?x]", value, timeout=50)
