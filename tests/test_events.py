@@ -52,6 +52,8 @@ def test_the_shape_of_a_query_has_no_constant_in_it():
 async def test_a_life_is_told_from_creation_to_deletion(tmp_path, caplog):
     caplog.set_level(logging.DEBUG, "datahike_async")
     config = {"store": {"backend": "file", "path": str(tmp_path / "db"), "id": uuid.uuid4()}}
+    with pytest.raises(d.DatabaseNotFound):  # of a connection that was none, nothing is told
+        await d.connect(config)
     await d.create_database(config, schema_flexibility="read")
     limits = Limits(flush_rows=50)
     async with d.connect(config, limits=limits, slow_query_ms=0) as conn:
@@ -75,6 +77,7 @@ async def test_a_life_is_told_from_creation_to_deletion(tmp_path, caplog):
     assert names[0] == "created"
     assert names[-1] == "deleted"
     assert names.count("opened") == names.count("closed") == 2
+    assert names.count("connected") == names.count("released")
     for record in told:
         event = EVENTS[record.event]
         assert tuple(record.fields) == event.fields

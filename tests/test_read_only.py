@@ -196,3 +196,16 @@ async def _read_by_another_user(tmp_path: Path, backend: str) -> None:
     program = textwrap.dedent(READ.format(backend=backend, user=65534))
     found = await anyio.run_process([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert (found.stdout.decode(), found.returncode) == (SAID, 0), found.stderr.decode()
+
+
+async def test_who_writes_beside_a_reader_that_was_first_on_lmdb_is_told_what_to_do(
+    tmp_path: Path,
+) -> None:
+    store = {"backend": "lmdb", "path": str(tmp_path / "people")}
+    await d.create_database(store=store, schema_flexibility="read")
+    async with d.connect(store=store, read_only=True), d.connect(store=store) as writer:
+        with pytest.raises(WriterError, match="release that connection and connect again"):
+            await writer.transact([{":n": 1}])
+    async with d.connect(store=store) as writer, d.connect(store=store, read_only=True) as reader:
+        await writer.transact([{":n": 1}])
+        assert await (await reader.sync()).q("[:find ?n . :where [_ :n ?n]]") == 1

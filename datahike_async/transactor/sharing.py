@@ -210,6 +210,7 @@ class Member:
         self._shared = shared
         self._name = f"connection to :{shared.key.branch}"
         self._complained = False
+        self._connected = False
         shared.members.add(self)
 
     @property
@@ -227,6 +228,11 @@ class Member:
         """Whether nothing is open any more."""
         return self._shared.ended.is_set()
 
+    def connected(self) -> None:
+        """Tell that a connection was opened."""
+        self._connected = True
+        CONNECTED(branch=self._shared.key.branch, connections=len(self._shared.members))
+
     def called(self, name: str) -> None:
         """Say what it is called in warnings."""
         self._name = name
@@ -240,7 +246,8 @@ class Member:
         if shared.opened.is_set() and shared.error is None and len(shared.members) > 1:
             await outlast(shared.transactor.settled)
         shared.leave(self)
-        RELEASED(branch=shared.key.branch, connections=len(shared.members))
+        if self._connected:
+            RELEASED(branch=shared.key.branch, connections=len(shared.members))
         if shared.closing:
             await outlast(shared.ended.wait)
 
@@ -298,7 +305,7 @@ async def join(opening: Opening) -> Member:
             if shared.error is None and shared.fits(config):
                 if not mine:
                     config.check_same(shared.transactor.config)
-                CONNECTED(branch=config.branch, connections=len(shared.members))
+                member.connected()
                 return member
             if mine and shared.error is not None:
                 raise shared.error
