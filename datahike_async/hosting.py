@@ -7,12 +7,15 @@ from typing import Any, Final, TypeVar
 
 import anyio.from_thread
 
-from datahike_async.konserve.loops import in_thread
+from datahike_async.konserve.loops import Threads, in_thread
 from datahike_async.pausing import pause
 
 __all__ = ["HOST", "on_loop", "run_in_thread"]
 
 T = TypeVar("T")
+
+# What is computed may wait for what is read.
+_COMPUTING: Final = Threads("computing", 40)
 
 
 async def run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -31,7 +34,7 @@ async def run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         call.close()
         raise RuntimeError("what runs in a worker thread waited for the event loop")
 
-    return await in_thread(drive)
+    return await in_thread(drive, threads=_COMPUTING)
 
 
 async def on_loop(call: Awaitable[T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import logging
@@ -119,3 +120,25 @@ async def test_transaction_functions_see_nothing_of_who_opened_the_connection(
         await conn.transact([[":db.fn/call", function]])
     who.reset(token)
     assert seen == ["nobody"]
+
+
+async def test_a_listener_whose_work_is_cancelled_elsewhere_gets_the_reports_that_wait(
+    store: dict[str, Any], anyio_backend: str
+) -> None:
+    if anyio_backend != "asyncio":
+        pytest.skip("tasks that are awaited and cancelled are asyncio's")
+    heard: list[int] = []
+
+    async def listener(report: d.TxReport) -> None:
+        heard.append(report.tx)
+        if len(heard) == 1:
+            await anyio.sleep(0.05)  # others gather meanwhile
+            task = asyncio.ensure_future(asyncio.sleep(10))
+            task.cancel()
+            await task
+
+    async with d.connect(store=store) as conn:
+        conn.listen(listener)
+        for n in range(3):
+            await conn.transact([{":n": n}])
+    assert len(heard) == 3

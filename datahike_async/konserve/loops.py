@@ -18,14 +18,18 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
+from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
 __all__ = [
+    "STORING",
     "Home",
+    "Threads",
     "abandon_closed",
     "acquire_in_thread",
     "in_thread",
     "is_interruption",
+    "is_of_another",
     "outlast",
     "start",
     "surely",
@@ -107,6 +111,14 @@ def is_interruption() -> bool:
     After the cancellation of a scope every further wait would raise again.
     """
     return anyio.current_effective_deadline() != -math.inf
+
+
+def is_of_another() -> bool:
+    """Say whether a cancellation that was caught is that of another task, which was awaited."""
+    if not _on_asyncio():
+        return False
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()
 
 
 # -- tasks of the loop -------------------------------------------------------------------------
@@ -263,7 +275,35 @@ class _Call(Generic[T]):
         return True
 
 
-async def in_thread(call: Callable[..., T], *args: Any, surely: bool = False) -> T:
+class Threads:
+    """So many worker threads at once of each event loop, for calls of one kind.
+
+    Not those of ``anyio.to_thread``, all of which an application may keep waiting for the database.
+    And a call that waits for another one is of another kind, or all of a kind could wait for ever.
+    """
+
+    def __init__(self, kind: str, most: int) -> None:
+        self._limiters: RunVar[anyio.CapacityLimiter] = RunVar(f"datahike_async.threads.{kind}")
+        self._most = most
+
+    @property
+    def limiter(self) -> anyio.CapacityLimiter:
+        """What limits them on the running event loop."""
+        try:
+            return self._limiters.get()
+        except LookupError:
+            made = anyio.CapacityLimiter(self._most)
+            self._limiters.set(made)
+            return made
+
+
+STORING: Final = Threads("storing", 40)
+"""Threads of stores: what runs there waits for the disk, and for no other thread of a loop."""
+
+
+async def in_thread(
+    call: Callable[..., T], *args: Any, surely: bool = False, threads: Threads = STORING
+) -> T:
     """Make a call in a worker thread; come back when it has ended, or has never begun.
 
     Cancelling waits for the call, in which ``anyio.from_thread.check_cancelled`` then raises;
@@ -274,11 +314,11 @@ async def in_thread(call: Callable[..., T], *args: Any, surely: bool = False) ->
     with anyio.CancelScope(shield=surely) as scope:
         if not _on_asyncio():
             made = _Call(call, args)
-            return made.result(await run_sync(made.run))
+            return made.result(await run_sync(made.run, limiter=threads.limiter))
         while True:
             made = _Call(call, args)
             try:
-                given = await run_sync(made.run)
+                given = await run_sync(made.run, limiter=threads.limiter)
             except asyncio.CancelledError as error:
                 if not surely:
                     scope.cancel()

@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 
-from datahike_async.konserve.loops import start
+from datahike_async.konserve.loops import is_of_another, start
 from datahike_async.pausing import pause
 
 __all__ = ["Listeners"]
@@ -101,6 +101,10 @@ class _Listener:
                 await result
         except Exception:
             _log.exception("listener %r failed on transaction %s", self.key, report.tx)
+        except anyio.get_cancelled_exc_class():
+            if not is_of_another():
+                raise
+            _log.exception("listener %r was cancelled on transaction %s", self.key, report.tx)
 
 
 class Listeners:

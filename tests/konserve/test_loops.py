@@ -14,9 +14,11 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
+from datahike_async.hosting import _COMPUTING, on_loop, run_in_thread
 from datahike_async.konserve import OutcomeUnknown
 from datahike_async.konserve.base import gather
 from datahike_async.konserve.loops import (
+    STORING,
     Home,
     acquire_in_thread,
     in_thread,
@@ -84,8 +86,7 @@ def test_a_call_that_was_cancelled_before_it_began_is_not_made() -> None:
     behind.open.set()
 
     async def main() -> None:
-        limiter = anyio.to_thread.current_default_thread_limiter()
-        limiter.total_tokens = 1
+        STORING.limiter.total_tokens = 1
         first = asyncio.create_task(in_thread(door.call))
         await door.entered()
         second = asyncio.create_task(in_thread(behind.call))
@@ -319,3 +320,37 @@ async def test_what_a_thread_was_working_on_is_let_go_of_when_it_fails() -> None
         assert left[0]() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.anyio
+async def test_calls_are_made_though_the_application_has_used_up_its_threads() -> None:
+    door = Door()
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    before, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, door.call)
+            await anyio.sleep(0.01)
+            try:
+                with anyio.fail_after(5):
+                    assert await in_thread(lambda: 5) == 5
+            finally:
+                door.open.set()
+    finally:
+        limiter.total_tokens = before
+
+
+@pytest.mark.anyio
+async def test_what_is_computed_in_threads_does_not_keep_what_it_reads_from_having_one() -> None:
+    STORING.limiter.total_tokens = _COMPUTING.limiter.total_tokens = 1
+
+    async def read() -> int:
+        # Given up where there is no thread for it, or the test would never end.
+        with anyio.move_on_after(5):
+            return await in_thread(lambda: 5)
+        return 0
+
+    async def computed() -> int:
+        return await on_loop(read())
+
+    assert await run_in_thread(computed) == 5
