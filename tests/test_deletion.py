@@ -132,6 +132,16 @@ async def test_folders_of_databases_do_not_lie_in_one_another(
             Path(folder["path"], "deep").rmdir()
 
 
+async def test_a_database_that_is_refused_in_a_folder_of_others_leaves_nothing_there(
+    folder: dict[str, Any],
+) -> None:
+    Path(folder["path"]).mkdir()
+    Path(folder["path"], "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"not empty and no store: it has 'mine\.txt'"):
+        await create(folder)
+    assert [file.name for file in Path(folder["path"]).iterdir()] == ["mine.txt"]
+
+
 @pytest.mark.parametrize("inner", ["file", "lmdb"])
 async def test_a_database_that_is_refused_within_another_s_folder_makes_no_folder_there(
     folder: dict[str, Any], inner: str

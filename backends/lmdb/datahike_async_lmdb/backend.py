@@ -91,7 +91,7 @@ class LmdbBackend:
     def _create(self, path: str, size: int, id_: UUID | None, seconds: float) -> LmdbBlobStore:
         path = os.path.realpath(path)
         # Of two that create it one must lose, and none while it is being removed.
-        with _system_errors(path), holding_new(path, seconds, MAKING):
+        with _system_errors(path), holding_new(path, _OWN, seconds, MAKING):
             found = self._marker(path, size)
             if found == DELETED:
                 self._remove_files(path, size)

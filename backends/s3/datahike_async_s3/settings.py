@@ -112,7 +112,9 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
 
 def _bucket(value: Any) -> str:
     if not isinstance(value, str) or not _BUCKET.fullmatch(value):
-        raise StoreConfigError(f'An S3 store needs a "bucket", a name, not {value!r}.')
+        raise StoreConfigError(
+            f'An S3 store needs a "bucket", a name of two characters or more, not {value!r}.'
+        )
     return value
 
 

@@ -82,7 +82,7 @@ class FileBackend:
 
     def _create(self, path: str, id_: UUID | None, seconds: float) -> FileBlobStore:
         # Of two that create it one must lose, and none while it is being removed.
-        with io.system_errors(f"creating {path}"), holding_new(path, seconds) as folder:
+        with io.system_errors(f"creating {path}"), holding_new(path, _OWN, seconds) as folder:
             return self._create_in(folder, path, id_ or uuid4(), seconds)
 
     def _create_in(self, folder: int, path: str, id_: UUID, seconds: float) -> FileBlobStore:

@@ -134,12 +134,19 @@ def _gone_is_gone() -> Iterator[None]:
 
 
 @contextmanager
-def holding_new(path: str, seconds: float = LOCK_SECONDS, file: str | None = None) -> Iterator[int]:
-    """Hold the lock as ``holding`` does, of a folder that is made where there is none."""
+def holding_new(
+    path: str, own: re.Pattern[str], seconds: float = LOCK_SECONDS, file: str | None = None
+) -> Iterator[int]:
+    """Hold the lock as ``holding`` does, of a folder that is made where there is none.
+
+    In a folder with the files of others, and none that is ``own``, no lock is made: raises
+    StoreConfigError.
+    """
     with ExitStack() as stack:
         for attempt in range(_ATTEMPTS):
             _make_folder(path)
             try:
+                _refuse_strange(path, own)
                 folder = stack.enter_context(holding(path, seconds, file))
                 break
             except FileNotFoundError:
@@ -147,6 +154,12 @@ def holding_new(path: str, seconds: float = LOCK_SECONDS, file: str | None = Non
                 if attempt == _ATTEMPTS - 1:
                     raise
         yield folder
+
+
+def _refuse_strange(path: str, own: re.Pattern[str]) -> None:
+    # Without the lock, so where something is our own it is for who has the lock to judge.
+    if not any(own.fullmatch(name) or _LOCKS.fullmatch(name) for name in os.listdir(path)):
+        refuse_occupied(path, own)
 
 
 def refuse_occupied(path: str, own: re.Pattern[str]) -> None:
