@@ -20,6 +20,8 @@ import datahike_async as d
 from datahike_async.errors import WrongEventLoop
 from datahike_async.transactor.transactor import Limits
 
+pytestmark = pytest.mark.usefixtures("little_to_collect")
+
 MANY = 3000
 
 

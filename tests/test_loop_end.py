@@ -24,6 +24,8 @@ from datahike_async.transactor.transactor import Limits
 from tests.loops import RUNNERS, Begin, held
 from tests.stores import Servers, store_on
 
+pytestmark = pytest.mark.usefixtures("little_to_collect")
+
 LIMITS = Limits(flush_rows=8, flush_bytes=400, flush_journal_bytes=400, close_rows=8)
 
 

@@ -17,6 +17,8 @@ from datahike_async.transactor import sharing
 from tests.loops import RUNNERS, Begin, held
 from tests.stores import Servers, store_on
 
+pytestmark = pytest.mark.usefixtures("little_to_collect")
+
 WRAPPED = ["caching-file", "retrying-lmdb", "tiered-memory-file", "tiered-file-lmdb-behind"]
 VERBS = ["connect", "create", "exists", "delete"]
 

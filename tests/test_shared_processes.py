@@ -34,6 +34,8 @@ PROGRAM = """
         me, count = int(sys.argv[1]), int(sys.argv[2])
         async with d.connect({config!r}, limits=Limits(flush_rows=50)) as conn:
             Branch.adopt = counted
+            print("ready", flush=True)
+            sys.stdin.readline()  # all begin together
             for i in range(count):
                 while True:
                     try:
@@ -64,11 +66,19 @@ async def _race(store: Mapping[str, Any], count: int) -> int:
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", program, str(number), str(count)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         for number in range(4)
     ]
+    for process in writers:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in writers:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
     outputs = [process.communicate()[0] for process in writers]
     assert [process.returncode for process in writers] == [0] * 4
     async with d.connect(config) as conn:
