@@ -261,10 +261,12 @@ class Connection:
         self._closed = True
         try:
             await self._member.leave()
-            await self._listeners.finish()
         finally:
-            self._transactor.subscribers.pop(self, None)
-            self._left.set()
+            try:
+                await self._listeners.finish()
+            finally:
+                self._transactor.subscribers.pop(self, None)
+                self._left.set()
 
 
 def _check_key(key: Any) -> None:

@@ -300,3 +300,51 @@ async def test_a_folder_is_one_place_however_it_is_written(tmp_path: Path) -> No
         for path in (tmp_path / "." / "x" / ".." / "db", tmp_path / "link"):
             async with d.connect(store={**store, "path": str(path)}) as two:
                 assert one._transactor is two._transactor
+
+
+async def test_a_release_that_is_cancelled_while_commits_are_under_way_still_gives_back(
+    store: dict[str, Any], anyio_backend: str
+) -> None:
+    if anyio_backend != "asyncio":
+        pytest.skip("Task.cancel() is asyncio's")
+    cancelled = 0
+    for turns in range(20):
+        other = await d.connect(store=store)
+        conn = await d.connect(store=store)
+        commit = asyncio.create_task(other.transact([{":n": turns}]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        releasing = asyncio.create_task(conn.release())
+        await asyncio.sleep(0)
+        releasing.cancel()
+        try:
+            await releasing
+        except asyncio.CancelledError:
+            cancelled += 1
+        await commit
+        await other.release()
+        assert_nothing_leaked()
+    assert cancelled
+
+
+async def test_a_release_that_is_cancelled_still_waits_for_its_listeners(
+    store: dict[str, Any], anyio_backend: str
+) -> None:
+    if anyio_backend != "asyncio":
+        pytest.skip("Task.cancel() is asyncio's")
+    heard: list[int] = []
+
+    async def listener(report: d.TxReport) -> None:
+        await asyncio.sleep(0.05)
+        heard.append(report.tx)
+
+    conn = await d.connect(store=store)
+    conn.listen(listener)
+    await conn.transact([{":n": 1}])
+    releasing = asyncio.create_task(conn.release())
+    for _ in range(2):
+        await asyncio.sleep(0.01)
+        releasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+    assert heard

@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 
-from datahike_async.konserve.loops import is_of_another, start
+from datahike_async.konserve.loops import is_of_another, outlast, start
 from datahike_async.pausing import pause
 
 __all__ = ["Listeners"]
@@ -140,14 +140,23 @@ class Listeners:
         return _delivering.get() in self._by_key.values()
 
     async def finish(self) -> None:
-        """Wait until everything queued is delivered, for as long as is reasonable."""
+        """Wait until everything queued is delivered, for as long as is reasonable.
+
+        Raises nothing but a cancellation, afterwards.
+        """
         # The one that is releasing its connection would wait for itself.
         others = [one for one in self._by_key.values() if one is not _delivering.get()]
-        with anyio.move_on_after(self._seconds, shield=True):
+
+        async def idle() -> None:
+            with anyio.move_on_after(self._seconds):
+                for listener in others:
+                    if listener.idle is not None:
+                        await listener.idle.wait()
+
+        try:
+            await outlast(idle)
+        finally:
             for listener in others:
                 if listener.idle is not None:
-                    await listener.idle.wait()
-        for listener in others:
-            if listener.idle is not None:
-                _log.warning("listener %r did not finish; it is cancelled", listener.key)
-                listener.cancel()
+                    _log.warning("listener %r did not finish; it is cancelled", listener.key)
+                    listener.cancel()

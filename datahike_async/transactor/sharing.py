@@ -243,13 +243,15 @@ class Member:
         Raises nothing but a cancellation, afterwards.
         """
         shared = self._shared
-        if shared.opened.is_set() and shared.error is None and len(shared.members) > 1:
-            await outlast(shared.transactor.settled)
-        shared.leave(self)
-        if self._connected:
-            RELEASED(branch=shared.key.branch, connections=len(shared.members))
-        if shared.closing:
-            await outlast(shared.ended.wait)
+        try:
+            if shared.opened.is_set() and shared.error is None and len(shared.members) > 1:
+                await outlast(shared.transactor.settled)
+        finally:
+            shared.leave(self)
+            if self._connected:
+                RELEASED(branch=shared.key.branch, connections=len(shared.members))
+            if shared.closing:
+                await outlast(shared.ended.wait)
 
     def complain(self, why: str) -> None:
         """Warn that nobody gave the share back, once."""
