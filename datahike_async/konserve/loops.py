@@ -146,17 +146,36 @@ def start(
     if _on_asyncio():
         loop = asyncio.get_running_loop()
         abandon_closed()
-        task = loop.create_task(_contained(main, name), name=name, context=context)
-        _tasks[task] = abandoned
-        task.add_done_callback(_forget)
+        _begin(loop, main, name, context, abandoned)
     else:
         from trio.lowlevel import spawn_system_task
 
         spawn_system_task(_on_trio, main, name, ending, seconds, name=name, context=context)
 
 
-def _forget(task: asyncio.Task[None]) -> None:
-    _tasks.pop(task, None)
+def _begin(
+    loop: asyncio.AbstractEventLoop,
+    main: Callable[[], Coroutine[Any, Any, None]],
+    name: str,
+    context: contextvars.Context,
+    abandoned: Callable[[], None] | None,
+) -> asyncio.Task[None]:
+    begun: list[bool] = []
+
+    async def run() -> None:
+        begun.append(True)
+        await _contained(main, name)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        _tasks.pop(task, None)
+        if not begun:
+            # Cancelled before its first step: others wait for what ``main`` does at its end.
+            loop.call_soon(_begin(loop, main, name, context, abandoned).cancel)
+
+    task = loop.create_task(run(), name=name, context=context)
+    _tasks[task] = abandoned
+    task.add_done_callback(ended)
+    return task
 
 
 def abandon_closed() -> None:

@@ -354,3 +354,22 @@ async def test_what_is_computed_in_threads_does_not_keep_what_it_reads_from_havi
         return await on_loop(read())
 
     assert await run_in_thread(computed) == 5
+
+
+def test_a_task_of_the_loop_that_is_cancelled_before_its_first_step_comes_to_its_end() -> None:
+    ended: list[bool] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            ended.append(True)
+
+    async def main() -> None:
+        start(work, "some work")
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.01)
+        assert ended
+
+    asyncio.run(main())
