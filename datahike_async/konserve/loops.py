@@ -168,7 +168,7 @@ def _begin(
 
     def ended(task: asyncio.Task[None]) -> None:
         _tasks.pop(task, None)
-        if not begun:
+        if not begun and abandoned is not None:
             # Cancelled before its first step: others wait for what ``main`` does at its end.
             loop.call_soon(_begin(loop, main, name, context, abandoned).cancel)
 

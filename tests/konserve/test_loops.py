@@ -366,7 +366,7 @@ def test_a_task_of_the_loop_that_is_cancelled_before_its_first_step_comes_to_its
             ended.append(True)
 
     async def main() -> None:
-        start(work, "some work")
+        start(work, "some work", abandoned=lambda: None)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0.01)
