@@ -24,9 +24,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def little_to_collect() -> Iterator[None]:
-    """Let ``gc.collect()`` look at what a module's tests make, not at all that a long run has."""
+    """Let ``gc.collect()`` look at what a test makes, not at all that a long run has."""
     gc.collect()
     gc.freeze()
     yield
