@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
@@ -400,10 +401,22 @@ async def surely(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if not _on_asyncio():
         with anyio.CancelScope(shield=True):
             return await call()
-    task = asyncio.get_running_loop().create_task(call())
+    cancelled: BaseException | None = None
+    begun: list[bool] = []
 
-    async def ended() -> None:
-        await asyncio.wait([task])
+    async def run() -> T:
+        begun.append(True)
+        return await call()
 
-    await outlast(ended)
+    while True:
+        task = asyncio.get_running_loop().create_task(run())
+        try:
+            await outlast(partial(asyncio.wait, [task]))
+        except asyncio.CancelledError as error:
+            cancelled = error
+        if begun:
+            break
+        # Whoever cancelled all tasks met this one before its first step: nothing is done yet.
+    if cancelled is not None:
+        raise cancelled
     return task.result()

@@ -373,3 +373,25 @@ def test_a_task_of_the_loop_that_is_cancelled_before_its_first_step_comes_to_its
         assert ended
 
     asyncio.run(main())
+
+
+def test_what_is_closed_surely_is_closed_though_all_tasks_are_cancelled_before_its_first_step() -> (
+    None
+):
+    closed: list[bool] = []
+
+    async def close() -> None:
+        closed.append(True)
+
+    async def main() -> None:
+        task = asyncio.create_task(surely(close))
+        while len(asyncio.all_tasks()) < 3:
+            await asyncio.sleep(0)
+        assert not closed
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert closed == [True]
