@@ -26,7 +26,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def little_to_collect() -> Iterator[None]:
-    """Let ``gc.collect()`` look at what a test makes, not at all that a long run has."""
+    """Let ``gc.collect()`` look at what a test makes, not at all that a long run has.
+
+    For tests that count what is open; not for those in which something has to be collected.
+    """
     gc.collect()
     gc.freeze()
     yield

@@ -24,8 +24,6 @@ from datahike_async.transactor.transactor import Limits
 from tests.loops import RUNNERS, Begin, held
 from tests.stores import Servers, store_on
 
-pytestmark = pytest.mark.usefixtures("little_to_collect")
-
 LIMITS = Limits(flush_rows=8, flush_bytes=400, flush_journal_bytes=400, close_rows=8)
 
 
@@ -49,6 +47,7 @@ async def numbers(store: dict[str, Any], *, then: int) -> list[int]:
             return sorted(datom.v for datom in await conn.db().datoms("aevt", ":n"))
 
 
+@pytest.mark.usefixtures("little_to_collect")
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 def test_every_task_is_cancelled_at_many_turns_of_a_commit(
     store: dict[str, Any], loop: str
