@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,6 @@ from datahike_async.konserve.blob import Write
 from tests.konserve.logs import NAME, NODE, RECORDS, contents, file, opened_and_read, written
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def config(tmp_path):
-    return {"id": uuid.uuid4(), "path": str(tmp_path / "s")}
-
-
-@pytest.fixture
-async def blobs(config):
-    store = await FileBackend().create(config)
-    yield store
-    await store.close()
 
 
 async def test_one_wrong_bit_in_a_log_is_damage_that_nothing_makes_worse(

@@ -38,18 +38,6 @@ def failing(code):
     return fail
 
 
-@pytest.fixture
-def config(tmp_path):
-    return {"id": uuid.uuid4(), "path": str(tmp_path / "s")}
-
-
-@pytest.fixture
-async def blobs(config):
-    store = await FileBackend().create(config)
-    yield store
-    await store.close()
-
-
 # -- errors ------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import uuid
 from pathlib import Path
 
 import pytest
@@ -26,18 +25,6 @@ from datahike_async.konserve.backends.file_names import SETTLED
 from tests.konserve.logs import NAME, NODE, RECORDS, contents, file, opened_and_read, written
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def config(tmp_path):
-    return {"id": uuid.uuid4(), "path": str(tmp_path / "s")}
-
-
-@pytest.fixture
-async def blobs(config):
-    store = await FileBackend().create(config)
-    yield store
-    await store.close()
 
 
 def without_syncs(patch):
