@@ -11,7 +11,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from datahike_async.index.columns import Rows
+from datahike_async.index.columns import I64, Column, Rows
+from datahike_async.index.lookup import Lookup
 from datahike_async.index.merge import merge_into
 from datahike_async.index.node import (
     TOP,
@@ -232,23 +233,17 @@ class PersistentSet:
             raise NodeMiss(self._source, missing)
         return total
 
-    def lookup_many(self, keys: Sequence[Bound]) -> list[Rows | None]:
+    def lookup_many(self, bounds: Sequence[Column]) -> tuple[Rows, I64]:
         """Return the rows under each of many bounds; see :class:`Index`."""
-        out: list[Rows | None] = []
-        missing: dict[Address, None] = {}
-        source = self._source
-        for key in keys:
-            try:
-                runs = self.slice(key, key)
-            except NodeMiss as miss:
-                missing.update(dict.fromkeys(miss.addresses))
-                source = miss.source
-            else:
-                out.append(Rows.concat(runs) if runs else None)
+        missing: list[Address] = []
+        lookup = Lookup(bounds, self.order, lambda branch, slot: self._child(branch, slot, missing))
+        root = self._top_node()
+        if root is not None:
+            lookup.walk(root, 0, len(bounds[0]))
         if missing:
-            assert source is not None
-            raise NodeMiss(source, list(missing))
-        return out
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        return lookup.found()
 
     # -- changing ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
-from datahike_async.index.columns import Rows
+from datahike_async.index.columns import I64, Column, Rows
 from datahike_async.index.source import Address, NodeSink, NodeSource
 
 __all__ = ["Bound", "Index", "IndexFactory", "Order"]
@@ -63,8 +63,12 @@ class Index(Protocol):
         """Count the datoms between two bounds, reading only the nodes at its edges."""
         ...
 
-    def lookup_many(self, keys: Sequence[Bound]) -> list[Rows | None]:
-        """Return the rows under each of many bounds; a miss names the nodes of all of them."""
+    def lookup_many(self, bounds: Sequence[Column]) -> tuple[Rows, I64]:
+        """Return the rows under each of many bounds, one after another, and where each one's stop.
+
+        Bounds are given as columns, one for each of their one to three components; they ascend, and
+        none comes twice. A miss names the nodes of all of them.
+        """
         ...
 
     def merge(self, adds: Sequence[Rows], removes: Sequence[Rows]) -> Index:

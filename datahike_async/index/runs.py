@@ -162,7 +162,7 @@ def changed(
         _forget(base, added, keep, order, temporal)
         kept = base if keep.all() else base.take(keep)
         return sorted_rows(Rows.concat([kept, added]), order) if len(kept) else added
-    at, found = _places(base, added, order, temporal)
+    at, found = places(base, added, order, temporal)
     keep[at[found]] = False
     both = Rows.concat([base, added])
     n, k = len(base), len(added)
@@ -176,16 +176,16 @@ def changed(
 def _forget(base: Rows, run: Rows, keep: _Mask, order: Order, temporal: bool) -> None:
     """Clear ``keep`` at the rows of ``base`` that are in ``run``."""
     if len(run) > len(base):
-        keep &= ~_places(run, base, order, temporal)[1]
+        keep &= ~places(run, base, order, temporal)[1]
     else:
-        at, found = _places(base, run, order, temporal)
+        at, found = places(base, run, order, temporal)
         keep[at[found]] = False
 
 
-def _places(base: Rows, run: Rows, order: Order, temporal: bool) -> tuple[I64, _Mask]:
+def places(base: Rows, run: Rows, order: Order, temporal: bool) -> tuple[I64, _Mask]:
     """Return where in ``base`` each row of ``run`` belongs, and whether it is there already."""
     if order is Order.AVET:
-        at, end = _value_ranges(base.v, run.v)
+        at, end = value_ranges(base.v, run.v)
     else:
         keys, wanted = primary(base, order), primary(run, order)
         at, end = keys.searchsorted(wanted), keys.searchsorted(wanted, "right")
@@ -234,7 +234,7 @@ def _compared(left: Column, right: Column) -> tuple[_Mask, _Mask]:
     return np.array(below, np.bool_), np.array(equal, np.bool_)
 
 
-def _value_ranges(base: Column, wanted: Column) -> tuple[I64, I64]:
+def value_ranges(base: Column, wanted: Column) -> tuple[I64, I64]:
     """Return for each of ``wanted`` the range of ``base``, which is sorted, that has the value."""
     if base.kind == wanted.kind and base.kind in _DIRECT:
         return base.data.searchsorted(wanted.data), base.data.searchsorted(wanted.data, "right")

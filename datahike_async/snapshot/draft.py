@@ -12,6 +12,7 @@ from typing import Any
 from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import ALIVE, Memtable
 from datahike_async.index.protocol import Order
+from datahike_async.snapshot.known import Known
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees, rows_by_attr
 from datahike_async.values.schema import Attr, Schema
@@ -26,7 +27,7 @@ class Draft(Snapshot):
     Ids and the schema may be set as the transaction goes. Reads see what was written so far.
     """
 
-    __slots__ = ("_owner", "base", "mark", "shared", "tx")
+    __slots__ = ("_owner", "base", "known", "mark", "shared", "tx")
 
     def __init__(self, base: Snapshot, tx: int, owner: object | None = None) -> None:
         mem = base.mem
@@ -43,6 +44,40 @@ class Draft(Snapshot):
         self.tx = tx
         # A database value of the unfinished state was handed out: its rows may not be taken back.
         self.shared = False
+        # What the trees hold of what this transaction asks for, where that was read beforehand.
+        self.known: Known | None = None
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def _tree_facts(self, e: int, a: int) -> list[tuple[int, Any, int]]:
+        if self.known is not None:
+            found = self.known.of_fact(e, a)
+            if found is not None:
+                return found
+        return super()._tree_facts(e, a)
+
+    def _tree_fact(self, e: int, a: int, v: Any, key: Any) -> tuple[int, Any, int] | None:
+        if self.known is not None:
+            found = self.known.of_datom(e, a, key)
+            if found is not None:
+                return found[0] if found else None
+        return super()._tree_fact(e, a, v, key)
+
+    def _tree_holders(self, a: int, v: Any, key: Any) -> list[int]:
+        if self.known is not None:
+            found = self.known.of_value(a, key)
+            if found is not None:
+                return found
+        return super()._tree_holders(a, v, key)
+
+    def attributes_of(self, e: int) -> list[int]:
+        """Return the attributes of which an entity has values, or had, ascending."""
+        found = None if self.known is None else self.known.attributes_of(e)
+        if found is None:
+            return list(dict.fromkeys(self.entity(e).a.tolist()))
+        mem = self.mem
+        rows = mem.of_entity(e)
+        return sorted({*found, *(mem.a[r] for r in rows)}) if rows else found
 
     def attr(self, a: int) -> Rows:
         """Return all current datoms of an attribute; never cached, since it changes."""

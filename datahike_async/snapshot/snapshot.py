@@ -128,6 +128,9 @@ class Snapshot:
                         return (r, mem.v[r], mem.t[r])
         if gone or not self.trees.may_have(e):
             return None
+        return self._tree_fact(e, a, v, key)
+
+    def _tree_fact(self, e: int, a: int, v: Any, key: Any) -> tuple[int, Any, int] | None:
         for run in self.trees.current[Order.EAVT].slice((e, a, v), (e, a, v)):
             return (-1, run.v.value(0), int(run.t[0]))
         return None
@@ -145,10 +148,9 @@ class Snapshot:
             rows = self.attr(a)
             return rows.e[position_of(rows, v)].tolist()  # type: ignore[no-any-return]
         mem = self.mem
-        found: list[int] = []
-        for run in self.trees.current[Order.AVET].slice((a, v), (a, v)):
-            found += run.e.tolist()
-        rows_of = mem.of_value(a, typed_key(v))
+        key = typed_key(v)
+        found = self._tree_holders(a, v, key)
+        rows_of = mem.of_value(a, key)
         if not rows_of:
             return found
         n, m = self.n, self.m
@@ -157,6 +159,12 @@ class Snapshot:
             found = [e for e in found if e not in gone]
         own = [mem.e[r] for r in mem.live(rows_of, n, m)]
         return sorted(found + own) if found else sorted(own)
+
+    def _tree_holders(self, a: int, v: Any, key: Any) -> list[int]:
+        found: list[int] = []
+        for run in self.trees.current[Order.AVET].slice((a, v), (a, v)):
+            found += run.e.tolist()
+        return found
 
     # -- the column path -----------------------------------------------------------------------
 

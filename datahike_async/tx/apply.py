@@ -18,13 +18,14 @@ from datahike_async.env import Env
 from datahike_async.errors import TransactionError
 from datahike_async.index.source import NodeMiss, NodeSource, resolve
 from datahike_async.snapshot.draft import Draft
+from datahike_async.snapshot.known import Known
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
 from datahike_async.tx.bulk import LEAST, Bulk, collect
 from datahike_async.tx.done import Done
 from datahike_async.tx.entities import Bindings, Entities, Retry
 from datahike_async.tx.facts import OwnInstant, Wrap, schema_properties
-from datahike_async.tx.forms import normalize
-from datahike_async.tx.prefetch import prefetch
+from datahike_async.tx.forms import is_large, normalize
+from datahike_async.tx.prefetch import PART, prefetch
 from datahike_async.tx.transaction import Transaction
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import SCHEMA_PROPERTIES, TX_INSTANT, Schema
@@ -35,7 +36,9 @@ ABSORB_AT: Final = 8192
 """Memtable operations from which merging them into the trees pays for readers."""
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_PREFETCH_FROM: Final = 16
+# Items, or facts of fewer ones, from which what they will look up is read beforehand.
+_MANY: Final = 16
+_FACTS: Final = 256
 
 Operation = tuple[int, int, Any, int, bool]
 
@@ -115,11 +118,10 @@ async def apply(
     own = False
     if last_instant is not None and instant <= last_instant:
         instant = last_instant + _MILLISECOND
-    many = len(items) >= _PREFETCH_FROM and len(base.trees) > 0
+    many = len(base.trees) > 0 and (len(items) >= _MANY or is_large(items, _FACTS))
+    known: Known | None = None
     bindings = Bindings()
     with _Nodes() as nodes:
-        if many:
-            await nodes.resident(prefetch, base, items)
         while True:
             draft = Draft(base, tx, owner)
             entities = Entities(draft, bindings, base.max_eid)
@@ -129,11 +131,13 @@ async def apply(
                 bulk = None
                 if len(items) >= LEAST:
                     bulk = collect(draft, items)
-                if bulk is None:
-                    await _items(run, items, await_on)
-                else:
+                if bulk is not None:
                     draft.max_eid = bulk.max_eid
                     entities.tempids.update(bulk.tempids)
+                elif many:
+                    await _parts(run, items, await_on, known)
+                else:
+                    entities.settle(await _items(run, items, await_on))
                 run.finish()
                 if key is not None:
                     run.keep_answer(entities.tempids)
@@ -143,8 +147,8 @@ async def apply(
                 base = draft.abort()
                 await nodes.fetch(miss)
                 if many:
-                    # What was there has fallen out of the cache: there may be more of it.
-                    await nodes.resident(prefetch, base, items)
+                    # There may be more that is missing: it is fetched before the next run.
+                    known = await nodes.ahead(base, items)
             except Retry:
                 base = draft.abort()
                 bindings.learn(entities)
@@ -190,24 +194,54 @@ class _Nodes:
             self._pins.enter_context(miss.source.pinned())
         await miss.source.fetch(miss.addresses)
 
-    async def resident(self, call: Callable[..., Any], *args: Any) -> None:
-        while True:
-            try:
-                call(*args)
-                return
-            except NodeMiss as miss:
-                await self.fetch(miss)
+    async def ahead(self, base: Snapshot, items: Sequence[Any]) -> Known:
+        """Fetch all that the items will look up; return what was read for the first part."""
+        first: Known | None = None
+        for start in range(0, len(items), PART):
+            part = items[start : start + PART]
+            known: Known | None = None
+            while known is None:
+                try:
+                    known = prefetch(base, part)
+                except NodeMiss as miss:
+                    await self.fetch(miss)
+            first = first or known
+        assert first is not None
+        return first
+
+
+_AwaitOn = Callable[[Awaitable[Any]], Awaitable[Any]]
+
+
+async def _parts(
+    run: Transaction, items: Sequence[Any], await_on: _AwaitOn | None, known: Known | None
+) -> None:
+    """Carry out many items, before each part of which is read what it will look up.
+
+    ``known`` is what was read for the first part, where that is known already.
+    """
+    draft = run.draft
+    failed: Exception | None = None
+    for start in range(0, len(items), PART):
+        part = items[start : start + PART]
+        draft.known = known if known is not None and not start else prefetch(draft.base, part)
+        failed = await _items(run, part, await_on, failed)
+    draft.known = None
+    run.entities.settle(failed)
 
 
 async def _items(
     run: Transaction,
     items: Sequence[Any],
-    await_on: Callable[[Awaitable[Any]], Awaitable[Any]] | None,
-) -> None:
-    """Carry out the items; where tempids are in doubt, past errors, for these may mean nothing."""
+    await_on: _AwaitOn | None,
+    failed: Exception | None = None,
+) -> Exception | None:
+    """Carry out the items; where tempids are in doubt, past errors, for these may mean nothing.
+
+    Returns the first of these, with those before.
+    """
     queue = deque(items)
     entities = run.entities
-    failed: Exception | None = None
     while queue:
         try:
             call = run.item(queue.popleft())
@@ -221,7 +255,7 @@ async def _items(
             if not entities.doubtful:
                 raise failed from None
             run.forget()
-    entities.settle(failed)
+    return failed
 
 
 async def _resident(call: Callable[..., Any], *args: Any) -> Any:

@@ -137,12 +137,18 @@ class Entities:
         return eid
 
     def is_new(self, eid: int) -> bool:
-        """Whether ``eid`` did not exist before this transaction and is not in its datoms yet."""
+        """Whether ``eid`` did not exist before this transaction and is not in its datoms yet.
+
+        False, too, where that cannot be said as cheaply as what there is of it.
+        """
         draft = self.draft
         if eid in draft.mem.by_e or eid >= TX0:
             return False
-        # One look for the entity is cheaper than one for each of its attributes.
-        return eid > self.floor or not draft.trees.has_entity(eid)
+        if eid > self.floor:
+            return True
+        # One look for the entity is cheaper than one for each of its attributes, unless these were
+        # read beforehand.
+        return draft.known is None and not draft.trees.has_entity(eid)
 
     def tempid(self, ref: Any) -> int:
         """Return the id of a tempid, a fresh one where it has none yet."""

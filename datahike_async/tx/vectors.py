@@ -136,13 +136,12 @@ class Vectors(Maps):
                 continue
             gone.add(e)
             attrs = draft.schema.attrs
-            rows = draft.entity(e)
-            for a in dict.fromkeys(rows.a.tolist()):
+            for a in draft.attributes_of(e):
                 attr = attrs[a]
                 if attr.component:
                     stack += draft.values(e, a)
-                draft.retract_all(e, attr)
-                self._touched(e, attr, composite=False)
+                if draft.retract_all(e, attr):
+                    self._touched(e, attr, composite=False)
             for attr in attrs:
                 if attr.is_ref:
                     for source in draft.lookup(attr.id, e):

@@ -249,8 +249,8 @@ def test_a_miss_names_all_nodes_of_a_level(order):
     assert count <= depth
     assert len(waves(cold, merged.slice)[0]) >= 1
     index = cold_index()
-    bounds = [key(f, order)[:1] for f in facts[::50]]
-    _, count = waves(cold, lambda: index.lookup_many(bounds))
+    bounds = Column.of(sorted({key(f, order)[0] for f in facts[::50]}))
+    _, count = waves(cold, lambda: index.lookup_many([bounds]))
     assert count <= depth
     index = cold_index()
     assert waves(cold, lambda: index.count_slice((1,), (2,)))[1] <= depth

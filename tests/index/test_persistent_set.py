@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -127,9 +128,29 @@ def test_against_a_sorted_list(order, batches, data):
         assert flat(index.chunks(lower, upper)) == wanted
         assert flat(index.chunks(lower, upper, reverse=True)) == wanted[::-1]
         assert index.count_slice(lower, upper) == len(wanted)
-    bounds = [components(f, order)[:2] for f in list(model.values())[:9]]
-    for bound, found in zip(bounds, index.lookup_many(bounds), strict=True):
-        assert flat([found]) == expected(model, order, bound, bound)
+    # Facts that are there, and others.
+    asked = [*list(model.values())[:9], *data.draw(st.lists(facts, min_size=1, max_size=20))]
+    for size in (1, 2, 3):
+        keyed = {key(b, order): b for f in asked for b in [components(f, order)[:size]]}
+        bounds = [keyed[k] for k in sorted(keyed)]
+        assert looked_up(index, bounds) == [expected(model, order, b, b) for b in bounds]
+
+
+def looked_up(index, bounds):
+    rows, stops = index.lookup_many([Column.of(column) for column in zip(*bounds, strict=True)])
+    starts = [0, *stops.tolist()]
+    return [flat([rows.slice(i, j)]) for i, j in pairwise(starts)]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_many_bounds_in_one_leaf_and_bounds_over_many_leaves(order):
+    facts = [(e, a, v, 1) for e in range(1, 40) for a in range(3) for v in (e % 5, f"s{e % 7}")]
+    index = FACTORY.build(order, False, CONFIG, runs_of(facts, order))
+    model = {key(components(f, order), order): f for f in facts}
+    for size in (1, 2, 3):
+        keyed = {key(b, order): b for f in facts for b in [components(f, order)[:size]]}
+        bounds = [keyed[k] for k in sorted(keyed)]
+        assert looked_up(index, bounds) == [expected(model, order, b, b) for b in bounds]
 
 
 async def reading(call, *args):

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import datahike_async as d
+from datahike_async.tx import apply
 from datahike_async.values.types import typed_key
 
 SCHEMA = [
@@ -194,6 +195,7 @@ async def names_of(db) -> dict[int, int]:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("ahead", [False, True], ids=["", "read ahead"])
 @pytest.mark.parametrize("absorb_at", [1, 7, 8192])
 @settings(
     max_examples=60,
@@ -201,9 +203,9 @@ async def names_of(db) -> dict[int, int]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(txs=transactions)
-async def test_against_the_model(txs, absorb_at):
-    from datahike_async.tx.apply import absorbed
-
+async def test_against_the_model(txs, absorb_at, ahead, monkeypatch):
+    if ahead:
+        monkeypatch.setattr(apply, "_MANY", 1)
     db = await d.empty_db(keep_history=True, schema_flexibility="write").db_with(SCHEMA)
     model = Model()
     past: list[tuple[int, set[object], d.Database]] = []
@@ -220,7 +222,7 @@ async def test_against_the_model(txs, absorb_at):
         report = await db.with_(list(forms(tx)))
         model, db = trial, report.db_after
         if db.snapshot.n > absorb_at:
-            db = db._wrap(await absorbed(db.snapshot))
+            db = db._wrap(await apply.absorbed(db.snapshot))
         past.append((report.tx, model.facts(), db))
         names = await names_of(db)
         assert await facts_of(db, names) == model.facts()
