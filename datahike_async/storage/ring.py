@@ -4,6 +4,9 @@ Where a store has no turns of its own, the head tells each writer when the other
 is who has waited longest: since its last publication, or, for one that is not in the ring, since it
 began to wait. Whoever publishes leaves out those who were ahead of it and did not come.
 
+A writer that knows of no other says in its place after which generation it leaves a gap, in which
+newcomers may publish: before that they would come too late each time.
+
 It is advice: what happens is decided by compare-and-set alone.
 """
 
@@ -18,6 +21,8 @@ __all__ = ["EMPTY", "Ring"]
 _MEMBERS: Final = 16
 _OLDEST: Final = 256
 """Who has not published for so many generations is no longer in it."""
+_COMING: Final = 32
+"""Who has not published for so many generations no longer counts as another writer."""
 
 
 class Ring(NamedTuple):
@@ -41,6 +46,23 @@ class Ring(NamedTuple):
             if other != writer and other not in gone and last > generation - _OLDEST
         ]
         return Ring((*kept[-_MEMBERS + 1 :], (writer, generation)))
+
+    def alone(self, writer: UUID, generation: int, gap: int) -> Ring:
+        """Return the ring once a writer has published that knows of no other.
+
+        It says that there is a gap after so many further generations, unless others are there.
+        """
+        # Who has said so of a gap is a writer that nobody was beside.
+        others = [last for other, last in self.members if other != writer]
+        if any(generation - _COMING < last < generation for last in others):
+            return self.after(writer, generation, ()) if writer in self else self
+        return Ring(((writer, generation + gap),))
+
+    def gap(self, writer: UUID, generation: int) -> int:
+        """Return after how many generations the one writer beside this one leaves a gap, or 0."""
+        if len(self.members) != 1 or writer in self:
+            return 0
+        return max(self.members[0][1] - generation, 0)
 
     def to_data(self) -> list[list[Any]]:
         """Return it as plain data."""

@@ -75,8 +75,10 @@ class Committer:
         self.journal = store.capabilities.journal
         self.limits = limits
         self._until = math.inf
-        # Whether it takes its place among the writers that compete, and who lost theirs to it.
+        # Whether it takes its place among the writers that compete, and who lost theirs to it;
+        # and where it knows of none, after how many further publications it leaves a gap.
         self.in_ring = False
+        self.gap: int | None = None
         self.gone: Collection[UUID] = ()
         self.adopt(state)
 
@@ -183,7 +185,9 @@ class Committer:
     ) -> None:
         tail, segments = await tail.bounded(self.env.new_uuid)
         ring = self.ring
-        if self.in_ring or self.writer in ring:
+        if self.gap is not None and not self.in_ring:
+            ring = ring.alone(self.writer, generation, self.gap)
+        elif self.in_ring or self.writer in ring:
             ring = ring.after(self.writer, generation, self.gone)
         head = Head(
             base,

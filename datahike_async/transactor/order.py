@@ -39,7 +39,8 @@ _GAP: Final = 1.5
 """After a streak of publications a lone writer leaves a gap of so many publications' time.
 
 Whoever else wants to write must read the head and write it, and so comes too late each time for one
-who writes it again at once. Each streak is twice as long as the one before.
+who writes it again at once. Each streak is twice as long as the one before. The head says when the
+gap comes.
 """
 
 
@@ -67,9 +68,12 @@ class Order:
         self._front: UUID | None = None
         self._front_since = 0.0
         self._pace = 0.0
+        self._published = 0
         self._streak = 0
         self._until_gap = _FIRST_STREAK
         self._share = 0.0
+        # What was known of the head when it was last looked at, or published.
+        self._seen = branch.committer.revision
 
     @property
     def share(self) -> float:
@@ -93,6 +97,7 @@ class Order:
         if self._streak > self._until_gap:
             self._streak, self._until_gap = 0, min(2 * self._until_gap, _LONGEST_STREAK)
             await anyio.sleep(_GAP * self._pace)
+        self._branch.committer.gap = self._until_gap - self._streak
 
     def overtaken(self, transactions: int, retries: int) -> None:
         """Note that a group has to be applied again, so many transactions, and what is left."""
@@ -102,8 +107,10 @@ class Order:
 
     def published(self, seconds: float) -> None:
         """Note that a group was published, which took so long."""
-        self._changed = self._looked = self._branch.env.monotonic()
-        self._pace += (seconds - self._pace) * (0.2 if self._pace else 1.0)
+        self._note_head()
+        # The first one may have tried out, too, whether the store keeps its promises.
+        self._pace += (seconds - self._pace) * (0.2 if self._published > 1 else 1.0)
+        self._published += 1
         self._since = self._front = None
 
     async def wait(self, turn: AsyncExitStack, *, refresh: bool = True) -> None:
@@ -134,6 +141,8 @@ class Order:
         if self._calm >= _CALM:
             self.waits = branch.committer.in_ring = False
             self._calm = 0
+            # Whoever was passed by comes as a newcomer does.
+            self._streak, self._until_gap = 0, _FIRST_STREAK
 
     async def give_way(self) -> None:
         """Wait a little for whoever has the turn, where none can be had here."""
@@ -147,11 +156,14 @@ class Order:
         """Wait until nobody is ahead who still comes; say whether anybody was."""
         committer, env = self._branch.committer, self._branch.env
         committer.in_ring, committer.gone = True, ()
-        if env.monotonic() - self._looked > self._pace:
+        if committer.revision != self._seen:
+            # It was read just now, by whoever found out that it had moved.
+            self._note_head()
+        elif env.monotonic() - self._looked > self._pace:
             await self._look()
         if self._since is None:
             self._since = committer.generation
-        waited = False
+        waited = await self._wait_for_gap()
         while ahead := committer.ring.ahead(committer.writer, self._since):
             waited = True
             if ahead[0] != self._front:
@@ -170,10 +182,32 @@ class Order:
     def _each(self) -> float:
         return min(max(_PATIENCE * self._pace, _LEAST_PATIENCE), _MOST_PATIENCE)
 
+    async def _wait_for_gap(self) -> bool:
+        """Wait, where one writer publishes without a pause, for the gap that it leaves; say so."""
+        committer = self._branch.committer
+        waited, most, still = False, 1, 0
+        while still < 2 and (left := committer.ring.gap(committer.writer, committer.generation)):
+            waited = True
+            before, pause = committer.revision, min(left - 1, most)
+            await anyio.sleep(min(pause * self._pace, _LONGEST_PAUSE))
+            await self._look()
+            if committer.revision == before:
+                # It may pause anyway: surely so, if it might have published twice.
+                still += 2 if pause else 1
+            else:
+                most, still = 2 * most, 0
+        return waited
+
     async def _look(self) -> None:
-        branch = self._branch
-        before = branch.committer.revision
-        await branch.refresh()
-        self._looked = branch.env.monotonic()
-        if branch.committer.revision != before:
-            self._changed = self._looked
+        began = self._branch.env.monotonic()
+        await self._branch.refresh()
+        self._looked = self._branch.env.monotonic()
+        # Until something was published here: that takes about as long.
+        self._pace = self._pace or self._looked - began
+        if self._branch.committer.revision != self._seen:
+            self._note_head()
+
+    def _note_head(self) -> None:
+        """Note that the head has changed since it was last seen, and that this is known by now."""
+        self._changed = self._looked = self._branch.env.monotonic()
+        self._seen = self._branch.committer.revision

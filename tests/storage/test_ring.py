@@ -62,6 +62,27 @@ def test_writers_of_any_speed_get_equal_shares() -> None:
     assert max(done.values()) - min(done.values()) <= 1
 
 
+def test_a_writer_that_knows_of_no_other_says_when_it_leaves_a_gap() -> None:
+    ring = Ring().alone(A, 1, 3)
+    assert ring.gap(B, 1) == 3
+    assert ring.gap(A, 1) == 0
+    assert ring.alone(A, 4, 0).gap(B, 4) == 0
+    # Nobody waits for it, and it has its place once it is one of several.
+    assert ring.ahead(B, 1) == []
+    ring = ring.after(B, 5, ())
+    assert ring.gap(C, 5) == 0
+    assert ring.after(A, 6, ()).ahead(A, 6) == [B]
+
+
+def test_a_gap_is_left_by_one_writer_and_kept_for_nobody_who_is_gone() -> None:
+    ring = Ring().alone(A, 1, 30)
+    assert ring.alone(B, 2, 4).members == ((B, 6),)
+    ring = Ring().after(A, 1, ()).after(B, 2, ())
+    assert ring.alone(C, 3, 4) == ring
+    assert ring.alone(B, 3, 4) == ring.after(B, 3, ())
+    assert ring.alone(B, 40, 4).members == ((B, 44),)
+
+
 def test_it_survives_being_stored() -> None:
     ring = Ring().after(A, 1, ()).after(B, 2, ())
     assert Ring.from_data(ring.to_data()) == ring
