@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from itertools import chain, islice
 from typing import Final, TypeVar
 
 __all__ = ["PIECE", "SMALL", "STEP", "Look", "look", "looking", "pieces", "tally", "walked"]
@@ -62,19 +63,26 @@ def _pieces(count: int, each: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, stop
 
 
-def walked(values: Iterable[T], *, each: int = STEP) -> Iterable[T]:
-    """Return values that Python handles one by one, to be gone over with looks in between."""
-    if hasattr(values, "__len__") and len(values) * each <= SMALL:  # type: ignore[arg-type]
+def walked(values: Iterable[T], *, each: int = STEP, count: int = -1) -> Iterable[T]:
+    """Return values that Python handles one by one, to be gone over with looks in between.
+
+    ``count`` is how many there are, where they do not tell.
+    """
+    if count < 0 and hasattr(values, "__len__"):
+        count = len(values)  # type: ignore[arg-type]
+    if 0 <= count * each <= SMALL:
         return values
     return _walked(values, each)
 
 
 def _walked(values: Iterable[T], each: int) -> Iterator[T]:
-    many = max(SMALL // each, 1)
-    left = 0
-    for value in values:
-        left -= 1
-        if left < 0:
-            look(max(SMALL + 1, each))
-            left = many
-        yield value
+    # A generator that gave each value by itself would cost more than what is done with most.
+    return chain.from_iterable(_runs(iter(values), max(SMALL // each, 1), each))
+
+
+def _runs(values: Iterator[T], many: int, each: int) -> Iterator[Iterable[T]]:
+    """Return values in runs of ``many``; a run is taken from them while it is gone over."""
+    for first in values:
+        tally(many * each)
+        yield (first,)
+        yield islice(values, many - 1)

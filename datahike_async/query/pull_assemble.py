@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from datahike_async.errors import QueryCanceled, QueryError, shown
-from datahike_async.looks import walked
+from datahike_async.looks import SMALL, STEP, walked
 from datahike_async.query.pull_map import EntityMap, copied
 from datahike_async.query.pull_parse import DB_ID, AttrSpec, Spec, xform_of
 from datahike_async.snapshot.views import View
@@ -27,6 +27,8 @@ __all__ = [
 
 # Maps copied because two parents share them, in one pull.
 _MAX_COPIES: Final = 1_000_000
+# So many are gone over without a look at the clock.
+_FEW: Final = SMALL // STEP
 EVERYTHING: Final = Spec((), wildcard=True, db_id=True)
 """The pattern that components are pulled with."""
 
@@ -77,30 +79,32 @@ class Assembler:
         spec = group.spec
         db_id = spec.db_id_key if spec.db_id else None
         plain = group.plain
+        jobs = group.maps if len(group.maps) <= _FEW else walked(group.maps)
         maps: dict[Any, Any]
         if db_id is None:
-            maps = {job: EntityMap() for job in walked(group.maps)}
+            maps = {job: EntityMap() for job in jobs}
         elif spec.db_id_xform is not None:
             made_of, named = xform_of(spec.db_id_xform), AttrSpec(DB_ID, False, db_id)
             maps = {
                 job: EntityMap({db_id: _transformed(made_of, named, job if plain else job[0])})
-                for job in walked(group.maps)
+                for job in jobs
             }
         else:
-            maps = {job: EntityMap({db_id: job if plain else job[0]}) for job in walked(group.maps)}
+            maps = {job: EntityMap({db_id: job if plain else job[0]}) for job in jobs}
         group.maps = maps
         for attr_spec, many, how, values, child in group.steps:
             self.show(group, attr_spec, many, how, values, child)
         if db_id is None:
-            for job, made in walked(maps.items(), each=4):
-                if not made:
-                    maps[job] = None
+            if not all(maps.values()):
+                for job, made in walked(maps.items(), each=4):
+                    if not made:
+                        maps[job] = None
             return
-        for job, made in walked(maps.items(), each=4):
-            eid = job if plain else job[0]
-            # Components are shown by their id even where they have nothing else.
-            if len(made) == 1 and spec is not EVERYTHING and not self.exists(eid):
-                maps[job] = None
+        # Components are shown by their id even where they have nothing else.
+        if spec is not EVERYTHING and 1 in map(len, maps.values()):
+            for job, made in walked(maps.items(), each=4):
+                if len(made) == 1 and not self.exists(job if plain else job[0]):
+                    maps[job] = None
 
     def show(
         self,
@@ -122,10 +126,11 @@ class Assembler:
         if simple and child is not None and child.asked == len(child.maps):
             # Each entity below has one parent: its map is handed over as it is.
             maps, below = group.maps, child.maps
-            for job, found in walked(values.items()):
+            for job, found in values.items() if len(values) <= _FEW else walked(values.items()):
                 maps[job][key] = [m for t in found if (m := below[t]) is not None]
             return
-        for job, made in walked(group.maps.items()):
+        jobs = group.maps.items()
+        for job, made in jobs if len(jobs) <= _FEW else walked(jobs):
             found = values.get(job if plain or how == ENTERED else job[0])
             if found is None:
                 if default and job not in values:
@@ -180,10 +185,11 @@ def _show_ones(
     if xform is not None:
         values = [_transformed(xform, spec, v) for v in walked(values)]
     if len(ids) == len(maps):
-        for made, value in walked(zip(maps.values(), values, strict=True), each=4):
+        pairs = zip(maps.values(), values, strict=True)
+        for made, value in walked(pairs, each=4, count=len(values)):
             made[key] = value
         return
-    for i, value in walked(zip(ids, values, strict=True), each=4):
+    for i, value in walked(zip(ids, values, strict=True), each=4, count=len(values)):
         maps[i][key] = value
     if spec.has_default:
         for i in maps.keys() - set(ids):

@@ -16,7 +16,7 @@ from datahike_async.collector import set_aside
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.source import NodeMiss, fetch
-from datahike_async.looks import STEP, tally, walked
+from datahike_async.looks import STEP, looking, tally, walked
 from datahike_async.query.budget import Meter
 from datahike_async.query.host import LARGE, Host
 from datahike_async.query.pull_assemble import (
@@ -69,7 +69,8 @@ async def pull(view: View, pattern: Any, eid: Any, host: Host | None = None) -> 
     """
     watch = Watch(_UNBOUNDED, host)
     rows = 0
-    with watch:
+    token = looking.set(watch.look)
+    try:
         if type(pattern) is str and len(pattern) <= _SHORT:
             spec = parse_pattern(pattern)
         else:
@@ -77,12 +78,16 @@ async def pull(view: View, pattern: Any, eid: Any, host: Host | None = None) -> 
         # Most pulls are little, and what is at hand needs no more coroutines.
         watch.begin()
         try:
+            if type(eid) is int and 0 <= eid <= EMAX:
+                return _maps(view, spec, (eid,))[0]
             return _pulled(view, spec, (eid,))[0]
         except NodeMiss:
             pass
         except Elsewhere:
             rows = LARGE
         return (await _read(watch, rows, _pulled, view, spec, (eid,)))[0]
+    finally:
+        looking.reset(token)
 
 
 async def pull_many(
@@ -191,7 +196,10 @@ def _ahead(view: View, spec: Spec, count: int) -> list[NodeMiss]:
 
 
 def _pulled(view: View, spec: Spec, refs: Sequence[Any]) -> list[EntityMap | None]:
-    return _maps(view, spec, _resolved(view, refs))
+    ids = refs
+    if not (refs and _INTS.issuperset(map(type, refs)) and min(refs) >= 0 and max(refs) <= EMAX):
+        ids = _resolved(view, refs)
+    return _maps(view, spec, ids)
 
 
 def _maps(view: View, spec: Spec, ids: Sequence[int | None]) -> list[EntityMap | None]:
@@ -201,7 +209,8 @@ def _maps(view: View, spec: Spec, ids: Sequence[int | None]) -> list[EntityMap |
     except _MetAgainError:
         maps = _Pull(view, tree=False).run(spec, ids)
     if len(maps) == len(ids):
-        return [maps.get(i) for i in ids]
+        # Each was asked for once, and names something.
+        return list(maps.values())
     seen: set[int | None] = set()
     out = []
     for i in ids:
@@ -230,9 +239,12 @@ class _Pull:
 
     def run(self, spec: Spec, ids: Sequence[int | None]) -> dict[Any, EntityMap | None]:
         """Return entity → map, or None where there is nothing of ``spec``."""
-        root = Group(spec, (i for i in ids if i is not None), plain=True)
-        level, entered = [root], 0
-        with ExitStack() as spared:
+        root = Group(spec, (), plain=True)
+        root.maps = dict.fromkeys(ids)
+        if None in root.maps:
+            del root.maps[None]
+        level, entered, spared = [root], 0, None
+        try:
             while level:
                 below: dict[Any, Group] = {}
                 for group in level:
@@ -241,18 +253,29 @@ class _Pull:
                 level = list(below.values())
                 if self.entered - entered > _SPARED:
                     entered = self.entered
+                    spared = spared or ExitStack()
                     spared.enter_context(set_aside())
+        finally:
+            if spared is not None:
+                spared.close()
+        self.assemble()
+        return root.maps
+
+    def assemble(self) -> None:
+        """Make the maps, deepest groups first."""
         assembler = Assembler(self.view)
-        if sum(len(group.maps) for group in self.groups) < _SPARED:
+        many = 0
+        for group in self.groups:
+            many += len(group.maps)
+        if many < _SPARED:
             for group in reversed(self.groups):
                 assembler.assemble(group)
-            return root.maps
+            return
         with set_aside():
             for group in reversed(self.groups):
                 # What the groups below have made is spared as well.
                 with set_aside():
                     assembler.assemble(group)
-        return root.maps
 
     # -- down: what each level reads -------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class Reader:
         found: dict[int, dict[int, list[Any]]] = {}
         # What the memtable holds is found faster by attribute; the rest comes in one slice.
         fresh = () if view.past or most == ALL else view.snapshot.mem.by_e
-        for i in walked(ids, each=8 * STEP):
+        for i in ids if len(ids) == 1 else walked(ids, each=8 * STEP):
             if i in fresh:
                 return None
             try:
@@ -99,7 +99,7 @@ class Reader:
             return {}
         if self._in_columns(attr, ids) and not (reverse and len(ids) < COLUMNS_FROM):
             return self.in_columns(view.attr(a), attr, reverse, ids)
-        read, each = view.values, walked(ids, each=4 * STEP)
+        read, each = view.values, ids if len(ids) == 1 else walked(ids, each=4 * STEP)
         try:
             if reverse:
                 lookup = view.lookup
@@ -125,7 +125,7 @@ class Reader:
             has = positions >= 0
             values = rows.v.take(positions[has]).tolist()
             pairs = zip(wanted[has].tolist(), values, strict=True)
-            return {i: [v] for i, v in walked(pairs, each=4)}
+            return {i: [v] for i, v in walked(pairs, each=4, count=len(values))}
         keys, shown = rows.e, rows.v
         if reverse:
             if rows.v.kind != INT:
@@ -144,7 +144,7 @@ class Reader:
         flat = shown.take(np.repeat(start, counts) + within).tolist()
         cuts = ends.tolist()
         parts = zip(wanted[some].tolist(), [0, *cuts], cuts, strict=False)
-        out = {i: flat[lo:hi] for i, lo, hi in walked(parts, each=8)}
+        out = {i: flat[lo:hi] for i, lo, hi in walked(parts, each=8, count=len(cuts))}
         return {i: _distinct(v) for i, v in out.items()} if history else out
 
 

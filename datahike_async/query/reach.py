@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from datahike_async.index.arrays import member, numbered, taken, uniques
 from datahike_async.index.columns import EMPTY_I64, I64
-from datahike_async.looks import STEP, look, tally
+from datahike_async.looks import SMALL, STEP, look, tally
 from datahike_async.query.joins import pairs_of
 
 __all__ = ["reachable"]
@@ -35,6 +35,8 @@ _WIDE_LEVELS: Final = 64
 # Graphs of more nodes are taken apart where no edge joins them.
 _BLOCK: Final = 4096
 _BITMAP: Final = 1 << 24
+# Nodes and edges that Python walks from one look at the clock to the next.
+_STEPS: Final = 128
 
 
 def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[tuple[I64, I64]]:
@@ -251,10 +253,16 @@ def _by_components(
     component, members = _components(first, targets, n)
     reach = [0] * len(members)
     size = (n + 7) // 8
-    batch: list[tuple[int, int]] = []
+    # Nodes, and of each the bytes that say what it reaches.
+    origins: list[int] = []
+    reached: list[bytes] = []
+    todo = 0
     # Tarjan numbers a component after all that it leads to.
     for c, nodes in enumerate(members):
-        tally(STEP * len(nodes) + size // 8)
+        todo += STEP * len(nodes) + size // 8
+        if todo > SMALL:
+            tally(todo)
+            todo = 0
         bits = 0
         cyclic = len(nodes) > 1
         for v in nodes:
@@ -271,21 +279,23 @@ def _by_components(
         reach[c] = bits
         if not bits:
             continue
-        batch += [(v, bits) for v in nodes if wanted is None or wanted[v]]
-        if len(batch) * size > 1 << 20:
-            yield _decode(batch, size)
-            batch = []
-    if batch:
-        yield _decode(batch, size)
+        if wanted is not None:
+            nodes = [v for v in nodes if wanted[v]]
+        origins += nodes
+        reached += [bits.to_bytes(size, "little")] * len(nodes)
+        if len(origins) * size > 1 << 20:
+            yield _decode(origins, reached, size)
+            origins, reached = [], []
+    if origins:
+        yield _decode(origins, reached, size)
 
 
-def _decode(batch: list[tuple[int, int]], size: int) -> tuple[I64, I64]:
-    data = np.frombuffer(b"".join(bits.to_bytes(size, "little") for _, bits in batch), np.uint8)
+def _decode(origins: list[int], reached: list[bytes], size: int) -> tuple[I64, I64]:
+    data = np.frombuffer(b"".join(reached), np.uint8)
     used = np.flatnonzero(data)
     hits = np.flatnonzero(np.unpackbits(data[used], bitorder="little"))
     byte = used[hits >> 3]
-    origin = np.array([v for v, _ in batch], np.int64)
-    return origin[byte // size], (byte % size) * 8 + (hits & 7)
+    return np.array(origins, np.int64)[byte // size], (byte % size) * 8 + (hits & 7)
 
 
 def _components(first: list[int], targets: list[int], n: int) -> tuple[list[int], list[list[int]]]:
@@ -296,27 +306,40 @@ def _components(first: list[int], targets: list[int], n: int) -> tuple[list[int]
     members: list[list[int]] = []
     stack: list[int] = []
     count = 0
+    # The next edge of each node to go along, and steps since the last look at the clock.
+    ahead = first[:n]
+    steps = 0
     for root in range(n):
         if number[root]:
             continue
-        work = [(root, first[root])]
+        work = [root]
         count += 1
         number[root] = low[root] = count
         stack.append(root)
         while work:
-            tally(STEP)
-            v, at = work.pop()
-            if at < first[v + 1]:
-                work.append((v, at + 1))
+            v = work[-1]
+            begin, end = ahead[v], first[v + 1]
+            stop = end if end - begin <= _STEPS else begin + _STEPS
+            at = begin
+            while at < stop:
                 w = targets[at]
+                at += 1
                 if not number[w]:
                     count += 1
                     number[w] = low[w] = count
                     stack.append(w)
-                    work.append((w, first[w]))
-                elif component[w] < 0 and number[w] < low[v]:
+                    work.append(w)
+                    break
+                if component[w] < 0 and number[w] < low[v]:
                     low[v] = number[w]
+            steps += at - begin + 1
+            if steps > _STEPS:
+                tally(STEP * steps)
+                steps = 0
+            if work[-1] != v or at < end:
+                ahead[v] = at
                 continue
+            work.pop()
             if low[v] == number[v]:
                 group = []
                 while True:
@@ -326,6 +349,6 @@ def _components(first: list[int], targets: list[int], n: int) -> tuple[list[int]
                     if w == v:
                         break
                 members.append(group)
-            if work and low[v] < low[work[-1][0]]:
-                low[work[-1][0]] = low[v]
+            if work and low[v] < low[work[-1]]:
+                low[work[-1]] = low[v]
     return component, members

@@ -64,7 +64,7 @@ class Seen:
         if len(parts) == 2:
             return parts[0] << 32 | parts[1]
         add = self._ids.setdefault
-        rows = walked(zip(*(p.tolist() for p in parts), strict=True), each=8)
+        rows = walked(zip(*(p.tolist() for p in parts), strict=True), each=8, count=relation.count)
         return np.fromiter((add(row, len(self._ids)) for row in rows), np.int64, relation.count)
 
 

@@ -121,11 +121,11 @@ def _lists(columns: list[Column]) -> list[list[Any]]:
 
 
 def _rows(lists: list[list[Any]]) -> list[tuple[Any, ...]]:
-    return list(walked(zip(*lists, strict=True), each=len(lists)))
+    return list(walked(zip(*lists, strict=True), each=len(lists), count=len(lists[0])))
 
 
 def _maps(keys: Sequence[Any], lists: list[list[Any]]) -> list[dict[Any, Any]]:
-    rows = walked(zip(*lists, strict=True), each=_ENTRY * len(lists))
+    rows = walked(zip(*lists, strict=True), each=_ENTRY * len(lists), count=len(lists[0]))
     return [dict(zip(keys, row, strict=True)) for row in rows]
 
 

@@ -86,9 +86,11 @@ class Snapshot:
     def facts(self, e: int, a: int) -> list[tuple[int, Any, int]]:
         """Return the current (row, value, t) of (e, a); row is -1 where it lies in the trees."""
         mem = self.mem
-        rows = mem.of_fact(e, a)
-        if not rows:
+        # Looked at on the spot: nearly all that is read is in the trees alone.
+        entities = mem.by_ae.get(a)
+        if entities is None or e not in entities:
             return self._tree_facts(e, a) if self.trees.may_have(e) else []
+        rows = mem.of_fact(e, a)
         n, m, born, dead = self.n, self.m, mem.born, mem.dead
         own = [(r, mem.v[r], mem.t[r]) for r in rows if r < m and born[r] >= 0 and dead[r] >= n]
         if not self.trees.may_have(e):
@@ -150,9 +152,10 @@ class Snapshot:
         mem = self.mem
         key = typed_key(v)
         found = self._tree_holders(a, v, key)
-        rows_of = mem.of_value(a, key)
-        if not rows_of:
+        values = mem.by_av.get(a)
+        if values is None or key not in values:
             return found
+        rows_of = mem.of_value(a, key)
         n, m = self.n, self.m
         if found:
             gone = {mem.e[r] for r in mem.removed(rows_of, m)}
@@ -212,8 +215,8 @@ class Snapshot:
         base = Rows.concat(
             self.trees.current[Order.EAVT].slice((e,), (e,)) if self.trees.may_have(e) else []
         )
-        rows = self.mem.of_entity(e)
-        return base if not rows else self._overlay(base, rows, Order.EAVT)
+        mem = self.mem
+        return self._overlay(base, mem.of_entity(e), Order.EAVT) if e in mem.by_e else base
 
     def slice(self, order: Order, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the current datoms between two bounds as runs, in order.
