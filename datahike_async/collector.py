@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["set_aside"]
+__all__ = ["set_aside", "spare"]
 
 _lock = threading.Lock()
 _depth = 0
@@ -42,3 +42,11 @@ def set_aside() -> Iterator[None]:
             _depth -= 1
             if not _depth and _ours:
                 gc.unfreeze()
+
+
+def spare() -> None:
+    """Set aside what has come to live since, where a block is open that does."""
+    if _depth:
+        with _lock:
+            if _depth and _ours:
+                gc.freeze()

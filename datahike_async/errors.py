@@ -40,6 +40,23 @@ __all__ = [
 ]
 
 _SHOWN: Final = 160
+_COLLECTIONS: Final = frozenset({list, tuple, dict, set, frozenset})
+
+
+def _cut(value: Any, left: list[int]) -> Any:
+    """Return a value without what would not be shown: all of a million elements takes long."""
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return value[: _SHOWN + 1]
+    if kind not in _COLLECTIONS:
+        return value
+    items = []
+    for item in value.items() if kind is dict else value:
+        if left[0] < 0:
+            break
+        left[0] -= 1
+        items.append(_cut(item, left))
+    return kind(items)
 
 
 def shown(value: object) -> str:
@@ -49,7 +66,7 @@ def shown(value: object) -> str:
     that fails; the error that names it must not fail over it.
     """
     try:
-        text = repr(value)
+        text = repr(_cut(value, [_SHOWN]))
     except Exception:
         return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, NoReturn
 from weakref import WeakValueDictionary
 
 from datahike_async.errors import ArgumentError, shown
+from datahike_async.looks import STEP, walked
 from datahike_async.pydantic_hooks import Json, JsonSchema
 
 __all__ = ["Char", "FrozenMap", "Keyword", "Symbol", "Tagged", "crowded", "kw", "sym"]
@@ -216,7 +217,7 @@ def crowded(values: Collection[Any]) -> Any:
     """
     if len(values) > MOST_ALIKE:
         counts: dict[int, int] = {}
-        for value in values:
+        for value in walked(values, each=STEP // 2):
             found = hash(value)
             counts[found] = count = counts.get(found, 0) + 1
             if count > MOST_ALIKE:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from heapq import merge
 from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.edn.scalars import NAME, TAG, is_number_like
 from datahike_async.edn.types import Char, Keyword, Symbol, Tagged
+from datahike_async.looks import walked
 
 __all__ = ["write"]
 
@@ -41,6 +43,7 @@ _CHARS: Final = {
     "\f": "formfeed",
 }
 _WIDTH: Final = 88
+_LONG: Final = 1 << 14
 
 
 def write(value: Any, *, pretty: bool = False) -> str:
@@ -75,10 +78,18 @@ def _flat(value: Any) -> str:
     if kind is float:
         return _float(value)
     if kind is list:
-        return "[" + " ".join(map(_flat, value)) + "]"
+        return "[" + " ".join(map(_flat, walked(value))) + "]"
     if kind is tuple:
-        return "(" + " ".join(map(_flat, value)) + ")"
+        return "(" + " ".join(map(_flat, walked(value))) + ")"
     return _other(value)
+
+
+def _in_order(texts: list[str]) -> Iterable[str]:
+    if len(texts) <= _LONG:
+        return sorted(texts)
+    # All in one call would keep the interpreter from every other thread for long.
+    parts = [sorted(texts[i : i + _LONG]) for i in range(0, len(texts), _LONG)]
+    return walked(merge(*parts))
 
 
 def _symbol(value: Symbol) -> str:
@@ -103,9 +114,9 @@ def _other(value: Any) -> str:
     if isinstance(value, Char):
         return _char(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_flat(k)} {_flat(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_flat(k)} {_flat(v)}" for k, v in walked(value.items())) + "}"
     if isinstance(value, AbstractSet):
-        return "#{" + " ".join(sorted(map(_flat, value))) + "}"
+        return "#{" + " ".join(_in_order(list(map(_flat, walked(value))))) + "}"
     if isinstance(value, datetime):
         return f'#inst "{_inst(value)}"'
     if isinstance(value, UUID):

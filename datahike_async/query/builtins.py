@@ -18,11 +18,13 @@ from uuid import UUID
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import shown
 from datahike_async.index.columns import micros
+from datahike_async.looks import STEP, tally
 from datahike_async.query.builtins_data import COLLECTIONS
 from datahike_async.query.builtins_maps import MAPS
 from datahike_async.query.builtins_numbers import NUMBERS, is_number, number_types, numbers
 from datahike_async.query.builtins_size import size_of
 from datahike_async.query.builtins_text import TEXT
+from datahike_async.query.builtins_walk import check_order, each
 from datahike_async.query.supply import Supplied, Supply
 from datahike_async.values.order import compare
 from datahike_async.values.types import typed_key
@@ -51,7 +53,7 @@ def comparable(a: Any, b: Any) -> bool:
 
 def _ordered(name: str, holds: Callable[[int], bool]) -> Callable[..., bool]:
     def check(*args: Any) -> bool:
-        for a, b in pairwise(args):
+        for a, b in pairwise(each(args)):
             # NaN stands in no order, not even with itself.
             if not comparable(a, b) or a != a or b != b:
                 return False
@@ -67,7 +69,7 @@ def _ordered(name: str, holds: Callable[[int], bool]) -> Callable[..., bool]:
 
 def _equal(*args: Any) -> bool:
     first = typed_key(args[0])
-    return all(typed_key(a) == first for a in args[1:])
+    return all(typed_key(a) == first for a in each(args[1:]))
 
 
 def _different(*args: Any) -> bool:
@@ -76,7 +78,7 @@ def _different(*args: Any) -> bool:
 
 def _same_number(*args: Any) -> bool:
     numbers("==", args)
-    return all(a == b for a, b in pairwise(args))
+    return all(a == b for a, b in pairwise(each(args)))
 
 
 _LESS: Final = _ordered("<", lambda order: order < 0)
@@ -86,7 +88,7 @@ _GREATER: Final = _ordered(">", lambda order: order > 0)
 def _extreme(name: str, better: Callable[[int], bool]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         best = args[0]
-        for a in args[1:]:
+        for a in each(args[1:]):
             if not comparable(a, best):
                 raise TypeError(f"({name} …) takes values of one type")
             if better(compare(a, best)):
@@ -95,6 +97,12 @@ def _extreme(name: str, better: Callable[[int], bool]) -> Callable[..., Any]:
 
     run.__name__ = name
     return run
+
+
+def _compare(a: Any, b: Any) -> int:
+    for value in (a, b):
+        check_order(value)
+    return compare(a, b)
 
 
 def _differ(*args: Any) -> bool:
@@ -155,15 +163,19 @@ def _random_uuid(supply: Supply) -> UUID:
 
 
 def _rand_nth(supply: Supply, collection: Any) -> Any:
-    items = COLLECTIONS["vec"](collection)
+    items = collection if isinstance(collection, (list, tuple)) else COLLECTIONS["vec"](collection)
     if not items:
         raise IndexError("(rand-nth …) takes a collection that is not empty")
     return items[supply.random.randrange(len(items))]
 
 
 def _shuffle(supply: Supply, collection: Any) -> list[Any]:
-    items = COLLECTIONS["vec"](collection)
-    return supply.random.sample(items, len(items))
+    items: list[Any] = COLLECTIONS["vec"](collection)
+    tally(STEP * len(items))  # all at once, for what begins anew afterwards draws other numbers
+    for i in each(range(len(items) - 1)):
+        j = supply.random.randrange(i, len(items))
+        items[i], items[j] = items[j], items[i]
+    return items
 
 
 def _inst_ms(value: Any) -> int:
@@ -190,7 +202,7 @@ BUILTINS: Final[dict[str, Callable[..., Any]]] = {
     ">=": _ordered(">=", lambda order: order >= 0),
     "before?": _LESS,
     "after?": _GREATER,
-    "compare": compare,
+    "compare": _compare,
     "-differ?": _differ,
     "identical?": _equal,
     "max": _extreme("max", lambda order: order > 0),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, groupby, islice
+from itertools import chain, islice, repeat
 from typing import Any, Final
 
-from datahike_async.edn.types import FrozenMap, crowded
+from datahike_async.edn.types import FrozenMap, Keyword, Symbol, crowded
 from datahike_async.errors import shown
+from datahike_async.looks import SMALL, STEP, walked
 from datahike_async.query.builtins_size import MAX_ITEMS, size_of
-from datahike_async.values.order import sort_key
+from datahike_async.query.builtins_walk import copied, each, in_order, let_go, mapped
 from datahike_async.values.types import typed_key
 from datahike_async.values.value_set import ValueSet
 
@@ -20,6 +21,11 @@ _MAX_KEY: Final = 1_000_000
 
 _SEQUENCES: Final = (list, tuple)
 _SETS: Final = (set, frozenset, ValueSet)
+_PLAIN: Final = frozenset({dict, FrozenMap, set, frozenset})
+# Types whose values equal nothing of another type: these are found by their hash alone.
+_SIMPLE: Final = frozenset({int, str, float, bool, Keyword, type(None)})
+_ALONE: Final = frozenset({str, Keyword, Symbol, bytes})
+_NOTHING: Final = object()
 
 
 def items_of(name: str, value: Any) -> Any:
@@ -29,7 +35,7 @@ def items_of(name: str, value: Any) -> Any:
     if isinstance(value, (*_SEQUENCES, *_SETS, str)):
         return value
     if isinstance(value, Mapping):
-        return [tuple(pair) for pair in value.items()]
+        return list(each(value.items()))
     if isinstance(value, bytes) or not hasattr(value, "__iter__"):
         raise TypeError(f"({name} …) takes a collection, not {shown(value)}")
     return list(value)
@@ -37,11 +43,13 @@ def items_of(name: str, value: Any) -> Any:
 
 def _ordered(name: str, value: Any) -> Any:
     items = items_of(name, value)
-    return list(items) if isinstance(items, _SETS) else items
+    return copied(items) if isinstance(items, _SETS) else items
 
 
 def _count(value: Any) -> int:
-    return len(value) if isinstance(value, bytes) else len(items_of("count", value))
+    if isinstance(value, (bytes, Mapping)):
+        return len(value)
+    return len(items_of("count", value))
 
 
 def _is_empty(value: Any) -> bool:
@@ -57,17 +65,24 @@ def _contains(collection: Any, key: Any) -> bool:
         return False
     if isinstance(collection, (*_SEQUENCES, str)):
         return type(key) is int and 0 <= key < len(collection)
+    if isinstance(collection, ValueSet):
+        return key in collection
     if isinstance(collection, (Mapping, *_SETS)):
+        if type(key) in _ALONE and type(collection) in _PLAIN:
+            return key in collection
         wanted = typed_key(key)
-        return any(typed_key(k) == wanted for k in collection)
+        return any(typed_key(k) == wanted for k in each(collection))
     raise TypeError(f"(contains? …) takes a collection, not {shown(collection)}")
 
 
 def get(collection: Any, key: Any, default: Any = None) -> Any:
     """Return what a collection holds at a key or position, or the default."""
     if isinstance(collection, Mapping):
+        if type(key) in _ALONE and type(collection) in _PLAIN:
+            return collection.get(key, default)
         wanted = typed_key(key)
-        return next((v for k, v in collection.items() if typed_key(k) == wanted), default)
+        pairs = each(collection.items())
+        return next((v for k, v in pairs if typed_key(k) == wanted), default)
     if isinstance(collection, (*_SEQUENCES, str)) and type(key) is int:
         return collection[key] if 0 <= key < len(collection) else default
     if isinstance(collection, _SETS):
@@ -92,7 +107,7 @@ def _range(*args: Any) -> list[int]:
     found = range(*args)
     if len(found) > MAX_RANGE:
         raise ValueError(f"(range …) would make {len(found)} values; the limit is {MAX_RANGE}")
-    return list(found)
+    return copied(found)
 
 
 def hashable(value: Any) -> Any:
@@ -100,6 +115,8 @@ def hashable(value: Any) -> Any:
 
     Raises ValueError for a collection that takes long to hash, which is done time and again.
     """
+    if type(value) in _SIMPLE:
+        return value
     if isinstance(value, (*_SEQUENCES, *_SETS, Mapping)):
         if size_of(value) > _MAX_KEY:
             raise ValueError("the key of a map, or element of a set, is too large a collection")
@@ -120,12 +137,18 @@ def make_map(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 
     Raises ValueError where Python would take different keys, such as 1 and 1.0, for one.
     """
-    found = {typed_key(k): (hashable(k), v) for k, v in pairs}
-    if crowded([k for k, _ in found.values()]) is not None:
+    keys: dict[Any, Any] = {}
+    values: dict[Any, Any] = {}
+    for k, v in pairs:
+        key = typed_key(k)
+        keys[key], values[key] = hashable(k), v
+    if crowded(keys.values()) is not None:
         raise ValueError("many keys of a map were chosen to have one hash")
-    out = dict(found.values())
-    if len(out) < len(found):
+    out = mapped(keys.values(), values.values())
+    if len(out) < len(keys):
         raise ValueError("a map cannot hold keys that differ in type alone, such as 1 and 1.0")
+    let_go(values)
+    let_go(keys)
     return out
 
 
@@ -141,11 +164,14 @@ def make_set(items: Iterable[Any]) -> ValueSet:
 
 
 def _set(collection: Any) -> ValueSet:
-    return make_set(items_of("set", collection))
+    return make_set(each(items_of("set", collection)))
 
 
 def _distinct(collection: Any) -> list[Any]:
-    return list({typed_key(x): x for x in items_of("distinct", collection)}.values())
+    found = {typed_key(x): x for x in each(items_of("distinct", collection))}
+    out = copied(found.values())
+    let_go(found)
+    return out
 
 
 # -- parts -------------------------------------------------------------------------------------
@@ -158,20 +184,24 @@ def _number(name: str, n: Any) -> int:
 
 
 def _sliced(
-    name: str, part: Callable[[list[Any], int], list[Any]]
+    name: str, part: Callable[[int, int], tuple[int, int]]
 ) -> Callable[[Any, Any], list[Any]]:
-    """Return a function of a number and a collection, in this order."""
+    """Return a function of a number and a collection, in this order.
+
+    ``part`` says, of that number and how many elements there are, which of them are meant.
+    """
 
     def call(n: Any, collection: Any) -> list[Any]:
-        return part(list(items_of(name, collection)), _number(name, n))
+        items = _ordered(name, collection)
+        return copied(items, *part(_number(name, n), len(items)))
 
     return call
 
 
 def _drop_last(*args: Any) -> list[Any]:
     n, collection = args if len(args) == 2 else (1, *args)
-    items = list(items_of("drop-last", collection))
-    return items[: max(len(items) - _number("drop-last", n), 0)]
+    items = _ordered("drop-last", collection)
+    return copied(items, 0, max(len(items) - _number("drop-last", n), 0))
 
 
 def _subvec(vector: Any, start: Any, end: Any = None) -> list[Any]:
@@ -182,7 +212,7 @@ def _subvec(vector: Any, start: Any, end: Any = None) -> list[Any]:
         raise TypeError("(subvec …) takes a vector and ints")
     if not 0 <= start <= end <= len(vector):
         raise IndexError(f"{start} to {end} is not within the {len(vector)} elements")
-    return list(vector[start:end])
+    return copied(vector, start, end)
 
 
 def _partition(name: str, *, whole: bool) -> Callable[..., list[list[Any]]]:
@@ -192,11 +222,12 @@ def _partition(name: str, *, whole: bool) -> Callable[..., list[list[Any]]]:
             raise TypeError(f"({name} …) takes ints and a collection")
         if n < 1 or step < 1:
             raise ValueError(f"({name} …) takes ints from 1 on")
-        items = list(items_of(name, collection))
+        items = _ordered(name, collection)
         starts = range(0, max(len(items) - n + 1, 0) if whole else len(items), step)
-        if n * len(starts) > MAX_ITEMS and step < n:
+        full = max((len(items) - n) // step + 1, 0)
+        if full * (n + 1) > MAX_ITEMS or (n * len(starts) > MAX_ITEMS and step < n):
             raise ValueError(f"({name} …) would make more than {MAX_ITEMS} elements")
-        return [items[i : i + n] for i in starts]
+        return [copied(items, i, i + n) for i in each(starts)]
 
     return call
 
@@ -205,28 +236,44 @@ def _partition(name: str, *, whole: bool) -> Callable[..., list[list[Any]]]:
 
 
 def _limited(name: str, items: Iterable[Any]) -> list[Any]:
-    out = list(islice(items, MAX_ITEMS + 1))
+    out = list(islice(items, SMALL // STEP))
+    if len(out) < SMALL // STEP:
+        return out
+    out += walked(islice(items, MAX_ITEMS + 1 - len(out)), each=4)
     if len(out) > MAX_ITEMS:
         raise ValueError(f"({name} …) would make more than {MAX_ITEMS} elements")
     return out
 
 
 def _concat(*collections: Any) -> list[Any]:
-    parts = [items_of("concat", c) for c in collections]
-    return _limited("concat", chain.from_iterable(parts))
+    parts = [_ordered("concat", c) for c in collections]
+    count = sum(map(len, parts))
+    if count * 4 <= SMALL:
+        return list(chain.from_iterable(parts))
+    if count > MAX_ITEMS:
+        raise ValueError(f"(concat …) would make more than {MAX_ITEMS} elements")
+    out: list[Any] = []
+    for part in parts:
+        out += copied(part)
+    return out
 
 
 def _conj(collection: Any, *items: Any) -> Any:
     if isinstance(collection, _SETS):
-        return make_set(chain(collection, items))
+        return make_set(chain(each(collection), each(items)))
     if isinstance(collection, Mapping):
-        entries = list(collection.items())
-        for item in items:
+        entries = list(each(collection.items()))
+        for item in each(items):
             entries.extend(item.items() if isinstance(item, Mapping) else [_pair(item)])
         return make_map(entries)
     if isinstance(collection, str):
         raise TypeError(f"(conj …) takes a collection, not {shown(collection)}")
-    return [*_ordered("conj", collection), *items]
+    first = _ordered("conj", collection)
+    if (len(first) + len(items)) * 4 <= SMALL:
+        return [*first, *items]
+    out = copied(first)
+    out += copied(items)
+    return out
 
 
 def _pair(item: Any) -> tuple[Any, Any]:
@@ -239,16 +286,18 @@ def _repeat(n: Any, value: Any) -> list[Any]:
     count = _number("repeat", n)
     if count > MAX_ITEMS:
         raise ValueError(f"(repeat …) would make {count} elements; the limit is {MAX_ITEMS}")
-    return [value] * count
+    if count * 4 <= SMALL:
+        return [value] * count
+    return list(walked(repeat(value, count), each=4))
 
 
 def _flatten(collection: Any) -> list[Any]:
     def walk() -> Iterator[Any]:
-        stack = [iter(collection)] if isinstance(collection, _SEQUENCES) else []
+        stack = [iter(each(collection))] if isinstance(collection, _SEQUENCES) else []
         while stack:
             for item in stack[-1]:
                 if isinstance(item, _SEQUENCES):
-                    stack.append(iter(item))
+                    stack.append(iter(each(item)))
                     break
                 yield item
             else:
@@ -268,7 +317,14 @@ def _interpose(separator: Any, collection: Any) -> list[Any]:
 
 
 def _dedupe(collection: Any) -> list[Any]:
-    return [next(same) for _, same in groupby(items_of("dedupe", collection), typed_key)]
+    out: list[Any] = []
+    last: Any = _NOTHING
+    for item in each(items_of("dedupe", collection)):
+        key = typed_key(item)
+        if last is _NOTHING or key != last:
+            out.append(item)
+            last = key
+    return out
 
 
 def _empty(collection: Any) -> Any:
@@ -280,15 +336,33 @@ def _empty(collection: Any) -> Any:
 
 
 def _rest(collection: Any) -> list[Any]:
-    return list(items_of("rest", collection))[1:]
+    return copied(_ordered("rest", collection), 1)
+
+
+def _last(collection: Any) -> Any:
+    items = items_of("last", collection)
+    if isinstance(items, _SETS):
+        items = copied(items)
+    return items[-1] if items else None
+
+
+def _butlast(collection: Any) -> list[Any] | None:
+    items = _ordered("butlast", collection)
+    return copied(items, 0, max(len(items) - 1, 0)) or None
+
+
+def _reverse(collection: Any) -> list[Any]:
+    out = copied(items_of("reverse", collection))
+    out.reverse()
+    return out
 
 
 COLLECTIONS: Final[dict[str, Callable[..., Any]]] = {
     "vector": lambda *items: list(items),
     "list": lambda *items: items,
     "tuple": lambda *items: items,
-    "vec": lambda c: list(items_of("vec", c)),
-    "untuple": lambda value: list(items_of("untuple", value)),
+    "vec": lambda c: copied(items_of("vec", c)),
+    "untuple": lambda value: copied(items_of("untuple", value)),
     "set": _set,
     "hash-map": _map,
     "array-map": _map,
@@ -301,28 +375,28 @@ COLLECTIONS: Final[dict[str, Callable[..., Any]]] = {
     "nth": _nth,
     "first": lambda c: _nth(c, 0, None),
     "second": lambda c: _nth(c, 1, None),
-    "last": lambda c: (list(items_of("last", c)) or [None])[-1],
-    "keys": lambda m: list(m) if m else None,
-    "vals": lambda m: list(m.values()) if m else None,
-    "sort": lambda c: sorted(items_of("sort", c), key=sort_key),
-    "reverse": lambda c: list(items_of("reverse", c))[::-1],
+    "last": _last,
+    "keys": lambda m: copied(m.keys() if isinstance(m, Mapping) else list(m)) if m else None,
+    "vals": lambda m: copied(m.values()) if m else None,
+    "sort": lambda c: in_order(items_of("sort", c)),
+    "reverse": _reverse,
     "distinct": _distinct,
-    "distinct?": lambda *items: len(set(map(typed_key, items))) == len(items),
-    "seq": lambda c: list(items_of("seq", c)) or None,
+    "distinct?": lambda *items: len(set(map(typed_key, each(items)))) == len(items),
+    "seq": lambda c: copied(items_of("seq", c)) or None,
     "empty": _empty,
     "rest": _rest,
     "next": lambda c: _rest(c) or None,
-    "butlast": lambda c: list(items_of("butlast", c))[:-1] or None,
-    "take": _sliced("take", lambda items, n: items[:n]),
-    "drop": _sliced("drop", lambda items, n: items[n:]),
-    "take-last": _sliced("take-last", lambda items, n: items[max(len(items) - n, 0) :]),
+    "butlast": _butlast,
+    "take": _sliced("take", lambda n, count: (0, n)),
+    "drop": _sliced("drop", lambda n, count: (n, count)),
+    "take-last": _sliced("take-last", lambda n, count: (max(count - n, 0), count)),
     "drop-last": _drop_last,
     "subvec": _subvec,
     "peek": lambda c: _nth(c, _count(c) - 1, None),
     "partition": _partition("partition", whole=True),
     "partition-all": _partition("partition-all", whole=False),
     "conj": _conj,
-    "cons": lambda x, c: [x, *items_of("cons", c)],
+    "cons": lambda x, c: _conj([x], *items_of("cons", c)),
     "concat": _concat,
     "into": lambda to, items: _conj(to, *items_of("into", items)),
     "repeat": _repeat,

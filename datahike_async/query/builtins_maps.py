@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
+from itertools import chain
 from typing import Any, Final
 
 from datahike_async.edn.types import Keyword
@@ -19,8 +20,9 @@ from datahike_async.query.builtins_data import (
     make_map,
     make_set,
 )
+from datahike_async.query.builtins_walk import copied, each, positions_in_order
 from datahike_async.query.supply import Supplied
-from datahike_async.values.order import compare, sort_key
+from datahike_async.values.order import compare
 from datahike_async.values.types import typed_key
 from datahike_async.values.value_set import ValueSet
 
@@ -38,31 +40,34 @@ def _mapping(name: str, value: Any) -> Mapping[Any, Any]:
 def _assoc(collection: Any, *pairs: Any) -> Any:
     if not pairs or len(pairs) % 2:
         raise ValueError("(assoc …) takes pairs of keys and values")
-    entries = list(zip(pairs[::2], pairs[1::2], strict=True))
+    entries = list(zip(pairs[::2], each(pairs[1::2]), strict=True))
     if isinstance(collection, (list, tuple)):
-        out = list(collection)
+        out = copied(collection)
         for at, value in entries:
             if type(at) is not int or not 0 <= at <= len(out):
                 raise IndexError(f"{shown(at)} is not within the {len(out)} elements")
-            out[at : at + 1] = [value]
+            if at == len(out):
+                out.append(value)
+            else:
+                out[at] = value
         return out
-    return make_map([*_mapping("assoc", collection).items(), *entries])
+    return make_map(chain(each(_mapping("assoc", collection).items()), entries))
 
 
 def _dissoc(collection: Any, *keys: Any) -> dict[Any, Any]:
     gone = set(map(typed_key, keys))
-    entries = _mapping("dissoc", collection).items()
+    entries = each(_mapping("dissoc", collection).items())
     return make_map((k, v) for k, v in entries if typed_key(k) not in gone)
 
 
 def _merge(*maps: Any) -> dict[Any, Any] | None:
     given = [_mapping("merge", m) for m in maps if m is not None]
-    return make_map(pair for m in given for pair in m.items()) if given else None
+    return make_map(pair for m in given for pair in each(m.items())) if given else None
 
 
 def _select_keys(collection: Any, keys: Any) -> dict[Any, Any]:
-    wanted = set(map(typed_key, items_of("select-keys", keys)))
-    entries = _mapping("select-keys", collection).items()
+    wanted = set(map(typed_key, each(items_of("select-keys", keys))))
+    entries = each(_mapping("select-keys", collection).items())
     return make_map((k, v) for k, v in entries if typed_key(k) in wanted)
 
 
@@ -82,7 +87,7 @@ def _get_in(collection: Any, keys: Any, default: Any = None) -> Any:
 
 
 def _zipmap(keys: Any, values: Any) -> dict[Any, Any]:
-    return make_map(zip(items_of("zipmap", keys), items_of("zipmap", values), strict=False))
+    return make_map(zip(each(items_of("zipmap", keys)), items_of("zipmap", values), strict=False))
 
 
 # -- by key ------------------------------------------------------------------------------------
@@ -99,24 +104,33 @@ def _key_function(name: str, function: Any) -> Callable[[Any], Any]:
 
 def _sort_by(function: Any, collection: Any) -> list[Any]:
     key = _key_function("sort-by", function)
-    return sorted(items_of("sort-by", collection), key=lambda item: sort_key(key(item)))
+    items = copied(items_of("sort-by", collection))
+    return [items[i] for i in positions_in_order([key(item) for item in each(items)])]
 
 
 def _group_by(function: Any, collection: Any) -> dict[Any, Any]:
     key = _key_function("group-by", function)
-    return _grouped((key(item), item) for item in items_of("group-by", collection))
+    return _grouped((key(item), item) for item in each(items_of("group-by", collection)))
 
 
 def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    found: dict[Any, tuple[Any, list[Any]]] = {}
+    keys: dict[Any, Any] = {}
+    groups: dict[Any, list[Any]] = {}
     for key, item in pairs:
-        found.setdefault(typed_key(key), (key, []))[1].append(item)
-    return make_map(found.values())
+        typed = typed_key(key)
+        keys.setdefault(typed, key)
+        groups.setdefault(typed, []).append(item)
+    return make_map(zip(each(keys.values()), groups.values(), strict=True))
 
 
 def _frequencies(collection: Any) -> dict[Any, int]:
-    groups = _grouped((item, None) for item in items_of("frequencies", collection))
-    return {key: len(items) for key, items in groups.items()}
+    items: dict[Any, Any] = {}
+    counts: dict[Any, int] = {}
+    for item in each(items_of("frequencies", collection)):
+        key = typed_key(item)
+        items.setdefault(key, item)
+        counts[key] = counts.get(key, 0) + 1
+    return make_map(zip(each(items.values()), counts.values(), strict=True))
 
 
 def _best(name: str, sign: int) -> Callable[..., Any]:
@@ -127,7 +141,7 @@ def _best(name: str, sign: int) -> Callable[..., Any]:
             # Of equal ones the last, as in Clojure.
             return b if sign * compare(key(b), key(a)) >= 0 else a
 
-        return reduce(better, others, first)
+        return reduce(better, each(others), first)
 
     return call
 
@@ -138,7 +152,7 @@ def _best(name: str, sign: int) -> Callable[..., Any]:
 def _elements(name: str, value: Any) -> dict[Any, Any]:
     if value is not None and not isinstance(value, (set, frozenset, ValueSet)):
         raise TypeError(f"({name} …) takes sets, not {shown(value)}")
-    return {typed_key(x): x for x in value or ()}
+    return {typed_key(x): x for x in each(value or ())}
 
 
 def _sets(
@@ -146,18 +160,39 @@ def _sets(
 ) -> Callable[..., ValueSet]:
     def call(*sets: Any) -> ValueSet:
         given = [_elements(name, s) for s in sets] or [{}]
-        return make_set(reduce(combined, given).values())
+        return make_set(each(reduce(combined, given).values()))
 
     return call
 
 
 def _within(name: str) -> Callable[[Any, Any], bool]:
-    return lambda a, b: _elements(name, a).keys() <= _elements(name, b).keys()
+    def call(a: Any, b: Any) -> bool:
+        mine, others = _elements(name, a), _elements(name, b)
+        return len(mine) <= len(others) and all(key in others for key in each(mine.keys()))
+
+    return call
 
 
 def _disj(collection: Any, *items: Any) -> ValueSet:
     gone = set(map(typed_key, items))
-    return ValueSet(x for key, x in _elements("disj", collection).items() if key not in gone)
+    elements = each(_elements("disj", collection).items())
+    return ValueSet(x for key, x in elements if key not in gone)
+
+
+def _union(a: dict[Any, Any], b: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: x for part in (a, b) for key, x in each(part.items())}
+
+
+def _intersection(a: dict[Any, Any], b: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: x for key, x in each(a.items()) if key in b}
+
+
+def _difference(a: dict[Any, Any], b: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: x for key, x in each(a.items()) if key not in b}
+
+
+def _inverted(value: Any) -> dict[Any, Any]:
+    return make_map((v, k) for k, v in each(_mapping("map-invert", value).items()))
 
 
 _SUBSET: Final = _within("subset?")
@@ -178,12 +213,12 @@ MAPS: Final[dict[str, Callable[..., Any]]] = {
     "frequencies": _frequencies,
     "min-key": _best("min-key", -1),
     "max-key": _best("max-key", 1),
-    "hash-set": lambda *items: make_set(items),
+    "hash-set": lambda *items: make_set(each(items)),
     "disj": _disj,
-    _S + "union": _sets("union", lambda a, b: {**a, **b}),
-    _S + "intersection": _sets("intersection", lambda a, b: {k: a[k] for k in a if k in b}),
-    _S + "difference": _sets("difference", lambda a, b: {k: a[k] for k in a if k not in b}),
+    _S + "union": _sets("union", _union),
+    _S + "intersection": _sets("intersection", _intersection),
+    _S + "difference": _sets("difference", _difference),
     _S + "subset?": _SUBSET,
     _S + "superset?": lambda a, b: _SUBSET(b, a),
-    _S + "map-invert": lambda m: make_map((v, k) for k, v in _mapping("map-invert", m).items()),
+    _S + "map-invert": _inverted,
 }

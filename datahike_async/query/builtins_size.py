@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from datahike_async.edn.types import FrozenMap
+from datahike_async.looks import SMALL, walked
 from datahike_async.values.value_set import ValueSet
 
 __all__ = ["GROWING", "MAX_BITS", "MAX_ITEMS", "MAX_MADE", "MAX_TEXT", "int_of", "size_of"]
@@ -21,6 +22,8 @@ MAX_MADE: Final = 500_000_000
 
 _COLLECTIONS: Final = frozenset({list, tuple, set, frozenset, ValueSet, dict, FrozenMap})
 _ELEMENT: Final = 40
+# What an element that is looked at counts for.
+_SEEN: Final = 4
 GROWING: Final = frozenset({str, int, *_COLLECTIONS})
 
 
@@ -44,6 +47,8 @@ def size_of(value: Any) -> int:
     while stack:
         found = stack[-1]
         items = (x for pair in found.items() for x in pair) if isinstance(found, Mapping) else found
+        if len(found) * _SEEN > SMALL:
+            items = walked(items, each=_SEEN)
         inner = [x for x in items if type(x) in _COLLECTIONS]
         unknown = [x for x in inner if id(x) not in sizes]
         if unknown:

@@ -18,6 +18,7 @@ from datahike_async.errors import shown
 from datahike_async.query.builtins_patterns import PATTERNS
 from datahike_async.query.builtins_patterns import string as _string
 from datahike_async.query.builtins_size import MAX_TEXT
+from datahike_async.query.builtins_walk import each
 
 __all__ = ["TEXT"]
 
@@ -46,15 +47,15 @@ def _joined(separator: str, texts: Iterable[str]) -> str:
 
 
 def _str(*args: Any) -> str:
-    return _joined("", map(_shown, args))
+    return _joined("", map(_shown, each(args)))
 
 
 def _print_str(*args: Any) -> str:
-    return _joined(" ", (_shown(a) if a is not None else "nil" for a in args))
+    return _joined(" ", (_shown(a) if a is not None else "nil" for a in each(args)))
 
 
 def _pr_str(*args: Any) -> str:
-    return _joined(" ", map(write, args))
+    return _joined(" ", map(write, each(args)))
 
 
 def _on_strings(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +102,9 @@ def _subs(text: Any, start: Any, end: Any = None) -> str:
 def _join(*args: Any) -> str:
     separator, items = args if len(args) == 2 else ("", *args)
     if isinstance(items, Mapping):
-        items = [list(pair) for pair in items.items()]
+        items = map(list, each(items.items()))
+    elif hasattr(items, "__len__"):
+        items = each(items)
     return _joined(_shown(separator), map(_shown, items))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from datahike_async.collector import set_aside
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryCanceled, QueryError, shown
 from datahike_async.functions import lookup_function
@@ -20,7 +21,9 @@ from datahike_async.planned import FUNCTIONS, planned
 from datahike_async.query.budget import Meter
 from datahike_async.query.builtins import BUILTINS, truthy
 from datahike_async.query.builtins_size import GROWING, MAX_MADE, size_of
+from datahike_async.query.host import LARGE
 from datahike_async.query.supply import Supplied, Supply, TooSlow
+from datahike_async.query.watch import Elsewhere, Watch
 
 __all__ = ["call_rows", "check_arity", "is_async", "named_function"]
 
@@ -61,15 +64,16 @@ async def call_rows(
     predicate: bool,
     pause: Callable[[], Awaitable[None]] | None = None,
     supply: Supply | None = None,
-    elsewhere: Callable[[Callable[[], None]], Awaitable[None]] | None = None,
+    watch: Watch | None = None,
     meter: Meter | None = None,
 ) -> list[Any]:
     """Return the result of ``function`` for every row.
 
     ``args`` are Columns or constants. A predicate that gets values of the wrong type says no; a
     function that raises stops the query with an error naming it. ``pause`` is awaited now and then.
-    ``supply`` is what built-in functions are handed; patterns that use up their turn on the event
-    loop go on ``elsewhere``.
+    ``supply`` is what built-in functions are handed. Where they, or patterns, use up their turn on
+    the event loop, the call that was under way begins anew, and others follow, where the ``watch``
+    has them made.
     """
     columns = [a for a in args if isinstance(a, Column)]
     builtin = function in _BUILTIN_FUNCTIONS
@@ -89,7 +93,7 @@ async def call_rows(
                 predicate=predicate,
                 pause=pause,
                 supply=supply,
-                elsewhere=elsewhere,
+                watch=watch,
                 meter=meter,
             )
             return [found[i] for i in np.searchsorted(used, codes).tolist()]
@@ -106,19 +110,21 @@ async def call_rows(
         rows = list(zip(*lists, strict=True)) if lists else [()] * (stop - start)
         if not builtin and is_async(function):
             await calls.awaited(rows)
+        elif not builtin or watch is None:
+            calls.made(rows)
         else:
             if supply is not None:
                 supply.here()
+            before = watch.begin()
             try:
                 calls.made(rows)
-            except TooSlow:
-                assert supply is not None
-                supply.elsewhere()
-                others = partial(calls.made, rows[len(calls.out) - start :])
-                if elsewhere is None:
-                    others()
-                else:
-                    await elsewhere(others)
+            except (TooSlow, Elsewhere):
+                if supply is not None:
+                    supply.elsewhere()
+                others = partial(calls.spared, rows[len(calls.out) - start :])
+                await watch.run(LARGE, others)
+            finally:
+                watch.movable = before
         if pause is not None:
             await pause()
     return calls.out
@@ -157,6 +163,11 @@ class _Calls:
             except Exception as error:
                 result = self._failed(row, error)
             out.append(self._checked(row, result))
+
+    def spared(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Make calls that may make many containers, of which none is garbage."""
+        with set_aside():
+            self.made(rows)
 
     async def awaited(self, rows: Sequence[tuple[Any, ...]]) -> None:
         for row in rows:

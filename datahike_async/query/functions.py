@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,7 +26,6 @@ from datahike_async.query.ast import (
 from datahike_async.query.bindings import binding_variables
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import call_rows, check_arity, is_async, named_function
-from datahike_async.query.host import LARGE
 from datahike_async.query.joins import product_where
 from datahike_async.query.lookups import DATABASE, check_lookup, read_database
 from datahike_async.query.relation import (
@@ -239,7 +237,7 @@ class Functions:
             pause=self.engine.pause,
             supply=self._supply(clause, relation.count),
             meter=self.engine.meter,
-            elsewhere=partial(self.engine.heavy, LARGE),
+            watch=self.engine.watch,
         )
 
     def _supply(self, clause: Clause, rows: int) -> Supply:

@@ -28,7 +28,7 @@ from datahike_async.index.columns import (
     Column,
     object_array,
 )
-from datahike_async.looks import PIECE, STEP, pieces, tally, walked
+from datahike_async.looks import PIECE, SMALL, STEP, pieces, tally, walked
 from datahike_async.values.types import typed_key
 
 __all__ = [
@@ -104,12 +104,16 @@ def plain_value(value: Any) -> Any:
     if kind is tuple:
         # Where it holds a collection several times, that is walked as often.
         tally(STEP * len(value))
+        if len(value) > SMALL:
+            long = tuple(map(plain_value, walked(value)))
+            pairs = walked(zip(long, value, strict=True))
+            return value if all(a is b for a, b in pairs) else long
         made = tuple(map(plain_value, value))
         # What holds a collection several times goes on to share it.
         return value if all(map(operator.is_, made, value)) else made
     if kind is list:
         tally(STEP * len(value))
-        return tuple(map(plain_value, value))
+        return tuple(map(plain_value, value if len(value) <= SMALL else walked(value)))
     if kind is set:
         return frozenset(value)
     if kind is bytearray or kind is memoryview:

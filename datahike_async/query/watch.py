@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
+from datahike_async.collector import spare
 from datahike_async.looks import PIECE, looking
 from datahike_async.query.budget import Meter
 from datahike_async.query.host import LARGE, Host
@@ -68,6 +69,7 @@ class Watch:
         if self.inside:
             assert self.host is not None
             self.host.check()
+            spare()
         elif self.movable and self.host is not None:
             self._done += since
             if self._done > HERE:

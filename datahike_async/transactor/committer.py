@@ -241,7 +241,6 @@ class Committer:
             except cancelled as stopped:
                 await self._settle(send, generation, id_, self._interruption(stopped))
         except cancelled as stopped:
-            self._until = min(self._until, anyio.current_time())
             raise unknown(_LOOP_ENDED) from stopped
         self.generation = generation
         self.recent = self.recent.after(id_)

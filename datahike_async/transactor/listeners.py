@@ -70,8 +70,7 @@ class _Listener:
         self._queue.append(report)
         if self.idle is None:
             self.idle, self._scope = anyio.Event(), anyio.CancelScope()
-            name, context = f"listener {self.key!r}", self._context.copy()
-            start(self._run, name, context=context, unbegun=self._ended)
+            start(self._run, f"listener {self.key!r}", context=self._context.copy())
 
     def cancel(self) -> None:
         """Deliver nothing more, and cancel what is being delivered."""
@@ -92,12 +91,8 @@ class _Listener:
                     await self._deliver(self._queue.popleft()())
                     await pause()
         finally:
-            self._ended()
-
-    def _ended(self) -> None:
-        assert self.idle is not None
-        self.idle.set()
-        self.idle = self._scope = None
+            self.idle.set()
+            self.idle = self._scope = None
 
     async def _deliver(self, report: Any) -> None:
         try:

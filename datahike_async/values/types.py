@@ -20,7 +20,7 @@ import numpy as np
 
 from datahike_async.edn.types import Char, FrozenMap, Keyword, Symbol, Tagged
 from datahike_async.errors import TransactionError, shown
-from datahike_async.looks import STEP, tally
+from datahike_async.looks import STEP, pieces, tally, walked
 
 __all__ = ["ANY", "VALUE_TYPES", "DoubleArray", "FloatArray", "ValueType", "plain", "typed_key"]
 
@@ -83,6 +83,31 @@ _NAN_KEY: Final = ("float", "nan")
 _double_bytes: Final = struct.Struct("d").pack
 _DISTINCT: Final = 2**60
 _ONLY_INTS: Final = {int}
+# So many elements of a collection have one key together; those of more have several.
+_LONG: Final = 1 << 13
+
+
+class _Part:
+    """A part of the key of a large collection, which knows its hash."""
+
+    __slots__ = ("_hash", "_key")
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+        self._hash = hash(key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __del__(self) -> None:
+        # Where all of a key is freed in a worker thread, others get a turn between its parts.
+        pass
+
+    def __eq__(self, other: object) -> bool:
+        # The keys are looked at only where they are most likely equal, and only one part at once.
+        if type(other) is not _Part:
+            return NotImplemented
+        return self._hash == other._hash and bool(self._key == other._key)
 
 
 def typed_key(value: Any) -> Any:
@@ -114,12 +139,15 @@ def typed_key(value: Any) -> Any:
     if kind is Char:
         return ("char", str(value))
     if kind is dict or kind is FrozenMap:
-        pairs = ((_element_key(k), _element_key(v)) for k, v in value.items())
-        return ("map", frozenset(("pair", *pair) for pair in pairs))
+        pairs = (("pair", _element_key(k), _element_key(v)) for k, v in walked(value.items()))
+        return ("map", *_unordered(pairs, len(value)))
     if kind is Tagged:
         return ("tagged", value.tag, _element_key(value.value))
     if isinstance(value, AbstractSet):
-        return ("set", frozenset(("element", _element_key(x)) for x in value))
+        return (
+            "set",
+            *_unordered((("element", _element_key(x)) for x in walked(value)), len(value)),
+        )
     made = plain(value)
     if made is not value:
         return typed_key(made)
@@ -132,6 +160,10 @@ def typed_key(value: Any) -> Any:
 
 
 def _tuple_key(value: Sequence[Any]) -> Any:
+    if len(value) > _LONG:
+        # Each part is made, hashed and compared by itself: all in one call takes long.
+        parts = [value[i:j] for i, j in pieces(len(value), each=STEP, size=_LONG * STEP)]
+        return ("tuple", *(_Part(_tuple_key(part)) for part in parts))
     if set(map(type, value)) == _ONLY_INTS:
         try:
             return ("longs", struct.pack(f"{len(value)}q", *value))
@@ -140,6 +172,17 @@ def _tuple_key(value: Sequence[Any]) -> Any:
     # A collection in itself again and again is walked as often as it is there.
     tally(STEP * len(value))
     return ("tuple", *map(_element_key, value))
+
+
+def _unordered(keys: Iterable[Any], count: int) -> tuple[Any, ...]:
+    """Return what is equal for equal keys in whatever order: a set of them, or several by hash."""
+    if count <= _LONG:
+        return (frozenset(keys),)
+    many = count // _LONG + 1
+    parts: list[list[Any]] = [[] for _ in range(many)]
+    for key in keys:
+        parts[hash(key) % many].append(key)
+    return tuple(_Part(frozenset(part)) for part in walked(parts, each=_LONG))
 
 
 def _element_key(value: Any) -> Any:

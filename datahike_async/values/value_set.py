@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 
 from datahike_async.edn.types import crowded
 from datahike_async.errors import shown
+from datahike_async.looks import walked
 from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.values.json_form import jsonable
 from datahike_async.values.order import sort_key
@@ -37,7 +38,7 @@ class ValueSet(Json, AbstractSet[Any]):
     json_schema: ClassVar[JsonSchema] = {"type": "array", "items": {}}
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
-        self._elements: dict[Any, Any] = {typed_key(v): v for v in values}
+        self._elements: dict[Any, Any] = {typed_key(v): v for v in walked(values)}
 
     @classmethod
     def _from_iterable(cls, it: Iterable[Any]) -> ValueSet:

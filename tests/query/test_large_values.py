@@ -1,0 +1,244 @@
+"""Values of very many elements: functions look at the clock in their midst, and move elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import datahike_async as d
+from datahike_async.database import empty_db
+from datahike_async.errors import QueryCanceled, QueryError, shown
+from datahike_async.query import watch
+from datahike_async.query.budget import Meter
+from datahike_async.query.builtins import BUILTINS
+from datahike_async.query.calls import _Calls
+from datahike_async.query.watch import Elsewhere, Watch
+from datahike_async.values.order import LONG, compare
+from datahike_async.values.types import typed_key
+from datahike_async.values.value_set import ValueSet
+
+pytestmark = pytest.mark.anyio
+
+N = 60_000
+DB = empty_db()
+INTS = [(i * 7919) % N for i in range(N)]
+MIXED = [i if i % 2 else str(i) for i in INTS]
+TEXTS = [str(i % 1000) for i in INTS]
+MAP = {i: i for i in INTS}
+SET = set(INTS)
+TEXT = "ab c" * (N // 4)
+
+
+def key(value: Any) -> Any:
+    return value
+
+
+_WHOLE = "sort reverse vec set distinct dedupe frequencies shuffle rest butlast seq flatten"
+# Each function of whose calls one takes as long as its argument is.
+CALLS: dict[str, Any] = {
+    **{f"({name} ?c)": INTS for name in _WHOLE.split()},
+    "(sort ?c) mixed": MIXED,
+    "(distinct ?c) texts": TEXTS,
+    "(range 60000)": 0,
+    "(repeat 60000 ?c)": 0,
+    **{f"({name} 50000 ?c)": INTS for name in ("take", "drop-last", "take-last")},
+    "(drop 5 ?c)": INTS,
+    "(subvec ?c 5)": INTS,
+    "(partition 2 ?c)": INTS,
+    "(partition-all 2 1 ?c)": INTS[:20_000],
+    "(conj ?c 1)": INTS,
+    "(cons 1 ?c)": INTS,
+    "(concat ?c ?c)": INTS,
+    "(into #{} ?c)": INTS,
+    "(interleave ?c ?c)": INTS,
+    "(interpose 0 ?c)": INTS,
+    "(clojure.string/join ?c)": TEXTS,
+    "(pr-str ?c)": INTS,
+    "(pr-str ?c) set": SET,
+    "(= ?c ?c)": INTS,
+    "(= ?c ?c) set": SET,
+    "(< ?c ?c)": INTS,
+    "(compare ?c ?c)": MIXED,
+    "(contains? ?c -1)": SET,
+    "(get ?c -1 0)": MAP,
+    "(keys ?c)": MAP,
+    "(vals ?c)": MAP,
+    "(merge ?c ?c)": MAP,
+    "(assoc ?c 1 2)": MAP,
+    "(dissoc ?c 1)": MAP,
+    "(select-keys ?c [1 2])": MAP,
+    "(zipmap ?c ?c)": INTS,
+    "(group-by ?f ?c)": INTS,
+    "(sort-by ?f ?c)": INTS,
+    "(clojure.set/map-invert ?c)": MAP,
+    "(clojure.set/union ?c ?c)": SET,
+    "(clojure.set/intersection ?c ?c)": SET,
+    "(clojure.set/difference ?c ?c)": SET,
+    "(clojure.set/subset? ?c ?c)": SET,
+    "(disj ?c 1)": SET,
+    "(vec ?c) set": SET,
+    "(frequencies ?c) text": TEXT,
+}
+
+
+def asked(name: str) -> tuple[str, tuple[Any, ...]]:
+    call = name[: name.rindex(")") + 1]
+    return f"[:find (count ?y) . :in $ ?c ?f :where [{call} ?y]]", (DB, CALLS[name], key)
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_on_a_large_value_is_looked_at_and_made_elsewhere(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = {True: 0, False: 0}
+    look, made = Watch.look, _Calls.made
+    threads: list[int] = []
+    within = False
+
+    def looked(self: Watch, count: int) -> None:
+        if within:
+            counted[self.inside] += count
+        look(self, count)
+
+    def calling(self: _Calls, rows: Any) -> None:
+        nonlocal within
+        within = True
+        threads.append(threading.get_ident())
+        try:
+            made(self, rows)
+        finally:
+            within = False
+
+    monkeypatch.setattr(Watch, "look", looked)
+    monkeypatch.setattr(_Calls, "made", calling)
+    monkeypatch.setattr(watch, "PIECE", 1 << 12)
+    monkeypatch.setattr(watch, "HERE", 1 << 13)
+    query, inputs = asked(name)
+    await d.q(query, *inputs)
+    # Begun on the event loop, given up there, and made in a thread to its end.
+    assert len(set(threads)) == 2
+    assert counted[False] <= 64 * N
+    assert counted[True] >= 10_000
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_on_a_large_value_notices_that_the_time_is_over(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told so at a look in its midst, it does no more than to the next look."""
+    monkeypatch.setattr(watch, "PIECE", 1)
+    after = 0
+    made = _Calls.made
+    within = False
+
+    def calling(self: _Calls, rows: Any) -> None:
+        nonlocal within
+        within = True
+        made(self, rows)
+
+    def time_of(self: Meter) -> None:
+        nonlocal after
+        if within:
+            after += 1
+            raise self._over("seconds", 1.0, "more time")
+
+    monkeypatch.setattr(_Calls, "made", calling)
+    monkeypatch.setattr(Meter, "time", time_of)
+    query, inputs = asked(name)
+    with pytest.raises(QueryCanceled):
+        await d.q(query, *inputs, timeout=60_000)
+    assert after == 1
+
+
+async def test_a_function_of_the_caller_is_never_called_twice_for_a_row() -> None:
+    seen: list[int] = []
+
+    def told(value: int, many: Any) -> int:
+        seen.append(value)
+        return len(BUILTINS["sort"](many))
+
+    query = "[:find (count ?x) . :in $ [?x ...] ?c ?f :where [(?f ?x ?c) ?y]]"
+    assert await d.q(query, DB, [1, 2, 3], MIXED, told) == 3
+    assert sorted(seen) == [1, 2, 3]
+
+
+async def test_a_seed_gives_the_same_chance_for_a_large_value() -> None:
+    from random import Random
+
+    query = "[:find ?y . :in $ ?c :where [(shuffle ?c) ?y]]"
+    first = await d.q(query, DB, INTS, rng=Random(5))
+    assert first == await d.q(query, DB, INTS, rng=Random(5))
+    assert sorted(first) == sorted(INTS)
+    assert first != INTS
+
+
+def test_large_values_are_handled_as_small_ones_are() -> None:
+    call = BUILTINS.__getitem__
+    assert call("sort")(INTS) == sorted(INTS)
+    assert call("sort")(TEXTS) == sorted(TEXTS)
+    assert call("sort")(MIXED)[: N // 2] == sorted(x for x in MIXED if type(x) is int)
+    pairs = [(i % 7, str(i)) for i in INTS]
+    assert call("sort-by")(lambda pair: pair[0], pairs) == sorted(pairs, key=lambda pair: pair[0])
+    assert call("dedupe")([1, 1, 1.0, True, 1, 1]) == [1, 1.0, True, 1]
+    assert call("frequencies")(TEXTS) == {str(i): N // 1000 for i in range(1000)}
+    assert len(call("clojure.set/union")(SET, {-1})) == N + 1
+    assert call("clojure.set/difference")(SET, SET) == set()
+    assert call("into")({}, list(MAP.items())) == MAP
+    assert call("contains?")(ValueSet(SET), 5)
+    assert not call("contains?")(ValueSet(SET), 5.0)
+    assert call("get")({"a": 1, "b": 2}, "b") == 2
+    assert call("take")(3, INTS) == INTS[:3]
+    assert call("take-last")(3, INTS) == INTS[-3:]
+    assert call("take-last")(0, INTS) == []
+    assert call("last")("abc") == "c"
+
+
+def test_keys_of_large_values_tell_them_apart() -> None:
+    values: list[Any] = [
+        INTS, [*INTS[:-1], -1], [float(i) for i in INTS], MIXED, SET, SET | {-1}, MAP, {**MAP, 1: 0}
+    ]  # fmt: skip
+    for a in values:
+        for b in values:
+            assert (typed_key(a) == typed_key(b)) is (a is b)
+    assert typed_key(tuple(MIXED)) == typed_key(list(MIXED))
+    assert hash(typed_key(tuple(MIXED))) == hash(typed_key(list(MIXED)))
+    assert typed_key(set(INTS)) == typed_key(ValueSet(reversed(INTS)))
+    assert typed_key(dict(reversed(MAP.items()))) == typed_key(MAP)
+
+
+def test_long_sequences_compare_as_short_ones_do() -> None:
+    long = list(range(3 * LONG))
+    assert compare(long, tuple(long)) == 0
+    assert compare([*long, 1], long) == 1
+    assert compare([*long[:-1], -1], long) == -1
+    assert compare([*long[:-1], "a"], long) == 1
+    assert BUILTINS["sort"]([long, [*long[:-1], 0]]) == [[*long[:-1], 0], long]
+
+
+async def test_large_maps_and_sets_are_not_put_in_order() -> None:
+    for value in (MAP, SET):
+        with pytest.raises(QueryError, match="have no order"):
+            await d.q("[:find ?y . :in $ ?c :where [(compare ?c ?c) ?y]]", DB, value)
+        with pytest.raises(QueryError, match="have no order"):
+            await d.q("[:find ?y . :in $ ?c :where [(vector ?c ?c) ?v] [(sort ?v) ?y]]", DB, value)
+
+
+def test_what_an_error_shows_of_a_large_value_takes_no_time() -> None:
+    class Counted(int):
+        seen = 0
+
+        def __repr__(self) -> str:
+            Counted.seen += 1
+            return "1"
+
+    text = shown([[Counted()] * 1000] * 1000)
+    assert text == ("[[" + "1, " * 100)[:159] + "…"
+    assert Counted.seen < 1000
+    assert shown({1: (2, 3)}) == "{1: (2, 3)}"
+    assert shown("x" * 10_000) == "'" + "x" * 158 + "…"
+
+
+def test_elsewhere_is_no_failure_of_what_was_called() -> None:
+    assert not issubclass(Elsewhere, Exception)
