@@ -14,7 +14,7 @@ from datahike_async.collector import set_aside
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Char
 from datahike_async.hosting import on_loop, run_in_thread
-from datahike_async.konserve.loops import in_thread
+from datahike_async.konserve.threads import in_thread
 from datahike_async.pausing import pause
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.tx.apply import ABSORB_AT, Applied, absorbed
@@ -36,6 +36,8 @@ _BETWEEN: Final = 64
 
 async def read_input(tx_data: Any) -> Any:
     """Return transaction data with text read and iterators gone through; else as it is."""
+    if type(tx_data) in (list, tuple):
+        return tx_data
     if isinstance(tx_data, str) and not isinstance(tx_data, Char) and len(tx_data) > LONG_TEXT:
         with set_aside():
             return await in_thread(read, tx_data)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-import anyio.from_thread
-
-from datahike_async.konserve.loops import Threads, in_thread
+from datahike_async.konserve.threads import Threads, await_on_loop, check_cancelled, in_thread
 from datahike_async.pausing import pause
 
 __all__ = ["HOST", "on_loop", "run_in_thread"]
@@ -43,7 +41,7 @@ async def on_loop(call: Awaitable[T]) -> T:
     async def awaited() -> T:
         return await call
 
-    return anyio.from_thread.run(awaited)
+    return await_on_loop(awaited)
 
 
 class _Host:
@@ -59,7 +57,7 @@ class _Host:
 
     def check(self) -> None:
         """Raise the cancellation of the task that waits for this thread."""
-        anyio.from_thread.check_cancelled()
+        check_cancelled()
 
 
 HOST: Final = _Host()

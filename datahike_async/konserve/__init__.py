@@ -44,7 +44,7 @@ from datahike_async.konserve.errors import (
     UnsupportedEncoding,
     UnsupportedOperation,
 )
-from datahike_async.konserve.loops import acquire_in_thread, in_thread, surely
+from datahike_async.konserve.loops import surely
 from datahike_async.konserve.opening import (
     connect_store,
     create_store,
@@ -55,6 +55,7 @@ from datahike_async.konserve.opening import (
 from datahike_async.konserve.registry import Backend, register_backend
 from datahike_async.konserve.serializers import MessagePack, Serializer
 from datahike_async.konserve.store import Assoc, Store
+from datahike_async.konserve.threads import acquire_in_thread, check_cancelled, in_thread
 
 __all__ = [
     "ABSENT",
@@ -99,6 +100,7 @@ __all__ = [
     "UnsupportedOperation",
     "Write",
     "acquire_in_thread",
+    "check_cancelled",
     "connect_store",
     "create_store",
     "delete_store",

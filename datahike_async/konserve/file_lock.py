@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from anyio.from_thread import check_cancelled
-
 from datahike_async.konserve.errors import StoreBusy, StoreConfigError, StoreIOError
+from datahike_async.konserve.threads import check_cancelled
 
 try:
     import fcntl
@@ -40,6 +39,8 @@ _FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(o
 _MODE: Final = 0o600
 _RECORD: Final = 192
 """Bytes of what a holder writes about itself, padded: shorter ones must not leave rests."""
+_LOOK_EVERY: Final = 32
+"""Every commit takes a lock or two: they look so seldom whether a file is still there."""
 _FIRST_PAUSE: Final = 0.0001
 _LONGEST_PAUSE: Final = 0.01
 # A file system across a network locks files that are open for writing, and no folders.
@@ -52,9 +53,9 @@ class FileLock:
     """One lock; of one handle of it, one thread at a time may be the holder.
 
     ``folder`` is the handle of the folder, which outlives the lock, ``name`` that of the file.
-    With ``whole`` the folder is locked, and the file only says by whom. A file that was removed or
-    replaced is found out; one that was moved elsewhere only where the folder should have been
-    locked and could not be.
+    With ``whole`` the folder is locked, and the file only says by whom. Where it should have been
+    and could not be, a file that was removed or replaced is found out at once; else after a while,
+    for then it keeps an order and nothing else.
     """
 
     def __init__(self, folder: int, name: str, *, whole: bool = False) -> None:
@@ -66,11 +67,19 @@ class FileLock:
         # Of what is locked, and of the file that says by whom; the same where a file is locked.
         self._fd: int | None = None
         self._file: int | None = None
+        self._unlooked = _LOOK_EVERY
         _all.add(self)
 
     def try_acquire(self, about: str = "") -> bool:
         """Take the lock if it is free; ``about`` is a word for ``holder``. Raises OSError."""
         return self._acquire(fcntl.LOCK_EX | fcntl.LOCK_NB, about)
+
+    def try_share(self) -> bool:
+        """Keep others from taking the lock unless one has it; they can share it. Raises OSError.
+
+        For a moment: it is not said by whom. ``release`` ends it.
+        """
+        return self._acquire(fcntl.LOCK_SH | fcntl.LOCK_NB, None)
 
     def wait(self, about: str = "") -> None:
         """Take the lock, however long that lasts: for a thread that nobody waits for."""
@@ -115,7 +124,7 @@ class FileLock:
             assert fd is not None
             os.close(fd)
 
-    def _acquire(self, how: int, about: str) -> bool:
+    def _acquire(self, how: int, about: str | None) -> bool:
         while True:
             if self._fd is None:
                 self._open()
@@ -130,7 +139,10 @@ class FileLock:
                 self.close()
                 self._whole = False
                 continue
-            if self._whole or self._is_there(self._fd):
+            if about is None:
+                if self._whole or not self._is_time_to_look() or self._is_there(self._fd):
+                    return True
+            elif self._whole or self._is_there(self._fd):
                 self._sign(about)
                 return True
             # The file was removed or replaced: others lock another one by now.
@@ -146,7 +158,16 @@ class FileLock:
             return False
         return os.path.samestat(os.fstat(fd), there)
 
+    def _is_time_to_look(self) -> bool:
+        """Whether to see after a file of which no more depends than an order or a name."""
+        self._unlooked -= 1
+        if self._unlooked >= 0:
+            return False
+        self._unlooked = _LOOK_EVERY
+        return True
+
     def _open(self) -> None:
+        self._unlooked = _LOOK_EVERY
         if self._whole:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self._fd = os.open(".", flags, dir_fd=self._folder)
@@ -159,7 +180,12 @@ class FileLock:
             self._about, self._record = about, said.ljust(_RECORD - 1) + b"\n"
         # What cannot be said costs a name in a message, nothing else.
         with suppress(OSError):
-            if self._whole and self._file is not None and not os.fstat(self._file).st_nlink:
+            if (
+                self._whole
+                and self._file is not None
+                and self._is_time_to_look()
+                and not os.fstat(self._file).st_nlink
+            ):
                 os.close(self._file)
                 self._file = None
             if self._file is None:
@@ -186,7 +212,17 @@ class FolderLock:
     def holding(
         self, seconds: float = LOCK_SECONDS, look: Callable[[], None] = lambda: None
     ) -> Iterator[None]:
-        """Hold it inside the block; it is waited for at most so many seconds.
+        """Hold it inside the block; see ``acquire``."""
+        self.acquire(seconds, look)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def acquire(
+        self, seconds: float = LOCK_SECONDS, look: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take it; it is waited for at most so many seconds.
 
         While it is waited for, ``look`` is called, and may raise.
 
@@ -204,10 +240,14 @@ class FolderLock:
                 look()
                 time.sleep(pause)
                 pause = min(pause * 1.5, _LONGEST_PAUSE)
-            try:
-                yield
-            finally:
-                self._lock.release()
+        except BaseException:
+            self._mutex.release()
+            raise
+
+    def release(self) -> None:
+        """Let go of it."""
+        try:
+            self._lock.release()
         finally:
             self._mutex.release()
 

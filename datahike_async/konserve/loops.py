@@ -1,8 +1,8 @@
-"""Event loops: which one runs, tasks that belong to it, and threads that nobody leaves behind.
+"""Event loops: which one runs, tasks that belong to it, and what must not be left half way.
 
-The one module that knows asyncio and trio apart. What differs: anyio has no task without a group,
-and no shield against asyncio's ``Task.cancel()``, which interrupts one wait of a task, whatever
-scope it is in, and at the end of ``asyncio.run`` one wait of every task.
+With ``threads`` the only module that knows asyncio and trio apart. What differs: anyio has no
+task without a group, and no shield against asyncio's ``Task.cancel()``, which interrupts one wait
+of a task, whatever scope it is in, and at the end of ``asyncio.run`` one wait of every task.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import anyio
-from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
 
 __all__ = [
-    "STORING",
     "Home",
-    "Threads",
     "abandon_closed",
-    "acquire_in_thread",
-    "in_thread",
+    "is_cancellation",
     "is_interruption",
     "is_of_another",
     "outlast",
+    "running_loop",
     "start",
     "surely",
 ]
@@ -48,7 +44,7 @@ def _on_asyncio() -> bool:
     return anyio.get_cancelled_exc_class() is asyncio.CancelledError
 
 
-def _running() -> Any:
+def running_loop() -> Any:
     """Return the loop that runs in this thread, or None."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_run():
@@ -63,7 +59,7 @@ class Home:
     """The event loop, thread and process that something was made in, and belongs to."""
 
     def __init__(self) -> None:
-        self._loop = _running()
+        self._loop = running_loop()
         self._thread = threading.get_ident()
         self._pid = os.getpid()
 
@@ -74,16 +70,16 @@ class Home:
 
     def is_running(self) -> bool:
         """Whether a loop runs in this thread, be it this one or another."""
-        return _running() is not None
+        return running_loop() is not None
 
     def elsewhere(self, *, waiting: bool = True) -> str | None:
         """Say where we are instead of at home, for a message; None at home.
 
         What does not wait needs no loop that runs, only the right thread.
         """
+        running = running_loop()
         if os.getpid() != self._pid:
             return f"in process {os.getpid()}, forked from {self._pid}, where it was opened"
-        running = _running()
         if running is self._loop:
             return None
         if threading.get_ident() != self._thread:
@@ -103,6 +99,14 @@ class Home:
             # Closed; trio's RunFinishedError is one, too.
             return False
         return True
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Say whether an error is the cancellation of a task.
+
+    For what is tried often: to ask after an error costs nothing where there is none.
+    """
+    return isinstance(error, anyio.get_cancelled_exc_class())
 
 
 def is_interruption() -> bool:
@@ -229,149 +233,6 @@ async def _on_trio(
                 _log.exception("%s failed", name)
         ended = True
         nursery.cancel_scope.cancel()
-
-
-# -- threads -----------------------------------------------------------------------------------
-
-
-class _Call(Generic[T]):
-    """A call in a thread, which either never begins or is seen to its end."""
-
-    def __init__(self, call: Callable[..., T], args: tuple[Any, ...]) -> None:
-        self._call = call
-        self._args = args
-        self._begun = threading.Lock()
-        self._over = False
-        self._error: BaseException | None = None
-        self._tell: Callable[[], object] | None = None
-
-    def run(self) -> T | None:
-        """Make the call, in the thread. What it raises is for ``result``.
-
-        A future that raised it would hold it and be held by its traceback: all that was being
-        worked on would live until the garbage collector finds it, and stops the loop to free it.
-        """
-        if not self._begun.acquire(blocking=False):
-            raise RuntimeError("this call was given up before it began")
-        try:
-            return self._call(*self._args)
-        except BaseException as error:
-            self._error = error
-            return None
-        finally:
-            self._over = True
-            if self._tell is not None:
-                self._tell()
-
-    def result(self, given: T | None) -> T:
-        """Return what ``run`` has returned, or raise what the call raised."""
-        error, self._error = self._error, None
-        if error is None:
-            return cast("T", given)
-        try:
-            raise error
-        finally:
-            del error
-
-    async def end(self) -> bool:
-        """Keep it from beginning, or wait for its end; say whether it was made."""
-        if self._begun.acquire(blocking=False):
-            return False
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
-
-        def tell() -> None:
-            try:
-                loop.call_soon_threadsafe(over.set)
-            except RuntimeError:
-                return  # the loop is closed: nobody waits
-
-        self._tell = tell
-        with anyio.CancelScope(shield=True):
-            while not self._over:
-                try:
-                    await over.wait()
-                except asyncio.CancelledError:
-                    continue
-        return True
-
-
-class Threads:
-    """So many worker threads at once of each event loop, for calls of one kind.
-
-    Not those of ``anyio.to_thread``, all of which an application may keep waiting for the database.
-    And a call that waits for another one is of another kind, or all of a kind could wait for ever.
-    """
-
-    def __init__(self, kind: str, most: int) -> None:
-        self._limiters: RunVar[anyio.CapacityLimiter] = RunVar(f"datahike_async.threads.{kind}")
-        self._most = most
-
-    @property
-    def limiter(self) -> anyio.CapacityLimiter:
-        """What limits them on the running event loop."""
-        try:
-            return self._limiters.get()
-        except LookupError:
-            made = anyio.CapacityLimiter(self._most)
-            self._limiters.set(made)
-            return made
-
-
-STORING: Final = Threads("storing", 40)
-"""Threads of stores: what runs there waits for the disk, and for no other thread of a loop."""
-
-
-async def in_thread(
-    call: Callable[..., T], *args: Any, surely: bool = False, threads: Threads = STORING
-) -> T:
-    """Make a call in a worker thread; come back when it has ended, or has never begun.
-
-    Cancelling waits for the call, in which ``anyio.from_thread.check_cancelled`` then raises;
-    where asyncio's ``Task.cancel()`` did it, the result is lost and CancelledError raised. With
-    ``surely`` the call is made however often the task is cancelled: for what must not stay open.
-    """
-    cancelled: BaseException | None = None
-    with anyio.CancelScope(shield=surely) as scope:
-        if not _on_asyncio():
-            made = _Call(call, args)
-            return made.result(await run_sync(made.run, limiter=threads.limiter))
-        while True:
-            made = _Call(call, args)
-            try:
-                given = await run_sync(made.run, limiter=threads.limiter)
-            except asyncio.CancelledError as error:
-                if not surely:
-                    scope.cancel()
-                if await made.end() or not surely:
-                    raise
-                cancelled = error
-                continue
-            result = made.result(given)
-            break
-    if cancelled is not None:
-        raise cancelled
-    return result
-
-
-async def acquire_in_thread(
-    acquire: Callable[..., T], release: Callable[[T], object], *args: Any
-) -> T:
-    """Open something in a worker thread, and close it again if the caller was cancelled meanwhile.
-
-    For whatever must not be lost: a file, a lock, a connection.
-    """
-    made: list[T] = []
-
-    def call() -> T:
-        made.append(acquire(*args))
-        return made[0]
-
-    try:
-        return await in_thread(call)
-    except BaseException:
-        if made:
-            await in_thread(release, made.pop(), surely=True)
-        raise
 
 
 # -- what must not be left half way --------------------------------------------------------------

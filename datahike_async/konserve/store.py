@@ -41,7 +41,7 @@ from datahike_async.konserve.errors import (
 )
 from datahike_async.konserve.hooks import Hook, WriteHooks
 from datahike_async.konserve.locks import KeyLocks
-from datahike_async.konserve.loops import in_thread, surely
+from datahike_async.konserve.loops import surely
 from datahike_async.konserve.paths import (
     MISSING,
     called,
@@ -53,6 +53,7 @@ from datahike_async.konserve.paths import (
 )
 from datahike_async.konserve.redaction import public
 from datahike_async.konserve.serializers import MessagePack, Serializer, name_of_key
+from datahike_async.konserve.threads import in_thread
 
 __all__ = [
     "Assoc",

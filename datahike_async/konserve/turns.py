@@ -73,12 +73,12 @@ class Turns:
                 self._queue.leave()
             return
         try:
-            taken = self._passing.try_acquire(name)
+            shared = self._passing.try_share()
         except OSError:
             # No order can be kept here, and none is needed: what is wrong shows in the write.
             yield
             return
-        if not taken:
+        if not shared:
             holder = self._passing.holder()
             if holder[2:] == [name]:
                 raise OutOfTurn(f"Process {holder[0]} on host {holder[1]} has the turn of {name}.")

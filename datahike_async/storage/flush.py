@@ -16,8 +16,8 @@ import anyio
 from datahike_async.collector import set_aside
 from datahike_async.index.source import Address, NodeMiss
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
-from datahike_async.konserve.loops import in_thread
 from datahike_async.konserve.store import Assoc, Store
+from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.codec import encode_segment

@@ -9,15 +9,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import anyio
-import anyio.from_thread
 
 from datahike_async.errors import CorruptData, WrongEventLoop
 from datahike_async.index.source import Address
-from datahike_async.konserve.loops import Home, in_thread
+from datahike_async.konserve.loops import Home
 from datahike_async.konserve.store import Store
+from datahike_async.konserve.threads import await_on_loop, check_cancelled, in_thread
 from datahike_async.storage.layout import Layout, layout_of
 from datahike_async.storage.node_cache import NodeCache
 from datahike_async.storage.translate import konserve_errors
@@ -78,14 +79,8 @@ class NodeStore:
         if self._home.is_running():
             await self._fetch(addresses)
         else:
-            anyio.from_thread.check_cancelled()
-            anyio.from_thread.run(self._fetch_for_thread, addresses)
-
-    async def _fetch_for_thread(self, addresses: Sequence[Address]) -> None:
-        # In a scope that was cancelled before this task came into it, anyio on asyncio waits for a
-        # cancellation that does not come. The thread looks for itself.
-        with anyio.CancelScope(shield=True):
-            await self._fetch(addresses)
+            check_cancelled()
+            await_on_loop(partial(self._fetch, addresses))
 
     async def _fetch(self, addresses: Sequence[Address]) -> None:
         elsewhere = self._home.elsewhere()

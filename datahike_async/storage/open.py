@@ -17,8 +17,8 @@ from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import NodeMiss
 from datahike_async.konserve.blob import UNCHANGED, Appended, Revision, Unchanged
-from datahike_async.konserve.loops import in_thread
 from datahike_async.konserve.store import Store
+from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.codec import Record, decode_record

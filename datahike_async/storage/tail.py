@@ -18,8 +18,8 @@ from uuid import UUID
 from datahike_async.errors import CorruptData
 from datahike_async.index.source import Address
 from datahike_async.konserve.base import gather
-from datahike_async.konserve.loops import in_thread
 from datahike_async.konserve.store import Store
+from datahike_async.konserve.threads import in_thread
 from datahike_async.storage.codec import decode_segment, encode_segment
 
 __all__ = ["TAIL_BYTES", "Segment", "Tail", "fetch_segments"]

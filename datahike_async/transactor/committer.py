@@ -32,7 +32,7 @@ from datahike_async.konserve.errors import (
     StoreClosed,
     StoreIOError,
 )
-from datahike_async.konserve.loops import is_interruption
+from datahike_async.konserve.loops import is_cancellation, is_interruption
 from datahike_async.konserve.store import Assoc, Store
 from datahike_async.storage.codec import encode_record
 from datahike_async.storage.flush import write_blobs
@@ -230,20 +230,25 @@ class Committer:
 
     async def _send(self, send: Send, generation: int, id_: UUID) -> None:
         await self.fence.check()
-        cancelled = anyio.get_cancelled_exc_class()
         try:
-            try:
-                self.revision = await send()
-            except OutOfTurn:
-                raise
-            except (RevisionMismatch, OutcomeUnknown) as error:
-                await self._settle(send, generation, id_, error)
-            except cancelled as stopped:
-                await self._settle(send, generation, id_, self._interruption(stopped))
-        except cancelled as stopped:
-            raise unknown(_LOOP_ENDED) from stopped
+            self.revision = await send()
+        except OutOfTurn:
+            raise
+        except BaseException as error:
+            await self._find_out(send, generation, id_, error)
         self.generation = generation
         self.recent = self.recent.after(id_)
+
+    async def _find_out(self, send: Send, generation: int, id_: UUID, error: BaseException) -> None:
+        """Return where a publication has succeeded that ended with an error; raise what it is."""
+        try:
+            if is_cancellation(error):
+                error = self._interruption(error)
+            if not isinstance(error, (RevisionMismatch, OutcomeUnknown)):
+                raise error
+            await self._settle(send, generation, id_, error)
+        except anyio.get_cancelled_exc_class() as stopped:
+            raise unknown(_LOOP_ENDED) from stopped
 
     def _interruption(self, cancelled: BaseException) -> OutcomeUnknown:
         """Return the doubt about what was under way when the event loop ended.

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from datahike_async.beside import HUGE, apply_beside
 from datahike_async.collector import set_aside
-from datahike_async.konserve.loops import in_thread
+from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.codec import encode_entry
 from datahike_async.transactor.branch import Branch

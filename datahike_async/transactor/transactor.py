@@ -39,7 +39,7 @@ from datahike_async.events import (
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.base import close_now
 from datahike_async.konserve.errors import KonserveError, OutOfTurn, StoreDenied
-from datahike_async.konserve.loops import start
+from datahike_async.konserve.loops import is_cancellation, start
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.node_store import NodeStore
@@ -325,7 +325,6 @@ class Transactor:
     async def _group(self) -> None:
         """Take what is queued, apply it, publish it, answer."""
         messages: list[Transact] = []
-        cancelled = anyio.get_cancelled_exc_class()
         try:
             async with AsyncExitStack() as turn:
                 if self.order.waits:
@@ -337,10 +336,11 @@ class Transactor:
                     # The next in the queue need not wait until everyone here is answered.
                     self.order.last()
                     await self._publish(await self._apply_queued(messages), turn)
-        except cancelled:
-            # Between publications, or the committer would have found out what became of it.
-            self.end()
         except BaseException as error:
+            if is_cancellation(error):
+                # Between publications, or the committer would have found out what became of it.
+                self.end()
+                return
             # A defect of ours, a store that breaks its contract, or the end of the process: nobody
             # may wait for ever.
             _log.exception("the writer of :%s failed", self.config.branch)
@@ -454,12 +454,13 @@ class Transactor:
         committed = group.answer(before, commit)
         if committed:
             self._published = True
-            COMMITTED(
-                branch=name,
-                tx=self.snapshot.max_tx,
-                transactions=len(committed),
-                seconds=round(branch.env.monotonic() - began, 6),
-            )
+            if COMMITTED.wanted:
+                COMMITTED(
+                    branch=name,
+                    tx=self.snapshot.max_tx,
+                    transactions=len(committed),
+                    seconds=round(branch.env.monotonic() - began, 6),
+                )
             for subscriber in list(self.subscribers.values()):
                 subscriber(committed)
         await branch.catch_up()

@@ -10,22 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
 from datahike_async.hosting import _COMPUTING, on_loop, run_in_thread
 from datahike_async.konserve import OutcomeUnknown
 from datahike_async.konserve.base import gather
-from datahike_async.konserve.loops import (
+from datahike_async.konserve.loops import Home, is_interruption, outlast, start, surely
+from datahike_async.konserve.threads import (
     STORING,
-    Home,
+    Threads,
     acquire_in_thread,
+    await_on_loop,
+    check_cancelled,
     in_thread,
-    is_interruption,
-    outlast,
-    start,
-    surely,
 )
 
 
@@ -84,16 +82,17 @@ def test_what_a_cancelled_task_opened_in_a_thread_is_closed(times: int) -> None:
 def test_a_call_that_was_cancelled_before_it_began_is_not_made() -> None:
     door, behind = Door(), Door()
     behind.open.set()
+    one = Threads("one", 1)
 
     async def main() -> None:
-        STORING.limiter.total_tokens = 1
-        first = asyncio.create_task(in_thread(door.call))
+        first = asyncio.create_task(in_thread(door.call, threads=one))
         await door.entered()
-        second = asyncio.create_task(in_thread(behind.call))
-        surely = asyncio.create_task(in_thread(behind.call, surely=True))
+        second = asyncio.create_task(in_thread(behind.call, threads=one))
+        surely = asyncio.create_task(in_thread(behind.call, surely=True, threads=one))
         await asyncio.sleep(0.01)
         second.cancel()
         surely.cancel()
+        await asyncio.sleep(0.01)
         door.open.set()
         await first
         with pytest.raises(asyncio.CancelledError):
@@ -112,7 +111,7 @@ def test_a_thread_sees_that_nobody_waits_for_it_any_more() -> None:
         inside.set()
         while not seen:
             try:
-                anyio.from_thread.check_cancelled()
+                check_cancelled()
             except asyncio.CancelledError:
                 seen.append(True)
 
@@ -341,8 +340,13 @@ async def test_calls_are_made_though_the_application_has_used_up_its_threads() -
 
 
 @pytest.mark.anyio
-async def test_what_is_computed_in_threads_does_not_keep_what_it_reads_from_having_one() -> None:
-    STORING.limiter.total_tokens = _COMPUTING.limiter.total_tokens = 1
+async def test_what_is_computed_in_threads_does_not_keep_what_it_reads_from_having_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for threads in (STORING, _COMPUTING):
+        monkeypatch.setattr(threads, "_pools", weakref.WeakKeyDictionary())
+        monkeypatch.setattr(threads, "most", 1)
+        monkeypatch.setattr(threads.limiter, "total_tokens", 1)
 
     async def read() -> int:
         # Given up where there is no thread for it, or the test would never end.
@@ -395,3 +399,71 @@ def test_what_is_closed_surely_is_closed_though_all_tasks_are_cancelled_before_i
 
     asyncio.run(main())
     assert closed == [True]
+
+
+@pytest.mark.anyio
+async def test_what_a_thread_awaits_on_the_loop_is_cancelled_with_the_task_that_waits_for_it() -> (
+    None
+):
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await anyio.sleep(10)
+        finally:
+            ended.append("awaited")
+
+    def call() -> None:
+        try:
+            await_on_loop(wait)
+        finally:
+            ended.append("thread")
+
+    with anyio.move_on_after(0.02) as scope:
+        await in_thread(call)
+    assert scope.cancelled_caught
+    assert ended == ["awaited", "thread"]
+
+
+@pytest.mark.anyio
+async def test_what_a_thread_awaits_on_the_loop_returns_and_raises_there() -> None:
+    async def answer() -> int:
+        await anyio.lowlevel.checkpoint()
+        return 5
+
+    async def fail() -> int:
+        raise ValueError("on the loop")
+
+    assert await in_thread(lambda: await_on_loop(answer)) == 5
+    with pytest.raises(ValueError, match="on the loop"):
+        await in_thread(lambda: await_on_loop(fail))
+
+
+@pytest.mark.anyio
+async def test_a_call_of_a_task_that_is_cancelled_already_is_not_made() -> None:
+    made: list[bool] = []
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await in_thread(lambda: made.append(True))
+    assert scope.cancelled_caught
+    assert not made
+
+
+def test_no_thread_waits_outside_of_calls_for_a_task() -> None:
+    with pytest.raises(RuntimeError):
+        check_cancelled()
+
+
+def test_the_threads_of_a_loop_end_with_it() -> None:
+    threads = Threads("short", 2)
+    names: set[str] = set()
+
+    async def main() -> None:
+        await in_thread(lambda: names.add(threading.current_thread().name), threads=threads)
+
+    for _ in range(3):
+        asyncio.run(main())
+    gc.collect()
+    for thread in [t for t in threading.enumerate() if t.name in names]:
+        thread.join(5)
+        assert not thread.is_alive()

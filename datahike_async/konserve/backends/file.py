@@ -42,7 +42,7 @@ from datahike_async.konserve.errors import (
     UnsupportedEncoding,
 )
 from datahike_async.konserve.file_lock import lock_seconds
-from datahike_async.konserve.loops import acquire_in_thread, in_thread
+from datahike_async.konserve.threads import acquire_in_thread, in_thread
 
 __all__ = ["FileBackend", "FileBlobStore"]
 

@@ -6,8 +6,9 @@ Knows locks and counts of threads; of files it knows the lock alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any, TypeVar
 
 from datahike_async.konserve.backends import file_io as io
@@ -34,6 +35,7 @@ class Guard:
         # Guards ``closed`` and the count of calls under way, which the end waits for.
         self._state = threading.Condition()
         self._active = 0
+        self._exclusive = _Exclusive(self)
         self.closed = False
 
     def refuse_closed(self) -> None:
@@ -62,22 +64,28 @@ class Guard:
                 if self.closed:
                     self._state.notify_all()
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Keep out other threads and other processes.
 
         Raises StoreBusy, which names who has the lock, where it does not come free in time. Waiting
         ends at once where the store is closed meanwhile, or its caller is cancelled.
         """
-        try:
-            with self._lock.holding(self._seconds, self._look):
-                # Who waited for a sync that failed must not write behind what it lost.
-                if self._broken is not None:
-                    self.refuse_closed()
-                yield
-        except KonserveError as error:
+        return self._exclusive
+
+    def acquire(self) -> None:
+        """Keep them out until ``release``."""
+        self._lock.acquire(self._seconds, self._look)
+        if self._broken is not None:
+            # Who waited for a sync that failed must not write behind what it lost.
+            self._lock.release()
+            self.refuse_closed()
+
+    def release(self, error: BaseException | None) -> None:
+        """Let them in again; the error is what has ended the work."""
+        if isinstance(error, KonserveError):
+            # While they are still out: the next one must know.
             self._judge(error)
-            raise
+        self._lock.release()
 
     def _look(self) -> None:
         if self.closed:
@@ -94,3 +102,23 @@ class Guard:
             self.closed = True
             self._state.wait_for(lambda: not self._active)
         self._lock.close()
+
+
+class _Exclusive(AbstractContextManager[None]):
+    """What ``exclusive`` returns: made once, for every commit enters it."""
+
+    __slots__ = ("_guard",)
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> None:
+        self._guard.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._guard.release(error)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Final
 
 from datahike_async.konserve.errors import (
@@ -71,12 +71,27 @@ _HARMLESS: Final = frozenset(
 )
 
 
-@contextmanager
-def system_errors(what: str) -> Iterator[None]:
-    """Translate an OSError that leaves the block."""
-    try:
-        yield
-    except OSError as error:
+class system_errors:  # noqa: N801  # it reads as a statement
+    """Translate an OSError that leaves the block, in which ``what`` is done."""
+
+    # No generator: every commit and every read enters one or two.
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, OSError):
+            return
+        what = self._what
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(
                 f"No space is left for {what}: {error.strerror}. Nothing of it was stored; make "
@@ -154,7 +169,11 @@ def read_at(fd: int, start: int, count: int) -> bytes:
 
 def write_all(fd: int, data: bytes | memoryview, at: int) -> None:
     """Write until every byte is out; a short write is not an error, nor the end."""
-    view = memoryview(data)
+    written = os.pwrite(fd, data, at)
+    if written == len(data):
+        return
+    view = memoryview(data)[written:]
+    at += written
     while view:
         written = os.pwrite(fd, view, at)
         if written <= 0:

@@ -57,7 +57,7 @@ from datahike_async.konserve.errors import (
     StoreNotFound,
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
-from datahike_async.konserve.loops import in_thread
+from datahike_async.konserve.threads import in_thread
 from datahike_async.konserve.turns import Turns
 
 __all__ = ["FileBlobStore"]

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from datahike_async.konserve.base import close_now
 from datahike_async.konserve.blob import Blob, BlobStore, Revision, Write
 from datahike_async.konserve.errors import KonserveError
-from datahike_async.konserve.loops import in_thread
+from datahike_async.konserve.threads import in_thread
 
 __all__ = ["Front"]
 

@@ -13,7 +13,8 @@ from datahike_async.konserve.backends.folders import is_path
 from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import BlobStore
 from datahike_async.konserve.errors import StoreConfigError, StoreNotFound
-from datahike_async.konserve.loops import in_thread, surely
+from datahike_async.konserve.loops import surely
+from datahike_async.konserve.threads import in_thread
 from datahike_async.konserve.wrappers.nested import Nested
 
 __all__ = ["check_frontend", "open_frontend", "refuse_same", "remove_frontend"]
