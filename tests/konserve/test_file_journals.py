@@ -17,6 +17,7 @@ from datahike_async.konserve import (
     UNCHANGED,
     Appended,
     OutcomeUnknown,
+    RevisionMismatch,
     UnsupportedOperation,
 )
 from datahike_async.konserve.backends import file_io, file_journal
@@ -280,6 +281,55 @@ async def test_what_could_not_be_synced_is_taken_back_before_others_take_it_for_
         await other.append(NAME, b"next", journal.revision)
         await other.close()
     assert (await opened_and_read(config)).records == [*RECORDS, b"next", b"next"]
+
+
+@pytest.mark.parametrize("then", [b"next", b"lost", b"longer"], ids=["same", "again", "longer"])
+@pytest.mark.parametrize("polls", [0, 1])
+@pytest.mark.parametrize("opened", ["before", "anew"])
+async def test_who_was_shown_a_record_that_was_taken_back_learns_of_it(
+    blobs, config, monkeypatch, then, polls, opened
+):
+    """A sync of its own seemed to succeed, as one after a failed one does."""
+    reader = await FileBackend().connect(config)
+    revision = await written(blobs)
+    seen = []
+
+    def broken(_):
+        if not seen:
+            seen.append(None)
+            seen[0] = reader._read_journal(NAME, None)
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_io, "fdatasync", broken)
+        patch.setattr(file_io, "settle_file", lambda _: None)
+        with pytest.raises(OutcomeUnknown):
+            await blobs.append(NAME, b"lost", revision)
+    assert seen[0].records == [*RECORDS, b"lost"]
+    known = seen[0].revision
+    for _ in range(polls):
+        assert (await reader.read_journal(NAME, known)).records == RECORDS
+    writer = await FileBackend().connect(config)
+    last = await writer.append(NAME, then, (await writer.read_journal(NAME)).revision)
+    if opened == "anew":
+        await reader.close()
+        reader = await FileBackend().connect(config)
+    if then == b"lost":
+        assert last == known
+        assert await reader.read_journal(NAME, known) is UNCHANGED
+    else:
+        with pytest.raises(RevisionMismatch):
+            await reader.append(NAME, b"on top", known)
+        assert (await reader.read_journal(NAME, known)).records == [*RECORDS, then]
+    # Nor where more has followed.
+    last = await writer.append(NAME, b"more", last)
+    found = await reader.read_journal(NAME, known)
+    assert found.records == ([b"more"] if then == b"lost" else [*RECORDS, then, b"more"])
+    assert found.revision == last
+    assert await reader.append(NAME, b"mine", last)
+    assert (await opened_and_read(config)).records == [*RECORDS, then, b"more", b"mine"]
+    for store in (reader, writer):
+        await store.close()
 
 
 # -- readers ---------------------------------------------------------------------------------------

@@ -23,7 +23,17 @@ from datahike_async.konserve.backends.file_frames import HEADER, LARGEST, Found,
 from datahike_async.konserve.backends.file_mark import Mark
 from datahike_async.konserve.errors import CorruptValue, UnsupportedOperation
 
-__all__ = ["Log", "News", "check_record", "log_name", "mark_name", "named_by", "remove"]
+__all__ = [
+    "START",
+    "Log",
+    "News",
+    "Place",
+    "check_record",
+    "log_name",
+    "mark_name",
+    "named_by",
+    "remove",
+]
 
 ROOM: Final = 256 * 1024
 """Bytes of zeros that are written at a time."""
@@ -68,18 +78,32 @@ def check_record(record: bytes) -> None:
         raise UnsupportedOperation(f"A record of a journal has at most {LARGEST} bytes.")
 
 
-class News(NamedTuple):
-    """Records that were not known before, where the first one lies, and where they end."""
+class Place(NamedTuple):
+    """The end of a record, and the CRC of its frame.
 
-    start: int
-    records: list[bytes]
+    The CRC tells it from another one of this length, in the place of one that was taken back.
+    """
+
     end: int
+    crc: int
+
+
+START: Final = Place(0, 0)
+"""Before the first record."""
+
+
+class News(NamedTuple):
+    """Records that were not known before, between two places."""
+
+    start: Place
+    records: list[bytes]
+    end: Place
 
 
 class Log:
     """One open log, read up to ``end``; ``crc`` and ``last`` are those of the last frame there.
 
-    Any thread may call ``follow``, ``show`` and ``records``. The rest is for whoever has the lock
+    Any thread may call ``follow``, ``show`` and ``read_on``. The rest is for whoever has the lock
     of the store: ``prepare``, ``append`` and ``sync``, in this order.
     """
 
@@ -98,6 +122,9 @@ class Log:
         self._count = 0
         # Up to where it is known to be durable; whether its name is.
         self._durable = 0
+        # Up to where its writer takes nothing back; and the end of what was taken back.
+        self._kept = 0
+        self._gone: int | None = None
         self._named = False
         self._scanned = False
         self._fd = fd
@@ -177,11 +204,12 @@ class Log:
             return self._follow()
 
     def _follow(self) -> News:
-        if self.end > self._durable and not self._last_frame():
-            # Its writer could not sync it and took it back.
+        if self.end > self._kept and not self._last_frame():
+            # Its writer could not sync it and took it back, whatever a sync here seemed to do.
+            self._gone, self._durable = self.end, min(self._durable, self._kept)
             self._rewind()
         if not self._may_have_grown():
-            return News(self.end, [], self.end)
+            return News(self.place, [], self.place)
         found = self._look()
         for _ in range(_LOOKS):
             if not found.damage:
@@ -192,12 +220,17 @@ class Log:
             found = self._look()
         if found.damage and not self._salvage:
             raise self._damaged(found)
-        start = self.end
+        start = self.place
         self._scanned, self._torn = True, found.torn
         if found.records:
             self.end, self._crc, self._last = found.end, found.crc, found.last
             self._count += len(found.records)
-        return News(start, found.records, self.end)
+        return News(start, found.records, self.place)
+
+    @property
+    def place(self) -> Place:
+        """Where the log was read up to."""
+        return Place(self.end, self._crc) if self.end else START
 
     def _may_have_grown(self) -> bool:
         """Whether there may be anything behind ``end``."""
@@ -205,6 +238,7 @@ class Log:
         marked = self._mark.read()
         if marked:
             self._durable = max(self._durable, marked)
+            self._kept = max(self._kept, marked)
             self._named = True
         if not self._scanned or self._durable > self.end:
             return True
@@ -227,9 +261,10 @@ class Log:
         self._scanned = False
 
     def _last_frame(self) -> bytes:
-        """Return the bytes of the last frame that was read, or none where it is whole no more."""
+        """Return the bytes of the last frame that was read, or none where it is there no more."""
         frame = io.read_at(self._fd, self._last, self.end - self._last)
-        return frame if self._frames.walk(frame, self._last).end == self.end else b""
+        found = self._frames.walk(frame, self._last)
+        return frame if (found.end, found.crc) == (self.end, self._crc) else b""
 
     def _damaged(self, found: Found) -> CorruptValue:
         whole = self._count + len(found.records)
@@ -243,25 +278,40 @@ class Log:
             records=whole,
         )
 
-    def read_on(self, at: int | None) -> tuple[list[bytes], int]:
+    def read_on(self, at: Place | None) -> tuple[list[bytes], Place] | None:
         """Return the records from ``at`` on, if it is given, and up to where the log is shown.
 
-        Raises CorruptValue where it is damaged, or shorter than ``at``.
+        None where the record before ``at`` was taken back. Raises CorruptValue where the log is
+        damaged, or shorter than ``at``.
         """
         news = self.follow()
         end = self.show()
         if at is None or at == end:
             return [], end
-        if at > news.end:
-            damage = f"it went up to byte {at} before"
+        if at.end > news.end.end:
+            if at.end == self._gone:
+                return None
+            damage = f"it went up to byte {at.end} before"
             raise self._damaged(Found([], self.end, self._last, self._crc, damage=damage))
-        if at > end:
-            return [], at  # the caller has what could not be synced here
+        if at.end >= end.end:
+            # Is it what could not be synced here, which the caller has?
+            return ([], at) if at == news.end else None
         if (news.start, news.end) == (at, end):
             return news.records, end
-        return self.records(at, end), end
+        found = self._walk(at, end)
+        if found.end == end.end:
+            return found.records, end
+        whole = self._walk(START, end)
+        if whole.end == end.end:
+            return None
+        # It was damaged since it was read first.
+        raise self._damaged(whole._replace(damage="no record begins or ends there any more"))
 
-    def show(self) -> int:
+    def _walk(self, start: Place, end: Place) -> Found:
+        data = io.read_at(self._fd, start.end, end.end - start.end)
+        return self._frames.walk(data, start.end, start.crc if start.end else None)
+
+    def show(self) -> Place:
         """Make durable what others wrote, and return up to where the log may be shown.
 
         Where that fails, it may be up to its last record: whoever appended that had synced the ones
@@ -273,29 +323,20 @@ class Log:
                     io.settle_file(self._fd)
                     self._settle_name()
                 except OSError:
-                    return max(self._last, self._durable)
+                    before = self._frames.walk(io.read_at(self._fd, 0, self._last), 0)
+                    return Place(before.end, before.crc) if before.end else START
                 self._durable = self.end
-            return self.end
+            return self.place
 
     def _settle_name(self) -> None:
         if not self._named:
             io.settle_folder(self._folder)
             self._named = True
 
-    def records(self, start: int, end: int) -> list[bytes]:
-        """Return the records between two ends.
-
-        Raises CorruptValue for what was damaged since it was read first.
-        """
-        found = self._frames.walk(io.read_at(self._fd, start, end - start), start)
-        if found.end != end:
-            raise self._damaged(found._replace(damage="no record begins or ends there any more"))
-        return found.records
-
     # -- writing -------------------------------------------------------------------------------
 
-    def prepare(self) -> int:
-        """Make sure that a frame at ``end`` will count, and return ``end``: all before is durable.
+    def prepare(self) -> Place:
+        """Make sure that a frame at ``end`` counts, and return that place: all before is durable.
 
         Only the last frame may have waited for a sync, for whoever appends does this first. It is
         written again: after a sync that failed, the next one says nothing about what that one lost.
@@ -303,10 +344,10 @@ class Log:
         with self._mutex:
             fd = self._open_for_writing()
             self._follow()
-            if self.end > self._durable:
+            if self.end > self._kept:
                 io.write_all(fd, self._last_frame(), self._last)
                 io.fdatasync(fd)
-                self._durable = self.end
+                self._durable = self._kept = self.end
             if self._torn:
                 # What is left of an interrupted write must not look like a part of the next one.
                 io.write_all(fd, bytes(self._torn), self.end)
@@ -315,7 +356,7 @@ class Log:
             if not self._named:
                 io.sync_folder(self._folder)
                 self._named = True
-            return self.end
+            return self.place
 
     def _open_for_writing(self) -> int:
         if self._writing is None:
@@ -351,8 +392,8 @@ class Log:
         self._appended = (self.end, len(frame), crc)
         io.write_all(self._writing, frame, self.end)
 
-    def sync(self) -> int:
-        """Make the frame durable and return where the next one goes. Raises OSError."""
+    def sync(self) -> Place:
+        """Make the frame durable and return its place. Raises OSError."""
         assert self._writing is not None
         start, length, crc = self._appended
         try:
@@ -368,7 +409,7 @@ class Log:
             if self.end == start:
                 self.end, self._crc, self._last = end, crc, start
                 self._count += 1
-            self._durable = end
+            self._durable = self._kept = end
         # What it fails to say, readers find out by a sync of their own.
         with suppress(OSError):
             self._mark.write(end)
@@ -376,7 +417,7 @@ class Log:
                 # From the first record on it is known that there is a log.
                 self._mark.sync()
                 self._marked = True
-        return end
+        return Place(end, crc)
 
 
 def remove(name: str, stamp: bytes, folder: int) -> None:

@@ -28,6 +28,8 @@ from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_blobs import STAMP, SUFFIX, header, load, present
 from datahike_async.konserve.backends.file_guard import Guard
 from datahike_async.konserve.backends.file_journal import (
+    START,
+    Place,
     check_record,
     log_name,
     remove,
@@ -69,16 +71,17 @@ _PAGE: Final = 1000
 _CAPABILITIES: Final = Capabilities(conditional=ConditionalDomain.MACHINE, journal=True, turns=True)
 
 
-def _revision(stamp: bytes, end: int) -> Revision:
-    return f"{stamp.hex()}.{end}"
+def _revision(stamp: bytes, place: Place = START) -> Revision:
+    return f"{stamp.hex()}.{place.end}.{place.crc:x}" if place.end else stamp.hex()
 
 
-def _parsed(revision: Revision | None) -> tuple[bytes | None, int]:
-    stamp, _, end = (revision or "").partition(".")
+def _parsed(revision: Revision | None) -> tuple[bytes | None, Place]:
+    stamp, *place = (revision or "").split(".")
     try:
-        return bytes.fromhex(stamp) or None, int(end or 0)
+        end, crc = place or ("0", "0")
+        return bytes.fromhex(stamp) or None, Place(int(end), int(crc, 16))
     except ValueError:
-        return None, 0  # none of ours: nothing is known
+        return None, START  # none of ours: nothing is known
 
 
 class FileBlobStore(BlobStoreBase):
@@ -168,7 +171,7 @@ class FileBlobStore(BlobStoreBase):
                     return None
                 data, stamp = found
                 if not io.exists(log_name(name, stamp), self._folder):
-                    return Blob(data, _revision(stamp, 0))
+                    return Blob(data, _revision(stamp))
                 grown = self._grown(name, stamp, None)
                 if grown is not None:
                     return Blob(data, _revision(stamp, grown[1]))
@@ -205,8 +208,9 @@ class FileBlobStore(BlobStoreBase):
                         self._naming.settle()
                         return None
                     data, stamp = found
-                grown = self._grown(name, stamp, at if stamp == known else 0)
+                grown = self._grown(name, stamp, at if stamp == known else START)
                 if grown is None:
+                    known = None
                     continue
                 self._naming.settle()
                 records, end = grown
@@ -214,11 +218,11 @@ class FileBlobStore(BlobStoreBase):
                     return Journal(data, records, _revision(stamp, end))
                 return Appended(records, _revision(stamp, end)) if records else UNCHANGED
 
-    def _grown(self, name: str, stamp: bytes, at: int | None) -> tuple[list[bytes], int] | None:
+    def _grown(self, name: str, stamp: bytes, at: Place | None) -> tuple[list[bytes], Place] | None:
         """Return the records from ``at`` on, or none of them, and the end of the log.
 
         Only what is durable, which it is made where its writer has not. None where the blob has
-        another version by now, and this one's log is gone.
+        another version by now, and this one's log is gone, or what is before ``at`` was taken back.
         """
         try:
             with self._journals.using(name, stamp) as log:
@@ -228,7 +232,7 @@ class FileBlobStore(BlobStoreBase):
             if present(name, self._folder) == stamp:
                 raise
             return None
-        return ([], 0) if present(name, self._folder) == stamp else None
+        return ([], START) if present(name, self._folder) == stamp else None
 
     async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
         """Append a record to a blob's log: one write and one sync.
@@ -247,9 +251,9 @@ class FileBlobStore(BlobStoreBase):
             stamp = present(name, self._folder)
             if stamp is None:
                 raise RevisionMismatch(f"{name} does not exist.", expected=expected)
-            first = expected == _revision(stamp, 0)
+            first = expected == _revision(stamp)
             with self._journals.using(name, stamp, create=first) as log:
-                found = _revision(stamp, 0 if log is None else log.prepare())
+                found = _revision(stamp, START if log is None else log.prepare())
                 if log is None or found != expected:
                     raise _mismatch(name, expected, found)
                 self._step("log-open")
@@ -295,7 +299,7 @@ class FileBlobStore(BlobStoreBase):
                     self._publish(waiting)
                     waiting = []
                     self._publish([(temporary, write.name)], write.expected)
-                revisions.append(_revision(stamp, 0))
+                revisions.append(_revision(stamp))
             self._publish(waiting)
         except BaseException:
             for temporary in temporaries:  # those that were published have this name no more
@@ -341,9 +345,9 @@ class FileBlobStore(BlobStoreBase):
                     raise _mismatch(name, expected, found)
             return stamp is not None, stamp
 
-    def _end(self, name: str, stamp: bytes) -> int:
+    def _end(self, name: str, stamp: bytes) -> Place:
         with self._journals.using(name, stamp) as log:
-            return 0 if log is None else log.follow().end
+            return START if log is None else log.follow().end
 
     async def delete(self, name: str, expected: Expected = None) -> bool:
         """Remove a blob and its log."""
