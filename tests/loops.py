@@ -44,6 +44,8 @@ class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self.counter = _Counter()
+        # One that does not end fails: nobody else would stop it.
+        self.call_later(100, self.stop)
 
     def _run_once(self) -> None:
         self.counter.turn()

@@ -348,3 +348,20 @@ async def test_a_release_that_is_cancelled_still_waits_for_its_listeners(
     with pytest.raises(asyncio.CancelledError):
         await releasing
     assert heard
+
+
+async def test_a_transaction_whose_text_is_being_read_while_its_connection_is_released_fails(
+    store: dict[str, Any],
+) -> None:
+    conn = await d.connect(store=store)
+    text = "[" + '{:n 1 :text "' + "x" * 200_000 + '"}' + "]"
+
+    async def send() -> None:
+        with pytest.raises(ConnectionClosed, match="released"):
+            await conn.transact(text)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            await anyio.lowlevel.checkpoint()
+            await conn.release()

@@ -14,12 +14,14 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import datahike_async as d
 from datahike_async.edn import Keyword
 from datahike_async.errors import WrongEventLoop
 from datahike_async.transactor import sharing
+from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.transactor import Limits
 from tests.loops import RUNNERS, Begin, held
 from tests.stores import Servers, store_on
@@ -113,6 +115,122 @@ def cancelled_at_every(store: dict[str, Any], loop: str, maps: int, step: int) -
             break
         turns += step
     assert turns > 5
+
+
+@pytest.mark.usefixtures("little_to_collect")
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_loop_ends_though_its_only_end_meets_the_publication_of_a_flush(
+    store: dict[str, Any], loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop cancels once what is left when ``main`` ends, and then waits for it."""
+    anyio.run(create, store)
+    fresh = iter(range(10**6))
+    # One that nobody holds would end its writer.
+    kept: list[d.Connection] = []
+    publish = Branch.publish_flush
+
+    async def main(begin: Begin) -> None:
+        over: list[bool] = []
+
+        async def publish_flush(branch: Branch, prepared: Any) -> None:
+            begin(lambda: over.append(True))
+            await publish(branch, prepared)
+            over.append(False)
+
+        monkeypatch.setattr(Branch, "publish_flush", publish_flush)
+        kept[:] = [await d.connect(store=store, limits=LIMITS)]
+        await kept[0].transact([{":n": next(fresh)} for _ in range(8)])
+        # Turns pass while a thread is at work on it.
+        while not over:
+            await anyio.lowlevel.checkpoint()
+
+    def at_many_turns() -> int:
+        turns = 0
+        while RUNNERS[loop](main, turns):
+            turns += 1 + turns // 5
+        return turns
+
+    with pytest.warns(ResourceWarning, match="unclosed.*its event loop ended"):
+        turns = at_many_turns()
+    assert turns
+
+
+@pytest.mark.usefixtures("little_to_collect")
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_release_whose_loop_ends_while_it_flushes_closes_the_store(
+    store: dict[str, Any], loop: str
+) -> None:
+    anyio.run(create, store)
+    anyio.run(partial(numbers, store, then=0))
+    fresh = iter(range(1, 10**6))
+    before = held()
+
+    async def main(begin: Begin) -> None:
+        conn = await d.connect(store=store, limits=Limits(close_rows=2))
+        await conn.transact([{":n": next(fresh)}, {":n": next(fresh)}])
+        begin()
+        await conn.release()
+
+    turns = 0
+    while RUNNERS[loop](main, turns):
+        assert held() == before, f"after {turns} turns"
+        turns += 1
+    assert turns > 5
+    found = anyio.run(partial(numbers, store, then=next(fresh)))
+    assert found == list(range(found[-1] + 1))
+
+
+class _Cancelling(asyncio.SelectorEventLoop):
+    """Cancels the first task whose name begins so, before its first step."""
+
+    name: str | None = None
+
+    def _run_once(self) -> None:
+        for task in asyncio.all_tasks(self):
+            if self.name is not None and task.get_name().startswith(self.name):
+                self.name = None
+                task.cancel()
+        super()._run_once()  # type: ignore[misc]
+
+
+def test_a_connection_outlives_that_its_flush_or_listener_is_cancelled_before_its_first_step(
+    store: dict[str, Any],
+) -> None:
+    loop = _Cancelling()
+    heard: list[int] = []
+
+    async def main() -> None:
+        await create(store)
+        conn = await d.connect(store=store, limits=LIMITS)
+        conn.listen(lambda report: heard.append(report.tx))
+        for name in "a flush of", "listener":
+            loop.name = name
+            sent = [(await conn.transact([{":n": n} for n in range(9)])).tx for _ in range(3)]
+            await asyncio.sleep(0)
+            assert loop.name is None
+        with anyio.fail_after(5):
+            await conn.release()
+        assert heard[-3:] == sent
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+
+
+def test_a_connection_whose_writer_is_cancelled_before_its_first_step_is_not_waited_for(
+    store: dict[str, Any],
+) -> None:
+    loop = _Cancelling()
+
+    async def main() -> None:
+        await create(store)
+        loop.name = "the writer of"
+        with anyio.fail_after(5):
+            with pytest.raises(d.ConnectionClosed, match="event loop"):
+                await d.connect(store=store)
+            assert await numbers(store, then=1) == [1]
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])

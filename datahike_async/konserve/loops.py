@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import threading
+from asyncio.tasks import _unregister_task
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -136,6 +137,7 @@ def start(
     context: contextvars.Context | None = None,
     ending: Callable[[], None] | None = None,
     seconds: float = 0.0,
+    unbegun: Callable[[], None] | None = None,
     abandoned: Callable[[], None] | None = None,
 ) -> None:
     """Run ``main`` in a task that belongs to the running loop, whoever started it may end before.
@@ -144,43 +146,33 @@ def start(
     cancels it: on asyncio by an interruption (see ``is_interruption``); on trio, with ``ending``,
     that is called, and ``main`` is cancelled once ``seconds`` have passed. The loop waits for it.
 
+    asyncio may also cancel it before its first step; then nothing of ``main`` runs, no ``finally``
+    either, and ``unbegun`` is called: somebody may be waiting for what ``main`` does at its end.
+
     An asyncio loop may also be closed without an end; then nothing of ``main`` runs any more, and
     ``abandoned`` is called some time later.
     """
     context = contextvars.Context() if context is None else context
     if _on_asyncio():
-        loop = asyncio.get_running_loop()
         abandon_closed()
-        _begin(loop, main, name, context, abandoned)
+        begun: list[bool] = []
+
+        async def run() -> None:
+            begun.append(True)
+            await _contained(main, name)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            _tasks.pop(task, None)
+            if not begun and unbegun is not None:
+                unbegun()
+
+        task = asyncio.get_running_loop().create_task(run(), name=name, context=context)
+        _tasks[task] = abandoned
+        task.add_done_callback(ended)
     else:
         from trio.lowlevel import spawn_system_task
 
         spawn_system_task(_on_trio, main, name, ending, seconds, name=name, context=context)
-
-
-def _begin(
-    loop: asyncio.AbstractEventLoop,
-    main: Callable[[], Coroutine[Any, Any, None]],
-    name: str,
-    context: contextvars.Context,
-    abandoned: Callable[[], None] | None,
-) -> asyncio.Task[None]:
-    begun: list[bool] = []
-
-    async def run() -> None:
-        begun.append(True)
-        await _contained(main, name)
-
-    def ended(task: asyncio.Task[None]) -> None:
-        _tasks.pop(task, None)
-        if not begun and abandoned is not None:
-            # Cancelled before its first step: others wait for what ``main`` does at its end.
-            loop.call_soon(_begin(loop, main, name, context, abandoned).cancel)
-
-    task = loop.create_task(run(), name=name, context=context)
-    _tasks[task] = abandoned
-    task.add_done_callback(ended)
-    return task
 
 
 def abandon_closed() -> None:
@@ -257,27 +249,15 @@ async def outlast(wait: Callable[[], Awaitable[object]]) -> None:
 async def surely(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Await a call to its end, however often the caller is cancelled; raise that afterwards.
 
-    For closing what is open. On asyncio it gets a task of its own, for a shield is none there.
+    For closing what is open. On asyncio it gets a task of its own, for a shield is none there; one
+    that nobody finds among all tasks, for who cancels those would interrupt it, or meet it before
+    its first step.
     """
     if not _on_asyncio():
         with anyio.CancelScope(shield=True):
             return await call()
-    cancelled: BaseException | None = None
-    begun: list[bool] = []
-
-    async def run() -> T:
-        begun.append(True)
-        return await call()
-
-    while True:
-        task = asyncio.get_running_loop().create_task(run())
-        try:
-            await outlast(partial(asyncio.wait, [task]))
-        except asyncio.CancelledError as error:
-            cancelled = error
-        if begun:
-            break
-        # Whoever cancelled all tasks met this one before its first step: nothing is done yet.
-    if cancelled is not None:
-        raise cancelled
+    task = asyncio.get_running_loop().create_task(call())
+    # Whoever writes tasks of his own is given this one by asyncio ("Extending asyncio").
+    _unregister_task(task)
+    await outlast(partial(asyncio.wait, [task]))
     return task.result()

@@ -248,6 +248,7 @@ class Committer:
                 raise error
             await self._settle(send, generation, id_, error)
         except anyio.get_cancelled_exc_class() as stopped:
+            self._until = min(self._until, anyio.current_time())
             raise unknown(_LOOP_ENDED) from stopped
 
     def _interruption(self, cancelled: BaseException) -> OutcomeUnknown:

@@ -70,7 +70,8 @@ class _Listener:
         self._queue.append(report)
         if self.idle is None:
             self.idle, self._scope = anyio.Event(), anyio.CancelScope()
-            start(self._run, f"listener {self.key!r}", context=self._context.copy())
+            name, context = f"listener {self.key!r}", self._context.copy()
+            start(self._run, name, context=context, unbegun=self._ended)
 
     def cancel(self) -> None:
         """Deliver nothing more, and cancel what is being delivered."""
@@ -91,8 +92,12 @@ class _Listener:
                     await self._deliver(self._queue.popleft()())
                     await pause()
         finally:
-            self.idle.set()
-            self.idle = self._scope = None
+            self._ended()
+
+    def _ended(self) -> None:
+        assert self.idle is not None
+        self.idle.set()
+        self.idle = self._scope = None
 
     async def _deliver(self, report: Any) -> None:
         try:

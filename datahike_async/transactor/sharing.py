@@ -105,6 +105,7 @@ class _Shared:
             f"the writer of :{self.key.branch}",
             ending=self._loop_ends,
             seconds=self._opening.limits.close_seconds,
+            unbegun=self._unbegun,
             abandoned=self._abandoned,
         )
 
@@ -126,9 +127,16 @@ class _Shared:
             await self.transactor.run()
             await self._close()
         finally:
-            self._forget()
-            self.opened.set()
-            self.ended.set()
+            self._over()
+
+    def _unbegun(self) -> None:
+        self.error = loop_ended()
+        self._over()
+
+    def _over(self) -> None:
+        self._forget()
+        self.opened.set()
+        self.ended.set()
 
     async def _open(self) -> bool:
         cancelled = anyio.get_cancelled_exc_class()
@@ -172,7 +180,9 @@ class _Shared:
             except Exception:
                 # What was acknowledged is durable; the flush only speeds up the next open.
                 _log.exception("closing :%s", self.key.branch)
-            await _release(self.transactor.store)
+            finally:
+                # Also where the loop ends meanwhile.
+                await _release(self.transactor.store)
         CLOSED(**self._described())
 
     def _abandoned(self) -> None:

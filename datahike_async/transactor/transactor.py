@@ -178,6 +178,9 @@ class Transactor:
         message = Transact(*normalize(tx_data, tx_meta), basis, key)
         if self._is_shut():
             raise shut_down(self.fatal)
+        if self._ended:
+            # Released while the caller was reading its input: nobody takes messages any more.
+            raise closed()
         if not self.mailbox.put_nowait(message):
             await self.mailbox.room()
             if self._is_shut():
@@ -286,17 +289,27 @@ class Transactor:
         except cancelled:
             # Nobody cancels the actor but the end of its event loop.
             self.end()
-        except Exception as error:
+        except BaseException as error:
             self.shut(as_ours(error))
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._over = True
             self._tell_still()
 
+    def _loop_ended(self) -> bool:
+        """Whether the event loop ends, which the committer may have been told in its place."""
+        if self._branch.committer.interrupted:
+            self.end()
+        return self.lost
+
     async def _serve(self) -> None:
-        while not self.lost:
+        while not self._loop_ended():
             self._tell_still()
             if self._prepared is not None:
                 await self._publish_flush()
+                if self._loop_ended():
+                    break
             if self._refreshing:
                 await self._refresh()
             if self._stopping and not self._flushing and not self.mailbox.busy:
@@ -361,7 +374,7 @@ class Transactor:
 
         Passing a turn on takes about as long as publishing does, so each is worth two groups.
         """
-        if not self.order.has_turn or self.fatal is not None:
+        if not self.order.has_turn or self._loop_ended() or self.fatal is not None:
             return False
         for _ in range(_TICKS):
             if len(self.mailbox):
@@ -410,9 +423,8 @@ class Transactor:
                 if branch.committer.revision != revision:
                     group = await self._again(group, retries)
             except Moved as moved:
-                if branch.committer.interrupted:
+                if self._loop_ended():
                     # Nothing of the group was written, and nothing more will be.
-                    self.end()
                     return
                 if self._exclusive:
                     group.fail(fenced, name)
@@ -449,8 +461,7 @@ class Transactor:
                 self.shut(error)
                 group.fail(shut_down, self.fatal)
                 return
-        if branch.committer.interrupted:
-            self.end()
+        self._loop_ended()
         committed = group.answer(before, commit)
         if committed:
             self._published = True
@@ -490,7 +501,7 @@ class Transactor:
         rows, share = limits.flush_rows + self._flush_floor, self.order.share
         if self.snapshot.n >= rows * share or committer.tail.bytes >= most * share:
             self._flushing = True
-            start(self._flush, f"a flush of :{self.config.branch}")
+            start(self._flush, f"a flush of :{self.config.branch}", unbegun=self._flush_ended)
 
     async def _flush(self) -> None:
         try:
@@ -498,8 +509,11 @@ class Transactor:
         except Exception as error:
             self._flush_failed(as_ours(error))
         finally:
-            self._flushing = False
-            self.mailbox.wake()
+            self._flush_ended()
+
+    def _flush_ended(self) -> None:
+        self._flushing = False
+        self.mailbox.wake()
 
     def _flush_failed(self, error: DatahikeError) -> None:
         if error.retryable:
