@@ -89,7 +89,7 @@ class _Call(_Made[T]):
         self._begun = threading.Lock()
         self._ended = False
         self._over: asyncio.Future[None] = loop.create_future()
-        self._awaited: concurrent.futures.Future[Any] | None = None
+        self._awaited: asyncio.Task[Any] | None = None
 
     def run(self) -> None:
         if not self._begun.acquire(blocking=False):
@@ -137,16 +137,25 @@ class _Call(_Made[T]):
         return True
 
     def on_loop(self, make: Callable[[], Coroutine[Any, Any, U]]) -> U:
-        """Await something on the loop, in its thread, while this thread waits."""
-        self._awaited = asyncio.run_coroutine_threadsafe(make(), self.loop)
-        if self.given_up:
-            self._awaited.cancel()
-        try:
-            return cast("U", self._awaited.result())
-        except concurrent.futures.CancelledError:
-            raise asyncio.CancelledError from None
-        finally:
+        """Await something on the loop, in its thread, while this thread waits for its end."""
+        answer: concurrent.futures.Future[U] = concurrent.futures.Future()
+
+        def begin() -> None:
+            self._awaited = task = self.loop.create_task(make())
+            task.add_done_callback(ended)
+            if self.given_up:
+                task.cancel()
+
+        def ended(task: asyncio.Task[U]) -> None:
             self._awaited = None
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is None:
+                answer.set_result(task.result())
+            else:
+                answer.set_exception(error)
+
+        self.loop.call_soon_threadsafe(begin)
+        return answer.result()
 
 
 class Threads:
