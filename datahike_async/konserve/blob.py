@@ -42,6 +42,7 @@ __all__ = [
     "Expected",
     "Journal",
     "JournalBlobStore",
+    "News",
     "Revision",
     "Turn",
     "TurnBlobStore",
@@ -112,18 +113,6 @@ class Capabilities:
     """A longer write is refused with ``UnsupportedOperation``; None: no limit to speak of."""
 
 
-class Turn(NamedTuple):
-    """How a turn was come by: whether it ``held`` in the end, and whether it was ``waited`` for.
-
-    Whoever calls ``last`` may lose the turn as soon as its next conditional write is done, which is
-    sooner than its block ends.
-    """
-
-    held: bool
-    waited: bool
-    last: Callable[[], None] = lambda: None
-
-
 class Blob(NamedTuple):
     """Bytes as stored and the revision they have. Of a ranged read, ``data`` is the range."""
 
@@ -152,6 +141,23 @@ class Appended(NamedTuple):
 
     records: Sequence[bytes]
     revision: Revision
+
+
+News: TypeAlias = "Journal | Appended | Blob | Unchanged | Absent"
+"""What a name is by now: as ``read_journal`` says it, or ``read_latest`` where that is missing."""
+
+
+class Turn(NamedTuple):
+    """How a turn was come by: whether it ``held`` in the end, and whether it was ``waited`` for.
+
+    Whoever calls ``last`` may lose the turn as soon as its next conditional write is done, which is
+    sooner than its block ends. ``news`` is what was read as soon as the turn had come, if anything.
+    """
+
+    held: bool
+    waited: bool
+    last: Callable[[], None] = lambda: None
+    news: News | None = None
 
 
 @runtime_checkable
@@ -245,9 +251,11 @@ class TurnBlobStore(BlobStore, Protocol):
     and with its process. It gives order and no more: a holder's write still needs its condition.
     """
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+    def turn(self, name: str, since: Revision | None = None) -> AbstractAsyncContextManager[Turn]:
         """Wait until it is the caller's turn to write ``name``, which it has inside the block.
 
-        Waiting ends after a while: ``held`` is then False, and the caller tries its luck.
+        Waiting ends after a while: ``held`` is then False, and the caller tries its luck. With
+        ``since``, the revision that the caller has, a store may read what is new in the same step,
+        and tell it as ``news``.
         """
         ...

@@ -17,11 +17,14 @@ from datahike_async.konserve.blob import (
     ABSENT,
     UNCHANGED,
     Appended,
+    Blob,
     BlobStore,
     Capabilities,
     ConditionalDomain,
     Expected,
+    Journal,
     JournalBlobStore,
+    News,
     Revision,
     Turn,
     TurnBlobStore,
@@ -168,20 +171,25 @@ class Store:
         *,
         with_revision: bool = False,
         unless: Revision | None = None,
+        news: News | None = None,
     ) -> Any:
         """Return the value of ``key``, or ``default``; ``(value, revision)`` with a revision.
 
         With a revision it is the value as it is now, past every cache. Without the key the
         revision is ABSENT. If it is ``unless``, the value is UNCHANGED and was not read (where the
-        backend can tell). Raises CorruptValue, UnsupportedEncoding.
+        backend can tell). ``news`` is what was read already, with a turn.
+        Raises CorruptValue, UnsupportedEncoding.
         """
-        if with_revision or unless is not None:
+        blob: Blob | Unchanged | None
+        if news is not None:
+            blob = None if news is ABSENT else cast("Blob | Unchanged", news)
+        elif with_revision or unless is not None:
             _check_revision(unless, "unless")
             blob = await self.blobs.read_latest(name_of_key(key), unless)
-            if blob is UNCHANGED:
-                return (UNCHANGED, unless) if with_revision else UNCHANGED
         else:
             blob = await self.blobs.read(name_of_key(key))
+        if blob is UNCHANGED:
+            return (UNCHANGED, unless) if with_revision else UNCHANGED
         if blob is None:
             return (default, ABSENT) if with_revision else default
         value = await self._value(key, blob.data)
@@ -448,15 +456,20 @@ class Store:
         return await self._journals().append(name, record, expected_revision)
 
     async def journal(
-        self, key: Any, *, since: Revision | None = None
+        self, key: Any, *, since: Revision | None = None, news: News | None = None
     ) -> tuple[Any, Sequence[bytes], Revision] | Appended | Unchanged | None:
         """Return the value of ``key``, the records appended since, and the revision; or None.
 
         UNCHANGED if the revision is ``since``; Appended, with the new records alone, where others
-        appended to that revision and nobody has replaced the value.
+        appended to that revision and nobody has replaced the value. ``news`` is what was read
+        already, with a turn that was waited for by who has ``since``.
         """
         name = name_of_key(key)
-        found = await self._journals().read_journal(name, since)
+        found: Journal | Appended | Unchanged | None
+        if news is None:
+            found = await self._journals().read_journal(name, since)
+        else:
+            found = None if news is ABSENT else cast("Journal | Appended | Unchanged", news)
         if found is None or found is UNCHANGED:
             return found
         records = found.records
@@ -473,17 +486,20 @@ class Store:
 
     # -- turns ---------------------------------------------------------------------------------
 
-    def turn(self, key: Any) -> AbstractAsyncContextManager[Turn]:
+    def turn(self, key: Any, *, since: Revision | None = None) -> AbstractAsyncContextManager[Turn]:
         """Queue, among all processes, for the turn to write ``key``, and have it inside the block.
 
         Conditional writes of others to the key are refused meanwhile, with OutOfTurn; all else goes
         on, and what is written in a turn still needs its condition. Where the turn does not come in
-        time, ``held`` is False. Raises UnsupportedOperation where the backend has no turns.
+        time, ``held`` is False. With ``since``, the revision that the caller has, a turn may bring
+        ``news``: give that to ``journal``, or to ``get`` where the backend has no journals. Raises
+        UnsupportedOperation where the backend has no turns.
         """
         name = name_of_key(key)
         if not self.capabilities.turns:
             raise UnsupportedOperation("Writers cannot queue at this backend.")
-        return cast(TurnBlobStore, self.blobs).turn(name)
+        _check_revision(since, "since")
+        return cast(TurnBlobStore, self.blobs).turn(name, since)
 
     # -- hooks and the end ---------------------------------------------------------------------
 

@@ -17,13 +17,13 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import anyio
 
-from datahike_async.konserve.blob import Turn
+from datahike_async.konserve.blob import News, Turn
 from datahike_async.konserve.errors import OutOfTurn, StoreClosed, StoreIOError
 from datahike_async.konserve.file_lock import FileLock
 from datahike_async.konserve.loops import Home
@@ -51,7 +51,7 @@ class Turns:
         # For conditional writes of this store that are made without a turn, one at a time.
         self._passing = FileLock(folder, _TURN)
         # Tasks of this store queue here, one of them in the folder.
-        self._line = anyio.Lock()
+        self._line = anyio.Lock(fast_acquire=True)
         self._queue: _Queue | None = None
         self._mine = False
         self._last = False
@@ -90,8 +90,11 @@ class Turns:
             self._passing.release()
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[Turn]:
+    async def turn(self, name: str, look: Callable[[], News] | None = None) -> AsyncIterator[Turn]:
         """Wait until it is this task's turn to write ``name``, and have it inside the block.
+
+        ``look`` says what is there. It is called as soon as the turn has come, in the thread that
+        waited for it: to start another one takes longer than most publications.
 
         Raises StoreIOError, StoreClosed.
         """
@@ -102,10 +105,10 @@ class Turns:
             if queue is None:
                 queue = self._queue = _Queue(self._folder)
                 weakref.finalize(self, queue.close)
-            wait = await self._wait(queue, name)
+            wait = await self._wait(queue, _Wait(name, look))
             try:
                 self._mine = wait.taken
-                yield Turn(wait.taken, wait.waited, self._will_leave)
+                yield Turn(wait.taken, wait.waited, self._will_leave, wait.news)
             finally:
                 self._mine = self._last = False
                 if wait.taken:
@@ -114,8 +117,7 @@ class Turns:
     def _will_leave(self) -> None:
         self._last = self._mine
 
-    async def _wait(self, queue: _Queue, name: str) -> _Wait:
-        wait = _Wait(name)
+    async def _wait(self, queue: _Queue, wait: _Wait) -> _Wait:
         if self._is_late():
             return wait
         queue.enter(wait)
@@ -154,8 +156,10 @@ class Turns:
 class _Wait:
     """One task's wait for a turn. What becomes of it is decided once, by its thread or its task."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, look: Callable[[], News] | None) -> None:
         self.name = name
+        self.news: News | None = None
+        self._look = look
         self.done = anyio.Event()
         self.waited = False
         self.error: OSError | None = None
@@ -165,6 +169,13 @@ class _Wait:
         self._home = Home()
         self._lock = threading.Lock()
         self._decided = False
+
+    def look(self) -> None:
+        """See, in the thread that has the turn, what is there."""
+        if self._look is not None and not self._decided:
+            # What is wrong shows to the task, which then looks itself.
+            with suppress(Exception):
+                self.news = self._look()
 
     def decide(self, taken: bool) -> bool:
         """Say, in the thread, that waiting has ended; False where nobody waits any more."""
@@ -223,6 +234,7 @@ class _Queue:
                     wait.error = error
                     wait.decide(False)
                 else:
+                    wait.look()
                     if not wait.decide(True):
                         self._turn.release()
                 wait.over = True

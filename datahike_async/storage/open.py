@@ -16,7 +16,7 @@ from datahike_async.errors import CorruptData, DatabaseNotFound
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import NodeMiss
-from datahike_async.konserve.blob import UNCHANGED, Appended, Revision, Unchanged
+from datahike_async.konserve.blob import UNCHANGED, Appended, News, Revision, Unchanged
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
@@ -124,18 +124,23 @@ async def read_branch(store: Store, branch: str, store_id: UUID | None) -> Branc
 
 
 async def reread_branch(
-    store: Store, branch: str, store_id: UUID | None, known: Known | None
+    store: Store,
+    branch: str,
+    store_id: UUID | None,
+    known: Known | None,
+    news: News | None = None,
 ) -> BranchState | Growth | Unchanged | None:
     """Read a branch as ``read_branch`` does, or what was added to what is known of it.
 
     UNCHANGED if it is as ``known`` says; Growth where others added records and left the trees as
-    they are. One conditional read, and one wave for segments that are not known.
+    they are. One conditional read, or none where ``news`` is what a turn brought, and one wave for
+    segments that are not known.
     """
     key = head_key(branch)
     since = None if known is None else known.revision
     journal: Sequence[bytes] = ()
     if store.capabilities.journal:
-        found = await store.journal(key, since=since)
+        found = await store.journal(key, since=since, news=news)
         if found is None or found is UNCHANGED:
             return found
         if isinstance(found, Appended):
@@ -144,7 +149,7 @@ async def reread_branch(
             return await _sized(found.records, _appended, key, found, *past)
         data, journal, revision = found
     else:
-        data, revision = await store.get(key, with_revision=True, unless=since)
+        data, revision = await store.get(key, with_revision=True, unless=since, news=news)
         if data is None or data is UNCHANGED:
             return data
     size = [data] if isinstance(data, bytes) else []

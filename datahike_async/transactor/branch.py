@@ -18,7 +18,7 @@ from datahike_async.env import Env
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import Address
-from datahike_async.konserve.blob import UNCHANGED, Turn
+from datahike_async.konserve.blob import UNCHANGED, News, Turn
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.flush import Flushed, flush
@@ -72,9 +72,12 @@ class Branch:
         if self.committer.behind is not None:
             await self.adopt(self.committer.behind)
 
-    async def refresh(self) -> None:
-        """Read the head, and take it over where others have published: one conditional read."""
-        state = await self.committer.look_again()
+    async def refresh(self, news: News | None = None) -> None:
+        """Read the head, and take it over where others have published: one conditional read.
+
+        ``news`` is what a turn has brought; then nothing is read.
+        """
+        state = await self.committer.look_again(news)
         if state is not UNCHANGED:
             await self.adopt(state)
 
@@ -83,9 +86,10 @@ class Branch:
         """The name of the branch."""
         return self.committer.base.branch
 
-    def turn(self) -> AbstractAsyncContextManager[Turn]:
-        """Queue for the turn to publish, at stores that have turns."""
-        return self.store.turn(self.committer.key)
+    def turn(self, *, looking: bool = True) -> AbstractAsyncContextManager[Turn]:
+        """Queue for the turn to publish, at stores that have turns; ``looking`` for what is new."""
+        committer = self.committer
+        return self.store.turn(committer.key, since=committer.revision if looking else None)
 
     async def warm(self) -> None:
         """Fetch the tops of all indexes in one wave, for every first query needs some."""

@@ -23,7 +23,13 @@ import anyio
 
 from datahike_async.env import Env
 from datahike_async.errors import DatahikeError, StorageError, TransactionOutcomeUnknown
-from datahike_async.konserve.blob import UNCHANGED, ConditionalDomain, Revision, Unchanged
+from datahike_async.konserve.blob import (
+    UNCHANGED,
+    ConditionalDomain,
+    News,
+    Revision,
+    Unchanged,
+)
 from datahike_async.konserve.errors import (
     KonserveError,
     OutcomeUnknown,
@@ -115,8 +121,8 @@ class Committer:
         """Whether the event loop ended during a publication."""
         return self._until != math.inf
 
-    async def look_again(self) -> BranchState | Growth | Unchanged:
-        """Read what is new of the branch: one conditional read.
+    async def look_again(self, news: News | None = None) -> BranchState | Growth | Unchanged:
+        """Read what is new of the branch: one conditional read, or what a turn has brought.
 
         Raises StorageError where its head has vanished.
         """
@@ -131,7 +137,7 @@ class Committer:
             base.encoded,
             self.tail,
         )
-        state = await reread_branch(self.store, base.branch, base.store, known)
+        state = await reread_branch(self.store, base.branch, base.store, known, news)
         if state is None:
             raise _vanished(base.branch)
         return state

@@ -125,12 +125,12 @@ class Order:
         before = branch.committer.revision
         try:
             if branch.store.capabilities.turns:
-                found = await turn.enter_async_context(branch.turn())
+                found = await turn.enter_async_context(branch.turn(looking=refresh))
                 turn.callback(self._leave)
                 self.has_turn, self.last = True, found.last
                 waited = found.waited or not found.held
                 if refresh:
-                    await branch.refresh()
+                    await branch.refresh(found.news)
             else:
                 waited = refresh and await self._wait_in_ring()
         except Exception as error:

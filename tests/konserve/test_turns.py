@@ -15,7 +15,15 @@ from pathlib import Path
 import anyio
 import pytest
 
-from datahike_async.konserve import OutOfTurn, RevisionMismatch, StoreClosed
+from datahike_async.konserve import (
+    UNCHANGED,
+    Appended,
+    CorruptValue,
+    News,
+    OutOfTurn,
+    RevisionMismatch,
+    StoreClosed,
+)
 from datahike_async.konserve.backends.file_store import FileBlobStore
 from datahike_async.konserve.turns import TURN_FILES
 
@@ -168,6 +176,40 @@ async def test_the_holder_is_named_as_this_process(tmp_path: Path) -> None:
             await two.write(NAME, b"1", revision)
     await one.close()
     await two.close()
+
+
+async def test_a_turn_brings_what_was_appended_before_it_came(tmp_path: Path) -> None:
+    one, two = FileBlobStore(str(tmp_path)), FileBlobStore(str(tmp_path))
+    first = await one.write(NAME, b"0")
+    news: list[News | None] = []
+
+    async def second() -> None:
+        async with two.turn(NAME, first) as turn:
+            news.append(turn.news)
+            assert await two.read_journal(NAME, first) == turn.news
+
+    async with anyio.create_task_group() as group, one.turn(NAME, first) as turn:
+        assert turn.news is UNCHANGED
+        group.start_soon(second)
+        await anyio.sleep(0.05)
+        revision = await one.append(NAME, b"record", first)
+    assert news == [Appended([b"record"], revision)]
+    async with two.turn(NAME) as turn:
+        assert turn.news is None
+    await one.close()
+    await two.close()
+
+
+async def test_what_cannot_be_read_with_a_turn_is_left_to_who_has_it(tmp_path: Path) -> None:
+    store = FileBlobStore(str(tmp_path))
+    first = await store.write(NAME, b"0")
+    for log in tmp_path.glob(NAME + "*"):
+        log.write_bytes(b"damaged")
+    async with store.turn(NAME, first) as turn:
+        assert (turn.held, turn.news) == (True, None)
+        with pytest.raises(CorruptValue):
+            await store.read_journal(NAME, first)
+    await store.close()
 
 
 async def test_the_last_write_of_a_turn_passes_it_on(tmp_path: Path) -> None:

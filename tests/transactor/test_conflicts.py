@@ -216,6 +216,28 @@ async def test_a_head_that_vanished_ends_the_writer(store: dict[str, Any]) -> No
             assert caught.value.error == ":writer-shut-down"
 
 
+async def test_a_turn_brings_what_others_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for turns starts no further thread to read what is new."""
+    store = {"backend": "file", "path": str(tmp_path / "db"), "id": uuid4()}
+    await d.create_database(store=store, initial_tx=COUNTER)
+    async with Strangers(store) as one, Strangers(store) as two:
+        order = one._transactor.order
+        order.waits = True
+
+        async def read_journal(*_: Any) -> Any:
+            raise AssertionError("it was read once more")
+
+        monkeypatch.setattr(one._transactor.store.blobs, "read_journal", read_journal)
+        for i in range(5):
+            await two.transact([{":name": f"two {i}"}])
+            await one.transact([{":name": f"one {i}"}])
+        assert (order.waits, order.conflicts) == (True, 0)
+        found = await one.db().datoms("aevt", ":name")
+        assert len(found) == 10
+
+
 async def test_a_writer_that_cannot_queue_waits_for_those_who_can(tmp_path: Path) -> None:
     behind = {"backend": "file", "path": str(tmp_path / "db"), "id": uuid4()}
     store = {

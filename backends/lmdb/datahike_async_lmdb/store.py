@@ -18,11 +18,14 @@ from uuid import UUID
 import lmdb
 
 from datahike_async.konserve import (
+    ABSENT,
+    UNCHANGED,
     Blob,
     BlobStoreBase,
     Capabilities,
     ConditionalDomain,
     Expected,
+    News,
     Revision,
     StoreClosed,
     StoreNotFound,
@@ -209,10 +212,18 @@ class LmdbBlobStore(BlobStoreBase):
                 self._check(txn, name, expected)
             return [bool(txn.delete(name.encode())) for name in names]
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+    def turn(self, name: str, since: Revision | None = None) -> AbstractAsyncContextManager[Turn]:
         """Wait until it is the caller's turn to write a name, among all processes."""
         self._refuse_closed()
-        return self._turns.turn(name)
+        if since is None:
+            return self._turns.turn(name)
+        return self._turns.turn(name, lambda: self._counted(self._news, (name, since)))
+
+    def _news(self, name: str, since: Revision) -> News:
+        found = self._read(name, 0, None)
+        if found is None:
+            return ABSENT
+        return UNCHANGED if found.revision == since else found
 
     async def close(self) -> None:
         """Let go of the environment once no call is under way."""

@@ -143,10 +143,14 @@ class FileBlobStore(BlobStoreBase):
     def _passing(self, name: str, expected: Expected) -> AbstractContextManager[None]:
         return nullcontext() if expected is None else self._turns.passing(name)
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+    def turn(self, name: str, since: Revision | None = None) -> AbstractAsyncContextManager[Turn]:
         """Wait until it is the caller's turn to write a name, among all processes."""
         self._guard.refuse_closed()
-        return self._turns.turn(name)
+        if since is None:
+            return self._turns.turn(name)
+        return self._turns.turn(
+            name, lambda: self._guard.run(self._read_journal, (name, since)) or ABSENT
+        )
 
     # -- reading -------------------------------------------------------------------------------
 

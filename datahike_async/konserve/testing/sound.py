@@ -17,12 +17,15 @@ from anyio.lowlevel import checkpoint
 
 from datahike_async.konserve.backends.memory import Blobs, MemoryBackend, MemoryBlobStore
 from datahike_async.konserve.blob import (
+    ABSENT,
     UNCHANGED,
     Appended,
+    Blob,
     Capabilities,
     ConditionalDomain,
     Expected,
     Journal,
+    News,
     Revision,
     Turn,
     Unchanged,
@@ -142,13 +145,19 @@ class Queueing(MemoryBlobStore):
         super()._check(name, expected)
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[Turn]:
+    async def turn(self, name: str, since: Revision | None = None) -> AsyncIterator[Turn]:
         """Wait behind those who came before."""
         waited = await self._wait(name)
         try:
-            yield Turn(True, waited)
+            yield Turn(True, waited, news=None if since is None else self._news(name, since))
         finally:
             self._leave(name)
+
+    def _news(self, name: str, since: Revision) -> News:
+        found = self._open().get(name)
+        if found is None:
+            return ABSENT
+        return UNCHANGED if found[1] == since else Blob(*found)
 
     async def _wait(self, name: str) -> bool:
         line = self._line()

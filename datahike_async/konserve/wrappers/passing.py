@@ -99,9 +99,9 @@ class PassingBlobStore(BlobStoreBase):
         """Hand on."""
         return await self.journals.read_journal(name, since)
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+    def turn(self, name: str, since: Revision | None = None) -> AbstractAsyncContextManager[Turn]:
         """Hand on."""
-        return cast(TurnBlobStore, self.blobs).turn(name)
+        return cast(TurnBlobStore, self.blobs).turn(name, since)
 
     async def close(self) -> None:
         """Hand on."""

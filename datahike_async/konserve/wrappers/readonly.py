@@ -50,6 +50,6 @@ class ReadOnlyBlobStore(PassingBlobStore):
         """Refuse."""
         self._refuse()
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
+    def turn(self, name: str, since: Revision | None = None) -> AbstractAsyncContextManager[Turn]:
         """Refuse."""
         self._refuse()

@@ -308,8 +308,8 @@ class TieredBlobStore(BlobStoreBase):
         if self._behind is not None:
             await self._behind.abandon()
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[Turn]:
-        """Queue at the backend, where conditions hold."""
+    def turn(self, name: str, since: Revision | None = None) -> AbstractAsyncContextManager[Turn]:
+        """Queue at the backend, where conditions hold. What is new is read as ever."""
         self._check_open()
         return cast(TurnBlobStore, self._back).turn(name)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import anyio
 import pytest
 
+from datahike_async.konserve.blob import ABSENT, UNCHANGED, Turn
 from datahike_async.konserve.errors import OutOfTurn
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.testing.laws.common import Laws, latest
@@ -94,6 +96,32 @@ class TurnLaws(Laws):
         with anyio.fail_after(_SOON):
             async with other.turn("k") as turn:
                 assert turn.held
+
+    @promised(TURNS)
+    async def test_news_that_come_with_a_turn_are_those_of_its_beginning(
+        self, store: Store, other: Store
+    ) -> None:
+        first = await store.assoc("k", 1)
+
+        async def read(turn: Turn, since: str) -> Any:
+            if other.capabilities.journal:
+                return await other.journal("k", since=since, news=turn.news)
+            return await other.get("k", with_revision=True, unless=since, news=turn.news)
+
+        async def second() -> None:
+            async with other.turn("k", since=first) as turn:
+                found = await read(turn, first)
+                assert (found[0], found[-1]) == (2, revision)
+
+        async with anyio.create_task_group() as group, store.turn("k"):
+            group.start_soon(second)
+            await anyio.sleep(0.05)
+            revision = await store.assoc("k", 2, expected_revision=first)
+        async with other.turn("k", since=revision) as turn:
+            assert await read(turn, revision) in (UNCHANGED, (UNCHANGED, revision))
+        await store.dissoc("k")
+        async with other.turn("k", since=revision) as turn:
+            assert await read(turn, revision) in (None, (None, ABSENT))
 
     @promised(TURNS)
     async def test_who_gives_up_waiting_for_a_turn_holds_up_nobody(

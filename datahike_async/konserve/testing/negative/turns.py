@@ -9,7 +9,13 @@ from contextlib import asynccontextmanager
 import anyio
 
 from datahike_async.konserve.backends.memory import MemoryBlobStore
-from datahike_async.konserve.blob import Capabilities, ConditionalDomain, Expected, Turn
+from datahike_async.konserve.blob import (
+    Capabilities,
+    ConditionalDomain,
+    Expected,
+    Revision,
+    Turn,
+)
 from datahike_async.konserve.testing.negative.planting import found_by
 from datahike_async.konserve.testing.sound import Queueing
 
@@ -21,6 +27,7 @@ __all__ = [
     "PretendsTurns",
     "SaysNothingOfWaiting",
     "StaysInTheQueue",
+    "TellsOldNews",
 ]
 
 
@@ -34,7 +41,7 @@ class PretendsTurns(MemoryBlobStore):
         return Capabilities(conditional=ConditionalDomain.PROCESS, atomic_multi=True, turns=True)
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[Turn]:
+    async def turn(self, name: str, since: Revision | None = None) -> AsyncIterator[Turn]:
         """Keep nobody out."""
         yield Turn(True, False)
 
@@ -62,7 +69,7 @@ class ForgetsToLeave(Queueing):
     """A block that raises keeps its turn."""
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[Turn]:
+    async def turn(self, name: str, since: Revision | None = None) -> AsyncIterator[Turn]:
         """Leave at the end alone."""
         yield Turn(True, await self._wait(name))
         self._leave(name)
@@ -90,6 +97,18 @@ class SaysNothingOfWaiting(Queueing):
     async def _wait(self, name: str) -> bool:
         await super()._wait(name)
         return False
+
+
+@found_by("test_news_that_come_with_a_turn_are_those_of_its_beginning")
+class TellsOldNews(Queueing):
+    """What is new is read before the turn has come."""
+
+    @asynccontextmanager
+    async def turn(self, name: str, since: Revision | None = None) -> AsyncIterator[Turn]:
+        """Look, and then wait."""
+        news = None if since is None else self._news(name, since)
+        async with super().turn(name) as turn:
+            yield turn._replace(news=news)
 
 
 @found_by("test_who_gives_up_waiting_for_a_turn_holds_up_nobody")
