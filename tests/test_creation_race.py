@@ -57,6 +57,26 @@ async def test_the_store_of_the_slower_one_is_not_deleted_with_the_database_of_t
     assert await names(store) == ["Ada"]
 
 
+async def test_the_slower_one_leaves_no_claim_for_the_next_creation_to_wait_for(
+    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = creating.write_first_head
+
+    async def meanwhile(*arguments: Any) -> None:
+        # The head of another one who is creating it, whose claim is gone.
+        await write(*arguments)
+        await write(*arguments)
+
+    monkeypatch.setattr(creating, "write_first_head", meanwhile)
+    with pytest.raises(DatabaseExists):
+        await d.create_database(store=store)
+    found = await stores.connect_store(store)
+    try:
+        assert not await found.exists(creating.CLAIM)
+    finally:
+        await stores.release_store(found)
+
+
 async def test_what_could_not_be_created_can_be_created_at_once(
     store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

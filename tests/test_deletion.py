@@ -143,6 +143,18 @@ async def test_a_database_that_is_refused_in_a_folder_of_others_leaves_nothing_t
 
 
 @pytest.mark.parametrize("inner", ["file", "lmdb"])
+async def test_a_database_that_is_refused_in_an_empty_folder_within_another_s_leaves_it_empty(
+    folder: dict[str, Any], inner: str
+) -> None:
+    await create(folder)
+    empty = Path(folder["path"], "empty")
+    empty.mkdir()
+    with pytest.raises(ConfigError, match="one another"):
+        await create({"backend": inner, "path": str(empty)})
+    assert not list(empty.iterdir())
+
+
+@pytest.mark.parametrize("inner", ["file", "lmdb"])
 async def test_a_database_that_is_refused_within_another_s_folder_makes_no_folder_there(
     folder: dict[str, Any], inner: str
 ) -> None:

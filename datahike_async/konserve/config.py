@@ -50,7 +50,7 @@ def checked(config: Mapping[Any, Any]) -> tuple[dict[str, Any], Backend]:
             near = get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}."
             raise StoreConfigError(
-                f"Unknown key {key!r} in the configuration of a {plain['backend']} store; {hint}",
+                f"Unknown key {key!r} in the configuration of the {plain['backend']} store; {hint}",
                 key=key,
             )
     plain["id"] = _id(plain.get("id"))

@@ -160,7 +160,10 @@ class _Claim:
                 await write_first_head(store, self._id, self._config, *made, self._env)
             except BaseException as error:
                 with anyio.move_on_after(_PATIENCE_AFAR, shield=True):
-                    if not isinstance(error, RevisionMismatch):
+                    if isinstance(error, RevisionMismatch):
+                        # Somebody's head is there; who creates another branch must not wait for us.
+                        await _removed(store, claim)
+                    else:
                         await self._given_up(claim)
                 raise
             await _removed(store, claim)

@@ -35,6 +35,20 @@ async def test_nobody_else_may_look_into_what_is_made_whatever_the_umask_is(tmp_
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
 
+@pytest.mark.parametrize("backend", ["file", "lmdb"])
+async def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, backend: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (file, file / "deep" / "s"):
+        config = {"backend": backend, "path": path}
+        with pytest.raises(StoreConfigError, match=f"{file}' is no folder") as caught:
+            await create_store(config)
+        assert caught.value.data["key"] == "path"
+        assert not await store_exists(config)
+        await delete_store(config)
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.parametrize("path", ["with\0nul", "", "\ud800", b"bytes", 7, None])
 async def test_what_is_no_path_is_refused_by_name(path: Any) -> None:
     wrong = {"backend": "file", "path": path}

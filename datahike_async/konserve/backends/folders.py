@@ -55,7 +55,7 @@ def folder_path(config: Mapping[str, Any]) -> str:
     given: Any = config.get("path", "")
     if not is_path(given) or not os.fspath(given):
         raise StoreConfigError(
-            f'A {config.get("backend", "file")} store needs a "path", a folder of its own, not '
+            f'The {config.get("backend", "file")} store needs a "path", a folder of its own, not '
             f"{shown(given)}.",
             key="path",
         )
@@ -81,6 +81,10 @@ def _make_folder(path: str) -> None:
     missing = []
     at = os.path.abspath(path)
     while not os.path.isdir(at):
+        if os.path.lexists(at):
+            raise StoreConfigError(
+                f"{at!r} is no folder, and a store is one. Give it another path.", key="path"
+            )
         missing.append(at)
         at = os.path.dirname(at)
     if missing:
@@ -139,8 +143,8 @@ def holding_new(
 ) -> Iterator[int]:
     """Hold the lock as ``holding`` does, of a folder that is made where there is none.
 
-    In a folder with the files of others, and none that is ``own``, no lock is made: raises
-    StoreConfigError.
+    In a folder without a file that is ``own`` no lock is made where it has files of others, or lies
+    within a store: raises StoreConfigError.
     """
     with ExitStack() as stack:
         for attempt in range(_ATTEMPTS):
@@ -160,6 +164,7 @@ def _refuse_strange(path: str, own: re.Pattern[str]) -> None:
     # Without the lock, so where something is our own it is for who has the lock to judge.
     if not any(own.fullmatch(name) or _LOCKS.fullmatch(name) for name in os.listdir(path)):
         refuse_occupied(path, own)
+        refuse_nested(path)
 
 
 def refuse_occupied(path: str, own: re.Pattern[str]) -> None:

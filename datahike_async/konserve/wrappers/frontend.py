@@ -41,9 +41,9 @@ async def _refuse_data(blobs: BlobStore, front: Nested) -> None:
         async for page in pages:
             if page:
                 raise StoreConfigError(
-                    f"frontend-config names a {front.config['backend']} store that holds data and "
-                    "is no frontend. A frontend is a cache, and emptied at will: give it a place "
-                    "of its own.",
+                    f"The {front.config['backend']} store that frontend-config names holds data "
+                    "and is no frontend. A frontend is a cache, and emptied at will: give it a "
+                    "place of its own.",
                     error=":frontend-holds-data",
                 )
 

@@ -57,7 +57,7 @@ def nested(config: Mapping[str, Any], key: str) -> Nested:
     inner = config.get(key)
     if not isinstance(inner, Mapping):
         raise StoreConfigError(
-            f'A {config["backend"]} store needs "{key}", the configuration of a store, not '
+            f'The {config["backend"]} store needs "{key}", the configuration of a store, not '
             f"{type(inner).__name__}.",
             key=key,
         )
