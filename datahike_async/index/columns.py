@@ -162,7 +162,9 @@ class Dictionary:
     def ranks(self) -> npt.NDArray[np.int32]:
         """Position of each value in the total order."""
         if self._ranks is None:
-            order = ordered([sort_key(v) for v in walked(self.values)])
+            # Strings sort as they are.
+            text = self.is_text
+            order = ordered(self.values if text else [sort_key(v) for v in walked(self.values)])
             ranks = np.empty(len(order), np.int32)
             ranks[order] = np.arange(len(order), dtype=np.int32)
             self._ranks = ranks

@@ -25,32 +25,52 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from datahike_async.index.columns import Column, Rows
+from datahike_async.index.columns import I64, Column, Rows
 
-__all__ = ["ALIVE", "Memtable"]
+__all__ = ["ALIVE", "SPAN", "STOP", "Memtable"]
 
 ALIVE: Final = 2**62
 
 
-_SPAN: Final = 32
-_STOP: Final = 2**_SPAN - 1
+SPAN: Final = 32
+STOP: Final = 2**SPAN - 1
 
 # The rows under a key: `first << 32 | stop`, or a list.
 Entry = int | list[int]
+_Mask = npt.NDArray[np.bool_]
+_Objects = npt.NDArray[np.object_]
 
 
 def _enter(index: dict[Any, Entry], key: Any, row: int) -> None:
     """Add the newest row to those under ``key``."""
     found = index.get(key)
     if found is None:
-        index[key] = row << _SPAN | row + 1
+        index[key] = row << SPAN | row + 1
     elif not isinstance(found, int):
         found.append(row)
-    elif found & _STOP == row:
+    elif found & STOP == row:
         index[key] = found + 1
     else:
         index[key] = [*_rows(found), row]
+
+
+def _enter_spans(
+    index: dict[int, Entry], keys: I64, rows: I64, starts: I64, stops: I64 | None = None
+) -> None:
+    """Add new rows from each of ``starts`` to its stop, or to the next, to those under its key."""
+    if stops is None:
+        stops = np.append(starts[1:], len(rows))
+    named = keys[starts].tolist()
+    first = rows[starts]
+    last = first + (stops - starts)
+    if index.keys().isdisjoint(named) and len(set(named)) == len(named):
+        index.update(zip(named, (first << SPAN | last).tolist(), strict=True))
+        return
+    for key, start, stop in zip(named, first.tolist(), last.tolist(), strict=True):
+        for row in range(start, stop):
+            _enter(index, key, row)
 
 
 def _leave(index: dict[Any, Entry], key: Any, row: int) -> None:
@@ -63,8 +83,8 @@ def _leave(index: dict[Any, Entry], key: Any, row: int) -> None:
             found.pop()
             if not found:
                 del index[key]
-    elif found & _STOP == row + 1:
-        if found >> _SPAN == row:
+    elif found & STOP == row + 1:
+        if found >> SPAN == row:
             del index[key]
         else:
             index[key] = found - 1
@@ -73,7 +93,7 @@ def _leave(index: dict[Any, Entry], key: Any, row: int) -> None:
 def _rows(found: Entry | None) -> Sequence[int]:
     if found is None:
         return ()
-    return range(found >> _SPAN, found & _STOP) if isinstance(found, int) else found
+    return range(found >> SPAN, found & STOP) if isinstance(found, int) else found
 
 
 class Memtable:
@@ -180,8 +200,8 @@ class Memtable:
         # The common cases of `_enter` on the spot: this is what a write consists of.
         found = self.by_e.get(e)
         if found is None:
-            self.by_e[e] = row << _SPAN | row + 1
-        elif isinstance(found, int) and found & _STOP == row:
+            self.by_e[e] = row << SPAN | row + 1
+        elif isinstance(found, int) and found & STOP == row:
             self.by_e[e] = found + 1
         else:
             _enter(self.by_e, e, row)
@@ -195,7 +215,7 @@ class Memtable:
         if e in entities:
             _enter(entities, e, row)
         else:
-            entities[e] = row << _SPAN | row + 1
+            entities[e] = row << SPAN | row + 1
         if indexed:
             values = self.by_av.get(a)
             if values is None:
@@ -203,7 +223,79 @@ class Memtable:
             if key in values:
                 _enter(values, key, row)
             else:
-                values[key] = row << _SPAN | row + 1
+                values[key] = row << SPAN | row + 1
+
+    def change_many(
+        self,
+        e: I64,
+        a: npt.NDArray[np.int32],
+        old: tuple[I64, _Objects, _Objects, I64],
+        new: tuple[_Objects, _Objects],
+        retracted: _Mask,
+        asserted: _Mask,
+        tx: int,
+        attrs: Sequence[Any],
+    ) -> None:
+        """Append, for one fact after another, the retraction of its old value and its new value.
+
+        ``old`` are row (-1: in the trees), value, key and t, ``new`` value and key. No two facts
+        are of one datom, nor of one entity and attribute that has one value.
+        """
+        old_row, old_v, old_key, old_t = old
+        # Fact i has operations 2i, which retracts, and 2i + 1, which asserts; and rows likewise.
+        done = np.column_stack((retracted, asserted)).ravel()
+        made = np.column_stack((retracted & (old_row < 0), asserted)).ravel()
+        operation = np.cumsum(done) - 1 + len(self.ops)
+        row = np.cumsum(made) - 1 + len(self.e)
+        slots = np.flatnonzero(made)
+        fact, asserts = slots >> 1, (slots & 1).astype(np.bool_)
+        mine = np.flatnonzero(retracted & (old_row >= 0))
+        for r, k in zip(old_row[mine].tolist(), operation[2 * mine].tolist(), strict=True):
+            self.until[r] = tx
+            self.dead[r] = k
+        self.born += np.where(asserts, operation[slots], -1).tolist()
+        self.dead += np.where(asserts, ALIVE, operation[slots]).tolist()
+        self.until += np.where(asserts, 0, tx).tolist()
+        e, a = e[fact], a[fact]
+        keys = np.where(asserts, new[1][fact], old_key[fact])
+        self.e += e.tolist()
+        self.a += a.tolist()
+        self.v += np.where(asserts, new[0][fact], old_v[fact]).tolist()
+        self.key += keys.tolist()
+        self.t += np.where(asserts, tx, old_t[fact]).tolist()
+        self._index_many(row[slots], fact, e, a, keys, attrs)
+        ops = np.repeat(~old_row, 2)
+        ops[slots] = np.where(asserts, row[slots], ~row[slots])
+        self.ops += ops[done].tolist()
+
+    def _index_many(
+        self,
+        rows: I64,
+        fact: I64,
+        e: I64,
+        a: npt.NDArray[np.int32],
+        keys: _Objects,
+        attrs: Sequence[Any],
+    ) -> None:
+        """Enter new rows in the indexes; those of a fact stand side by side."""
+        if not len(rows):
+            return
+        _enter_spans(self.by_e, e, rows, np.flatnonzero(np.diff(e, prepend=-1)))
+        starts = np.flatnonzero(np.diff(fact, prepend=-1))
+        of_start = a[starts]
+        for b in np.unique(a).tolist():
+            own = a == b
+            self.by_a.setdefault(b, []).extend(rows[own].tolist())
+            entities = self.by_ae.setdefault(b, {})
+            first = starts[of_start == b]
+            _enter_spans(entities, e, rows, first, np.append(starts, len(rows))[1:][of_start == b])
+            if attrs[b].indexed:
+                values = self.by_av.setdefault(b, {})
+                for row, key in zip(rows[own].tolist(), keys[own].tolist(), strict=True):
+                    if key in values:
+                        _enter(values, key, row)
+                    else:
+                        values[key] = row << SPAN | row + 1
 
     def undo_to(self, n: int) -> None:
         """Take back every operation from ``n`` on, as if it had never been.

@@ -32,6 +32,9 @@ __all__ = ["changed", "merged", "primary", "sort_positions", "sorted_rows", "wit
 
 _Mask = npt.NDArray[np.bool_]
 
+# Of so many strings one is looked for: then it pays to make them all Python's.
+_TEXTS: Final = 64
+
 # Kinds whose data compare as their values do.
 _DIRECT: Final = frozenset({INT, INSTANT, BOOL})
 
@@ -238,6 +241,8 @@ def value_ranges(base: Column, wanted: Column) -> tuple[I64, I64]:
     """Return for each of ``wanted`` the range of ``base``, which is sorted, that has the value."""
     if base.kind == wanted.kind and base.kind in _DIRECT:
         return base.data.searchsorted(wanted.data), base.data.searchsorted(wanted.data, "right")
+    if len(wanted) * _TEXTS > len(base) and is_text(base) and is_text(wanted):
+        return _text_ranges(base.tolist(), wanted.tolist())
     at = np.empty(len(wanted), np.int64)
     end = np.empty(len(wanted), np.int64)
     key, prepared = value_keys(base, wanted)
@@ -260,17 +265,33 @@ def value_ranges(base: Column, wanted: Column) -> tuple[I64, I64]:
     return at, end
 
 
+def is_text(column: Column) -> bool:
+    """Whether all values of a column are known to be strings, which sort as they are."""
+    return column.dictionary is not None and column.dictionary.is_text
+
+
+def _text_ranges(base: list[str], wanted: list[str]) -> tuple[I64, I64]:
+    at, end = [], []
+    low, high, count, previous = 0, 0, len(base), None
+    for value in wanted:
+        if value != previous:
+            low = high = bisect_left(base, value, high)
+            if high < count and base[high] == value:
+                high += 1
+                if high < count and base[high] == value:
+                    high = bisect_right(base, value, high)
+            previous = value
+        at.append(low)
+        end.append(high)
+    return np.array(at, np.int64), np.array(end, np.int64)
+
+
 def value_keys(
     base: Column, wanted: Column | None = None
 ) -> tuple[Callable[[int], Any], Callable[[Any], Any]]:
     """Return what gives the key of row i of ``base``, and what gives that of a value."""
     dictionary = base.dictionary
-    if (
-        dictionary is not None
-        and dictionary.is_text
-        and (wanted is None or (wanted.dictionary is not None and wanted.dictionary.is_text))
-    ):
-        # Strings sort as they are.
+    if dictionary is not None and is_text(base) and (wanted is None or is_text(wanted)):
         values, codes = dictionary.values, memoryview(base.data)  # type: ignore[arg-type]
         return (lambda i: values[codes[i]]), (lambda value: value)
     return (lambda i: sort_key(base.value(i))), sort_key

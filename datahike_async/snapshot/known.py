@@ -7,24 +7,22 @@ index. It holds of the trees alone: what the memtable says comes on top, as it d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from datahike_async.index.arrays import order_of, uniques
+from datahike_async.index.arrays import joined, order_of, uniques
 from datahike_async.index.columns import EMPTY_I64, I64, INT, Column, Rows
+from datahike_async.index.memtable import SPAN, STOP
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import sort_positions
 from datahike_async.index.source import Address, NodeMiss, NodeSource
 from datahike_async.snapshot.trees import Trees
 from datahike_async.values.types import typed_key
 
-__all__ = ["SPAN", "STOP", "Known"]
-
-SPAN: Final = 32
-STOP: Final = 2**SPAN - 1
-"""Rows that stand side by side are one integer, ``first << SPAN | stop``: see the memtable."""
+__all__ = ["Known"]
 
 _NO_FACTS: Final[Mapping[int, int]] = {}
 _LOW: Final = 2**32 - 1
@@ -33,7 +31,8 @@ _LOW: Final = 2**32 - 1
 class Known:
     """Rows of ``trees``, and which of them are whose. A key that is not here was not asked for.
 
-    ``facts`` maps an attribute to the rows of each entity; ``v`` and ``t`` are their columns.
+    ``facts`` maps an attribute to the rows of each entity; ``v`` and ``t`` are their columns. Rows
+    that stand side by side are one integer, ``first << SPAN | stop``, as in the memtable.
     """
 
     __slots__ = (
@@ -52,8 +51,8 @@ class Known:
     def __init__(self, trees: Trees) -> None:
         self.trees = trees
         self.facts: dict[int, dict[int, int]] = {}
-        self.v: list[Any] = []
-        self.t: list[int] = []
+        self.v: npt.NDArray[np.object_] = np.empty(0, np.object_)
+        self.t: I64 = EMPTY_I64
         self._values: dict[int, dict[Any, int]] = {}
         self._e: list[int] = []
         self._datoms: dict[int, dict[tuple[int, Any], int]] = {}
@@ -92,15 +91,20 @@ class Known:
             self._keep_facts(pairs, *found)
 
     def _keep_facts(self, pairs: I64, rows: Rows, spans: I64) -> None:
-        spans = spans + (len(self.v) << SPAN | len(self.v))
-        self.v += rows.v.tolist()
-        self.t += rows.t.tolist()
+        spans = self._keep(rows, spans)
         entities, attributes = pairs >> 32, pairs & _LOW
         for a in uniques(attributes).tolist():
             own = attributes == a
             self.facts.setdefault(a, {}).update(
                 zip(entities[own].tolist(), spans[own].tolist(), strict=True)
             )
+
+    def _keep(self, rows: Rows, spans: I64) -> I64:
+        """Keep values and times of rows; return where spans of them lie now."""
+        before = len(self.v)
+        self.v = joined([self.v, rows.v.objects().data])
+        self.t = joined([self.t, rows.t])
+        return spans + (before << SPAN | before)
 
     def read_datoms(self, a: int, wanted: Mapping[tuple[int, Any], Any]) -> None:
         """Read which datoms of an attribute are there: values under entity and typed key."""
@@ -120,9 +124,7 @@ class Known:
         if found is None:
             return
         rows, spans = found
-        spans += len(self.v) << SPAN | len(self.v)
-        self.v += rows.v.tolist()
-        self.t += rows.t.tolist()
+        spans = self._keep(rows, spans)
         named = (keys[i] for i in order.tolist())
         self._datoms.setdefault(a, {}).update(zip(named, spans.tolist(), strict=True))
 
@@ -165,15 +167,30 @@ class Known:
         span = self.facts.get(a, _NO_FACTS).get(e)
         if span is None:
             return [] if e in self._entities else None
-        return [(-1, self.v[i], self.t[i]) for i in range(span >> SPAN, span & STOP)]
+        return [(-1, self.v[i], int(self.t[i])) for i in range(span >> SPAN, span & STOP)]
 
     def of_datom(self, e: int, a: int, key: Any) -> list[tuple[int, Any, int]] | None:
         """Return the (-1, value, t) of one datom, if it is there; None where that is unknown."""
         span = self._datoms.get(a, {}).get((e, key))
         if span is not None:
-            return [(-1, self.v[i], self.t[i]) for i in range(span >> SPAN, span & STOP)]
+            return [(-1, self.v[i], int(self.t[i])) for i in range(span >> SPAN, span & STOP)]
         found = self.of_fact(e, a)
         return None if found is None else [f for f in found if typed_key(f[1]) == key]
+
+    def holders(self, a: int, keys: Sequence[Any]) -> list[int] | None:
+        """Return who has each of unique values, -1 for nobody; None where one is unknown."""
+        spans = list(map(self._values.get(a, {}).get, keys))
+        if None in spans:
+            return None
+        e = self._e
+        out = []
+        for span in spans:
+            assert span is not None
+            first, stop = span >> SPAN, span & STOP
+            if stop > first + 1:
+                return None
+            out.append(e[first] if first < stop else -1)
+        return out
 
     def of_value(self, a: int, key: Any) -> list[int] | None:
         """Return the entities with a value of an attribute, ascending; None where unknown."""

@@ -26,6 +26,7 @@ from datahike_async.tx.entities import Bindings, Entities, Retry
 from datahike_async.tx.facts import OwnInstant, Wrap, schema_properties
 from datahike_async.tx.forms import is_large, normalize
 from datahike_async.tx.prefetch import PART, prefetch
+from datahike_async.tx.segments import segments
 from datahike_async.tx.transaction import Transaction
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import SCHEMA_PROPERTIES, TX_INSTANT, Schema
@@ -225,7 +226,8 @@ async def _parts(
     for start in range(0, len(items), PART):
         part = items[start : start + PART]
         draft.known = known if known is not None and not start else prefetch(draft.base, part)
-        failed = await _items(run, part, await_on, failed)
+        for left in segments(run, part):
+            failed = await _items(run, left, await_on, failed)
     draft.known = None
     run.entities.settle(failed)
 

@@ -22,7 +22,16 @@ from datahike_async.edn.types import Char, FrozenMap, Keyword, Symbol, Tagged
 from datahike_async.errors import TransactionError, shown
 from datahike_async.looks import STEP, pieces, tally, walked
 
-__all__ = ["ANY", "VALUE_TYPES", "DoubleArray", "FloatArray", "ValueType", "plain", "typed_key"]
+__all__ = [
+    "ANY",
+    "VALUE_TYPES",
+    "DoubleArray",
+    "FloatArray",
+    "ValueType",
+    "plain",
+    "typed_key",
+    "typed_keys",
+]
 
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
@@ -83,6 +92,7 @@ _NAN_KEY: Final = ("float", "nan")
 _double_bytes: Final = struct.Struct("d").pack
 _DISTINCT: Final = 2**60
 _ONLY_INTS: Final = {int}
+_BOOLS: Final = (("bool", False), ("bool", True))
 # So many elements of a collection have one key together; those of more have several.
 _LONG: Final = 1 << 13
 
@@ -110,6 +120,16 @@ class _Part:
         return self._hash == other._hash and bool(self._key == other._key)
 
 
+def typed_keys(values: Sequence[Any]) -> Sequence[Any]:
+    """Return the typed keys of values: the same object where all are their own."""
+    types = set(map(type, values))
+    if types <= _KEYS or (
+        types == _ONLY_INTS and -_INT64_MAX <= min(values) <= max(values) <= _INT64_MAX
+    ):
+        return values
+    return list(map(typed_key, values))
+
+
 def typed_key(value: Any) -> Any:
     """Return a hashable key that is equal for equal values of one type, and for nothing else.
 
@@ -127,7 +147,7 @@ def typed_key(value: Any) -> Any:
     if kind is UUID:
         return ("uuid", value.bytes)
     if kind is bool:
-        return ("bool", value)
+        return _BOOLS[value]
     if kind is float:
         return ("float", _double_bytes(value + 0.0)) if value == value else _NAN_KEY
     if kind is tuple or kind is list:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import datahike_async as d
-from datahike_async.tx import apply
+from datahike_async.tx import apply, segments
 from datahike_async.values.types import typed_key
 
 SCHEMA = [
@@ -206,6 +206,7 @@ async def names_of(db) -> dict[int, int]:
 async def test_against_the_model(txs, absorb_at, ahead, monkeypatch):
     if ahead:
         monkeypatch.setattr(apply, "_MANY", 1)
+        monkeypatch.setattr(segments, "_LEAST", 1)
     db = await d.empty_db(keep_history=True, schema_flexibility="write").db_with(SCHEMA)
     model = Model()
     past: list[tuple[int, set[object], d.Database]] = []
