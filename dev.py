@@ -85,10 +85,19 @@ def test(arguments: list[str]) -> int:
         marker = []
     if status := servers(["--quiet"]):
         return status
-    if not arguments:
+    if not chosen(arguments):
         # The whole suite, on all cores; one test alone starts sooner without.
         marker += ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]
     return run(python(), "-m", "pytest", *marker, *arguments)
+
+
+def chosen(arguments: list[str]) -> bool:
+    """Whether tests are named, by path or ``-k``, or the number of workers is given."""
+    return any(
+        a.startswith(("-k", "-n", "--numprocesses"))
+        or (not a.startswith("-") and (ROOT / a.partition("::")[0]).exists())
+        for a in arguments
+    )
 
 
 def check(arguments: list[str]) -> int:
