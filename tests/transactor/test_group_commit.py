@@ -123,18 +123,24 @@ class Gate(FaultyBlobStore):
         return await self.blobs.write_many(writes, ordered=ordered)
 
 
-async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
-    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gates: list[Gate] = []
+@pytest.fixture
+def gates(monkeypatch: pytest.MonkeyPatch) -> list[Gate]:
+    """The gates of the stores that are opened, in that order."""
+    made: list[Gate] = []
 
     async def connect_store(config: Any, **options: Any) -> stores.Store:
         store = await stores.connect_store(config, **options)
         store.blobs = gate = Gate(store.blobs)
-        gates.append(gate)
+        made.append(gate)
         return store
 
     monkeypatch.setattr(sharing, "connect_store", connect_store)
+    return made
+
+
+async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
+    store: dict[str, Any], gates: list[Gate]
+) -> None:
     limits = Limits(flush_rows=50, close_rows=10**9)
     async with d.connect(store=store, limits=limits) as conn:
         gates[0].gate = anyio.Event()
@@ -166,17 +172,8 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
 
 
 async def test_deleting_waits_for_what_is_being_written_and_nothing_is_left_of_it(
-    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    store: dict[str, Any], gates: list[Gate]
 ) -> None:
-    gates: list[Gate] = []
-
-    async def connect_store(config: Any, **options: Any) -> stores.Store:
-        store = await stores.connect_store(config, **options)
-        store.blobs = gate = Gate(store.blobs)
-        gates.append(gate)
-        return store
-
-    monkeypatch.setattr(sharing, "connect_store", connect_store)
     async with d.connect(store=store, limits=Limits(flush_rows=50)) as conn:
         gates[0].gate = anyio.Event()
         await conn.transact([{":n": n} for n in range(100)])
@@ -205,17 +202,8 @@ async def test_deleting_waits_for_what_is_being_written_and_nothing_is_left_of_i
 
 
 async def test_nobody_waits_for_a_flush_when_the_writer_is_handed_over(
-    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    store: dict[str, Any], gates: list[Gate]
 ) -> None:
-    gates: list[Gate] = []
-
-    async def connect_store(config: Any, **options: Any) -> stores.Store:
-        store = await stores.connect_store(config, **options)
-        store.blobs = gate = Gate(store.blobs)
-        gates.append(gate)
-        return store
-
-    monkeypatch.setattr(sharing, "connect_store", connect_store)
     limits = Limits(flush_rows=20, close_rows=10**9)
     async with (
         d.connect(store=store, limits=limits) as first,
