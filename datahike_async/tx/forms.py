@@ -56,6 +56,7 @@ _OPTIONS: Final = {
 }
 _ALIKE: Final = 3
 _COMPARED: Final = 1000
+_NAME: Final = 100
 _TX_META: Final = (Keyword("tx-meta"), ":tx-meta", "tx-meta", "tx_meta")
 
 
@@ -183,6 +184,12 @@ def reserved(attribute: Keyword) -> TransactionError:
     )
 
 
+def _quoted(text: str) -> str:
+    """Return a name as the keys around it are written."""
+    plain = text.isprintable() and len(text) <= _NAME and not {'"', "\\"} & set(text)
+    return f'"{text}"' if plain else shown(text)
+
+
 def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") -> TransactionError:
     """Return the error for an attribute that the schema does not have: how to declare it."""
     text = key if isinstance(key, str) else repr(key)
@@ -200,7 +207,7 @@ def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") 
     hint = f" Did you mean {near[0]}?" if near else ""
     if not own and keyword(key) is not None:
         hint += (
-            f' Declare it first: transact([{{":db/ident": {shown(text)}, ":db/valueType": '
+            f' Declare it first: transact([{{":db/ident": {_quoted(text)}, ":db/valueType": '
             '":db.type/string", ":db/cardinality": ":db.cardinality/one"}]), with the type and '
             'cardinality of its values; or create the database with schema_flexibility="read", '
             "which takes attributes as they come."

@@ -347,6 +347,7 @@ async def test_the_error_for_an_unknown_attribute_says_how_to_declare_it(db):
     with pytest.raises(d.TransactionError, match="Did you mean :email") as caught:
         await db.db_with([{":emial": "ada@example.org"}])
     (advice,) = re.findall(r"transact\((\[.*?\])\)", str(caught.value))
+    assert "'" not in advice
     db = await db.db_with(ast.literal_eval(advice))
     db = await db.db_with([{":emial": "ada@example.org"}])
     assert await db.q("[:find ?v . :where [_ :emial ?v]]") == "ada@example.org"
