@@ -332,6 +332,52 @@ async def test_who_was_shown_a_record_that_was_taken_back_learns_of_it(
         await store.close()
 
 
+class PowerCut(BaseException):
+    """Ends a writer within a sync, as far as it got."""
+
+
+@pytest.mark.parametrize("opened", ["before", "anew"])
+@pytest.mark.parametrize("size", [300, 5000])
+async def test_room_of_a_writer_that_was_killed_is_durable_before_a_record_is_laid_into_it(
+    blobs, config, monkeypatch, size, opened
+):
+    monkeypatch.setattr(file_journal, "ROOM", 1024)
+    other = await FileBackend().connect(config)
+    revision = await written(blobs)
+    if opened == "before":
+        revision = await other.append(NAME, b"theirs", revision)
+    records = (await blobs.read_journal(NAME)).records
+    log = file(config, ".log")
+
+    def cut(_):
+        raise PowerCut
+
+    def both():
+        durable = log.stat().st_size
+        with monkeypatch.context() as patch:
+            patch.setattr(file_io, "fsync", cut)
+            with pytest.raises(PowerCut):
+                blobs._append(NAME, b"killed" * 2000, revision)
+        assert log.stat().st_size > durable, "room that no sync covers"
+
+        def synced(_):
+            nonlocal durable
+            durable = log.stat().st_size
+
+        with monkeypatch.context() as patch:
+            patch.setattr(file_io, "fsync", synced)
+            patch.setattr(file_io, "fdatasync", cut)
+            with pytest.raises(PowerCut):
+                other._append(NAME, b"x" * size, revision)
+        # The file as it was synced last, and the sectors that were written by then.
+        os.truncate(log, durable)
+
+    await to_thread.run_sync(both)
+    await other.close()
+    found = await opened_and_read(config)
+    assert found.records[: len(records)] == records
+
+
 # -- readers ---------------------------------------------------------------------------------------
 
 

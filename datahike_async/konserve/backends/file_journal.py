@@ -370,6 +370,10 @@ class Log:
                 records=self._count,
             )
         assert self._writing is not None
+        if there.st_size > self._room:
+            # Whoever made this room may have died before it was synced: after a power cut, what is
+            # laid into it would go beyond the end of the file, and look cut off.
+            io.fsync(self._writing)
         self._room = there.st_size
         return self._writing
 
