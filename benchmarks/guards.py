@@ -65,6 +65,12 @@ VALUES: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
     ),
 }
 
+# Of these a query's input has none of its own: they are written, then grouped and counted.
+STORED: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
+    "ref": (lambda i: i << 12, lambda i: _RANDOM.randrange(1, 2**29)),
+    "boolean": (lambda i: i % 2 == 0, lambda i: _RANDOM.random() < 0.5),
+}
+
 
 def _database() -> d.Database:
     datoms: list[Any] = []
@@ -110,8 +116,30 @@ async def _chosen() -> list[Figure]:
     return out
 
 
+async def _stored() -> list[Figure]:
+    out = []
+    for name, makers in STORED.items():
+        attribute = {
+            ":db/ident": ":v",
+            ":db/valueType": f":db.type/{name}",
+            ":db/cardinality": ":db.cardinality/one",
+            ":db/index": True,
+        }
+        empty = await d.empty_db(schema_flexibility="write").db_with([attribute])
+        took = []
+        for make in makers:
+            maps = [{":db/id": i + 1, ":v": make(i)} for i in range(100, 100 + CHOSEN)]
+            start = time.process_time()
+            db = await empty.db_with(maps)
+            groups = await d.q("[:find ?v (count ?e) :where [?e :v ?v]]", db)
+            assert len(groups) <= CHOSEN
+            took.append(time.process_time() - start)
+        out.append(Figure(f"chosen {name}s to random ones, stored", "x", took[0] / took[1], RATIO))
+    return out
+
+
 async def _measure() -> list[Figure]:
-    return [*await _late(_database()), *await _chosen()]
+    return [*await _late(_database()), *await _chosen(), *await _stored()]
 
 
 def run() -> int:
