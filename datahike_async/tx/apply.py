@@ -119,7 +119,7 @@ async def apply(
     own = False
     if last_instant is not None and instant <= last_instant:
         instant = last_instant + _MILLISECOND
-    many = len(base.trees) > 0 and (len(items) >= _MANY or is_large(items, _FACTS))
+    many = len(items) >= _MANY or (len(base.trees) > 0 and is_large(items, _FACTS))
     known: Known | None = None
     bindings = Bindings()
     with _Nodes() as nodes:
