@@ -73,8 +73,7 @@ async def apply_beside(
         with set_aside() if is_large(items, HUGE) else nullcontext():
             return await apply(await_on=on_loop)
 
-    size = len(state.trees) + state.n
-    long = is_large(items) or (size >= FAR and reaches_far(items))
+    long = is_large(items) or (reaches_far(items) and len(state.trees) + state.n >= FAR)
     applied = await (run_in_thread(run) if long else apply())
     if absorb and applied.after.n > ABSORB_AT:
         applied.after = await run_in_thread(lambda: absorbed(applied.after))

@@ -38,6 +38,7 @@ from datahike_async.index.columns import (
     micros,
     object_array,
 )
+from datahike_async.index.source import Address
 from datahike_async.values.types import DoubleArray, FloatArray
 
 __all__ = ["decode_rows", "encode_rows", "pack", "pack_values", "unpack", "unpack_values"]
@@ -87,13 +88,13 @@ def _default(value: Any) -> Any:
         return ext(_DOUBLES, np.array(tuple(value), "<f8").tobytes())
     if kind is frozenset or kind is set:
         return ext(_SET, _pack_nested(value))
+    if kind is Address:
+        return list(value)
     raise TypeError(f"{value!r} of type {kind.__name__} cannot be stored")
 
 
 def _pack_nested(value: Iterable[Any]) -> bytes:
-    # The buffer of a packer is 256 KB, which takes longer to get than a key to encode.
-    packer = msgpack.Packer(default=_default, strict_types=True, use_bin_type=True, buf_size=256)
-    return packer.pack(list(value))  # type: ignore[no-any-return]
+    return pack(list(value))
 
 
 def _ext(code: int, data: bytes, below: int = 0) -> Any:
@@ -150,8 +151,13 @@ _HOOKS: Final = tuple(partial(_ext, below=level + 1) for level in range(_MOST_LE
 
 
 def pack(value: Any) -> bytes:
-    """Encode one value, or lists and dicts of values, keeping every type."""
-    return msgpack.packb(value, default=_default, strict_types=True, use_bin_type=True)  # type: ignore[no-any-return]
+    """Encode one value, or lists and dicts of values, keeping every type.
+
+    An ``Address`` becomes a list.
+    """
+    # The buffer of ``packb`` is 256 KB, which takes longer to get than most values to encode.
+    packer = msgpack.Packer(default=_default, strict_types=True, use_bin_type=True, buf_size=512)
+    return packer.pack(value)  # type: ignore[no-any-return]
 
 
 def unpack(data: bytes | memoryview) -> Any:

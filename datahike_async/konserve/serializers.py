@@ -81,7 +81,9 @@ class MessagePack:
     def serialize(self, value: Any) -> bytes:
         """Return the bytes of a value; raise BadArgument for one it cannot hold."""
         try:
-            return msgpack.packb(value, default=self._default, strict_types=True)  # type: ignore[no-any-return]
+            # The buffer of ``packb`` is 256 KB, which takes longer to get than a key to encode.
+            packer = msgpack.Packer(default=self._default, strict_types=True, buf_size=512)
+            return packer.pack(value)  # type: ignore[no-any-return]
         except BadArgument:
             raise
         except (TypeError, ValueError, OverflowError, RecursionError) as error:

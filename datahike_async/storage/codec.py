@@ -102,7 +102,7 @@ def encode_entry(applied: Applied) -> bytes:
     done = applied.done
     stored: list[Any]
     if len(done) < _COLUMNS_FROM and not applied.bulk:
-        stored = _flat(applied.tx, done.block(0, len(done)))
+        stored = _flat(applied.tx, done.operations())
     else:
         stored = [_block(done.block(i, i + BLOCK)) for i in range(0, len(done), BLOCK)]
     return pack([applied.tx, applied.instant, applied.after.max_eid, applied.new_attrs, stored])
@@ -114,10 +114,10 @@ def _block(columns: Columns) -> bytes:
     return seal([encode_rows(rows), np.packbits(np.array(added, np.bool_)).tobytes()])
 
 
-def _flat(tx: int, columns: Columns) -> list[Any]:
+def _flat(tx: int, operations: Iterable[Operation]) -> list[Any]:
     flat: list[Any] = []
     add = flat.extend
-    for e, a, v, t, added in zip(*columns, strict=True):
+    for e, a, v, t, added in operations:
         # The transaction goes without saying; a retraction is told by the sign of the attribute.
         if t == tx:
             add((e, a if added else ~a, v))
@@ -178,7 +178,7 @@ def encode_segment(previous: list[Any] | None, items: Sequence[bytes | Address])
 
     ``previous`` is where the segment before it lies; None in one that another segment names.
     """
-    return seal([previous, [list(x) if isinstance(x, Address) else x for x in items]])
+    return seal([previous, list(items)])
 
 
 def decode_segment(data: bytes, where: str) -> tuple[list[Any] | None, list[bytes | Address]]:

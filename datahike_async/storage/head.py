@@ -120,16 +120,9 @@ def encode_head(head: Head) -> bytes:
             head.gc_epoch,
             head.recent.data,
             head.ring.to_data(),
-            _packable(head.tail),
+            list(head.tail),
         ]
     )
-
-
-def _packable(tail: tuple[bytes | Address, ...]) -> list[Any]:
-    # Every commit on a store without journals comes by here: no step for each record.
-    if Address not in map(type, tail):
-        return list(tail)
-    return [list(x) if isinstance(x, Address) else x for x in tail]
 
 
 def decode_head(data: Any, where: str, store: UUID | None) -> Head:

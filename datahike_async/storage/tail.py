@@ -44,10 +44,14 @@ class Tail:
     ``bytes`` counts all records, ``inline`` those that lie in no segment.
     """
 
-    __slots__ = ("bytes", "inline", "items")
+    __slots__ = ("_named", "bytes", "inline", "items")
 
     def __init__(self, items: Iterable[bytes | Segment] = ()) -> None:
         self.items: list[bytes | Segment] = list(items)
+        # Behind these there are only single records.
+        self._named = max(
+            (i for i, x in enumerate(self.items, 1) if isinstance(x, Segment)), default=0
+        )
         self.inline = sum(len(x) for x in self.items if isinstance(x, bytes))
         self.bytes = self.inline + sum(
             len(record) for x in self.items if isinstance(x, Segment) for record in x.records
@@ -65,9 +69,9 @@ class Tail:
 
     def stored(self) -> tuple[bytes | Address, ...]:
         """Return what a head says of each item: the record, or where it lies."""
-        if self.inline == self.bytes:
-            return tuple(self.items)  # type: ignore[arg-type]  # no record is empty: no segments
-        return tuple(x.address if isinstance(x, Segment) else x for x in self.items)
+        # Every commit on a store without journals asks for it: no step for each single record.
+        named = [x.address if isinstance(x, Segment) else x for x in self.items[: self._named]]
+        return (*named, *self.items[self._named :])  # type: ignore[arg-type]
 
     def append(self, record: bytes) -> None:
         """Add a record."""
@@ -78,8 +82,9 @@ class Tail:
     def plus(self, record: bytes) -> Tail:
         """Return a tail with one record more."""
         # Every commit asks for one: nothing is counted again.
-        longer = Tail()
+        longer = Tail.__new__(Tail)
         longer.items = [*self.items, record]
+        longer._named = self._named
         longer.inline = self.inline + len(record)
         longer.bytes = self.bytes + len(record)
         return longer

@@ -89,6 +89,13 @@ class Done(Sequence[Datom]):
         # A retraction is shown with the transaction that made it.
         return Datom(mem.e[~op], attrs[mem.a[~op]].ident, mem.v[~op], mem.until[~op], False)
 
+    def operations(self) -> Iterator[tuple[int, int, Any, int, bool]]:
+        """Go through those of the memtable, as ``block`` returns them: for a few."""
+        mem = self._mem
+        for op in mem.ops[self._start : self._stop]:
+            row = op if op >= 0 else ~op
+            yield mem.e[row], mem.a[row], mem.v[row], mem.t[row], op >= 0
+
     def block(self, start: int, stop: int) -> Columns:
         """Return operations as the log keeps them: a retraction has the transaction it undoes.
 
