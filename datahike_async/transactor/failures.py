@@ -84,9 +84,8 @@ def read_only(branch: str, wanted: bool) -> WriterError:
     why = (
         "the connection was opened with read_only=True. Open another one to write"
         if wanted
-        else "this process may not write where its store lies, or opened the LMDB store there with "
-        "read_only=True before. Make the medium writable, or release that connection and connect "
-        "again"
+        else "this process may not write where its store lies. Make the medium writable, and "
+        "connect again"
     )
     return WriterError(
         f"Branch :{branch} can only be read here, and nothing was written: {why}.",

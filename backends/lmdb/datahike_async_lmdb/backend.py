@@ -154,7 +154,10 @@ class LmdbBackend:
             raise
 
     def _marker(self, path: str, size: int, read_only: bool = False) -> bytes | None:
-        if not os.path.exists(os.path.join(path, "data.mdb")):
+        try:
+            if not os.path.getsize(os.path.join(path, "data.mdb")):
+                return None
+        except OSError:
             return None
         try:
             shared = Shared.acquire(path, size, read_only=read_only)
@@ -170,7 +173,7 @@ class LmdbBackend:
             meta = table(shared, META, create=False)
         except lmdb.NotFoundError:
             return None
-        with shared.environment.begin(db=meta) as txn:
+        with shared.unwritten(), shared.environment.begin(db=meta) as txn:
             found = txn.get(MARKER)
             return None if found is None else bytes(found)
 

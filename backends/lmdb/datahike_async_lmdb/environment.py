@@ -46,6 +46,8 @@ _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 _LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | _CLOEXEC
 _LOCK_BYTES: Final = (_READERS + 2) * 64
 """The lock file: a cache line for each reader, and two for the rest."""
+_LOCK: Final = "lock.mdb"
+_FIRST_PAGES: Final = 2 * 4096
 _LEAST_ROOM: Final = 64 * 1024
 
 
@@ -57,9 +59,13 @@ def table(shared: Shared, name: bytes, *, create: bool = True) -> Any:
     """
     environment = shared.environment
     if shared.read_only:
-        return environment.open_db(name, create=False)
-    with shared.lock.holding(), environment.begin(write=True) as txn:
-        return environment.open_db(name, txn=txn, create=create)
+        with shared.unwritten():
+            found = environment.open_db(name, create=False)
+    else:
+        with shared.lock.holding(), environment.begin(write=True) as txn:
+            found = environment.open_db(name, txn=txn, create=create)
+    shared.tables[name] = found
+    return found
 
 
 @contextmanager
@@ -69,7 +75,7 @@ def reading(shared: Shared, environment: Any, db: Any, *, buffers: bool = False)
     LMDB shows a transaction once it is written, and its writer syncs that afterwards: what another
     process committed is synced here before it is shown.
     """
-    with environment.begin(db=db, buffers=buffers) as txn:
+    with shared.unwritten(), environment.begin(db=db, buffers=buffers) as txn:
         shared.settle(txn.id())
         yield txn
 
@@ -147,9 +153,18 @@ class Shared:
         self._gate = threading.Condition()
         self._active = 0
         self._moving = False
+        # The tables that were opened, which are others once the environment is opened again.
+        self.tables: dict[bytes, Any] = {}
         # The newest transaction that is known to be synced.
         self.durable = 0
         before = _file(path)
+        if before is not None and 0 < before.st_size < _FIRST_PAGES:
+            # What LMDB finds beyond the end of its file ends the process.
+            raise CorruptValue(
+                f"The environment {path!r} is damaged: {_FILE} ends after {before.st_size} bytes, "
+                "within its first two pages, so nothing of it can be read. Restore it from a "
+                f"backup; or remove {_FILE} and {_LOCK}, and create the store anew."
+            )
         try:
             with ExitStack() as opened:
                 self._open_files(opened, map_size)
@@ -166,17 +181,8 @@ class Shared:
 
     def _open_files(self, opened: ExitStack, map_size: int) -> None:
         path = self.path
-        if self.read_only:
-            self.environment = _opened_to_read(path, map_size)
-        else:
-            _fill_lock_file(path)
-            self.environment = lmdb.open(
-                path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=FILE_MODE
-            )
+        self._open_environment(map_size)
         opened.callback(self.environment.close)
-        if not self.read_only:
-            # Readers that were killed would keep old pages from being used again.
-            self.environment.reader_check()
         self.folder = os.open(path, os.O_RDONLY | _CLOEXEC)
         opened.callback(os.close, self.folder)
         # LMDB syncs its file, and not that the folder has it.
@@ -185,11 +191,65 @@ class Shared:
         self._data = os.open(_FILE, os.O_RDONLY | _CLOEXEC, dir_fd=self.folder)
         opened.callback(os.close, self._data)
 
+    def _open_environment(self, map_size: int) -> None:
+        lock = os.path.join(self.path, _LOCK)
+        locked = os.access(lock, os.W_OK)
+        # Whether writers see who reads, and use none of his pages again. Without the file there are
+        # none: a copy, or a medium that nobody writes to.
+        self._seen = not self.read_only or locked or not os.path.exists(lock)
+        if self.read_only:
+            # Makes nothing. What nobody sees reading is read beside no writer; see ``unwritten``.
+            self.environment = lmdb.open(
+                self.path,
+                map_size=map_size,
+                max_dbs=2,
+                readonly=True,
+                create=False,
+                lock=locked,
+            )
+            return
+        _fill_lock_file(self.path)
+        self.environment = lmdb.open(
+            self.path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=FILE_MODE
+        )
+        # Readers that were killed would keep old pages from being used again.
+        self.environment.reader_check()
+
+    def _allow_writing(self, map_size: int) -> None:
+        """Open the environment again to be written to, once no call has a transaction open."""
+        with self._gate:
+            self._gate.wait_for(lambda: not self._moving)
+            self._moving = True
+            self._gate.wait_for(lambda: not self._active)
+        try:
+            names = list(self.tables)
+            self._opened_again(map_size, names, read_only=False)
+        except BaseException as error:
+            try:
+                self._opened_again(map_size, names, read_only=True)
+            except BaseException:
+                self._broken = str(error)
+                raise
+            if isinstance(error, lmdb.Error):
+                raise self._translated(error) from error
+            raise
+        finally:
+            with self._gate:
+                self._moving = False
+                self._gate.notify_all()
+
+    def _opened_again(self, map_size: int, names: list[bytes], *, read_only: bool) -> None:
+        self.environment.close()
+        self.read_only = read_only
+        self._open_environment(map_size)
+        for name in names:
+            table(self, name, create=False)
+
     @classmethod
     def acquire(cls, path: str, map_size: int, *, read_only: bool = False) -> Shared:
         """Open the environment of a real path, or join those who have it open.
 
-        LMDB allows one a process, so whoever joins may find it ``read_only``, or not.
+        LMDB allows one a process: for who joins to write, one that is read only is opened anew.
         """
         with cls._opening:
             shared = cls._open.get(path)
@@ -205,6 +265,8 @@ class Shared:
                     f"The environment {path!r} failed ({shared._broken}); release every store of "
                     "it, then open it again."
                 )
+            elif shared.read_only and not read_only and may_write(path, _FILE):
+                shared._allow_writing(map_size)
             shared._users += 1
             return shared
 
@@ -260,6 +322,32 @@ class Shared:
             finally:
                 self._leave()
             self._resize(size, grow)
+
+    @contextmanager
+    def unwritten(self) -> Iterator[None]:
+        """Keep writers out inside the block where they do not see who reads.
+
+        They would use its pages again. Raises StoreBusy, StoreDenied.
+        """
+        if self._seen:
+            yield
+            return
+        try:
+            self.lock.acquire()
+        except StoreIOError as error:
+            if error.data.get("errno") == errno.EROFS:
+                yield  # a medium without locks, to which nobody writes
+                return
+            raise StoreDenied(
+                f"This process may not write to {_LOCK} in {self.path!r}, by which those who write "
+                f"see who reads, and cannot take the folder's lock in its place: {error} Let it "
+                "write to that file, or read a copy of the store.",
+                read_only=True,
+            ) from error
+        try:
+            yield
+        finally:
+            self.lock.release()
 
     def settle(self, seen: int) -> None:
         """Make durable what others committed, up to the transaction ``seen``."""
@@ -340,16 +428,6 @@ def _is(one: os.stat_result, other: os.stat_result | None) -> bool:
     return other is not None and os.path.samestat(one, other)
 
 
-def _opened_to_read(path: str, map_size: int) -> Any:
-    """Open an environment that is there, and make nothing.
-
-    Where LMDB's lock file is there and may be written to, writers see who reads. Else this is a
-    medium that nobody writes to, or a copy.
-    """
-    locked = os.access(os.path.join(path, "lock.mdb"), os.W_OK)
-    return lmdb.open(path, map_size=map_size, max_dbs=2, readonly=True, create=False, lock=locked)
-
-
 def _fill_lock_file(path: str) -> None:
     """Have no holes in the lock file, which LMDB maps: filling one on a full disk kills a process.
 
@@ -358,7 +436,7 @@ def _fill_lock_file(path: str) -> None:
     if not os.path.isdir(path) or not hasattr(os, "posix_fallocate"):
         return
     with system_errors(f"making the lock file of {path!r}"):
-        lock = os.open(os.path.join(path, "lock.mdb"), _LOCK_FLAGS, FILE_MODE)
+        lock = os.open(os.path.join(path, _LOCK), _LOCK_FLAGS, FILE_MODE)
         try:
             os.posix_fallocate(lock, 0, _LOCK_BYTES)
         except OSError as error:

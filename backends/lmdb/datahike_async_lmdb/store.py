@@ -71,9 +71,8 @@ class LmdbBlobStore(BlobStoreBase):
         self._shared = shared
         self._lock_seconds = lock_seconds
         self._turns = Turns(shared.folder, shared.path, lock_seconds)
-        self._environment = shared.environment
-        self._blobs = shared.call(table, shared, BLOBS)
-        self._meta = shared.call(table, shared, META)
+        for name in BLOBS, META:
+            shared.call(table, shared, name)
         # Guards the count of calls under way, which closing waits for.
         self._state = threading.Condition()
         self._active = 0
@@ -84,6 +83,18 @@ class LmdbBlobStore(BlobStoreBase):
     def capabilities(self) -> Capabilities:
         """What this store promises."""
         return _CAPABILITIES
+
+    @property
+    def _environment(self) -> Any:
+        return self._shared.environment
+
+    @property
+    def _blobs(self) -> Any:
+        return self._shared.tables[BLOBS]
+
+    @property
+    def _meta(self) -> Any:
+        return self._shared.tables[META]
 
     async def _hop(self, call: Callable[..., T], *args: Any) -> T:
         self._refuse_closed()

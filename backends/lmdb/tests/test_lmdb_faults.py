@@ -304,7 +304,7 @@ async def test_a_commit_that_failed_where_it_begins_to_count_has_an_unknown_outc
         path = config["path"] + uuid.uuid4().hex
         store = await LmdbBackend().create({**config, "path": path})
         await store.write(NAME, b"0")
-        store._environment = FailingEnvironment(store._environment, counted=True)
+        store._shared.environment = FailingEnvironment(store._environment, counted=True)
         with pytest.raises(OutcomeUnknown):
             await change(store)
         # LMDB itself refuses an environment after this: it must be opened again.
@@ -321,11 +321,11 @@ async def test_a_commit_that_failed_before_was_no_commit(config):
     await store.write(NAME, b"0")
     sound = store._environment
     for change in CHANGES:
-        store._environment = FailingEnvironment(sound)
+        store._shared.environment = FailingEnvironment(sound)
         with pytest.raises(StoreIOError):
             await change(store)
         assert (await store.read(NAME)).data == b"0"
-    store._environment = sound
+    store._shared.environment = sound
     await store.write(NAME, b"1")
     await store.close()
 
@@ -427,7 +427,7 @@ async def test_several_names_are_read_at_one_moment(config):
             begun.append(1)
             return self._environment.begin(*args, **options)
 
-    store._environment = Counting(store._environment)
+    store._shared.environment = Counting(store._environment)
     assert set(await store.read_many([*names, NAME])) == set(names)
     assert len(begun) == 1
     await store.close()
@@ -444,6 +444,61 @@ async def test_it_is_closed_under_cancellation_too(config):
     store = await LmdbBackend().create(config)
     assert await store.read(NAME) is None
     await store.close()
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 8191])
+async def test_an_environment_that_ends_within_its_first_pages_says_what_to_do(config, size):
+    await (await LmdbBackend().create(config)).close()
+    os.truncate(os.path.join(config["path"], "data.mdb"), size)
+    for call in (
+        lambda: LmdbBackend().connect(config),
+        lambda: LmdbBackend().connect({**config, "read-only": True}),
+        lambda: LmdbBackend().create(config),
+        lambda: LmdbBackend().exists(config),
+    ):
+        with pytest.raises(CorruptValue, match=f"after {size} bytes.*or remove data.mdb"):
+            await call()
+    for name in ("data.mdb", "lock.mdb"):
+        os.unlink(os.path.join(config["path"], name))
+    await (await LmdbBackend().create(config)).close()
+
+
+async def test_who_reads_unseen_by_writers_keeps_them_out_meanwhile(config, monkeypatch):
+    """As one who may not write to the file in which LMDB notes who reads."""
+    store = await LmdbBackend().create(config)
+    await store.write(NAME, b"0")
+    await store.close()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    reader = await LmdbBackend().connect({**config, "read-only": True})
+    seen = []
+
+    def write():
+        writing = os.open(config["path"], os.O_RDONLY)
+        try:
+            fcntl.flock(writing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen.append("a writer")
+        except BlockingIOError:
+            seen.append("nobody")
+        finally:
+            os.close(writing)
+
+    class Watched:
+        def begin(self, *args, **options):
+            write()
+            return environment.begin(*args, **options)
+
+        def __getattr__(self, name):
+            return getattr(environment, name)
+
+    environment = reader._shared.environment
+    reader._shared.environment = Watched()
+    assert (await reader.read(NAME)).data == b"0"
+    assert await reader.read_many([NAME])
+    assert [page async for page in reader.names()] == [[NAME]]
+    write()
+    assert seen == ["nobody", "nobody", "nobody", "a writer"]
+    await reader.close()
 
 
 # -- processes ---------------------------------------------------------------------------------
