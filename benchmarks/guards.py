@@ -27,6 +27,22 @@ CHOSEN = 100_000
 PRIME = 2**61 - 1
 PAIRS = "[?a :k ?x] [?b :k ?x]"
 RULES = "[[(reach ?a ?b) [?a :f ?b]] [(reach ?a ?b) [?a :f ?c] (reach ?c ?b)]]"
+GROW = """[[(grow ?a ?v) [?a :n 1] [(vector ?a ?a) ?v]]
+           [(grow ?a ?w) (grow ?a ?v) [(concat ?v ?v) ?w]]]"""
+MANY = [i * 7919 % 1_000_003 for i in range(1_000_000)]
+LARGE = {
+    "sort": "(sort ?c)",
+    "set": "(set ?c)",
+    "distinct": "(distinct ?c)",
+    "frequencies": "(frequencies ?c)",
+    "shuffle": "(shuffle ?c)",
+    "reverse": "(reverse ?c)",
+    "concat": "(concat [] ?c)",
+    "partition": "(partition 3 ?c)",
+    "equality": "(= ?c ?c)",
+    "text": "(pr-str ?c)",
+    "range": "(range 1000000)",
+}
 
 QUERIES: dict[str, tuple[str, list[Any]]] = {
     "comparison": ("[:find (count ?a) . :where [?a :n ?x] [?b :n ?y] [(< ?x ?y)]]", []),
@@ -40,6 +56,25 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "text pattern": ('[:find (count ?a) . :where [?a :s ?s] [(re-find "(a|aa)+$" ?s)]]', []),
     "input": ("[:find (count ?x) . :in $ [?x ...]]", [list(range(300_000))]),
     "nested pull": ("[:find (pull ?a [* {:f [* {:f [* {:f [*]}]}]}]) :where [?a :n]]", []),
+    "doubling vectors": ("[:find (count ?v) . :in $ % :where (grow ?a ?v)]", [GROW]),
+    "100,000 arguments": (f"[:find ?y . :where [(+ {'1 ' * 100_000}) ?y]]", []),
+    "pull of 5,000 attributes": (
+        f"[:find (pull ?a [{' '.join(f':a{i}' for i in range(5000))}]) :where [?a :a1]]",
+        [],
+    ),
+    "deep pull": (f"[:find (pull ?a {'[:n {:f ' * 20}[:n]{'}]' * 20}) :where [?a :n]]", []),
+    "3,000 in having": (
+        "[:find ?x (count ?a) :where [?a :n ?x] :having "
+        + " ".join(f"[(> (count ?a) -{i})]" for i in range(3000))
+        + "]",
+        [],
+    ),
+    "large input": ("[:find (count ?x) . :in $ ?x]", [MANY]),
+    "map input": ("[:find (count ?x) . :in $ [[?x ?y]]]", [dict.fromkeys(MANY[::2], 1)]),
+    **{
+        f"{name} of a million": (f"[:find (count ?y) . :in $ ?c :where [{call} ?y]]", [MANY])
+        for name, call in LARGE.items()
+    },
     "1,500 patterns": (
         "[:find ?a0 :where " + " ".join(f"[?a{i} :f ?a{i + 1}]" for i in range(1500)) + "]",
         [],
@@ -77,6 +112,7 @@ def _database() -> d.Database:
     for e in range(1, ROWS + 1):
         datoms += [(e, ":n", e * 7919 % ROWS), (e, ":k", e % 3)]
         datoms += [(e, ":s", f"name {e % 97} {'a' * 20}b")]
+        datoms += [(e, f":a{e}", e)] if e < 5000 else []
         datoms += [(e, ":f", e * m % ROWS + 1) for m in (31, 17)]
     refs = {":db/valueType": ":db.type/ref", ":db/cardinality": ":db.cardinality/many"}
     return d.init_db(datoms, {":f": refs})
@@ -92,7 +128,7 @@ async def _late(db: d.Database) -> list[Figure]:
             start = time.perf_counter()
             try:
                 await d.q(query, db, *inputs, timeout=TIMEOUT)
-            except d.QueryCanceled:
+            except (d.QueryCanceled, d.QueryError):
                 took = (time.perf_counter() - start) * 1e3
 
         gap, _ = await longest_gap(call)

@@ -134,9 +134,16 @@ class Engine:
 
         It takes as long as there are ``rows``; 0 is for what may make more of few.
         """
-        if 0 < rows <= SMALL:
-            return call(*args)
-        return await self.watch.run(rows, call, *args)
+        watch = self.watch
+        if 0 < rows <= SMALL and self.host is not None and not watch.inside:
+            before = watch.begin()
+            try:
+                return call(*args)
+            except Elsewhere:
+                rows = LARGE  # few rows may hold large values
+            finally:
+                watch.movable = before
+        return await watch.run(rows, call, *args)
 
     async def run(
         self, clauses: Sequence[Clause], state: State, wanted: Sequence[Symbol] | None = None

@@ -402,9 +402,9 @@ def _items(value: Any, what: str) -> Sequence[Any]:
     if isinstance(value, (list, tuple)):
         return value
     if isinstance(value, Mapping):
-        return [list(pair) for pair in value.items()]
+        return list(walked(value.items(), each=4))
     if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)):
-        return list(value)
+        return list(walked(value, each=4))
     raise QueryError(
         f"Cannot bind value {shown(value)} to {what}; expected a list, a tuple or a set.",
         error=":query/binding",

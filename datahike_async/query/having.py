@@ -8,7 +8,7 @@ predicate belongs into :where, and is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["aggregates_of", "kept", "parse_having"]
 
 _ROW: Final = Symbol("?__row")
+_FEW: Final = 16
 
 
 def _error(message: str, form: Any) -> QueryError:
@@ -128,11 +129,11 @@ async def kept(
     ``count`` values.
     """
     columns: dict[Symbol, Column] = {_ROW: Column(INT, np.arange(count))}
-    names: list[tuple[Any, Symbol]] = []
+    names: dict[str, Symbol] = {}
     for i, (element, column) in enumerate(found):
         if isinstance(element, Aggregate):
-            names.append((element, Symbol(f"?__having{i}")))
-            columns[names[-1][1]] = column
+            name = names[term_text(element)] = Symbol(f"?__having{i}")
+            columns[name] = column
         else:
             columns[element.variable if isinstance(element, Pull) else element] = column
     left = state.inner(state.consts, [Relation(columns, count)])
@@ -141,10 +142,10 @@ async def kept(
             return EMPTY_I64
         args = tuple(_named(term, names) for term in clause.args)
         await engine.functions.predicate(replace(clause, args=args), left)
+        if len(clauses) > _FEW:
+            await engine.pause()
     return EMPTY_I64 if left.empty else left.take([_ROW]).columns[_ROW].data
 
 
-def _named(term: Any, names: Sequence[tuple[Any, Symbol]]) -> Any:
-    if not isinstance(term, Aggregate):
-        return term
-    return next(name for element, name in names if element == term)
+def _named(term: Any, names: Mapping[str, Symbol]) -> Any:
+    return names[term_text(term)] if isinstance(term, Aggregate) else term

@@ -49,6 +49,9 @@ _CHUNK: Final = 8192
 # Characters of a pattern that is parsed in no time.
 _SHORT: Final = 2000
 _INTS: Final = frozenset({int})
+# Patterns of more attributes are looked at in their midst; what reading one counts for.
+_WIDE: Final = 16
+_READ: Final = 8 * STEP
 # From so many maps on those that are made already are spared by the garbage collector.
 _SPARED: Final = 10_000
 _UNBOUNDED: Final = Meter()
@@ -293,7 +296,7 @@ class _Pull:
         elif len(ids) < COLUMNS_FROM and len(spec.attrs) > 1 and self.is_cheaper_whole(spec, ids):
             known = self.reader.whole(ids, SMALL)
         misses: list[NodeMiss] = []
-        for attr_spec in spec.attrs:
+        for attr_spec in spec.attrs if len(spec.attrs) <= _WIDE else walked(spec.attrs, each=_READ):
             if spec.wildcard and not attr_spec.reverse:
                 continue
             attr = by_key.get(attr_spec.name)

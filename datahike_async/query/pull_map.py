@@ -13,6 +13,8 @@ __all__ = ["EntityMap", "copied"]
 
 # A look at the clock comes after so many maps, and one.
 _MANY: Final = 63
+# What an entry of a large map counts for.
+_ENTRY: Final = STEP // 4
 
 
 class EntityMap(Json, dict[Any, Any]):
@@ -91,6 +93,8 @@ def copied(whole: EntityMap, most: int = 2**62) -> tuple[EntityMap, int]:
                 break
             if not count & _MANY:
                 tally(STEP * (_MANY + 1))
+            if len(source) > _MANY:
+                tally(_ENTRY * len(source))
             for key, value in source.items():
                 target[key] = made = _shell(value)
                 if made is not value:

@@ -10,7 +10,7 @@ import numpy as np
 from datahike_async.index.arrays import order_of, taken
 from datahike_async.index.columns import INT, Column, Rows
 from datahike_async.index.source import NodeMiss
-from datahike_async.looks import STEP, walked
+from datahike_async.looks import STEP, look, walked
 from datahike_async.query.patterns import aligned
 from datahike_async.query.stats import cached
 from datahike_async.snapshot.views import View
@@ -24,6 +24,8 @@ COLUMNS_FROM: Final = 32
 # An entity of more datoms is read by attribute.
 SMALL: Final = 256
 ALL: Final = 2**62
+# What finding the rows of an entity among columns counts for, and making its value an object.
+_ALIGNED: Final = 16
 
 
 class Reader:
@@ -75,6 +77,7 @@ class Reader:
         rows = self.view.attr(attr.id)
         if not len(rows):
             return [], []
+        look(_ALIGNED * len(ids))
         wanted = np.array(ids, np.int64)
         positions = aligned(rows, wanted)
         has = positions >= 0
@@ -118,6 +121,7 @@ class Reader:
         """Return entity → values, from all datoms of the attribute."""
         if not len(rows):
             return {}
+        look(_ALIGNED * len(ids))
         wanted = np.array(ids, np.int64)
         history = self.view.history
         if not reverse and not attr.many and not history:

@@ -38,6 +38,7 @@ __all__ = [
     "column_of",
     "distinct",
     "group_codes",
+    "plain_column",
     "plain_value",
     "shared_codes",
     "unit",
@@ -89,11 +90,16 @@ class Relation:
 
 def column_of(values: Sequence[Any]) -> Column:
     """Return a column of any values: NumPy scalars become Python's, lists tuples."""
+    return plain_column([plain_value(v) for v in walked(values)])
+
+
+def plain_column(values: Sequence[Any]) -> Column:
+    """Return a column of values as databases hold them."""
     try:
-        return Column.of([plain_value(v) for v in walked(values)])
+        return Column.of(values)
     except (TypeError, OverflowError):
         # Nothing that an index holds, such as a datetime without a zone: equal by type and value.
-        return Column(OBJECT, object_array([plain_value(v) for v in walked(values)]))
+        return Column(OBJECT, object_array(values))
 
 
 def plain_value(value: Any) -> Any:

@@ -31,6 +31,8 @@ __all__ = ["shaped", "shaped_rows"]
 
 # What an entry of a map in the answer counts for, in looks at the clock.
 _ENTRY: Final = 8
+# What an aggregate of few rows counts for.
+_AGGREGATE: Final = 512
 
 
 def shaped_rows(prepared: Prepared, rows: list[tuple[Any, ...]]) -> Any:
@@ -57,10 +59,8 @@ async def shaped(
     parsed = prepared.query
     elements = parsed.find.elements
     wanted = prepared.wanted
-    if len(state.relations) == 1 and state.relations[0].count <= SMALL:
-        relation = state.whole(wanted)
-    else:
-        relation = await engine.heavy(state.rows(), state.whole, wanted)
+    most = state.rows() if len(state.relations) == 1 else max(state.rows(), SMALL + 1)
+    relation = await engine.heavy(most, state.whole, wanted)
     compared = (*elements, *aggregates_of(parsed.having))
     aggregates = any(isinstance(e, Aggregate) for e in compared)
     if aggregates:
@@ -179,7 +179,7 @@ def _grouped(
     ]
     groups = Groups(*group_codes(by, relation.count))
     out: list[Column | Pending] = []
-    for element in elements:
+    for element in walked(elements, each=_AGGREGATE):
         if isinstance(element, Aggregate):
             *args, variable = element.args
             args = [given.get(a, a) if isinstance(a, Symbol) else a for a in args]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from datahike_async.edn.types import Symbol
 from datahike_async.index.columns import Column
 from datahike_async.query.joins import join
-from datahike_async.query.relation import Relation, column_of, unit
+from datahike_async.query.relation import Relation, plain_column, unit
 
 if TYPE_CHECKING:
     from datahike_async.query.budget import Meter
@@ -92,12 +92,12 @@ class State:
         """Return the columns of the widest relation."""
         return max((len(r.columns) for r in self.relations), default=0)
 
-    def keep(self, wanted: Sequence[Symbol], uses: Mapping[Symbol, int], at: int) -> None:
+    def keep(self, wanted: Iterable[Symbol], uses: Mapping[Symbol, int], at: int) -> None:
         """Forget the columns of variables that are neither wanted nor used from step ``at`` on.
 
         ``uses`` says of each which step is the last to use it.
         """
-        relations = list(self.relations)
+        relations, wanted = list(self.relations), frozenset(wanted)
         for i, relation in enumerate(relations):
             kept = [v for v in relation.columns if v in wanted or uses.get(v, -1) >= at]
             if len(kept) < len(relation.columns):
@@ -120,6 +120,6 @@ class State:
             out = join(out, relation.project(columns), self.meter)
         for variable in variables:
             if variable in self.consts:
-                constant = column_of([self.consts[variable]])
+                constant = plain_column([self.consts[variable]])
                 out = out.with_column(variable, constant.take(np.zeros(out.count, np.int64)))
         return out

@@ -109,6 +109,10 @@ def _names_form(head: Any) -> bool:
     return (type(head) is Symbol and head in _FORMS) or (type(head) is str and head in _FORM_NAMES)
 
 
+MAX_ARGUMENTS: Final = 4096
+"""The most arguments that a query may write down for one call."""
+
+
 def _callable(head: Any) -> bool:
     # A lookup ref in the entity position is a vector that begins with a keyword.
     if not head:
@@ -122,6 +126,12 @@ def _callable(head: Any) -> bool:
 def _call(form: Any) -> Predicate | Function:
     call = form[0]
     function, *args = call
+    if len(args) > MAX_ARGUMENTS:
+        raise QueryError(
+            f"The call of {term_text(function)} has {len(args)} arguments, and {MAX_ARGUMENTS} are "
+            "the most; pass a collection as one argument instead.",
+            error=":query/where",
+        )
     args = [*map(unquoted, args)]
     function = Symbol(function) if type(function) is str else function
     if type(function) is not Symbol:

@@ -10,7 +10,7 @@ import pytest
 import datahike_async as d
 from datahike_async.database import empty_db
 from datahike_async.errors import QueryCanceled, QueryError, shown
-from datahike_async.query import watch
+from datahike_async.query import builtins_size, watch
 from datahike_async.query.budget import Meter
 from datahike_async.query.builtins import BUILTINS
 from datahike_async.query.calls import _Calls
@@ -242,3 +242,89 @@ def test_what_an_error_shows_of_a_large_value_takes_no_time() -> None:
 
 def test_elsewhere_is_no_failure_of_what_was_called() -> None:
     assert not issubclass(Elsewhere, Exception)
+
+
+async def test_few_rows_of_nested_values_are_told_apart_elsewhere() -> None:
+    """A vector of vectors, each of which it holds twice, is walked as often as it is there."""
+    inside: list[bool] = []
+    look = Watch.look
+
+    def looked(self: Watch, count: int) -> None:
+        inside.append(self.inside)
+        look(self, count)
+
+    rules = """[[(grow ?a ?v) [(vector ?a ?a) ?v]]
+                [(grow ?a ?w) (grow ?a ?v) [(vector ?v ?v) ?w]]]"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "look", looked)
+        patch.setattr(builtins_size, "MAX_ITEMS", 100_000)
+        with pytest.raises(QueryError, match="more than 100000 elements"):
+            await d.q("[:find (count ?v) . :in $ % ?a :where (grow ?a ?v)]", DB, rules, 1)
+    assert inside.count(True) > inside.count(False)
+
+
+async def test_a_call_has_so_many_arguments_at_most() -> None:
+    text = "[:find ?y . :where [(+ {}) ?y]]"
+    assert await d.q(text.format("1 " * 4096), DB) == 4096
+    with pytest.raises(QueryError, match=r"call of \+ has 4097 arguments"):
+        await d.q(text.format("1 " * 4097), DB)
+
+
+async def test_a_pull_of_many_attributes_is_looked_at_in_its_midst() -> None:
+    count = 3000
+    db = d.init_db([(e, f":a{i}", i) for i in range(count) for e in (1, 2)])
+    pattern = [f":a{i}" for i in range(count)]
+    counts: list[int] = []
+    look = Watch.look
+
+    def looked(self: Watch, count: int) -> None:
+        counts.append(count)
+        look(self, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "look", looked)
+        assert len((await d.pull(db, pattern, 1)) or {}) == count
+        reading = sum(counts)
+        counts.clear()
+        assert len(await d.pull_many(db, [":a1"], [1, 2] * 5)) == 10
+        few = sum(counts)
+        counts.clear()
+        await d.pull_many(db, pattern, [1, 2] * 5)
+    assert reading > 100 * count
+    # The copies of what was asked for again are large, though there are few.
+    assert sum(counts) > few + 8 * 8 * count
+
+
+async def test_a_map_as_input_is_bound_in_pieces() -> None:
+    counts: list[int] = []
+    look = Watch.look
+
+    def looked(self: Watch, count: int) -> None:
+        counts.append(count)
+        look(self, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "look", looked)
+        query = "[:find (count ?x) . :in $ [[?x ?y]]]"
+        assert await d.q(query, DB, list(MAP.items())) == N
+        pairs = sum(counts)
+        assert await d.q(query, DB, MAP) == N
+    # What there is more to do than with pairs is looked at, too.
+    assert sum(counts) - pairs >= pairs + 3 * N
+
+
+async def test_many_predicates_of_having_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    db = d.init_db([(1, ":n", 1), (2, ":n", 2)])
+    clauses = " ".join(f"[(> (count ?e) -{i})]" for i in range(200))
+    paused = 0
+    pause = Watch.pause
+
+    async def counted(self: Watch) -> None:
+        nonlocal paused
+        paused += 1
+        await pause(self)
+
+    monkeypatch.setattr(Watch, "pause", counted)
+    found = await d.q(f"[:find ?n (count ?e) :where [?e :n ?n] :having {clauses}]", db)
+    assert sorted(found) == [(1, 1), (2, 1)]
+    assert paused >= 200
