@@ -59,7 +59,7 @@ class Database:
     without a store), ``config`` the configuration it was opened with.
     """
 
-    __slots__ = ("__datahike_view__", "__weakref__", "_env", "commit_id", "config")
+    __slots__ = ("__datahike_view__", "__weakref__", "_env", "commit_id", "config", "slow_seconds")
 
     def __init__(
         self,
@@ -71,6 +71,8 @@ class Database:
     ) -> None:
         self.__datahike_view__ = view
         self.config = config
+        # From which on a query on this database is told in the log.
+        self.slow_seconds = query_api.SLOW if config is None else config.slow_query_ms / 1000
         self.commit_id = commit_id
         self._env = env
 
@@ -169,15 +171,11 @@ class Database:
 
     # -- reading -------------------------------------------------------------------------------
 
-    @property
-    def slow_seconds(self) -> float:
-        """Seconds from which a query on this database is told in the log."""
-        return query_api.SLOW if self.config is None else self.config.slow_query_ms / 1000
-
     async def q(self, query: Any, *inputs: Any, **options: Any) -> Any:
         """Run ``query`` with this database as its first input; see :func:`datahike_async.q`."""
-        slow = self.slow_seconds
-        found = await query_api.q(query, self, *inputs, host=HOST, slow=slow, **options)
+        found = await query_api.q(
+            query, self, *inputs, host=HOST, slow=self.slow_seconds, **options
+        )
         await pause()
         return found
 

@@ -48,7 +48,7 @@ def unregister_function(name: str | Symbol | Keyword) -> None:
 
 def lookup_function(name: str | Symbol | Keyword) -> Callable[..., Any] | None:
     """Return the function registered under ``name``, or None."""
-    return _functions.get(_text(name))
+    return _functions.get(name.text if type(name) is Symbol else _text(name))
 
 
 def _text(name: str | Symbol | Keyword) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.looks import PIECE, look, pieces
+from datahike_async.looks import PIECE, SMALL, look, pieces
 
 __all__ = [
     "firsts",
@@ -49,7 +49,8 @@ def _dense(low: int, high: int, count: int) -> bool:
 def taken(data: npt.NDArray[Any], positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return ``data[positions]``, of an index array or a mask, as a new array."""
     if len(positions) <= PIECE:
-        look(len(positions))
+        if len(positions) > SMALL:
+            look(len(positions))
         out: npt.NDArray[Any] = data[positions]
         return out
     if positions.dtype == np.bool_:
@@ -155,8 +156,11 @@ def _bucketed(values: Ints, depth: int) -> Ints:
 
 def _sorted(values: Ints) -> Ints:
     if len(values) <= PIECE:
-        look(_SORTED * len(values))
-        return np.sort(values)
+        if _SORTED * len(values) > SMALL:
+            look(_SORTED * len(values))
+        out = values.copy()
+        out.sort()
+        return out
     return taken(values, order_of(values))
 
 
@@ -164,6 +168,9 @@ def _new(ordered: Ints) -> npt.NDArray[np.bool_]:
     """Return where a sorted array has a value for the first time."""
     new = np.empty(len(ordered), np.bool_)
     new[:1] = True
+    if len(ordered) <= SMALL:
+        np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+        return new
     for start, stop in pieces(len(ordered) - 1):
         np.not_equal(
             ordered[start + 1 : stop + 1], ordered[start:stop], out=new[start + 1 : stop + 1]

@@ -11,6 +11,7 @@ from typing import Any, Final
 from datahike_async.errors import QueryError
 from datahike_async.events import SLOW_QUERY
 from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.looks import looking
 from datahike_async.query.ast import Clause
 from datahike_async.query.budget import Meter, budget_of
 from datahike_async.query.execute import Engine
@@ -19,11 +20,10 @@ from datahike_async.query.host import Host
 from datahike_async.query.inputs import Request, bind, gathered, request_of, too_deep
 from datahike_async.query.parse import order_by_of, seconds_of
 from datahike_async.query.prepare import NO_RULES, SHORT, Prepared, is_short, prepare
-from datahike_async.query.references import resolved
+from datahike_async.query.references import are_none, resolved
 from datahike_async.query.shape import shape
 from datahike_async.query.shaping import shaped, shaped_rows
 from datahike_async.query.state import State
-from datahike_async.query.supply import CHANCE
 from datahike_async.query.trace import Ran
 from datahike_async.query.watch import Watch
 
@@ -54,30 +54,46 @@ async def q(
     Without a ``host`` nothing pauses and no thread is used. What takes ``slow`` seconds or more is
     told in the log.
     """
-    request = request_of(
-        query,
-        inputs,
-        limit=limit,
-        offset=offset,
-        order_by=order_by,
-        timeout=timeout,
-        budget=budget,
-        stats=stats,
-        rng=rng,
-    )
     began = perf_counter()
+    request: Request | None = None
     try:
-        if request.stats:
-            return await _measured(request, host)
-        inputs = request.inputs
         watch: Watch | None = None
-        if is_short(request.query):
-            prepared = prepare(request.query)
+        if (
+            type(query) is str
+            and len(query) <= SHORT
+            and limit is None
+            and offset is None
+            and order_by is None
+            and timeout is None
+            and budget is None
+            and rng is None
+            and not stats
+        ):
+            # The query alone says everything, and is parsed in no time.
+            plain = True
+            prepared = prepare(query)
         else:
-            watch = _watch(request, host)
-            prepared = await _prepared(request, watch)
+            request = request_of(
+                query,
+                inputs,
+                limit=limit,
+                offset=offset,
+                order_by=order_by,
+                timeout=timeout,
+                budget=budget,
+                stats=stats,
+                rng=rng,
+            )
+            if request.stats:
+                return await _measured(request, host)
+            inputs, plain = request.inputs, request.plain
+            if is_short(request.query):
+                prepared = prepare(request.query)
+            else:
+                watch = _watch(request, host)
+                prepared = await _prepared(request, watch)
         point = prepared.point
-        if point is not None and len(inputs) == point.inputs + 1 and request.plain:
+        if point is not None and plain and len(inputs) == point.inputs + 1:
             view = getattr(inputs[0], "__datahike_view__", None)
             if view is not None:
                 try:
@@ -88,11 +104,14 @@ async def q(
                     raise too_deep() from None
                 if rows is not None:
                     return shaped_rows(prepared, rows)
+        if request is None:
+            request = Request(query, inputs)
         return await _run(prepared, request, watch or _watch(request, host), None)
     finally:
         took = perf_counter() - began
         if took >= slow and SLOW_QUERY.wanted:
-            SLOW_QUERY(seconds=round(took, 6), query=shape(request.query))
+            asked = query if request is None else request.query
+            SLOW_QUERY(seconds=round(took, 6), query=shape(asked))
 
 
 def _watch(request: Request, host: Host | None) -> Watch:
@@ -107,11 +126,13 @@ async def _prepared(request: Request, watch: Watch) -> Prepared:
 
 
 async def _run(prepared: Prepared, request: Request, watch: Watch, trace: list[Ran] | None) -> Any:
+    token = looking.set(watch.look)
     try:
-        with watch:
-            return await _answer(prepared, request, watch, trace)
+        return await _answer(prepared, request, watch, trace)
     except RecursionError:
         raise _too_nested() from None
+    finally:
+        looking.reset(token)
 
 
 def _too_nested() -> QueryError:
@@ -140,9 +161,13 @@ async def _answer(
     )
 
 
-def _is_long(value: Any) -> bool:
-    """Whether binding an input takes as long as there is of it."""
-    return type(value) in _LONG or (type(value) is str and len(value) > SHORT)
+def _are_long(inputs: Sequence[Any]) -> bool:
+    """Whether binding one of the inputs takes as long as there is of it."""
+    for value in inputs:
+        kind = type(value)
+        if kind in _LONG or (kind is str and len(value) > SHORT):
+            return True
+    return False
 
 
 async def _engine(
@@ -150,10 +175,10 @@ async def _engine(
 ) -> tuple[Engine, Sequence[Clause], State]:
     """Return the engine of one run, the clauses for it, and what the inputs bind."""
     parsed = prepared.query
-    if request.timeout is None:
+    if request.timeout is None and parsed.timeout is not None:
         watch.meter.within(parsed.timeout)
     try:
-        if prepared.scalars and not any(map(_is_long, request.inputs)):
+        if prepared.scalars and not _are_long(request.inputs):
             bound = bind(parsed, request.inputs)
         else:
             bound = await watch.run(0, bind, parsed, gathered(parsed, request.inputs))
@@ -161,14 +186,22 @@ async def _engine(
         raise too_deep() from None
     if prepared.builtin_rules:
         bound = replace(bound, rules=bound.rules.completed(prepared.builtin_rules))
-    if prepared.checked(bound.rules) or (prepared.simple and bound.rules is NO_RULES):
-        prepared.check(bound.rules, bound.variables())
-    else:
-        await watch.run(0, prepared.check, bound.rules, bound.variables())
-    where, bound = await resolved(prepared, bound, watch)
+    rules = bound.rules
+    calls = prepared.calls(rules)
+    if calls is None:
+        if prepared.simple and rules is NO_RULES:
+            calls = prepared.check(rules, bound.variables())
+        else:
+            calls = await watch.run(0, prepared.check, rules, bound.variables())
+    where: Sequence[Clause] = parsed.where
+    if not are_none(prepared, bound):
+        where, bound = await resolved(prepared, bound, watch)
     engine = Engine(bound, prepared.plans, watch, trace)
-    engine.functions.random = CHANCE if request.rng is None else request.rng
-    engine.check(prepared.calls, bound.consts)
+    if request.rng is not None:
+        engine.functions.random = request.rng
+    if calls:
+        engine.check(calls, bound.consts)
+        prepared.found(rules)
     return engine, where, engine.state(bound.consts, bound.relations)
 
 

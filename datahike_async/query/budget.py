@@ -108,8 +108,9 @@ class Meter:
         self.ends: float | None = None
         self._start = time.monotonic()
         self._made = 0
-        self.within(budget.seconds)
-        self.within(seconds)
+        if budget.seconds is not None or seconds is not None:
+            self.within(budget.seconds)
+            self.within(seconds)
         self.clause: Clause | None = None
 
     def within(self, seconds: float | None) -> None:

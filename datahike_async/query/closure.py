@@ -38,7 +38,7 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
-from datahike_async.query.joins import pairs_of, semi
+from datahike_async.query.joins import followed, semi
 from datahike_async.query.reach import reachable
 from datahike_async.query.relation import Relation, group_codes
 from datahike_async.query.where import variables_of
@@ -237,7 +237,7 @@ async def _pairs(
 
         clauses = tuple(sourced(c, source) for c in clauses)
     await engine.run(clauses, state, ends)
-    found = await engine.heavy(0, state.whole, list(dict.fromkeys(ends)))
+    found = await engine.whole(state, list(dict.fromkeys(ends)))
     return found.columns[ends[0]], found.columns[ends[1]]
 
 
@@ -257,9 +257,8 @@ class _Edges:
 
     def follow(self, origin: I64, node: I64) -> tuple[I64, I64]:
         """Return the (origin, next node) pairs of all edges out of ``node``."""
-        start = taken(self.start, node)
-        here, there = pairs_of(start, taken(self.start, node + 1), None)
-        return taken(origin, here), taken(self.ends, there)
+        start, stop = taken(self.start, node), taken(self.start, node + 1)
+        return followed(origin, start, stop, self.ends)
 
 
 def _from(

@@ -93,10 +93,10 @@ class Engine:
         self._ahead = False
         self._depth = 0
         # Whether a database is so large that reading of it may take long.
-        self._many = any(
-            8 * (len(view.snapshot.trees) + view.snapshot.n) >= LARGE
-            for view in self.views.values()
-        )
+        self._many = False
+        for view in self.views.values():
+            if 8 * (len(view.snapshot.trees) + view.snapshot.n) >= LARGE:
+                self._many = True
 
     def source(self, name: Symbol) -> Any:
         """Return the view, or the collection of tuples, that a source names."""
@@ -145,6 +145,18 @@ class Engine:
                 watch.movable = before
         return await watch.run(rows, call, *args)
 
+    async def taken(self, state: State, variables: Sequence[Symbol]) -> Relation:
+        """Return the product of the relations of a state that hold variables, and remove them."""
+        if len(state.relations) < 2:
+            return state.take(variables)
+        return await self.heavy(0, state.take, variables)
+
+    async def whole(self, state: State, variables: Sequence[Symbol]) -> Relation:
+        """Return the distinct rows of a state over variables."""
+        if len(state.relations) < 2 and state.rows() <= SMALL:
+            return state.whole(variables)
+        return await self.heavy(0, state.whole, variables)
+
     async def run(
         self, clauses: Sequence[Clause], state: State, wanted: Sequence[Symbol] | None = None
     ) -> State:
@@ -167,7 +179,7 @@ class Engine:
                 return state
             step, at = steps[at], at + 1
             rest = [s.clause for s in steps[at : at + _AHEAD]]
-            if wanted is not None and self._multiplies(step.clause, state):
+            if wanted is not None and state.relations and self._multiplies(step.clause, state):
                 if uses is None:
                     uses = {v: i for i, s in enumerate(steps) for v in variables_of((s.clause,))}
                 await self.heavy(state.rows(), state.keep, wanted, uses, at - 1)
@@ -181,7 +193,7 @@ class Engine:
 
     def _multiplies(self, clause: Clause, state: State) -> bool:
         """Whether a clause may find several rows for one that is known, of which there are many."""
-        if not state.relations or (state.rows() <= _WORTH and state.width() <= _WIDE):
+        if state.rows() <= _WORTH and state.width() <= _WIDE:
             return False
         if isinstance(clause, (Predicate, Not)):
             return False
@@ -376,11 +388,11 @@ class Engine:
                 error=":query/where",
             )
         columns = [v for v in shared if v not in state.consts]
-        outer = await self.heavy(0, state.take, columns)
+        outer = await self.taken(state, columns)
         known = await self.heavy(outer.count, outer.project, columns)
         inner = state.inner(self._visible(clause.variables, state), [known])
         await self.run(clause.clauses, inner, columns)
-        found = await self.heavy(0, inner.whole, columns)
+        found = await self.whole(inner, columns)
         left = outer
         if columns:
             left = await self.heavy(outer.count + found.count, without, outer, found)
@@ -399,7 +411,7 @@ class Engine:
         head = None if clause.variables is None else clause.required + clause.variables
         wanted = sorted(variables_of([clause]), key=repr) if head is None else list(head)
         bound = [v for v in wanted if state.bound(v) and v not in state.consts]
-        seed = await self.heavy(0, state.take, bound)
+        seed = await self.taken(state, bound)
         consts = self._visible(head, state)
         if len(clause.branches) == 1 and head is None:
             inner = state.inner(consts, [seed])
@@ -421,14 +433,15 @@ class Engine:
                     f"{shown(missing[0])} is missing in one. Use or-join to say which are shared.",
                     error=":query/where",
                 )
-            parts.append(await self.heavy(0, inner.whole, columns))
+            parts.append(await self.whole(inner, columns))
         found = await self.heavy(sum(p.count for p in parts), union, parts, columns)
         if not columns:
             if not any(p.count for p in parts):
                 seed = Relation(seed.columns, 0) if not seed.columns else seed.take(_none(seed))
             state.relations.append(seed)
             return "union"
-        joined = await self.heavy(0, join, seed, found, self.meter)
+        few = seed.count * found.count <= SMALL
+        joined = await self.heavy(1 if few else 0, join, seed, found, self.meter)
         state.relations.append(joined)
         return "union"
 

@@ -63,10 +63,14 @@ class Functions:
     async def predicate(self, clause: Predicate, state: State) -> str:
         """Keep the rows for which the predicate holds; return how it was found out."""
         heavy = self.engine.heavy
-        if await heavy(0, self._compared, clause, state):
-            return "predicate on pairs"
-        relation, args = await heavy(0, self._arguments, clause, state)
-        name, count = self._builtin(clause.function), relation.count
+        name = self._builtin(clause.function)
+        if len(state.relations) < 2:
+            relation, args = self._arguments(clause, state)
+        else:
+            if name is not None and await heavy(0, self._compared, name, clause, state):
+                return "predicate on pairs"
+            relation, args = await heavy(0, self._arguments, clause, state)
+        count = relation.count
         mask = None if name is None else await heavy(count, mask_of_call, name, args, count)
         how = "predicate on columns"
         if mask is None:
@@ -84,7 +88,10 @@ class Functions:
     async def function(self, clause: Function, state: State) -> str:
         """Bind the results of a function; variables that have a value already unify."""
         heavy = self.engine.heavy
-        relation, args = await heavy(0, self._arguments, clause, state)
+        if len(state.relations) < 2:
+            relation, args = self._arguments(clause, state)
+        else:
+            relation, args = await heavy(0, self._arguments, clause, state)
         bound = [v for v in binding_variables(clause.binding) if state.bound(v)]
         column: Column | None = None
         name = self._builtin(clause.function)
@@ -102,7 +109,10 @@ class Functions:
                 keep = constant_mask(extended.columns[variable], state.consts[variable])
                 columns = {v: c for v, c in extended.columns.items() if v is not variable}
                 extended = _taken(Relation(columns, extended.count), keep)
-        await heavy(0, state.add, extended)
+        if state.relations:
+            await heavy(0, state.add, extended)
+        else:
+            state.add(extended)  # there is nothing to join
         return how
 
     def check(self, clause: Predicate | Function, consts: Mapping[Symbol, Any]) -> None:
@@ -150,15 +160,14 @@ class Functions:
                 args.append(term)
         return relation, args
 
-    def _compared(self, clause: Predicate, state: State) -> bool:
+    def _compared(self, name: str, clause: Predicate, state: State) -> bool:
         """Compare the rows of two relations pair by pair, where their product is large.
 
         Only the pairs that are kept are made. False where this is not the way to do it.
         """
         variables = [t for t in clause.args if is_var(t) and t not in state.consts]
-        name = self._builtin(clause.function)
         two, others = state.parted(variables)
-        if len(two) != 2 or name is None or two[0].count * two[1].count < _FUSED:
+        if len(two) != 2 or two[0].count * two[1].count < _FUSED:
             return False
         left, right = two
 

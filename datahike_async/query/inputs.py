@@ -185,7 +185,7 @@ def gathered(parsed: Query, inputs: Sequence[Any]) -> list[Any]:
     for i, (binding, value) in enumerate(zip(parsed.ins, inputs, strict=False)):
         if not isinstance(binding, (BindIgnore, BindScalar)):
             out[i] = _iterable(value)
-        elif hasattr(value, "__next__") and getattr(binding, "name", _NONE).text[0] == "$":
+        elif hasattr(type(value), "__next__") and getattr(binding, "name", _NONE).text[0] == "$":
             out[i] = list(value)  # a source of tuples
     return out
 

@@ -17,7 +17,7 @@ from datahike_async.query.relation import Relation, distinct, shared_codes
 if TYPE_CHECKING:
     from datahike_async.query.budget import Meter
 
-__all__ = ["join", "matching", "pairs_of", "product_where", "semi", "union", "without"]
+__all__ = ["followed", "join", "matching", "pairs_of", "product_where", "semi", "union", "without"]
 
 # Tables of keys are made for so many rows at most: that takes one call, which nothing can stop.
 _DENSE: Final = 1 << 19
@@ -71,12 +71,30 @@ def pairs_of(start: I64, stop: I64, order: I64 | None, count: Count = None) -> t
     if total > PIECE:
         return _many_pairs(start, counts, total, order)
     look(total)
-    here = np.repeat(np.arange(len(counts)), counts)
     if total == 0:
-        return here, np.empty(0, np.int64)
-    offsets = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-    there = np.repeat(start, counts) + offsets
-    return here, there if order is None else order[there]
+        return EMPTY_I64, EMPTY_I64
+    there = _within(start, counts, total)
+    return np.arange(len(counts)).repeat(counts), there if order is None else order[there]
+
+
+def followed(origin: I64, start: I64, stop: I64, ends: I64) -> tuple[I64, I64]:
+    """Return the pairs (origin[i], ends[j]) for which start[i] <= j < stop[i]."""
+    counts = stop - start
+    total = int(counts.sum())
+    if total > PIECE:
+        here, there = _many_pairs(start, counts, total, None)
+        return taken(origin, here), taken(ends, there)
+    look(total)
+    if total == 0:
+        return EMPTY_I64, EMPTY_I64
+    return origin.repeat(counts), ends[_within(start, counts, total)]
+
+
+def _within(start: I64, counts: I64, total: int) -> I64:
+    """Return start[i], start[i] + 1, … for each i, as many as counts[i], all in a row."""
+    there = np.arange(total)
+    there += (start + counts - counts.cumsum()).repeat(counts)
+    return there
 
 
 def _many_pairs(start: I64, counts: I64, total: int, order: I64 | None) -> tuple[I64, I64]:

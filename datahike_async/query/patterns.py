@@ -28,7 +28,7 @@ from datahike_async.query.relation import (
     shared_codes,
 )
 from datahike_async.query.terms import check_terms
-from datahike_async.query.text import term_text
+from datahike_async.query.text import variable_text
 from datahike_async.query.tuples import match_tuples
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
@@ -67,10 +67,20 @@ async def match_pattern(
     if attr is None or e is NO_MATCH or v is NO_MATCH:
         state.add(_nothing(terms))
         return "no match" if attr is not None else "unknown attribute"
-    joined = [term_text(x) for x in (e, v) if is_var(x) and state.column_of(x) is not None]
-    for term in (e, v) if attr.is_ref else (e,):
-        if is_var(term):
-            _keep_ids(term, state)
+    joined = ""
+    known_e = None
+    if state.relations:
+        known_e = state.column_of(e) if is_var(e) else None
+        known_v = state.column_of(v) if is_var(v) else None
+        # Of mixed values only numbers are entities.
+        if known_e is not None:
+            joined = variable_text(e)
+            if known_e.kind == OBJECT:
+                _keep_ids(e, state)
+        if known_v is not None:
+            joined = f"{joined} {variable_text(v)}" if joined else variable_text(v)
+            if attr.is_ref and known_v.kind == OBJECT:
+                _keep_ids(v, state)
     rows, sorted_by_e, matched, how, at = await rows_of(view, attr, e, v, state, rest)
     if (
         sorted_by_e
@@ -78,7 +88,7 @@ async def match_pattern(
         and t is BLANK
         and op is BLANK
         and e is not v
-        and state.column_of(e) is not None
+        and known_e is not None
         and not attr.many
         and not view.history
     ):
@@ -89,7 +99,7 @@ async def match_pattern(
         facts = (not attr.many or matched or is_var(v)) and is_var(e)
         once = facts and (whole or not view.history)
         state.add(_relation(rows, terms, at=at, distinct=once))
-    return f"{how}, joined on {' '.join(joined)}" if joined else how
+    return f"{how}, joined on {joined}" if joined else how
 
 
 def _nothing(terms: Sequence[Any]) -> Relation:

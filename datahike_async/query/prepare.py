@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_RULES", "SHORT", "Prepared", "prepare", "rules_of"]
 
+# Functions and rules that are called.
+Calls = Sequence[Predicate | Function | RuleCall]
+
 _PLANS: Final = 512
 # Characters of a text that is parsed in less than a millisecond, and of one that is kept.
 SHORT: Final = 2_000
@@ -53,7 +56,6 @@ class Prepared:
     __slots__ = (
         "_checked",
         "builtin_rules",
-        "calls",
         "names",
         "plans",
         "point",
@@ -87,11 +89,10 @@ class Prepared:
             isinstance(clause, (Not, Or)) for clause in query.where
         )
         self.builtin_rules = calls_in(query.where) & RULE_NAMES
-        self._checked: tuple[RuleSet, set[Symbol]] | None = None
+        # The rules that it was checked with, and what it calls, also in rules that it reaches.
+        self._checked: tuple[RuleSet, Calls] | None = None
         # What ``references`` keeps of it.
         self.references: Kept | None = None
-        # Of functions and rules, also in the rules that the query reaches.
-        self.calls: Sequence[Predicate | Function | RuleCall] = ()
 
     def ordered(self, order_by: Sequence[tuple[int, bool]]) -> Prepared:
         """Return the same query in another order, which the call asks for."""
@@ -99,18 +100,27 @@ class Prepared:
         out.query = replace(self.query, order_by=order_by)
         return out
 
-    def checked(self, rules: RuleSet) -> bool:
-        """Whether the query was checked with these rules the last time."""
-        return self._checked is not None and self._checked[0] is rules
-
-    def check(self, rules: RuleSet, bound: set[Symbol]) -> None:
-        """Raise QueryError where a variable cannot be bound, whatever the data are."""
+    def calls(self, rules: RuleSet) -> Calls | None:
+        """Return what a query that was checked with these rules calls and may not be there."""
         last = self._checked
-        if last is None or last[0] is not rules or last[1] != bound:
-            rules.checker.check(self.query.where, bound)
-            own = (*calls_of(self.query.where), *self.query.having)
-            self.calls = (*own, *rules.calls(calls_in(self.query.where)))
-            self._checked = (rules, bound)
+        return last[1] if last is not None and last[0] is rules else None
+
+    def check(self, rules: RuleSet, bound: set[Symbol]) -> Calls:
+        """Return all calls; raise QueryError where a variable cannot be bound, whatever the data.
+
+        What is ``bound`` is the same in every run: ``:in`` says it.
+        """
+        rules.checker.check(self.query.where, bound)
+        own = (*calls_of(self.query.where), *self.query.having)
+        calls = (*own, *rules.calls(calls_in(self.query.where)))
+        self._checked = (rules, calls)
+        return calls
+
+    def found(self, rules: RuleSet) -> None:
+        """Say that all calls were of what is there: the rules will be, as long as they are these."""
+        last = self._checked
+        if last is not None and last[0] is rules:
+            self._checked = (rules, tuple(c for c in last[1] if not isinstance(c, RuleCall)))
 
 
 @lru_cache(_PLANS)

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.index.arrays import member, numbered, taken, uniques
-from datahike_async.index.columns import EMPTY_I64, I64
+from datahike_async.index.columns import I64
 from datahike_async.looks import SMALL, STEP, look, tally
-from datahike_async.query.joins import pairs_of
+from datahike_async.query.joins import followed
 
 __all__ = ["reachable"]
 
@@ -35,8 +35,8 @@ _WIDE_LEVELS: Final = 64
 # Graphs of more nodes are taken apart where no edge joins them.
 _BLOCK: Final = 4096
 _BITMAP: Final = 1 << 24
-# Nodes and edges that Python walks from one look at the clock to the next.
-_STEPS: Final = 128
+# A look at the clock comes after so many nodes or edges that Python walks, and one.
+_MANY: Final = 127
 
 
 def reachable(source: I64, target: I64, starts: I64 | None = None) -> Iterator[tuple[I64, I64]]:
@@ -239,9 +239,10 @@ def _too_deep(level: int, before: int, now: int) -> bool:
 
 def _step(delta: I64, first: I64, t: I64, n: int) -> I64:
     """Return the pairs that one more edge reaches."""
-    origin, at = delta // n, delta % n
-    here, there = pairs_of(taken(first, at), taken(first, at + 1), None)
-    return taken(origin, here) * n + taken(t, there) if len(here) else EMPTY_I64
+    origin = delta // n
+    at = delta - origin * n
+    origin, end = followed(origin * n, taken(first, at), taken(first, at + 1), t)
+    return origin + end
 
 
 def _by_components(
@@ -251,6 +252,7 @@ def _by_components(
     first = np.searchsorted(s, np.arange(n + 1)).tolist()
     targets = t.tolist()
     component, members = _components(first, targets, n)
+    # By component: what it reaches, and its members.
     reach = [0] * len(members)
     size = (n + 7) // 8
     # Nodes, and of each the bytes that say what it reaches.
@@ -271,12 +273,13 @@ def _by_components(
                 if d == c:
                     cyclic = True
                 else:
-                    bits |= reach[d] | 1 << w
+                    bits |= reach[d]
+        own = bits
+        for v in nodes:
+            own |= 1 << v
         if cyclic:
-            for v in nodes:
-                bits |= 1 << v
-        # Others look at the members too: a link to one of a component leads to all of it.
-        reach[c] = bits
+            bits = own
+        reach[c] = own
         if not bits:
             continue
         if wanted is not None:
@@ -306,40 +309,36 @@ def _components(first: list[int], targets: list[int], n: int) -> tuple[list[int]
     members: list[list[int]] = []
     stack: list[int] = []
     count = 0
-    # The next edge of each node to go along, and steps since the last look at the clock.
+    # The next edge of each node to go along.
     ahead = first[:n]
-    steps = 0
     for root in range(n):
         if number[root]:
             continue
-        work = [root]
+        # On the way from the root to v.
+        way: list[int] = []
+        v = root
         count += 1
-        number[root] = low[root] = count
-        stack.append(root)
-        while work:
-            v = work[-1]
-            begin, end = ahead[v], first[v + 1]
-            stop = end if end - begin <= _STEPS else begin + _STEPS
-            at = begin
-            while at < stop:
+        number[v] = low[v] = count
+        stack.append(v)
+        while True:
+            at = ahead[v]
+            if at < first[v + 1]:
+                ahead[v] = at + 1
                 w = targets[at]
-                at += 1
                 if not number[w]:
                     count += 1
                     number[w] = low[w] = count
                     stack.append(w)
-                    work.append(w)
-                    break
+                    way.append(v)
+                    v = w
+                    if not count & _MANY:
+                        tally(STEP * _MANY)
+                    continue
                 if component[w] < 0 and number[w] < low[v]:
                     low[v] = number[w]
-            steps += at - begin + 1
-            if steps > _STEPS:
-                tally(STEP * steps)
-                steps = 0
-            if work[-1] != v or at < end:
-                ahead[v] = at
+                if not at & _MANY:
+                    tally(STEP * _MANY)
                 continue
-            work.pop()
             if low[v] == number[v]:
                 group = []
                 while True:
@@ -349,6 +348,9 @@ def _components(first: list[int], targets: list[int], n: int) -> tuple[list[int]
                     if w == v:
                         break
                 members.append(group)
-            if work and low[v] < low[work[-1]]:
-                low[work[-1]] = low[v]
+            if not way:
+                break
+            w, v = v, way.pop()
+            if low[w] < low[v]:
+                low[v] = low[w]
     return component, members

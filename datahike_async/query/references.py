@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from datahike_async.query.prepare import Prepared
     from datahike_async.query.watch import Watch
 
-__all__ = ["Found", "resolved"]
+__all__ = ["Found", "are_none", "resolved"]
 
 _KEPT: Final = 64
 _CHUNK: Final = 1024
@@ -56,6 +56,25 @@ class Found(NamedTuple):
 
     where: Sequence[Clause]
     bound: Bound
+
+
+def are_none(prepared: Prepared, bound: Bound) -> bool:
+    """Whether it is seen at a glance that nothing names an entity otherwise than by id.
+
+    So it is with most queries: constants are known from the last time, and inputs are numbers, or
+    stand where no entity does.
+    """
+    kept = prepared.references
+    if kept is None or kept.constants or kept.rules is not bound.rules:
+        return False
+    for variable, value in bound.consts.items():
+        if type(value) is not int and variable in kept.places and is_reference(value):
+            return False
+    for relation in bound.relations:
+        for variable, column in relation.columns.items():
+            if column.kind in (CODED, OBJECT) and variable in kept.places:
+                return False
+    return True
 
 
 async def resolved(prepared: Prepared, bound: Bound, watch: Watch) -> Found:

@@ -162,8 +162,12 @@ class Rules:
             )
         variables = [a for a in clause.args if is_var(a) and a not in state.consts]
         bound = [v for v in dict.fromkeys(variables) if state.bound(v)]
-        outer = await heavy(0, state.take, bound) if bound else unit()
-        seed = await heavy(outer.count, self._seed, clause, state, bound, outer)
+        if bound:
+            outer = await self.engine.taken(state, bound)
+            seed = await heavy(outer.count, self._seed, clause, state, bound, outer)
+        else:
+            outer = unit()
+            seed = self._seed(clause, state, bound, outer)
         answers = await self.answers(clause.source, clause.name, branches, seed)
         state.relations.append(outer)
         found = await heavy(answers.count, self._named, clause, answers, state)

@@ -95,10 +95,12 @@ async def shaped(
         count = min(count, 1)
     cells = count * len(columns)
     lists: list[list[Any]] = await engine.heavy(cells, _lists, columns)
-    with ExitStack() as spared:
-        for i in pulls:
-            lists[i] = await _pulled(elements[i], engine, state, lists[i])
-            if len(pulls) > 1:
+    if len(pulls) == 1:
+        lists[pulls[0]] = await _pulled(elements[pulls[0]], engine, state, lists[pulls[0]])
+    elif pulls:
+        with ExitStack() as spared:
+            for i in pulls:
+                lists[i] = await _pulled(elements[i], engine, state, lists[i])
                 # The collector need not look into what the pulls before have made.
                 spared.enter_context(set_aside())
                 await engine.pause()

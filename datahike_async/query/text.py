@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from datahike_async.edn.types import Symbol
@@ -25,7 +26,7 @@ from datahike_async.query.ast import (
     RuleCall,
 )
 
-__all__ = ["MAX_QUERY", "binding_text", "call_text", "clause_text", "term_text"]
+__all__ = ["MAX_QUERY", "binding_text", "call_text", "clause_text", "term_text", "variable_text"]
 
 MAX_QUERY: Final = 1_000_000
 """The most characters of a query, of rules, or of a pull pattern."""
@@ -95,6 +96,12 @@ def term_text(term: Any) -> str:
     except Exception:
         text = shown(term)
     return text if len(text) <= 200 else text[:199] + "…"
+
+
+@lru_cache(1024)
+def variable_text(variable: Symbol) -> str:
+    """Return a variable as :func:`term_text` does, found out once."""
+    return term_text(variable)
 
 
 def binding_text(binding: Binding) -> str:
