@@ -194,6 +194,11 @@ def numbered(values: Ints) -> tuple[Ints, Ints]:
     low, high = int(values.min()), int(values.max())
     if _dense(low, high, len(values)):
         there = np.zeros(high - low + 1, np.bool_)
+        if len(values) <= SMALL:
+            offsets = values.astype(np.int64, copy=False) - low
+            there[offsets] = True
+            number = there.cumsum() - 1
+            return (there.nonzero()[0] + low).astype(values.dtype, copy=False), number[offsets]
         for start, stop in pieces(len(values)):
             there[values[start:stop].astype(np.int64, copy=False) - low] = True
         number = np.cumsum(there) - 1
@@ -236,6 +241,12 @@ def member(values: Ints, among: Ints) -> npt.NDArray[np.bool_]:
         return np.zeros(len(values), np.bool_)
     low, high = int(among.min()), int(among.max())
     dense = _dense(low, high, len(values) + len(among))
+    if len(values) <= SMALL and len(among) <= SMALL:
+        if not dense:
+            return _within(values, np.sort(among))
+        known = np.zeros(high - low + 1, np.bool_)
+        known[among.astype(np.int64, copy=False) - low] = True
+        return _marked(values, known, low, high)
     if dense:
         known = np.zeros(high - low + 1, np.bool_)
         for start, stop in pieces(len(among)):
@@ -245,10 +256,21 @@ def member(values: Ints, among: Ints) -> npt.NDArray[np.bool_]:
     out = np.empty(len(values), np.bool_)
     for start, stop in pieces(len(values)):
         part = values[start:stop]
-        if dense:
-            inside = (part >= low) & (part <= high)
-            out[start:stop] = known[np.where(inside, part - low, 0)] & inside
-        else:
-            at = np.minimum(ordered.searchsorted(part), len(ordered) - 1)
-            out[start:stop] = ordered[at] == part
+        out[start:stop] = _marked(part, known, low, high) if dense else _within(part, ordered)
     return out
+
+
+def _marked(
+    values: Ints, known: npt.NDArray[np.bool_], low: int, high: int
+) -> npt.NDArray[np.bool_]:
+    """Return where values are marked in a table of all integers between two."""
+    inside = (values >= low) & (values <= high)
+    found: npt.NDArray[np.bool_] = known[np.where(inside, values - low, 0)] & inside
+    return found
+
+
+def _within(values: Ints, ordered: Ints) -> npt.NDArray[np.bool_]:
+    """Return where values are among sorted ones."""
+    at = np.minimum(ordered.searchsorted(values), len(ordered) - 1)
+    found: npt.NDArray[np.bool_] = ordered[at] == values
+    return found

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from datahike_async.index.columns import I64, Column, Rows
 
-__all__ = ["ALIVE", "SPAN", "STOP", "Memtable"]
+__all__ = ["ALIVE", "SPAN", "STOP", "Memtable", "rows_of"]
 
 ALIVE: Final = 2**62
 
@@ -53,7 +53,7 @@ def _enter(index: dict[Any, Entry], key: Any, row: int) -> None:
     elif found & STOP == row:
         index[key] = found + 1
     else:
-        index[key] = [*_rows(found), row]
+        index[key] = [*rows_of(found), row]
 
 
 def _enter_spans(
@@ -90,7 +90,8 @@ def _leave(index: dict[Any, Entry], key: Any, row: int) -> None:
             index[key] = found - 1
 
 
-def _rows(found: Entry | None) -> Sequence[int]:
+def rows_of(found: Entry | None) -> Sequence[int]:
+    """Return the rows that an entry of an index stands for."""
     if found is None:
         return ()
     return range(found >> SPAN, found & STOP) if isinstance(found, int) else found
@@ -364,11 +365,11 @@ class Memtable:
     def of_fact(self, e: int, a: int) -> Sequence[int]:
         """Return the rows of an entity and an attribute."""
         entities = self.by_ae.get(a)
-        return () if entities is None else _rows(entities.get(e))
+        return () if entities is None else rows_of(entities.get(e))
 
     def of_entity(self, e: int) -> Sequence[int]:
         """Return the rows of an entity."""
-        return _rows(self.by_e.get(e))
+        return rows_of(self.by_e.get(e))
 
     def of_attribute(self, a: int) -> Sequence[int]:
         """Return the rows of an attribute."""
@@ -377,7 +378,7 @@ class Memtable:
     def of_value(self, a: int, key: Any) -> Sequence[int]:
         """Return the rows of a value of an attribute that is indexed."""
         values = self.by_av.get(a)
-        return () if values is None else _rows(values.get(key))
+        return () if values is None else rows_of(values.get(key))
 
     # -- reading, at (n, m): n operations, m rows -------------------------------------------
     # Rows from m on are looked at by nobody but the writer: it may be taking them back.

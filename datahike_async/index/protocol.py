@@ -24,6 +24,9 @@ Bound: TypeAlias = tuple[Any, ...]
 class Order(Enum):
     """The three sort orders."""
 
+    # Each is itself alone. Hashing their names, as enums do, is a call of Python's in every seek.
+    __hash__ = object.__hash__
+
     EAVT = "eavt"
     AEVT = "aevt"
     AVET = "avet"

@@ -117,7 +117,7 @@ class Prepared:
         return calls
 
     def found(self, rules: RuleSet) -> None:
-        """Say that all calls were of what is there: the rules will be, as long as they are these."""
+        """Say that all calls were of what is there; rules stay as long as these are given."""
         last = self._checked
         if last is not None and last[0] is rules:
             self._checked = (rules, tuple(c for c in last[1] if not isinstance(c, RuleCall)))

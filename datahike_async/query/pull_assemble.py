@@ -118,11 +118,11 @@ class Assembler:
         """Enter one attribute into the maps of a group."""
         key, plain = spec.key, group.plain
         xform = None if spec.xform is None else xform_of(spec.xform)
-        default = spec.has_default
         if how == ONES:
             _show_ones(group.maps, spec, values, xform)
             return
-        simple = plain and many and how == ENTERED and xform is None and not default
+        default = spec.has_default
+        simple = how == ENTERED and plain and many and xform is None and not default
         if simple and child is not None and child.asked == len(child.maps):
             # Each entity below has one parent: its map is handed over as it is.
             maps, below = group.maps, child.maps

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, TypeVar
 
@@ -60,6 +61,12 @@ _NONE: Final[dict[int, list[Any]]] = {}
 _NO_ENTITIES: Final[frozenset[int]] = frozenset()
 
 
+@lru_cache(4096)
+def _as_it_is(ident: Keyword) -> AttrSpec:
+    """Return the spec of an attribute of which a wildcard alone speaks."""
+    return AttrSpec(ident, False, ident)
+
+
 class _MetAgainError(Exception):
     """A recursion that was thought to be a tree has met an entity on two levels."""
 
@@ -81,9 +88,8 @@ async def pull(view: View, pattern: Any, eid: Any, host: Host | None = None) -> 
         # Most pulls are little, and what is at hand needs no more coroutines.
         watch.begin()
         try:
-            if type(eid) is int and 0 <= eid <= EMAX:
-                return _maps(view, spec, (eid,))[0]
-            return _pulled(view, spec, (eid,))[0]
+            known = type(eid) is int and 0 <= eid <= EMAX
+            return _maps(view, spec, (eid if known else view.entid(eid),))[0]
         except NodeMiss:
             pass
         except Elsewhere:
@@ -108,14 +114,36 @@ async def pull_many(
     if watch is not None:
         return await _many(watch, view, pattern, eids)
     watch = Watch(_UNBOUNDED, host)
-    with watch:
-        return await _many(watch, view, pattern, eids)
+    rows = 0
+    token = looking.set(watch.look)
+    try:
+        if (
+            type(pattern) is str
+            and len(pattern) <= _SHORT
+            and type(eids) is list
+            and len(eids) <= _CHUNK
+            and _INTS.issuperset(map(type, eids))
+        ):
+            # As in pull: most are little.
+            watch.begin()
+            try:
+                return _pulled(view, parse_pattern(pattern), eids)
+            except NodeMiss:
+                pass
+            except Elsewhere:
+                rows = LARGE
+        return await _many(watch, view, pattern, eids, rows)
+    finally:
+        looking.reset(token)
 
 
 async def _many(
-    watch: Watch, view: View, pattern: Any, eids: Iterable[Any]
+    watch: Watch, view: View, pattern: Any, eids: Iterable[Any], rows: int = 0
 ) -> list[EntityMap | None]:
-    spec = await _parsed(watch, pattern)
+    if type(pattern) is str and len(pattern) <= _SHORT:
+        spec = parse_pattern(pattern)
+    else:
+        spec = await _parsed(watch, pattern)
     refs = eids if isinstance(eids, (list, tuple)) else _listed(eids)
     read: Callable[..., list[EntityMap | None]] = _pulled
     ids: Sequence[Any] = refs
@@ -123,17 +151,18 @@ async def _many(
         # All together: what they lack is fetched in as many waves as for one of them.
         ids = await _read(watch, 0, _resolved, view, refs, spec)
         read = _maps
+    if len(ids) <= _CHUNK:
+        return await _read(watch, rows, read, view, spec, ids)
     out: list[EntityMap | None] = []
     for start in range(0, len(ids), _CHUNK):
         out += await _read(watch, 0, read, view, spec, ids[start : start + _CHUNK])
-        if len(ids) > _CHUNK:
-            await watch.pause()
+        await watch.pause()
     return out
 
 
 async def _parsed(watch: Watch, pattern: Any) -> Spec:
-    if type(pattern) is Spec or (type(pattern) is str and len(pattern) <= _SHORT):
-        return parse_pattern(pattern)
+    if type(pattern) is Spec:
+        return pattern
     return await watch.run(0, parse_pattern, pattern)
 
 
@@ -242,8 +271,7 @@ class _Pull:
 
     def run(self, spec: Spec, ids: Sequence[int | None]) -> dict[Any, EntityMap | None]:
         """Return entity → map, or None where there is nothing of ``spec``."""
-        root = Group(spec, (), plain=True)
-        root.maps = dict.fromkeys(ids)
+        root = Group(spec, ids, plain=True)  # type: ignore[arg-type]
         if None in root.maps:
             del root.maps[None]
         level, entered, spared = [root], 0, None
@@ -316,7 +344,11 @@ class _Pull:
                     values = self.reader.values(attr, attr_spec.reverse, ids)
                 except NodeMiss as miss:
                     misses.append(miss)
-            if not misses:
+            if misses:
+                continue
+            if attr is not None and not attr.is_ref and not attr.many:
+                group.steps.append((attr_spec, False, VALUES, values, None))
+            else:
                 self.step(group, attr_spec, attr, values, below)
         if misses:
             raise merged(misses)
@@ -349,9 +381,7 @@ class _Pull:
         given = {s.name: s for s in group.spec.attrs if not s.reverse}
         for a, values in found.items():
             attr = attrs[a]
-            spec = given.get(attr.ident)
-            if spec is None:
-                spec = AttrSpec(attr.ident, False, attr.ident)
+            spec = given.get(attr.ident) or _as_it_is(attr.ident)
             self.step(group, spec, attr, values, below)
 
     def step(

@@ -7,7 +7,7 @@ Data has the shape of the text: lists for vectors, strings such as ``":person/na
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -47,11 +47,11 @@ class AttrSpec:
     xform: Callable[[Any], Any] | Symbol | None = None
     sub: Spec | None = None
     recursion: int | None = None
+    # Whether a default stands in for a missing attribute.
+    has_default: bool = field(init=False)
 
-    @property
-    def has_default(self) -> bool:
-        """Whether a default stands in for a missing attribute."""
-        return self.default is not _NOTHING
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "has_default", self.default is not _NOTHING)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import ArgumentError, TransactionError, shown
 from datahike_async.index.columns import Column, Rows
-from datahike_async.index.memtable import Memtable
+from datahike_async.index.memtable import Memtable, rows_of
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import merged, position_of, sorted_rows, without
 from datahike_async.snapshot.trees import Trees
@@ -88,9 +88,10 @@ class Snapshot:
         mem = self.mem
         # Looked at on the spot: nearly all that is read is in the trees alone.
         entities = mem.by_ae.get(a)
-        if entities is None or e not in entities:
+        entry = None if entities is None else entities.get(e)
+        if entry is None:
             return self._tree_facts(e, a) if self.trees.may_have(e) else []
-        rows = mem.of_fact(e, a)
+        rows = rows_of(entry)
         n, m, born, dead = self.n, self.m, mem.born, mem.dead
         own = [(r, mem.v[r], mem.t[r]) for r in rows if r < m and born[r] >= 0 and dead[r] >= n]
         if not self.trees.may_have(e):
@@ -155,12 +156,12 @@ class Snapshot:
         values = mem.by_av.get(a)
         if values is None or key not in values:
             return found
-        rows_of = mem.of_value(a, key)
+        holders = mem.of_value(a, key)
         n, m = self.n, self.m
         if found:
-            gone = {mem.e[r] for r in mem.removed(rows_of, m)}
+            gone = {mem.e[r] for r in mem.removed(holders, m)}
             found = [e for e in found if e not in gone]
-        own = [mem.e[r] for r in mem.live(rows_of, n, m)]
+        own = [mem.e[r] for r in mem.live(holders, n, m)]
         return sorted(found + own) if found else sorted(own)
 
     def _tree_holders(self, a: int, v: Any, key: Any) -> list[int]:
@@ -212,9 +213,8 @@ class Snapshot:
 
     def entity(self, e: int) -> Rows:
         """Return all current datoms of an entity in EAVT order."""
-        base = Rows.concat(
-            self.trees.current[Order.EAVT].slice((e,), (e,)) if self.trees.may_have(e) else []
-        )
+        runs = self.trees.current[Order.EAVT].slice((e,), (e,)) if self.trees.may_have(e) else []
+        base = runs[0] if len(runs) == 1 else Rows.concat(runs)
         mem = self.mem
         return self._overlay(base, mem.of_entity(e), Order.EAVT) if e in mem.by_e else base
 
