@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
+import anyio
 import pytest
 
 import datahike_async as d
@@ -91,3 +92,30 @@ async def test_attributes_come_in_the_same_waves(tmp_path: Path) -> None:
             await fetch_attributes(view, [a])
         assert together <= waves
         assert together <= 3
+
+
+async def test_a_query_that_waits_is_checked_against_its_own_rules(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    await filled(cfg)
+    async with d.connect(cfg) as conn:
+        identity = {":db/ident": ":code", ":db/unique": ":db.unique/identity"}
+        kind = {":db/valueType": ":db.type/long", ":db/cardinality": ":db.cardinality/one"}
+        await conn.transact([{**identity, **kind}])
+        people = [{":code": i, ":name": f"n{i}", ":city": f"c{i}"} for i in range(PEOPLE)]
+        await conn.transact(people)
+    query = "[:find ?v . :in $ % ?e :where (called ?e ?v)]"
+    rules = {
+        ":name": "[[(called ?e ?v) (name ?e ?v)] [(name ?e ?v) [?e :name ?v]]]",
+        ":city": "[[(called ?e ?v) (city ?e ?v)] [(city ?e ?v) [?e :city ?v]]]",
+    }
+    found: dict[str, object] = {}
+    async with d.connect(cfg) as conn:
+
+        async def ask(attribute: str, code: int) -> None:
+            found[attribute] = await d.q(query, conn.db(), rules[attribute], [":code", code])
+
+        # Nothing is in memory: both wait for the entity that they were given, one after the other.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, ":name", 5)
+            tasks.start_soon(ask, ":city", PEOPLE - 5)
+    assert found == {":name": "n5", ":city": f"c{PEOPLE - 5}"}
