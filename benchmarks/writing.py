@@ -67,6 +67,22 @@ def people(count: int, first: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+def changes(count: int) -> dict[str, list[Any]]:
+    """Return changes of each of so many people that have an ``:id``, to be made in this order."""
+    after = people(count, 1)
+    ids = [[":id", i] for i in range(count)]
+    return {
+        "upserts": [{":id": i, **m} for i, m in enumerate(after)],
+        "compared and set": [
+            [":db/cas", ref, ":age", m[":age"], m[":age"] + 1]
+            for ref, m in zip(ids, after, strict=True)
+        ],
+        "added to lookup refs": [[":db/add", ref, ":age", -1] for ref in ids],
+        "retracted": [[":db/retract", ref, ":age", -1] for ref in ids],
+        "entities retracted": [[":db.fn/retractEntity", ref] for ref in ids],
+    }
+
+
 def text(maps: list[dict[str, Any]]) -> str:
     """Return transaction data as EDN text."""
     return "[" + " ".join(f'{{:name "{m[":name"]}" :age {m[":age"]}}}' for m in maps) + "]"
@@ -128,6 +144,14 @@ async def _measure(folder: str) -> list[tuple[str, float, float]]:
         await gaps.of(f"{len(words) >> 20} MB of text", lambda: conn.transact(words))
         items: Iterator[Any] = iter(maps)
         await gaps.of("an iterator", lambda: conn.transact(items))
+    connecting, config = await fresh(Limits(close_rows=1))
+    async with connecting as conn:
+        await conn.transact([*SCHEMA, UNIQUE])
+        await conn.transact([{":id": i, **m} for i, m in enumerate(people(SOME))])
+    async with d.connect(config) as conn:
+        # What is changed lies in the trees.
+        for name, data in changes(SOME).items():
+            await gaps.of(f"{SOME:,} {name}", lambda data=data: conn.transact(data))
     connecting, config = await fresh(NEVER)
     async with connecting as conn:
         await conn.transact(SCHEMA)

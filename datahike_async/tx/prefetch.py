@@ -22,7 +22,7 @@ from datahike_async.values.types import typed_key
 
 __all__ = ["PART", "prefetch"]
 
-PART: Final = 1 << 15
+PART: Final = 1 << 13
 """Items for which is read at once; more would be much memory, and hardly faster."""
 
 _DB_ID: Final = frozenset({Keyword("db/id"), ":db/id"})

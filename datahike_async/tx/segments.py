@@ -27,7 +27,7 @@ from datahike_async.values.types import ANY, typed_keys
 
 __all__ = ["segments"]
 
-SEGMENT: Final = 4096
+SEGMENT: Final = 1024
 """Items of a segment: no single step may take long."""
 
 _LEAST: Final = 16
