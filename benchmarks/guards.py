@@ -27,6 +27,7 @@ CHOSEN = 100_000
 PRIME = 2**61 - 1
 PAIRS = "[?a :k ?x] [?b :k ?x]"
 RULES = "[[(reach ?a ?b) [?a :f ?b]] [(reach ?a ?b) [?a :f ?c] (reach ?c ?b)]]"
+WIDE = "pull of 5,000 attributes"
 GROW = """[[(grow ?a ?v) [?a :n 1] [(vector ?a ?a) ?v]]
            [(grow ?a ?w) (grow ?a ?v) [(concat ?v ?v) ?w]]]"""
 MANY = [i * 7919 % 1_000_003 for i in range(1_000_000)]
@@ -58,7 +59,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "nested pull": ("[:find (pull ?a [* {:f [* {:f [* {:f [*]}]}]}]) :where [?a :n]]", []),
     "doubling vectors": ("[:find (count ?v) . :in $ % :where (grow ?a ?v)]", [GROW]),
     "100,000 arguments": (f"[:find ?y . :where [(+ {'1 ' * 100_000}) ?y]]", []),
-    "pull of 5,000 attributes": (
+    WIDE: (
         f"[:find (pull ?a [{' '.join(f':a{i}' for i in range(5000))}]) :where [?a :a1]]",
         [],
     ),
@@ -112,7 +113,6 @@ def _database() -> d.Database:
     for e in range(1, ROWS + 1):
         datoms += [(e, ":n", e * 7919 % ROWS), (e, ":k", e % 3)]
         datoms += [(e, ":s", f"name {e % 97} {'a' * 20}b")]
-        datoms += [(e, f":a{e}", e)] if e < 5000 else []
         datoms += [(e, ":f", e * m % ROWS + 1) for m in (31, 17)]
     refs = {":db/valueType": ":db.type/ref", ":db/cardinality": ":db.cardinality/many"}
     return d.init_db(datoms, {":f": refs})
@@ -120,14 +120,16 @@ def _database() -> d.Database:
 
 async def _late(db: d.Database) -> list[Figure]:
     out = []
+    wide = d.init_db([(1, f":a{i}", i) for i in range(5000)])
     for name, (query, inputs) in QUERIES.items():
+        inputs = [wide if name == WIDE else db, *inputs]
         took = 0.0
 
         async def call(query: str = query, inputs: Sequence[Any] = inputs) -> None:
             nonlocal took
             start = time.perf_counter()
             try:
-                await d.q(query, db, *inputs, timeout=TIMEOUT)
+                await d.q(query, *inputs, timeout=TIMEOUT)
             except (d.QueryCanceled, d.QueryError):
                 took = (time.perf_counter() - start) * 1e3
 

@@ -368,7 +368,7 @@ class _Pull:
             found = self.reader.whole(ids, ALL) or {}
         else:
             misses: list[NodeMiss] = []
-            for a in self.view.attr_ids():
+            for a in walked(self.view.attr_ids(), each=_READ):
                 try:
                     values = self.reader.values(attrs[a], False, ids)
                 except NodeMiss as miss:
