@@ -76,11 +76,11 @@ from datahike_async.index.registry import register_index
 from datahike_async.konserve import register_backend
 from datahike_async.lifecycle import create_database, database_exists, delete_database
 from datahike_async.planned import attribute_error
+from datahike_async.query.answer.explain import Explained
+from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.api import QueryStats
-from datahike_async.query.budget import Budget
-from datahike_async.query.explain import Explained
-from datahike_async.query.pull_map import EntityMap
-from datahike_async.query.result import QueryList, QueryResult
+from datahike_async.query.limits.budget import Budget
+from datahike_async.query.pulling.map import EntityMap
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.values.datom import Datom
 from datahike_async.values.json_form import json_default, jsonable

@@ -12,9 +12,9 @@ from datahike_async.edn.types import Keyword
 from datahike_async.hosting import HOST
 from datahike_async.pausing import pause
 from datahike_async.query import api as query_api
+from datahike_async.query.answer.explain import Explained
 from datahike_async.query.api import QueryStats
-from datahike_async.query.budget import Budget
-from datahike_async.query.explain import Explained
+from datahike_async.query.limits.budget import Budget
 from datahike_async.snapshot.datoms import Datoms
 
 __all__ = [

@@ -24,9 +24,9 @@ from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.pausing import pause
 from datahike_async.planned import attribute_error
 from datahike_async.query import api as query_api
-from datahike_async.query import pull_execute
+from datahike_async.query.answer.explain import Explained
 from datahike_async.query.api import QueryStats
-from datahike_async.query.explain import Explained
+from datahike_async.query.pulling import execute as pull_execute
 from datahike_async.snapshot import datoms as datom_access
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot

@@ -11,7 +11,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.events import EVENTS
-from datahike_async.query.shape import shape
+from datahike_async.query.answer.shape import shape
 from datahike_async.transactor.limits import Limits
 from tests.strangers import as_a_stranger
 

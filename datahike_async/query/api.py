@@ -12,20 +12,20 @@ from datahike_async.errors import QueryError
 from datahike_async.events import SLOW_QUERY
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.looks import looking
-from datahike_async.query.ast import Clause
-from datahike_async.query.budget import Meter, budget_of
-from datahike_async.query.execute import Engine
-from datahike_async.query.explain import Explained, explained
-from datahike_async.query.host import Host
+from datahike_async.query.answer.explain import Explained, explained
+from datahike_async.query.answer.shape import shape
+from datahike_async.query.answer.shaping import shaped, shaped_rows
 from datahike_async.query.inputs import Request, bind, gathered, request_of, too_deep
-from datahike_async.query.parse import order_by_of, seconds_of
+from datahike_async.query.language.ast import Clause
+from datahike_async.query.language.parse import order_by_of, seconds_of
+from datahike_async.query.limits.budget import Meter, budget_of
+from datahike_async.query.limits.host import Host
+from datahike_async.query.limits.watch import Watch
 from datahike_async.query.prepare import NO_RULES, SHORT, Prepared, is_short, prepare
-from datahike_async.query.references import are_none, resolved
-from datahike_async.query.shape import shape
-from datahike_async.query.shaping import shaped, shaped_rows
-from datahike_async.query.state import State
-from datahike_async.query.trace import Ran
-from datahike_async.query.watch import Watch
+from datahike_async.query.reading.references import are_none, resolved
+from datahike_async.query.relations.state import State
+from datahike_async.query.running.engine import Engine
+from datahike_async.query.running.trace import Ran
 
 __all__ = ["SLOW", "QueryStats", "explain", "q", "query_stats"]
 

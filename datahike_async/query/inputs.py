@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
-from datahike_async.query.ast import BindIgnore, BindScalar, Query, is_var
-from datahike_async.query.functions import bind_values
-from datahike_async.query.parse import DEFAULT_IN
+from datahike_async.query.language.ast import BindIgnore, BindScalar, Query, is_var
+from datahike_async.query.language.parse import DEFAULT_IN
+from datahike_async.query.language.ruleset import RuleSet
+from datahike_async.query.language.text import binding_text
 from datahike_async.query.prepare import NO_RULES, rules_of
-from datahike_async.query.relation import Relation, distinct, plain_value
-from datahike_async.query.ruleset import RuleSet
-from datahike_async.query.text import binding_text
+from datahike_async.query.relations.relation import Relation, distinct, plain_value
+from datahike_async.query.running.functions import bind_values
 from datahike_async.snapshot.views import View
 
 __all__ = ["Bound", "Request", "bind", "gathered", "request_of", "too_deep"]

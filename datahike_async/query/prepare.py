@@ -15,7 +15,8 @@ from uuid import UUID
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.looks import STEP, tally
-from datahike_async.query.ast import (
+from datahike_async.query.answer.result import name_of
+from datahike_async.query.language.ast import (
     Aggregate,
     BindScalar,
     Function,
@@ -27,16 +28,15 @@ from datahike_async.query.ast import (
     RuleCall,
     is_var,
 )
-from datahike_async.query.builtin_rules import RULE_NAMES
-from datahike_async.query.parse import parse_query
-from datahike_async.query.plan import Plans
-from datahike_async.query.point import PointPlan, point_plan
-from datahike_async.query.result import name_of
-from datahike_async.query.ruleset import RuleSet, calls_in
-from datahike_async.query.where import calls_of, canonical, parse_rules
+from datahike_async.query.language.builtin_rules import RULE_NAMES
+from datahike_async.query.language.parse import parse_query
+from datahike_async.query.language.ruleset import RuleSet, calls_in
+from datahike_async.query.language.where import calls_of, canonical, parse_rules
+from datahike_async.query.planning.plan import Plans
+from datahike_async.query.reading.point import PointPlan, point_plan
 
 if TYPE_CHECKING:
-    from datahike_async.query.references import Kept
+    from datahike_async.query.reading.references import Kept
 
 __all__ = ["NO_RULES", "SHORT", "Prepared", "prepare", "rules_of"]
 

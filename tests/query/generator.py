@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.query.builtins import BUILTINS
+from datahike_async.query.builtins.table import BUILTINS
 from datahike_async.values.types import typed_key
 from tests.query.oracle import Oracle
 

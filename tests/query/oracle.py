@@ -19,7 +19,7 @@ from itertools import product
 from typing import Any
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.query.builtins import BUILTINS, truthy
+from datahike_async.query.builtins.table import BUILTINS, truthy
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 from datahike_async.values.value_set import ValueSet

@@ -22,9 +22,9 @@ from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryCanceled, QueryError
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.index.columns import FLOAT, INT, Column
-from datahike_async.query import aggregates
-from datahike_async.query.aggregates import AGGREGATES, Groups, aggregate
 from datahike_async.query.api import q
+from datahike_async.query.builtins import aggregates
+from datahike_async.query.builtins.aggregates import AGGREGATES, Groups, aggregate
 from datahike_async.values.types import typed_key
 from datahike_async.values.value_set import ValueSet
 

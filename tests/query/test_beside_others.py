@@ -12,8 +12,8 @@ import pytest
 import datahike_async as d
 from datahike_async.database import init_db
 from datahike_async.hosting import HOST
-from datahike_async.query import execute
 from datahike_async.query.api import q
+from datahike_async.query.running import engine as execute
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.database import init_db
-from datahike_async.query import execute
+from datahike_async.query.running import engine as execute
 
 pytestmark = pytest.mark.anyio
 

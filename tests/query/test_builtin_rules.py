@@ -12,9 +12,9 @@ import pytest
 from datahike_async.database import Database, empty_db
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
-from datahike_async.query import builtin_rules
 from datahike_async.query.api import q
-from datahike_async.query.builtin_rules import BUILTIN_RULES
+from datahike_async.query.language import builtin_rules
+from datahike_async.query.language.builtin_rules import BUILTIN_RULES
 from datahike_async.query.prepare import NO_RULES, prepare
 
 pytestmark = pytest.mark.anyio

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from datahike_async.database import init_db
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import QueryError
-from datahike_async.query.builtins import BUILTINS
-from datahike_async.query.builtins_patterns import MAX_PATTERN
-from datahike_async.query.builtins_size import MAX_TEXT
+from datahike_async.query.builtins.regexes import MAX_PATTERN
+from datahike_async.query.builtins.size import MAX_TEXT
+from datahike_async.query.builtins.table import BUILTINS
 from datahike_async.values.types import typed_key
 from datahike_async.values.value_set import ValueSet
 

@@ -17,12 +17,12 @@ from datahike_async.database import init_db
 from datahike_async.edn.types import Char, FrozenMap, Keyword, Symbol
 from datahike_async.errors import QueryError
 from datahike_async.functions import register_function, unregister_function
-from datahike_async.query.aggregates import AGGREGATES
 from datahike_async.query.api import q
-from datahike_async.query.builtin_rules import BUILTIN_RULES
-from datahike_async.query.builtins import BUILTINS
-from datahike_async.query.builtins_size import MAX_ITEMS
-from datahike_async.query.lookups import DATABASE
+from datahike_async.query.builtins.aggregates import AGGREGATES
+from datahike_async.query.builtins.size import MAX_ITEMS
+from datahike_async.query.builtins.table import BUILTINS
+from datahike_async.query.language.builtin_rules import BUILTIN_RULES
+from datahike_async.query.reading.lookups import DATABASE
 from datahike_async.values.types import typed_key
 from datahike_async.values.value_set import ValueSet
 from tests.query import test_builtins

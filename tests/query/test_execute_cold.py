@@ -10,7 +10,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.index.source import NodeMiss
-from datahike_async.query.fetch import fetch_attributes
+from datahike_async.query.reading.fetch import fetch_attributes
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ import pytest
 
 from datahike_async.edn.types import Keyword
 from datahike_async.index.columns import Column
-from datahike_async.query.builtins import BUILTINS
-from datahike_async.query.vector import column_of_call, mask_of_call
+from datahike_async.query.builtins.columns import column_of_call, mask_of_call
+from datahike_async.query.builtins.table import BUILTINS
 from datahike_async.values.types import typed_key
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)

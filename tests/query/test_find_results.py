@@ -12,8 +12,8 @@ from datahike_async.database import Database, init_db
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError
 from datahike_async.functions import register_function, unregister_function
+from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.api import q
-from datahike_async.query.result import QueryList, QueryResult
 from datahike_async.values.types import typed_key
 from datahike_async.values.value_set import ValueSet
 

@@ -15,9 +15,9 @@ import datahike_async as d
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.index.columns import OBJECT, Column, object_array
-from datahike_async.query import frames
-from datahike_async.query.relation import column_of
-from datahike_async.query.result import QueryList, QueryResult
+from datahike_async.query.answer import frames
+from datahike_async.query.answer.result import QueryList, QueryResult
+from datahike_async.query.relations.relation import column_of
 from datahike_async.values.types import DoubleArray, FloatArray
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install pyarrow")

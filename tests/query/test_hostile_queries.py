@@ -14,10 +14,10 @@ from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import DatahikeError, QueryCanceled, QueryError
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.query.api import q
-from datahike_async.query.builtins import BUILTINS
-from datahike_async.query.builtins_patterns import MAX_PATTERN, PATTERNS
-from datahike_async.query.builtins_size import MAX_ITEMS, MAX_TEXT
-from datahike_async.query.supply import Supply, TooSlow
+from datahike_async.query.builtins.regexes import MAX_PATTERN, PATTERNS
+from datahike_async.query.builtins.size import MAX_ITEMS, MAX_TEXT
+from datahike_async.query.builtins.supply import Supply, TooSlow
+from datahike_async.query.builtins.table import BUILTINS
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +45,7 @@ NAMES = [
     "str.upper",
     "str/upper",
     "datahike_async/connect",
-    "datahike_async.query.builtins/BUILTINS",
+    "datahike_async.query.builtins.table/BUILTINS",
     "clojure.java.shell/sh",
     "slurp",
     "spit",

@@ -10,11 +10,12 @@ import pytest
 import datahike_async as d
 from datahike_async.database import empty_db
 from datahike_async.errors import QueryCanceled, QueryError, shown
-from datahike_async.query import builtins_size, watch
-from datahike_async.query.budget import Meter
-from datahike_async.query.builtins import BUILTINS
-from datahike_async.query.calls import _Calls
-from datahike_async.query.watch import Elsewhere, Watch
+from datahike_async.query.builtins import size as builtins_size
+from datahike_async.query.builtins.calls import _Calls
+from datahike_async.query.builtins.table import BUILTINS
+from datahike_async.query.limits import watch
+from datahike_async.query.limits.budget import Meter
+from datahike_async.query.limits.watch import Elsewhere, Watch
 from datahike_async.values.order import LONG, compare
 from datahike_async.values.types import typed_key
 from datahike_async.values.value_set import ValueSet

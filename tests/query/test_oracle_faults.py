@@ -9,20 +9,14 @@ import numpy as np
 import pytest
 
 from datahike_async.index.columns import BOOL, Column
-from datahike_async.query import (
-    access,
-    aggregates,
-    closure,
-    execute,
-    joins,
-    patterns,
-    relation,
-    rules,
-    ruleset,
-    shaping,
-    state,
-)
-from datahike_async.query.relation import Relation
+from datahike_async.query.answer import shaping
+from datahike_async.query.builtins import aggregates
+from datahike_async.query.language import ruleset
+from datahike_async.query.reading import access, patterns
+from datahike_async.query.relations import joins, relation, state
+from datahike_async.query.relations.relation import Relation
+from datahike_async.query.running import closure, rules
+from datahike_async.query.running import engine as execute
 from tests.query.long_run import part
 
 EXAMPLES = 4000

@@ -6,7 +6,7 @@ import pytest
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import EdnError, QueryError
-from datahike_async.query.ast import (
+from datahike_async.query.language.ast import (
     BindCollection,
     BindIgnore,
     BindRelation,
@@ -20,8 +20,8 @@ from datahike_async.query.ast import (
     Pull,
     RuleCall,
 )
-from datahike_async.query.parse import parse_query
-from datahike_async.query.where import parse_rules
+from datahike_async.query.language.parse import parse_query
+from datahike_async.query.language.where import parse_rules
 
 E, N, A = Symbol("?e"), Symbol("?n"), Symbol("?a")
 

@@ -10,9 +10,9 @@ import pytest
 
 from datahike_async.database import Database, empty_db, init_db
 from datahike_async.errors import QueryError
-from datahike_async.query import plan
 from datahike_async.query.api import explain, q
-from datahike_async.query.stats import Stats
+from datahike_async.query.planning import plan
+from datahike_async.query.planning.stats import Stats
 
 pytestmark = pytest.mark.anyio
 

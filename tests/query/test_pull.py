@@ -11,8 +11,8 @@ from datahike_async.database import Database, empty_db, init_db
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import EdnError, QueryError
 from datahike_async.functions import register_function, unregister_function
-from datahike_async.query import pull_execute
-from datahike_async.query.pull_map import EntityMap
+from datahike_async.query.pulling import execute as pull_execute
+from datahike_async.query.pulling.map import EntityMap
 from tests.query.household import REF, SCHEMA, household
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from datahike_async.database import Database, empty_db
 from datahike_async.errors import QueryError
-from datahike_async.query import pull_execute, pull_read
+from datahike_async.query.pulling import execute as pull_execute
+from datahike_async.query.pulling import read as pull_read
 
 REF = {":db/valueType": ":db.type/ref"}
 MANY = {":db/cardinality": ":db.cardinality/many"}

@@ -6,7 +6,7 @@ import pytest
 
 from datahike_async.database import Database, init_db
 from datahike_async.errors import QueryError
-from datahike_async.query import pull_execute
+from datahike_async.query.pulling import execute as pull_execute
 from tests.query.household import SCHEMA, household
 
 pytestmark = pytest.mark.anyio

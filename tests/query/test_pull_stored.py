@@ -10,7 +10,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.index import source
-from datahike_async.query import pull_execute
+from datahike_async.query.pulling import execute as pull_execute
 
 pytestmark = pytest.mark.anyio
 

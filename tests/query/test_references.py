@@ -14,10 +14,10 @@ from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.edn.writer import write
 from datahike_async.errors import QueryError
 from datahike_async.functions import register_function, unregister_function
-from datahike_async.query import places
 from datahike_async.query.api import explain, q, query_stats
-from datahike_async.query.ruleset import RuleSet
-from datahike_async.query.where import parse_rules
+from datahike_async.query.language import places
+from datahike_async.query.language.ruleset import RuleSet
+from datahike_async.query.language.where import parse_rules
 from datahike_async.values.types import typed_key
 from tests.query.test_rules_queries import CLOSURES
 from tests.query.ways import WAYS, forced

@@ -10,7 +10,7 @@ import pytest
 import datahike_async as d
 from datahike_async.edn.types import Keyword
 from datahike_async.index.columns import Column
-from datahike_async.query.result import QueryList, QueryResult
+from datahike_async.query.answer.result import QueryList, QueryResult
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ from datahike_async.edn.reader import read
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
 from datahike_async.query.api import explain, q
-from datahike_async.query.ruleset import RuleSet
-from datahike_async.query.where import parse_rules
+from datahike_async.query.language.ruleset import RuleSet
+from datahike_async.query.language.where import parse_rules
 
 pytestmark = pytest.mark.anyio
 

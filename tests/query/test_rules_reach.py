@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from datahike_async.query import reach
+from datahike_async.query.relations import reach
 
 
 def by_definition(edges: set[tuple[int, int]]) -> set[tuple[int, int]]:

@@ -16,11 +16,15 @@ from datahike_async.database import init_db
 from datahike_async.edn import read
 from datahike_async.errors import EdnError, QueryCanceled
 from datahike_async.looks import PIECE, SMALL, looking, pieces, walked
-from datahike_async.query import calls, shaping, walk, watch, where
-from datahike_async.query.budget import Meter
-from datahike_async.query.parse import parse_query
-from datahike_async.query.watch import HERE, Elsewhere, Watch
-from datahike_async.query.where import canonical, parse_clauses
+from datahike_async.query.answer import shaping
+from datahike_async.query.builtins import calls
+from datahike_async.query.language import where
+from datahike_async.query.language.parse import parse_query
+from datahike_async.query.language.where import canonical, parse_clauses
+from datahike_async.query.limits import watch
+from datahike_async.query.limits.budget import Meter
+from datahike_async.query.limits.watch import HERE, Elsewhere, Watch
+from datahike_async.query.planning import walk
 
 pytestmark = pytest.mark.anyio
 
@@ -249,7 +253,7 @@ async def test_planning_a_long_conjunction_takes_near_linear_steps(
 async def test_checking_a_long_conjunction_takes_near_linear_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from datahike_async.query.check import Checker
+    from datahike_async.query.language.check import Checker
 
     asked = 0
     ready = Checker._ready
@@ -267,7 +271,7 @@ async def test_checking_a_long_conjunction_takes_near_linear_steps(
 
 
 def test_values_that_double_are_looked_at_once_wherever_they_are() -> None:
-    from datahike_async.query.builtins_size import size_of
+    from datahike_async.query.builtins.size import size_of
 
     value: Any = (1, 2)
     for _ in range(17):

@@ -13,22 +13,14 @@ from unittest import mock
 
 from datahike_async import looks
 from datahike_async.index import arrays, columns
-from datahike_async.query import (
-    access,
-    execute,
-    fetch,
-    functions,
-    joins,
-    lookups,
-    ordering,
-    plan,
-    point,
-    pull_execute,
-    reach,
-    relation,
-    vector,
-    watch,
-)
+from datahike_async.query.builtins import columns as vector
+from datahike_async.query.limits import watch
+from datahike_async.query.planning import ordering, plan
+from datahike_async.query.pulling import execute as pull_execute
+from datahike_async.query.reading import access, fetch, lookups, point
+from datahike_async.query.relations import joins, reach, relation
+from datahike_async.query.running import engine as execute
+from datahike_async.query.running import functions
 
 __all__ = ["WAYS", "forced"]
 

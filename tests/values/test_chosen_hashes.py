@@ -14,7 +14,7 @@ import datahike_async as d
 from datahike_async.edn.reader import read
 from datahike_async.errors import EdnError, QueryError
 from datahike_async.index.columns import Column
-from datahike_async.query.relation import codes, column_of, shared_codes
+from datahike_async.query.relations.relation import codes, column_of, shared_codes
 from datahike_async.values.types import DoubleArray, typed_key
 from datahike_async.values.value_set import ValueSet
 

@@ -1,0 +1,1 @@
+"""What can be called: functions and aggregates, on values and on columns."""

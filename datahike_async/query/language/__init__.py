@@ -1,0 +1,1 @@
+"""What was asked: queries, rules and their clauses, read and checked."""

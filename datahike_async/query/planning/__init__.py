@@ -1,0 +1,1 @@
+"""In which order: what clauses cost, and which comes first."""

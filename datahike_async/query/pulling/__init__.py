@@ -1,0 +1,1 @@
+"""Pull: trees of entities, read level by level."""

@@ -1,0 +1,1 @@
+"""From where: columns of datoms, searches in indexes, and what references mean."""

@@ -1,0 +1,1 @@
+"""Columns: tables of variables, and how they are joined."""

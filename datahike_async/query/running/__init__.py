@@ -1,0 +1,1 @@
+"""One run of a query: clause by clause, rules to their fixpoint."""

@@ -1,0 +1,425 @@
+"""Predicate and function clauses: arguments, the call, and what becomes of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from datahike_async.edn.types import Symbol
+from datahike_async.errors import QueryError, shown
+from datahike_async.functions import lookup_function
+from datahike_async.index.columns import Column
+from datahike_async.looks import walked
+from datahike_async.query.answer.result import QueryList, QueryResult
+from datahike_async.query.builtins.calls import call_rows, check_arity, is_async, named_function
+from datahike_async.query.builtins.columns import column_of_call, mask_of_call
+from datahike_async.query.builtins.supply import CHANCE, Supply
+from datahike_async.query.builtins.table import BUILTINS
+from datahike_async.query.language.ast import (
+    BindCollection,
+    BindIgnore,
+    Binding,
+    BindRelation,
+    BindScalar,
+    Clause,
+    Function,
+    Predicate,
+    is_var,
+)
+from datahike_async.query.language.bindings import binding_variables
+from datahike_async.query.reading.lookups import DATABASE, check_lookup, read_database
+from datahike_async.query.relations.joins import product_where
+from datahike_async.query.relations.relation import (
+    Relation,
+    column_of,
+    constant_mask,
+    distinct,
+    equal_mask,
+)
+from datahike_async.snapshot.views import View
+from datahike_async.values.value_set import ValueSet
+
+if TYPE_CHECKING:
+    from datahike_async.query.relations.state import State
+    from datahike_async.query.running.engine import Engine
+
+__all__ = ["Functions", "bind_values"]
+
+# Products of more pairs are compared piece by piece.
+_FUSED: Final = 1 << 16
+
+
+class Functions:
+    """Calls of one engine. ``given`` are the functions and values that ``:in`` named."""
+
+    def __init__(self, engine: Engine, given: Mapping[Symbol, Any]) -> None:
+        self.engine = engine
+        self.given = given
+        self.random = CHANCE
+        self._supplies: dict[int, tuple[Clause, Supply]] = {}
+
+    async def predicate(self, clause: Predicate, state: State) -> str:
+        """Keep the rows for which the predicate holds; return how it was found out."""
+        heavy = self.engine.heavy
+        name = self._builtin(clause.function)
+        if len(state.relations) < 2:
+            relation, args = self._arguments(clause, state)
+        else:
+            if name is not None and await heavy(0, self._compared, name, clause, state):
+                return "predicate on pairs"
+            relation, args = await heavy(0, self._arguments, clause, state)
+        count = relation.count
+        mask = None if name is None else await heavy(count, mask_of_call, name, args, count)
+        how = "predicate on columns"
+        if mask is None:
+            how = "predicate by row"
+            values = await self._call(clause, relation, args, state, predicate=True)
+            mask = np.array(values, np.bool_)
+        if not relation.columns:
+            state.relations.append(Relation({}, 1 if mask.all() and len(mask) else 0))
+            return how
+        if not mask.all():
+            relation = await heavy(count, relation.take, mask)
+        state.relations.append(relation)
+        return how
+
+    async def function(self, clause: Function, state: State) -> str:
+        """Bind the results of a function; variables that have a value already unify."""
+        heavy = self.engine.heavy
+        if len(state.relations) < 2:
+            relation, args = self._arguments(clause, state)
+        else:
+            relation, args = await heavy(0, self._arguments, clause, state)
+        bound = [v for v in binding_variables(clause.binding) if state.bound(v)]
+        column: Column | None = None
+        name = self._builtin(clause.function)
+        if name is not None and isinstance(clause.binding, BindScalar):
+            column = await heavy(relation.count, column_of_call, name, args, relation.count)
+        if column is not None and isinstance(clause.binding, BindScalar):
+            how = "function on columns"
+            extended = await heavy(relation.count, _bound, relation, clause.binding.name, column)
+        else:
+            how = "function by row"
+            values = await self._call(clause, relation, args, state, predicate=False)
+            extended = await heavy(0, bind_values, clause.binding, values, relation)
+        for variable in bound:
+            if variable in state.consts and variable in extended.columns:
+                keep = constant_mask(extended.columns[variable], state.consts[variable])
+                columns = {v: c for v, c in extended.columns.items() if v is not variable}
+                extended = _taken(Relation(columns, extended.count), keep)
+        if state.relations:
+            await heavy(0, state.add, extended)
+        else:
+            state.add(extended)  # there is nothing to join
+        return how
+
+    def check(self, clause: Predicate | Function, consts: Mapping[Symbol, Any]) -> None:
+        """Raise QueryError where there is no such function, or none of so many arguments."""
+        name: Any = clause.function
+        found = consts.get(name) if is_var(name) else self.given.get(name, name)
+        if found is None:
+            return  # what each row has is called
+        if isinstance(found, Symbol):
+            if found.text in DATABASE:
+                check_lookup(found.text, len(clause.args))
+                return
+            if found.text == "q":
+                return
+            found = named_function(found)
+        if not callable(found):
+            raise _no_function(name, found)
+        check_arity(found, name, len(clause.args))
+
+    def is_builtin(self, function: Any) -> bool:
+        """Whether a symbol means a built-in function here."""
+        return self._builtin(function) in BUILTINS
+
+    def _builtin(self, function: Any) -> str | None:
+        """Return the text of a symbol that means a built-in function here."""
+        if type(function) is not Symbol or function in self.given:
+            return None
+        return None if lookup_function(function) is not None else function.text
+
+    # -- arguments -----------------------------------------------------------------------------
+
+    def _arguments(self, clause: Predicate | Function, state: State) -> tuple[Relation, list[Any]]:
+        terms = (clause.function, *clause.args)
+        columns = [t for t in terms if is_var(t) and t not in state.consts]
+        relation = state.take(columns)
+        args: list[Any] = []
+        for term in clause.args:
+            if is_var(term):
+                args.append(state.consts[term] if term in state.consts else relation.columns[term])
+            elif type(term) is Symbol and term.text[0] == "$":
+                args.append(self.engine.source(term))
+            elif type(term) is Symbol and term in self.given:
+                args.append(self.given[term])
+            else:
+                args.append(term)
+        return relation, args
+
+    def _compared(self, name: str, clause: Predicate, state: State) -> bool:
+        """Compare the rows of two relations pair by pair, where their product is large.
+
+        Only the pairs that are kept are made. False where this is not the way to do it.
+        """
+        variables = [t for t in clause.args if is_var(t) and t not in state.consts]
+        two, others = state.parted(variables)
+        if len(two) != 2 or two[0].count * two[1].count < _FUSED:
+            return False
+        left, right = two
+
+        def test(pairs: Relation) -> Any:
+            args = [
+                state.consts.get(t, pairs.columns.get(t, t)) if is_var(t) else t
+                for t in clause.args
+            ]
+            return mask_of_call(name, args, pairs.count)
+
+        kept = product_where(left, right, variables, test, state.meter)
+        if kept is None:
+            return False
+        state.relations = [*others, kept]
+        return True
+
+    async def _call(
+        self,
+        clause: Predicate | Function,
+        relation: Relation,
+        args: list[Any],
+        state: State,
+        *,
+        predicate: bool,
+    ) -> list[Any]:
+        function = clause.function
+        if is_var(function):
+            found = state.consts.get(function)
+            if found is None:
+                return await self._each_function(clause, relation, args, predicate=predicate)
+            return await self._rows(clause, found, relation, args, predicate=predicate)
+        if function in self.given:
+            return await self._rows(
+                clause, self.given[function], relation, args, predicate=predicate
+            )
+        if function.text in DATABASE:
+            return await read_database(function.text, args, relation.count)
+        if function.text == "q":
+            return await self._query(relation, args)
+        found = named_function(function)
+        if found is BUILTINS["complement"]:
+            args = [named_function(a) if type(a) is Symbol else a for a in args]
+        return await self._rows(clause, found, relation, args, predicate=predicate)
+
+    async def _rows(
+        self,
+        clause: Predicate | Function,
+        function: Any,
+        relation: Relation,
+        args: list[Any],
+        *,
+        predicate: bool,
+    ) -> list[Any]:
+        if isinstance(function, Symbol):
+            function = named_function(function)
+        if not callable(function):
+            raise _no_function(clause.function, function)
+        given = [self._given_source(arg) for arg in args]
+        return await self._called(clause, function, given, relation, predicate=predicate)
+
+    async def _called(
+        self,
+        clause: Predicate | Function,
+        function: Callable[..., Any],
+        args: list[Any],
+        relation: Relation,
+        *,
+        predicate: bool,
+    ) -> list[Any]:
+        return await call_rows(
+            function,
+            clause.function,
+            args,
+            relation.count,
+            predicate=predicate,
+            pause=self.engine.pause,
+            supply=self._supply(clause, relation.count),
+            meter=self.engine.meter,
+            watch=self.engine.watch,
+        )
+
+    def _supply(self, clause: Clause, rows: int) -> Supply:
+        """Return what a clause has for all its rows, also where a rule carries it out often."""
+        known = self._supplies.get(id(clause))
+        if known is None:
+            engine = self.engine
+            turns = engine.host is not None
+            supply = Supply(self.random, turns=turns, meter=engine.meter)
+            known = self._supplies[id(clause)] = (clause, supply)
+        known[1].more(rows)
+        return known[1]
+
+    def _given_source(self, arg: Any) -> Any:
+        """Return the database value that the user gave, where the argument is its view."""
+        if isinstance(arg, View):
+            for name, view in self.engine.views.items():
+                if view is arg:
+                    return self.engine.sources[name]
+        return arg
+
+    async def _each_function(
+        self, clause: Predicate | Function, relation: Relation, args: list[Any], *, predicate: bool
+    ) -> list[Any]:
+        def call(function: Any, *rest: Any) -> Any:
+            if not callable(function):
+                raise _no_function(clause.function, function)
+            return function(*rest)
+
+        async def awaited(function: Any, *rest: Any) -> Any:
+            result = call(function, *rest)
+            return await result if is_async(function) else result
+
+        column = relation.columns[clause.function]
+        waits = any(is_async(x) for x in column.tolist() if callable(x))
+        one = awaited if waits else call
+        return await self._called(clause, one, [column, *args], relation, predicate=predicate)
+
+    async def _query(self, relation: Relation, args: list[Any]) -> list[Any]:
+        from datahike_async.query.api import q
+
+        if not args:
+            raise QueryError(
+                '(q …) takes a query and its inputs, as in (q "[:find …]" $).',
+                error=":query/where",
+            )
+        columns = [
+            a.tolist() if isinstance(a, Column) else [self._given_source(a)] * relation.count
+            for a in args
+        ]
+        out = []
+        for row in zip(*columns, strict=True):
+            budget = self.engine.meter.left()
+            found = await q(*row, host=self.engine.host, budget=budget, rng=self.random)
+            if isinstance(found, QueryResult):
+                found = ValueSet(found)
+            out.append([list(x) for x in found] if isinstance(found, QueryList) else found)
+        return out
+
+
+def _no_function(name: Any, value: Any) -> QueryError:
+    return QueryError(
+        f"{name} is {shown(value)}, no function; give a callable, or a symbol that names one.",
+        error=":query/where",
+    )
+
+
+# -- bindings ----------------------------------------------------------------------------------
+
+
+def bind_values(binding: Binding, values: Sequence[Any], relation: Relation) -> Relation:
+    """Return ``relation`` with the variables of ``binding``, one value a row.
+
+    Rows whose value is None are dropped; collections repeat their row. A variable that the
+    relation has already must be equal. Raises QueryError ``:query/binding``.
+    """
+    if isinstance(binding, BindIgnore):
+        keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
+        return _taken(relation, keep)
+    if isinstance(binding, BindScalar):
+        keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
+        kept = relation if keep.all() else _taken(relation, keep)
+        column = column_of([v for v in values if v is not None])
+        return _bound(kept, binding.name, column)
+    if isinstance(binding, BindCollection):
+        items = [_items(v, "collection") for v in values]
+        flat = [x for group in items for x in walked(group, each=4)]
+        return distinct(bind_values(binding.item, flat, _repeated(relation, items)))
+    if isinstance(binding, BindRelation):
+        items = [_items(v, "collection") for v in values]
+        flat = [x for group in items for x in walked(group, each=4)]
+        return distinct(_tuple(binding.items, flat, _repeated(relation, items)))
+    return _tuple(binding.items, values, relation)
+
+
+def _taken(relation: Relation, keep: Any) -> Relation:
+    if not relation.columns:
+        return Relation({}, int(keep.sum()))
+    return relation.take(keep)
+
+
+def _tuple(items: Sequence[Binding], values: Sequence[Any], relation: Relation) -> Relation:
+    keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
+    if not keep.all():
+        relation = _taken(relation, keep)
+        values = [v for v in values if v is not None]
+    rows = [_items(v, "tuple") for v in walked(values)]
+    for row in rows:
+        if len(row) < len(items):
+            raise QueryError(
+                f"Not enough elements in {shown(row)} to bind a tuple of {len(items)}.",
+                error=":query/binding",
+            )
+    fresh: dict[Symbol, Column] = {}
+    keep = np.ones(len(rows), np.bool_)
+    nested: list[tuple[Binding, list[Any]]] = []
+    for i, item in enumerate(items):
+        part = [row[i] for row in walked(rows, each=4)]
+        if isinstance(item, BindScalar):
+            if any(x is None for x in part):
+                raise QueryError(
+                    f"nil cannot be bound to {shown(item.name)}.", error=":query/binding"
+                )
+            column = column_of(part)
+            known = relation.columns.get(item.name, fresh.get(item.name))
+            if known is None:
+                fresh[item.name] = column
+            else:
+                keep &= equal_mask(known, column)
+        elif not isinstance(item, BindIgnore):
+            nested.append((item, part))
+    if len(nested) > 1:
+        raise QueryError(
+            "A tuple binding can hold one nested binding; bind the others in clauses of their own.",
+            error=":query/binding",
+        )
+    relation = _taken(Relation({**relation.columns, **fresh}, len(rows)), keep)
+    for item, part in nested:
+        relation = bind_values(item, [x for x, k in zip(part, keep, strict=True) if k], relation)
+    return relation
+
+
+def _bound(relation: Relation, variable: Symbol, column: Column) -> Relation:
+    known = relation.columns.get(variable)
+    if known is not None:
+        return relation.take(equal_mask(known, column))
+    if not relation.columns:
+        return Relation({variable: column}, len(column))
+    return relation.with_column(variable, column)
+
+
+def _repeated(relation: Relation, items: Sequence[Sequence[Any]]) -> Relation:
+    counts = [len(group) for group in items]
+    if not relation.columns:
+        return Relation({}, sum(counts))
+    return relation.take(np.repeat(np.arange(len(counts)), counts))
+
+
+def _items(value: Any, what: str) -> Sequence[Any]:
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, Mapping):
+        return list(walked(value.items(), each=4))
+    if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)):
+        return list(walked(value, each=4))
+    raise QueryError(
+        f"Cannot bind value {shown(value)} to {what}; expected a list, a tuple or a set.",
+        error=":query/binding",
+        value=value,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(_plain, value)) if type(value) in (list, tuple) else value
