@@ -21,8 +21,9 @@ import anyio
 import datahike_async as d
 from datahike_async.edn import read, write
 from datahike_async.edn.types import Keyword
-from datahike_async.query.answer.result import QueryList, QueryResult, name_of
+from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.language.parse import parse_query
+from datahike_async.query.language.text import name_of
 from datahike_async.tables import table
 
 __all__ = ["main"]

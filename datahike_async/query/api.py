@@ -21,10 +21,11 @@ from datahike_async.query.language.parse import order_by_of, seconds_of
 from datahike_async.query.limits.budget import Meter, budget_of
 from datahike_async.query.limits.host import Host
 from datahike_async.query.limits.watch import Watch
-from datahike_async.query.prepare import NO_RULES, SHORT, Prepared, is_short, prepare
-from datahike_async.query.reading.references import are_none, resolved
+from datahike_async.query.prepare import NO_RULES, SHORT, is_short, prepare
 from datahike_async.query.relations.state import State
 from datahike_async.query.running.engine import Engine
+from datahike_async.query.running.prepared import Prepared
+from datahike_async.query.running.references import are_none, resolved
 from datahike_async.query.running.trace import Ran
 
 __all__ = ["SLOW", "QueryStats", "explain", "q", "query_stats"]

@@ -11,14 +11,14 @@ from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.query.language.ast import BindIgnore, BindScalar, Query, is_var
 from datahike_async.query.language.parse import DEFAULT_IN
-from datahike_async.query.language.ruleset import RuleSet
 from datahike_async.query.language.text import binding_text
 from datahike_async.query.prepare import NO_RULES, rules_of
 from datahike_async.query.relations.relation import Relation, distinct, plain_value
-from datahike_async.query.running.functions import bind_values
+from datahike_async.query.relations.unify import bind_values
+from datahike_async.query.running.bound import Bound
 from datahike_async.snapshot.views import View
 
-__all__ = ["Bound", "Request", "bind", "gathered", "request_of", "too_deep"]
+__all__ = ["Request", "bind", "gathered", "request_of", "too_deep"]
 
 _NONE: Final = Symbol("_")
 _ARGUMENTS: Final = (
@@ -109,22 +109,6 @@ def _arguments(given: Any) -> Iterable[Any]:
 def too_deep() -> QueryError:
     """Return the error for an input that Python cannot walk."""
     return QueryError("An input is nested too deeply, or contains itself.", error=":query/binding")
-
-
-@dataclass(slots=True)  # not frozen: made in every query, at a third of the cost
-class Bound:
-    """The inputs of one run, by what they are."""
-
-    sources: Mapping[Symbol, Any]
-    views: Mapping[Symbol, View]
-    rules: RuleSet
-    functions: Mapping[Symbol, Any]
-    consts: Mapping[Symbol, Any]
-    relations: Sequence[Relation]
-
-    def variables(self) -> set[Symbol]:
-        """Return the variables that have a value."""
-        return {*self.consts, *(v for relation in self.relations for v in relation.columns)}
 
 
 def bind(parsed: Query, inputs: Sequence[Any]) -> Bound:

@@ -12,7 +12,7 @@ from datahike_async.database import Database, empty_db, init_db
 from datahike_async.errors import QueryError
 from datahike_async.query.api import explain, q
 from datahike_async.query.planning import plan
-from datahike_async.query.planning.stats import Stats
+from datahike_async.query.reading.stats import Stats
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,9 @@ from datahike_async.query.planning.cost import Known
 from datahike_async.query.running.trace import Ran
 
 if TYPE_CHECKING:
-    from datahike_async.query.prepare import Prepared
     from datahike_async.query.relations.state import State
     from datahike_async.query.running.engine import Engine
+    from datahike_async.query.running.prepared import Prepared
 
 __all__ = ["Explained", "explained"]
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.edn.types import Symbol
 from datahike_async.errors import shown
 from datahike_async.index.columns import CODED, INSTANT, Column
 from datahike_async.pydantic_hooks import Json, JsonSchema
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-__all__ = ["QueryList", "QueryResult", "name_of"]
+__all__ = ["QueryList", "QueryResult"]
 
 # One C call that makes more tuples than this holds the interpreter for milliseconds.
 _CHUNK: Final = 4096
@@ -342,10 +341,3 @@ def _array(column: Column) -> npt.NDArray[Any]:
     # The arrays are the database's own.
     out.flags.writeable = False
     return out
-
-
-def name_of(element: Any) -> str:
-    """Return the column name of a find element."""
-    if isinstance(element, Symbol):
-        return element.text.removeprefix("?")
-    return str(getattr(element, "function", "pull"))

@@ -16,15 +16,16 @@ from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.looks import SMALL, walked
-from datahike_async.query.answer.having import aggregates_of, kept
+from datahike_async.query.answer.having import kept
 from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.builtins.aggregates import Groups, Pending, aggregate, function_of
 from datahike_async.query.language.ast import Aggregate, Pull, is_var
-from datahike_async.query.prepare import Prepared
+from datahike_async.query.language.having import aggregates_of
 from datahike_async.query.pulling.execute import pull_many
 from datahike_async.query.relations.relation import Relation, group_codes
 from datahike_async.query.relations.state import State
 from datahike_async.query.running.engine import Engine
+from datahike_async.query.running.prepared import Prepared
 from datahike_async.snapshot.views import View
 
 __all__ = ["shaped", "shaped_rows"]

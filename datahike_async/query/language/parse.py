@@ -13,7 +13,6 @@ from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import ArgumentError, QueryError, shown
 from datahike_async.looks import tally
-from datahike_async.query.answer.having import parse_having
 from datahike_async.query.language.ast import (
     DEFAULT_SOURCE,
     Aggregate,
@@ -31,6 +30,7 @@ from datahike_async.query.language.bindings import (
     symbols,
     unquoted,
 )
+from datahike_async.query.language.having import parse_having
 from datahike_async.query.language.text import MAX_QUERY, term_text
 from datahike_async.query.language.where import parse_clauses, variables_of
 

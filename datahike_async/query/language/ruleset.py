@@ -23,10 +23,10 @@ from datahike_async.query.language.ast import (
 )
 from datahike_async.query.language.builtin_rules import RULE_NAMES, builtin_rules
 from datahike_async.query.language.check import Checker
+from datahike_async.query.language.linear import Linear, linear_form
 from datahike_async.query.language.places import ATTRIBUTE, Constants, Places, rule_places, walked
 from datahike_async.query.language.text import call_text
 from datahike_async.query.language.where import attributes_of, calls_of, canonical
-from datahike_async.query.running.closure import Linear, linear_form
 
 __all__ = ["RuleSet", "calls_in", "shown", "sourced"]
 

@@ -114,3 +114,10 @@ def binding_text(binding: Binding) -> str:
         return f"[{binding_text(binding.item)} ...]"
     inner = "[" + " ".join(map(binding_text, binding.items)) + "]"
     return f"[{inner}]" if isinstance(binding, BindRelation) else inner
+
+
+def name_of(element: Any) -> str:
+    """Return the column name of a find element."""
+    if isinstance(element, Symbol):
+        return element.text.removeprefix("?")
+    return str(getattr(element, "function", "pull"))

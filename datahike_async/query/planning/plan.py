@@ -22,8 +22,8 @@ from datahike_async.query.language.ast import (
 from datahike_async.query.language.where import attributes_of, variables_of
 from datahike_async.query.planning.cost import COMPARED, MIXED, READ, SEEK, Given, Known
 from datahike_async.query.planning.ordering import Ordering, Step
-from datahike_async.query.planning.stats import Stats
 from datahike_async.query.planning.walk import LONG, Walk
+from datahike_async.query.reading.stats import Stats
 from datahike_async.snapshot.views import View
 
 if TYPE_CHECKING:

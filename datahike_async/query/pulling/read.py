@@ -11,8 +11,8 @@ from datahike_async.index.arrays import order_of, taken
 from datahike_async.index.columns import INT, Column, Rows
 from datahike_async.index.source import NodeMiss
 from datahike_async.looks import STEP, look, walked
-from datahike_async.query.planning.stats import cached
 from datahike_async.query.reading.patterns import aligned
+from datahike_async.query.reading.stats import cached
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key

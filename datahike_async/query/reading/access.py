@@ -18,8 +18,8 @@ from datahike_async.index.columns import CODED, INT, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.query.language.ast import BLANK, Clause, Predicate, is_var
-from datahike_async.query.planning.stats import Stats, cached
 from datahike_async.query.reading.fetch import SEEKS, few, read, read_each
+from datahike_async.query.reading.stats import Stats, cached
 from datahike_async.query.relations.relation import code_of, constant_mask
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View

@@ -8,7 +8,6 @@ the closure of B itself (``(r ?x ?t) (r ?t ?y)``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,14 +30,9 @@ from datahike_async.looks import PIECE, SMALL, look, tally
 from datahike_async.query.language.ast import (
     DEFAULT_SOURCE,
     Clause,
-    Not,
-    Or,
-    Pattern,
-    RuleBranch,
-    RuleCall,
-    is_var,
 )
-from datahike_async.query.language.where import variables_of
+from datahike_async.query.language.linear import Linear
+from datahike_async.query.language.ruleset import sourced
 from datahike_async.query.relations.joins import followed, semi
 from datahike_async.query.relations.reach import reachable
 from datahike_async.query.relations.relation import Relation, group_codes
@@ -46,97 +40,9 @@ from datahike_async.query.relations.relation import Relation, group_codes
 if TYPE_CHECKING:
     from datahike_async.query.running.engine import Engine
 
-__all__ = ["Linear", "closure", "linear_form"]
+__all__ = ["closure"]
 
 _ARGS = (Symbol("?__arg0"), Symbol("?__arg1"))
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A rule that is a transitive closure. ``step`` is None where the base is its own step."""
-
-    base: tuple[RuleBranch, ...]
-    step: tuple[Clause, ...] | None
-    ends: tuple[Symbol, Symbol]
-    right: bool
-
-
-def linear_form(branches: Sequence[RuleBranch], recursive: set[Symbol]) -> Linear | None:
-    """Return the closure that a rule is, or None where it is something else."""
-    name = branches[0].name
-    if len(branches[0].head) != 2 or any(b.required for b in branches):
-        return None
-    base = tuple(b for b in branches if not _calls_any(b.clauses, recursive))
-    rest = [b for b in branches if _calls_any(b.clauses, recursive)]
-    if not base or len(rest) != 1 or not all(_generates(b.clauses, b.head) for b in base):
-        return None
-    branch = rest[0]
-    x, y = branch.head
-    calls = [c for c in branch.clauses if isinstance(c, RuleCall) and c.name in recursive]
-    others = tuple(c for c in branch.clauses if c not in calls)
-    if x is y or any(c.name is not name or c.source.text != "$" or len(c.args) != 2 for c in calls):
-        return None
-    if len(calls) == 2 and not others:
-        for one, two in (calls, calls[::-1]):
-            (a, t), (u, b) = one.args, two.args
-            if a is x and b is y and t is u and is_var(t) and t not in (x, y):
-                return Linear(base, None, (x, y), True)
-        return None
-    if len(calls) != 1 or _calls_any(others, recursive):
-        return None
-    a, b = calls[0].args
-    names = variables_of(others)
-    if len(base) == 1 and _shape(base[0].clauses, base[0].head) == _shape(
-        others, (x, a) if b is y else (b, y)
-    ):
-        # The step is the base: the closure of one relation.
-        if (b is y and a is not x and y not in names) or (a is x and b is not y and x not in names):
-            return Linear(base, None, (x, y), True)
-        return None
-    if b is y and is_var(a) and a not in (x, y) and y not in names and {x, a} <= names:
-        return Linear(base, others, (x, a), True) if _generates(others, (x, a)) else None
-    if a is x and is_var(b) and b not in (x, y) and x not in names and {b, y} <= names:
-        return Linear(base, others, (b, y), False) if _generates(others, (b, y)) else None
-    return None
-
-
-def _shape(clauses: Sequence[Clause], ends: Sequence[Any]) -> Any:
-    """Return patterns with their variables numbered, so that renamed ones compare equal."""
-    if not all(map(is_var, ends)) or ends[0] is ends[1]:
-        return object()  # a constant, which may have no hash, is no end of a step
-    names = {end: i for i, end in enumerate(ends)}
-    if not all(isinstance(c, Pattern) for c in clauses):
-        return object()
-    return [
-        (
-            c.source,
-            [names.setdefault(t, len(names)) if is_var(t) else (type(t), t) for t in c.terms],
-        )
-        for c in clauses
-        if isinstance(c, Pattern)
-    ]
-
-
-def _calls_any(clauses: Sequence[Clause], names: set[Symbol]) -> bool:
-    for clause in clauses:
-        if isinstance(clause, RuleCall):
-            if clause.name in names:
-                return True
-        elif isinstance(clause, Or):
-            if any(_calls_any(branch, names) for branch in clause.branches):
-                return True
-        elif isinstance(clause, Not) and _calls_any(clause.clauses, names):
-            return True
-    return False
-
-
-def _generates(clauses: Sequence[Clause], variables: Sequence[Symbol]) -> bool:
-    """Whether patterns alone bind all variables, so that nothing needs to flow in."""
-    bound: set[Any] = set()
-    for clause in clauses:
-        if isinstance(clause, Pattern):
-            bound.update(t for t in clause.terms if is_var(t))
-    return set(variables) <= bound and variables_of(clauses) <= bound
 
 
 async def closure(engine: Engine, linear: Linear, source: Symbol, seed: Relation) -> Relation:
@@ -233,8 +139,6 @@ async def _pairs(
 ) -> tuple[Column, Column]:
     state = engine.state({})
     if source is not DEFAULT_SOURCE:
-        from datahike_async.query.language.ruleset import sourced
-
         clauses = tuple(sourced(c, source) for c in clauses)
     await engine.run(clauses, state, ends)
     found = await engine.whole(state, list(dict.fromkeys(ends)))

@@ -20,7 +20,6 @@ from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
 from datahike_async.index.source import fetched
 from datahike_async.looks import SMALL
-from datahike_async.query.inputs import Bound
 from datahike_async.query.language.ast import (
     DEFAULT_SOURCE,
     Clause,
@@ -44,6 +43,7 @@ from datahike_async.query.reading.patterns import match_pattern, selects
 from datahike_async.query.relations.joins import join, union, without
 from datahike_async.query.relations.relation import Relation
 from datahike_async.query.relations.state import State
+from datahike_async.query.running.bound import Bound
 from datahike_async.query.running.functions import Functions
 from datahike_async.query.running.rules import Rules
 from datahike_async.query.running.trace import Ran

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,17 +11,12 @@ from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.columns import Column
-from datahike_async.looks import walked
 from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.builtins.calls import call_rows, check_arity, is_async, named_function
 from datahike_async.query.builtins.columns import column_of_call, mask_of_call
 from datahike_async.query.builtins.supply import CHANCE, Supply
 from datahike_async.query.builtins.table import BUILTINS
 from datahike_async.query.language.ast import (
-    BindCollection,
-    BindIgnore,
-    Binding,
-    BindRelation,
     BindScalar,
     Clause,
     Function,
@@ -33,11 +28,9 @@ from datahike_async.query.reading.lookups import DATABASE, check_lookup, read_da
 from datahike_async.query.relations.joins import product_where
 from datahike_async.query.relations.relation import (
     Relation,
-    column_of,
     constant_mask,
-    distinct,
-    equal_mask,
 )
+from datahike_async.query.relations.unify import bind_values, unified, where_kept
 from datahike_async.snapshot.views import View
 from datahike_async.values.value_set import ValueSet
 
@@ -45,7 +38,7 @@ if TYPE_CHECKING:
     from datahike_async.query.relations.state import State
     from datahike_async.query.running.engine import Engine
 
-__all__ = ["Functions", "bind_values"]
+__all__ = ["Functions"]
 
 # Products of more pairs are compared piece by piece.
 _FUSED: Final = 1 << 16
@@ -99,7 +92,7 @@ class Functions:
             column = await heavy(relation.count, column_of_call, name, args, relation.count)
         if column is not None and isinstance(clause.binding, BindScalar):
             how = "function on columns"
-            extended = await heavy(relation.count, _bound, relation, clause.binding.name, column)
+            extended = await heavy(relation.count, unified, relation, clause.binding.name, column)
         else:
             how = "function by row"
             values = await self._call(clause, relation, args, state, predicate=False)
@@ -108,7 +101,7 @@ class Functions:
             if variable in state.consts and variable in extended.columns:
                 keep = constant_mask(extended.columns[variable], state.consts[variable])
                 columns = {v: c for v, c in extended.columns.items() if v is not variable}
-                extended = _taken(Relation(columns, extended.count), keep)
+                extended = where_kept(Relation(columns, extended.count), keep)
         if state.relations:
             await heavy(0, state.add, extended)
         else:
@@ -312,114 +305,3 @@ def _no_function(name: Any, value: Any) -> QueryError:
         f"{name} is {shown(value)}, no function; give a callable, or a symbol that names one.",
         error=":query/where",
     )
-
-
-# -- bindings ----------------------------------------------------------------------------------
-
-
-def bind_values(binding: Binding, values: Sequence[Any], relation: Relation) -> Relation:
-    """Return ``relation`` with the variables of ``binding``, one value a row.
-
-    Rows whose value is None are dropped; collections repeat their row. A variable that the
-    relation has already must be equal. Raises QueryError ``:query/binding``.
-    """
-    if isinstance(binding, BindIgnore):
-        keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
-        return _taken(relation, keep)
-    if isinstance(binding, BindScalar):
-        keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
-        kept = relation if keep.all() else _taken(relation, keep)
-        column = column_of([v for v in values if v is not None])
-        return _bound(kept, binding.name, column)
-    if isinstance(binding, BindCollection):
-        items = [_items(v, "collection") for v in values]
-        flat = [x for group in items for x in walked(group, each=4)]
-        return distinct(bind_values(binding.item, flat, _repeated(relation, items)))
-    if isinstance(binding, BindRelation):
-        items = [_items(v, "collection") for v in values]
-        flat = [x for group in items for x in walked(group, each=4)]
-        return distinct(_tuple(binding.items, flat, _repeated(relation, items)))
-    return _tuple(binding.items, values, relation)
-
-
-def _taken(relation: Relation, keep: Any) -> Relation:
-    if not relation.columns:
-        return Relation({}, int(keep.sum()))
-    return relation.take(keep)
-
-
-def _tuple(items: Sequence[Binding], values: Sequence[Any], relation: Relation) -> Relation:
-    keep = np.fromiter((v is not None for v in values), np.bool_, len(values))
-    if not keep.all():
-        relation = _taken(relation, keep)
-        values = [v for v in values if v is not None]
-    rows = [_items(v, "tuple") for v in walked(values)]
-    for row in rows:
-        if len(row) < len(items):
-            raise QueryError(
-                f"Not enough elements in {shown(row)} to bind a tuple of {len(items)}.",
-                error=":query/binding",
-            )
-    fresh: dict[Symbol, Column] = {}
-    keep = np.ones(len(rows), np.bool_)
-    nested: list[tuple[Binding, list[Any]]] = []
-    for i, item in enumerate(items):
-        part = [row[i] for row in walked(rows, each=4)]
-        if isinstance(item, BindScalar):
-            if any(x is None for x in part):
-                raise QueryError(
-                    f"nil cannot be bound to {shown(item.name)}.", error=":query/binding"
-                )
-            column = column_of(part)
-            known = relation.columns.get(item.name, fresh.get(item.name))
-            if known is None:
-                fresh[item.name] = column
-            else:
-                keep &= equal_mask(known, column)
-        elif not isinstance(item, BindIgnore):
-            nested.append((item, part))
-    if len(nested) > 1:
-        raise QueryError(
-            "A tuple binding can hold one nested binding; bind the others in clauses of their own.",
-            error=":query/binding",
-        )
-    relation = _taken(Relation({**relation.columns, **fresh}, len(rows)), keep)
-    for item, part in nested:
-        relation = bind_values(item, [x for x, k in zip(part, keep, strict=True) if k], relation)
-    return relation
-
-
-def _bound(relation: Relation, variable: Symbol, column: Column) -> Relation:
-    known = relation.columns.get(variable)
-    if known is not None:
-        return relation.take(equal_mask(known, column))
-    if not relation.columns:
-        return Relation({variable: column}, len(column))
-    return relation.with_column(variable, column)
-
-
-def _repeated(relation: Relation, items: Sequence[Sequence[Any]]) -> Relation:
-    counts = [len(group) for group in items]
-    if not relation.columns:
-        return Relation({}, sum(counts))
-    return relation.take(np.repeat(np.arange(len(counts)), counts))
-
-
-def _items(value: Any, what: str) -> Sequence[Any]:
-    if value is None:
-        return []
-    if isinstance(value, (list, tuple)):
-        return value
-    if isinstance(value, Mapping):
-        return list(walked(value.items(), each=4))
-    if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)):
-        return list(walked(value, each=4))
-    raise QueryError(
-        f"Cannot bind value {shown(value)} to {what}; expected a list, a tuple or a set.",
-        error=":query/binding",
-        value=value,
-    )
-
-
-def _plain(value: Any) -> Any:
-    return tuple(map(_plain, value)) if type(value) in (list, tuple) else value

@@ -10,7 +10,6 @@ reference is an id before the first row is read, and what data bind is never tak
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,11 +19,9 @@ from datahike_async.index.source import NodeMiss
 from datahike_async.looks import walked as walked_values
 from datahike_async.query.language.ast import Clause
 from datahike_async.query.language.places import (
-    Noting,
-    Place,
     is_reference,
-    walked,
 )
+from datahike_async.query.language.referring import Kept
 from datahike_async.query.language.rewriting import (
     AS_ATTRIBUTE,
     Constant,
@@ -34,16 +31,15 @@ from datahike_async.query.language.rewriting import (
     companion,
     rewritten,
 )
-from datahike_async.query.language.ruleset import RuleSet
 from datahike_async.query.reading.fetch import read, read_each
 from datahike_async.query.relations.relation import Relation, column_of
 from datahike_async.snapshot.views import View
 from datahike_async.values.types import typed_key
 
 if TYPE_CHECKING:
-    from datahike_async.query.inputs import Bound
     from datahike_async.query.limits.watch import Watch
-    from datahike_async.query.prepare import Prepared
+    from datahike_async.query.running.bound import Bound
+    from datahike_async.query.running.prepared import Prepared
 
 __all__ = ["Found", "are_none", "resolved"]
 
@@ -120,22 +116,6 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
     while len(kept) >= _KEPT:
         kept.pop(next(iter(kept)), None)
     kept[key] = value
-
-
-class Kept:
-    """What is known of a query's references before it has inputs: kept with its text."""
-
-    __slots__ = ("attributes", "constants", "places", "rules", "uses")
-
-    def __init__(self, where: Sequence[Clause], rules: RuleSet) -> None:
-        self.rules = rules
-        found = Noting(rules.places)
-        walked(where, found)
-        # Where the variables stand, and which of them name attributes of values.
-        self.places: Mapping[Symbol, AbstractSet[Place]] = found.places
-        self.attributes = tuple(found.attributes)
-        self.constants = bool(found.constants) or rules.hold_references(found.called)
-        self.uses: dict[Any, Use] = {}
 
 
 def _carried(kept: Kept, bound: Bound, readings: Readings) -> dict[Symbol, tuple[Reading, ...]]:
