@@ -13,6 +13,7 @@ from datahike_async.events import SLOW_QUERY
 from datahike_async.index.source import NodeMiss, resolve
 from datahike_async.looks import looking
 from datahike_async.query.answer.explain import Explained, explained
+from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.answer.shape import shape
 from datahike_async.query.answer.shaping import shaped, shaped_rows
 from datahike_async.query.inputs import Request, bind, gathered, request_of, too_deep
@@ -27,6 +28,7 @@ from datahike_async.query.running.engine import Engine
 from datahike_async.query.running.prepared import Prepared
 from datahike_async.query.running.references import are_none, resolved
 from datahike_async.query.running.trace import Ran
+from datahike_async.values.value_set import ValueSet
 
 __all__ = ["SLOW", "QueryStats", "explain", "q", "query_stats"]
 
@@ -115,6 +117,14 @@ async def q(
             SLOW_QUERY(seconds=round(took, 6), query=shape(asked))
 
 
+async def _nested(query: Any, *inputs: Any, **options: Any) -> Any:
+    """Answer a query in a query: with values, as what it finds is bound to variables."""
+    found = await q(query, *inputs, **options)
+    if isinstance(found, QueryResult):
+        return ValueSet(found)
+    return [list(row) for row in found] if isinstance(found, QueryList) else found
+
+
 def _watch(request: Request, host: Host | None) -> Watch:
     seconds = None if request.timeout is None else seconds_of(request.timeout)
     return Watch(Meter(budget_of(request.budget), seconds), host)
@@ -197,7 +207,7 @@ async def _engine(
     where: Sequence[Clause] = parsed.where
     if not are_none(prepared, bound):
         where, bound = await resolved(prepared, bound, watch)
-    engine = Engine(bound, prepared.plans, watch, trace)
+    engine = Engine(bound, prepared.plans, watch, _nested, trace)
     if request.rng is not None:
         engine.functions.random = request.rng
     if calls:

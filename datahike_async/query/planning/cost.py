@@ -6,13 +6,27 @@ better one by far.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
 from datahike_async.edn.types import Symbol
+from datahike_async.query.language.ast import Clause
+from datahike_async.query.language.ruleset import RuleSet
 from datahike_async.query.reading.fetch import few
 
-__all__ = ["COMPARED", "MADE", "MIXED", "READ", "SEEK", "STEP", "Given", "Known", "extended"]
+__all__ = [
+    "COMPARED",
+    "MADE",
+    "MIXED",
+    "READ",
+    "SEEK",
+    "STEP",
+    "Estimates",
+    "Given",
+    "Known",
+    "extended",
+]
 
 # Microseconds of any step, of one seek, and of a row that is read, read among values of all types,
 # compared, aligned by entity, joined by value, and made.
@@ -98,3 +112,20 @@ def extended(known: list[Known], source: Given) -> tuple[float, float, list[Know
             distinct = max(source.values[v] for v in source.values if v.text in shared)
             cost = cost * min(1.0, count / max(distinct, 1.0)) + count * JOINED
     return STEP + cost + rows * MADE, rows, [*far, (rows, values)], operator
+
+
+class Estimates(Protocol):
+    """What whoever orders clauses asks the planner."""
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules that clauses may call."""
+
+    @property
+    def is_builtin(self) -> Callable[[Any], bool]:
+        """Whether a symbol means a built-in function."""
+
+    def generated(
+        self, clause: Clause, consts: Mapping[Symbol, Any], others: Sequence[Clause]
+    ) -> Given:
+        """Return what a pattern, an ``or`` or a rule call gives by itself."""

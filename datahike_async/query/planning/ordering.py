@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from datahike_async.edn.types import Symbol
 from datahike_async.query.language.ast import (
@@ -25,10 +25,7 @@ from datahike_async.query.language.ast import (
 )
 from datahike_async.query.language.bindings import binding_variables
 from datahike_async.query.language.where import variables_of
-from datahike_async.query.planning.cost import MADE, STEP, Given, Known, extended
-
-if TYPE_CHECKING:
-    from datahike_async.query.planning.plan import Planner
+from datahike_async.query.planning.cost import MADE, STEP, Estimates, Given, Known, extended
 
 __all__ = ["Ordering", "Step"]
 
@@ -53,7 +50,7 @@ class Ordering:
 
     def __init__(
         self,
-        planner: Planner,
+        planner: Estimates,
         clauses: list[Clause],
         consts: Mapping[Symbol, Any],
         known: list[Known],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from datahike_async.edn.types import Symbol
 from datahike_async.looks import tally
@@ -26,11 +26,8 @@ from datahike_async.query.language.ast import (
 )
 from datahike_async.query.language.bindings import binding_variables
 from datahike_async.query.language.where import variables_of
-from datahike_async.query.planning.cost import MADE, STEP, Given, Known, extended
+from datahike_async.query.planning.cost import MADE, STEP, Estimates, Given, Known, extended
 from datahike_async.query.planning.ordering import Step
-
-if TYPE_CHECKING:
-    from datahike_async.query.planning.plan import Planner
 
 __all__ = ["LONG", "Walk"]
 
@@ -57,7 +54,7 @@ class Walk:
 
     def __init__(
         self,
-        planner: Planner,
+        planner: Estimates,
         clauses: Sequence[Clause],
         consts: Mapping[Symbol, Any],
         known: Sequence[Known],

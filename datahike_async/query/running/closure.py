@@ -7,7 +7,7 @@ the closure of B itself (``(r ?x ?t) (r ?t ?y)``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,29 +36,33 @@ from datahike_async.query.language.ruleset import sourced
 from datahike_async.query.relations.joins import followed, semi
 from datahike_async.query.relations.reach import reachable
 from datahike_async.query.relations.relation import Relation, group_codes
+from datahike_async.query.relations.state import State
 
 if TYPE_CHECKING:
-    from datahike_async.query.running.engine import Engine
+    from datahike_async.query.running.run import Run
 
-__all__ = ["closure"]
+__all__ = ["Solve", "closure"]
+
+Solve = Callable[..., Awaitable[State]]
+"""Carries clauses out on a state: ``Engine.run``."""
 
 _ARGS = (Symbol("?__arg0"), Symbol("?__arg1"))
 
 
-async def closure(engine: Engine, linear: Linear, source: Symbol, seed: Relation) -> Relation:
+async def closure(
+    run: Run, solve: Solve, linear: Linear, source: Symbol, seed: Relation
+) -> Relation:
     """Return the pairs of the closure, restricted to the arguments bound in ``seed``."""
-    base = [await _pairs(engine, b.clauses, b.head, source) for b in linear.base]
+    base = [await _pairs(run, solve, b.clauses, b.head, source) for b in linear.base]
     step = None
     if linear.step is not None:
-        step = await _pairs(engine, linear.step, linear.ends, source)
+        step = await _pairs(run, solve, linear.step, linear.ends, source)
     rows = sum(len(pair[0]) for pair in base) + (0 if step is None else len(step[0]))
-    return await engine.heavy(
-        rows if rows > SMALL else 0, _solved, engine, linear, base, step, seed
-    )
+    return await run.heavy(rows if rows > SMALL else 0, _solved, run, linear, base, step, seed)
 
 
 def _solved(
-    engine: Engine,
+    run: Run,
     linear: Linear,
     base: Sequence[tuple[Column, Column]],
     one: tuple[Column, Column] | None,
@@ -70,7 +74,7 @@ def _solved(
             {p: Column.concat([pair[i] for pair in base]) for i, p in enumerate(_ARGS)},
             sum(len(pair[0]) for pair in base),
         )
-        found = _closed(engine, pairs, bound)
+        found = _closed(run, pairs, bound)
         return semi(found, seed, keep=True) if seed.columns else found
     step = [one]
     columns = [c for pair in (*base, *step) for c in pair] + [c for c in bound if c is not None]
@@ -99,7 +103,7 @@ def _solved(
     return Relation({_ARGS[0]: whole.take(first[x]), _ARGS[1]: whole.take(first[y])}, len(x))
 
 
-def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None]) -> Relation:
+def _closed(run: Run, pairs: Relation, bound: Sequence[Column | None]) -> Relation:
     """Return the closure of ``pairs``: from the bound starts, to the bound ends, or all of it."""
     back = bound[0] is None and bound[1] is not None
     limit = bound[1] if back else bound[0]
@@ -122,7 +126,7 @@ def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None]) -> 
     total = 0
     for x, y in reachable(keys[0], keys[1], None if limit is None else keys[2]):
         total += len(x)
-        engine.meter.rows(total, 2)
+        run.meter.rows(total, 2)
         look(min(len(x), PIECE))
         ends[0].append(x)
         ends[1].append(y)
@@ -135,13 +139,13 @@ def _closed(engine: Engine, pairs: Relation, bound: Sequence[Column | None]) -> 
 
 
 async def _pairs(
-    engine: Engine, clauses: Sequence[Clause], ends: Sequence[Symbol], source: Symbol
+    run: Run, solve: Solve, clauses: Sequence[Clause], ends: Sequence[Symbol], source: Symbol
 ) -> tuple[Column, Column]:
-    state = engine.state({})
+    state = run.state({})
     if source is not DEFAULT_SOURCE:
         clauses = tuple(sourced(c, source) for c in clauses)
-    await engine.run(clauses, state, ends)
-    found = await engine.whole(state, list(dict.fromkeys(ends)))
+    await solve(clauses, state, ends)
+    found = await run.whole(state, list(dict.fromkeys(ends)))
     return found.columns[ends[0]], found.columns[ends[1]]
 
 

@@ -9,7 +9,7 @@ a step over many rows runs in a worker thread that the host lends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -46,6 +46,7 @@ from datahike_async.query.relations.state import State
 from datahike_async.query.running.bound import Bound
 from datahike_async.query.running.functions import Functions
 from datahike_async.query.running.rules import Rules
+from datahike_async.query.running.run import Nested, Run
 from datahike_async.query.running.trace import Ran
 from datahike_async.snapshot.views import View
 
@@ -67,24 +68,21 @@ _AHEAD: Final = 64
 _WIDE: Final = 24
 
 
-class Engine:
-    """One run of one query: its sources, rules and functions."""
+class Engine(Run):
+    """Carries clauses out, with the rules and functions of one run."""
 
     def __init__(
         self,
         bound: Bound,
         plans: Plans,
         watch: Watch,
+        nested: Nested,
         trace: list[Ran] | None = None,
     ) -> None:
-        self.sources = bound.sources
-        self.views = bound.views
-        self.rules = Rules(self, bound.rules)
-        self.functions = Functions(self, bound.functions)
-        self.watch = watch
-        self.host = watch.host
-        self.meter = watch.meter
+        super().__init__(bound, watch, nested)
         self.trace = trace
+        self.rules = Rules(self, bound.rules, self.run)
+        self.functions = Functions(self, bound.functions)
         self.planner = Planner(
             self.source, bound.rules, self.functions.is_builtin, self.rules.fresh_count
         )
@@ -98,23 +96,6 @@ class Engine:
             if 8 * (len(view.snapshot.trees) + view.snapshot.n) >= LARGE:
                 self._many = True
 
-    def source(self, name: Symbol) -> Any:
-        """Return the view, or the collection of tuples, that a source names."""
-        found = self.views.get(name)
-        if found is not None:
-            return found
-        if name in self.sources:
-            return self.sources[name]
-        raise QueryError(
-            f"The source {name!r} is used in :where, and nothing was given for it. Pass a database "
-            "value after the query, q(query, conn.db()), and name it in :in where there is one.",
-            error=":query/where",
-        )
-
-    def state(self, consts: Mapping[Symbol, Any], relations: Sequence[Relation] = ()) -> State:
-        """Return a state on this query's budget."""
-        return State(consts, relations, self.meter)
-
     def check(
         self, calls: Sequence[Predicate | Function | RuleCall], consts: Mapping[Symbol, Any]
     ) -> None:
@@ -124,38 +105,6 @@ class Engine:
                 self.rules.branches(call)
             else:
                 self.functions.check(call, consts)
-
-    async def pause(self) -> None:
-        """Give others a turn; raise where the time is over or the query was cancelled."""
-        await self.watch.pause()
-
-    async def heavy(self, rows: int, call: Callable[..., T], *args: Any) -> T:
-        """Return ``call(*args)``, made in a worker thread where it takes long.
-
-        It takes as long as there are ``rows``; 0 is for what may make more of few.
-        """
-        watch = self.watch
-        if 0 < rows <= SMALL and self.host is not None and not watch.inside:
-            before = watch.begin()
-            try:
-                return call(*args)
-            except Elsewhere:
-                rows = LARGE  # few rows may hold large values
-            finally:
-                watch.movable = before
-        return await watch.run(rows, call, *args)
-
-    async def taken(self, state: State, variables: Sequence[Symbol]) -> Relation:
-        """Return the product of the relations of a state that hold variables, and remove them."""
-        if len(state.relations) < 2:
-            return state.take(variables)
-        return await self.heavy(0, state.take, variables)
-
-    async def whole(self, state: State, variables: Sequence[Symbol]) -> Relation:
-        """Return the distinct rows of a state over variables."""
-        if len(state.relations) < 2 and state.rows() <= SMALL:
-            return state.whole(variables)
-        return await self.heavy(0, state.whole, variables)
 
     async def run(
         self, clauses: Sequence[Clause], state: State, wanted: Sequence[Symbol] | None = None

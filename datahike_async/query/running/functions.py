@@ -11,7 +11,6 @@ from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.index.columns import Column
-from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.builtins.calls import call_rows, check_arity, is_async, named_function
 from datahike_async.query.builtins.columns import column_of_call, mask_of_call
 from datahike_async.query.builtins.supply import CHANCE, Supply
@@ -32,11 +31,10 @@ from datahike_async.query.relations.relation import (
 )
 from datahike_async.query.relations.unify import bind_values, unified, where_kept
 from datahike_async.snapshot.views import View
-from datahike_async.values.value_set import ValueSet
 
 if TYPE_CHECKING:
     from datahike_async.query.relations.state import State
-    from datahike_async.query.running.engine import Engine
+    from datahike_async.query.running.run import Run
 
 __all__ = ["Functions"]
 
@@ -45,17 +43,17 @@ _FUSED: Final = 1 << 16
 
 
 class Functions:
-    """Calls of one engine. ``given`` are the functions and values that ``:in`` named."""
+    """Calls of one run. ``given`` are the functions and values that ``:in`` named."""
 
-    def __init__(self, engine: Engine, given: Mapping[Symbol, Any]) -> None:
-        self.engine = engine
+    def __init__(self, run: Run, given: Mapping[Symbol, Any]) -> None:
+        self.run = run
         self.given = given
         self.random = CHANCE
         self._supplies: dict[int, tuple[Clause, Supply]] = {}
 
     async def predicate(self, clause: Predicate, state: State) -> str:
         """Keep the rows for which the predicate holds; return how it was found out."""
-        heavy = self.engine.heavy
+        heavy = self.run.heavy
         name = self._builtin(clause.function)
         if len(state.relations) < 2:
             relation, args = self._arguments(clause, state)
@@ -80,7 +78,7 @@ class Functions:
 
     async def function(self, clause: Function, state: State) -> str:
         """Bind the results of a function; variables that have a value already unify."""
-        heavy = self.engine.heavy
+        heavy = self.run.heavy
         if len(state.relations) < 2:
             relation, args = self._arguments(clause, state)
         else:
@@ -146,7 +144,7 @@ class Functions:
             if is_var(term):
                 args.append(state.consts[term] if term in state.consts else relation.columns[term])
             elif type(term) is Symbol and term.text[0] == "$":
-                args.append(self.engine.source(term))
+                args.append(self.run.source(term))
             elif type(term) is Symbol and term in self.given:
                 args.append(self.given[term])
             else:
@@ -236,19 +234,19 @@ class Functions:
             args,
             relation.count,
             predicate=predicate,
-            pause=self.engine.pause,
+            pause=self.run.pause,
             supply=self._supply(clause, relation.count),
-            meter=self.engine.meter,
-            watch=self.engine.watch,
+            meter=self.run.meter,
+            watch=self.run.watch,
         )
 
     def _supply(self, clause: Clause, rows: int) -> Supply:
         """Return what a clause has for all its rows, also where a rule carries it out often."""
         known = self._supplies.get(id(clause))
         if known is None:
-            engine = self.engine
-            turns = engine.host is not None
-            supply = Supply(self.random, turns=turns, meter=engine.meter)
+            run = self.run
+            turns = run.host is not None
+            supply = Supply(self.random, turns=turns, meter=run.meter)
             known = self._supplies[id(clause)] = (clause, supply)
         known[1].more(rows)
         return known[1]
@@ -256,9 +254,9 @@ class Functions:
     def _given_source(self, arg: Any) -> Any:
         """Return the database value that the user gave, where the argument is its view."""
         if isinstance(arg, View):
-            for name, view in self.engine.views.items():
+            for name, view in self.run.views.items():
                 if view is arg:
-                    return self.engine.sources[name]
+                    return self.run.sources[name]
         return arg
 
     async def _each_function(
@@ -279,8 +277,6 @@ class Functions:
         return await self._called(clause, one, [column, *args], relation, predicate=predicate)
 
     async def _query(self, relation: Relation, args: list[Any]) -> list[Any]:
-        from datahike_async.query.api import q
-
         if not args:
             raise QueryError(
                 '(q …) takes a query and its inputs, as in (q "[:find …]" $).',
@@ -292,11 +288,9 @@ class Functions:
         ]
         out = []
         for row in zip(*columns, strict=True):
-            budget = self.engine.meter.left()
-            found = await q(*row, host=self.engine.host, budget=budget, rng=self.random)
-            if isinstance(found, QueryResult):
-                found = ValueSet(found)
-            out.append([list(x) for x in found] if isinstance(found, QueryList) else found)
+            budget = self.run.meter.left()
+            made = self.run.nested(*row, host=self.run.host, budget=budget, rng=self.random)
+            out.append(await made)
         return out
 
 

@@ -35,11 +35,11 @@ from datahike_async.query.relations.relation import (
     unit,
 )
 from datahike_async.query.relations.seen import Seen
-from datahike_async.query.running.closure import closure
+from datahike_async.query.running.closure import Solve, closure
 
 if TYPE_CHECKING:
     from datahike_async.query.relations.state import State
-    from datahike_async.query.running.engine import Engine
+    from datahike_async.query.running.run import Run
 
 __all__ = ["Rules"]
 
@@ -107,10 +107,11 @@ def position(i: int) -> Symbol:
 
 
 class Rules:
-    """The rules of one engine."""
+    """The rules of one run. ``solve`` carries clauses out."""
 
-    def __init__(self, engine: Engine, known: RuleSet) -> None:
-        self.engine = engine
+    def __init__(self, run: Run, known: RuleSet, solve: Solve) -> None:
+        self.run = run
+        self._carry_out = solve
         self.rules = known.branches
         self.known = known
         self._tables: dict[_Key, _Table] | None = None
@@ -145,7 +146,7 @@ class Rules:
     async def call(self, clause: RuleCall, state: State) -> str:
         """Join the answers of a rule call into ``state``, and return how they were found."""
         branches = self.branches(clause)
-        heavy = self.engine.heavy
+        heavy = self.run.heavy
         if clause.fresh:
             for_all = [t.fresh for t in self._tables_of(clause)]
             answers = await heavy(0, union, for_all, _positions(branches[0]))
@@ -163,7 +164,7 @@ class Rules:
         variables = [a for a in clause.args if is_var(a) and a not in state.consts]
         bound = [v for v in dict.fromkeys(variables) if state.bound(v)]
         if bound:
-            outer = await self.engine.taken(state, bound)
+            outer = await self.run.taken(state, bound)
             seed = await heavy(outer.count, self._seed, clause, state, bound, outer)
         else:
             outer = unit()
@@ -238,10 +239,10 @@ class Rules:
         if name not in self.known.recursive:
             parts = [await self._branch(source, branch, seed) for branch in branches]
             rows = sum(p.count for p in parts)
-            return await self.engine.heavy(rows, union, parts, _positions(branches[0]))
+            return await self.run.heavy(rows, union, parts, _positions(branches[0]))
         key = (source, name, _bound_positions(seed, branches[0]))
         if self._tables is not None and name in self._circle:
-            return await self.engine.heavy(0, self._ask, key, seed, branches[0])
+            return await self.run.heavy(0, self._ask, key, seed, branches[0])
         return await self._complete(key, branches[0], seed)
 
     async def _complete(self, key: _Key, branch: RuleBranch, seed: Relation) -> Relation:
@@ -250,22 +251,22 @@ class Rules:
         done = self._done.get(key)
         missing = seed
         if done is not None and seed.columns:
-            missing = await self.engine.heavy(seed.count + done[0].count, without, seed, done[0])
+            missing = await self.run.heavy(seed.count + done[0].count, without, seed, done[0])
         if done is None or (seed.columns and missing.count):
             if not missing.count:
                 return Relation({v: Column.of([]) for v in variables}, 0)
             linear = self.known.linear(key[1])
             if linear is not None:
-                answers = await closure(self.engine, linear, key[0], missing)
+                answers = await closure(self.run, self._carry_out, linear, key[0], missing)
             else:
                 answers = await self._solved(key, branch, missing)
             if done is not None:
                 missing = _stacked([done[0], missing], list(seed.columns))
-                answers = await self.engine.heavy(0, union, [done[1], answers], variables)
+                answers = await self.run.heavy(0, union, [done[1], answers], variables)
             done = self._done[key] = (missing, answers)
         if not seed.columns:
             return done[1]
-        return await self.engine.heavy(done[1].count + seed.count, matching, done[1], seed)
+        return await self.run.heavy(done[1].count + seed.count, matching, done[1], seed)
 
     async def _solved(self, key: _Key, branch: RuleBranch, seed: Relation) -> Relation:
         # A rule that is called from the recursion of others is solved apart from them.
@@ -278,7 +279,7 @@ class Rules:
             answers = self._tables[key].answers
             if not seed.columns:
                 return answers
-            return await self.engine.heavy(answers.count + seed.count, matching, answers, seed)
+            return await self.run.heavy(answers.count + seed.count, matching, answers, seed)
         finally:
             self._tables, self._circle = outside
 
@@ -318,9 +319,9 @@ class Rules:
         """
         assert self._tables is not None
         for number in count(1):
-            self.engine.meter.round(number)
+            self.run.meter.round(number)
             tables = list(self._tables.items())
-            grown = [await self.engine.heavy(table.size(), table.turn) for _, table in tables]
+            grown = [await self.run.heavy(table.size(), table.turn) for _, table in tables]
             if not any(grown):
                 return
             total = 0
@@ -338,7 +339,7 @@ class Rules:
                             found = await self._branch(source, variant, table.demand)
                             table.found.append(found)
             # Rules that make new values may go on without end.
-            self.engine.meter.rows(total)
+            self.run.meter.rows(total)
 
     def _has_fresh(self, branch: RuleBranch, source: Symbol) -> bool:
         for clause in branch.clauses:
@@ -350,10 +351,10 @@ class Rules:
 
     async def _branch(self, source: Symbol, branch: RuleBranch, seed: Relation) -> Relation:
         """Run one definition with what is bound and return its rows by argument position."""
-        heavy = self.engine.heavy
+        heavy = self.run.heavy
         start = await heavy(seed.count, _bound, branch, seed)
-        state = self.engine.state({}, [start] if start.columns else [])
-        await self.engine.run(self.known.body(branch, source), state, branch.head)
+        state = self.run.state({}, [start] if start.columns else [])
+        await self._carry_out(self.known.body(branch, source), state, branch.head)
         head = list(dict.fromkeys(branch.head))
         found = None
         if not state.empty:
