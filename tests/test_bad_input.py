@@ -88,7 +88,7 @@ READS = [
     ("entid", [HUGE], ":entity-id/syntax", str(HUGE)),
     ("entid", [np.uint64(2**63)], ":entity-id/syntax", str(2**63)),
     ("entid", [10**5000], ":entity-id/syntax", "int"),
-    ("entid", [deep()], ":lookup-ref/syntax", "list"),
+    ("entid", [deep()], ":lookup-ref/syntax", "[[[["),
     ("entid", [":"], ":entity-id/syntax", "':'"),
 ]
 
@@ -477,8 +477,16 @@ class Unprintable:
         raise RuntimeError("no")
 
 
-@pytest.mark.parametrize("thing", [deep(), 10**5000, Unprintable(), "x" * 10**6], ids=case_name)
-def test_anything_can_be_named_in_a_message(thing):
+THINGS = [
+    (deep(), "[[[["),
+    (10**5000, "int"),
+    (Unprintable(), "Unprintable"),
+    ("x" * 10**6, "'xxxx"),
+]
+
+
+@pytest.mark.parametrize(("thing", "beginning"), THINGS, ids=case_name)
+def test_anything_can_be_named_in_a_message(thing, beginning):
     text = shown(thing)
     assert 0 < len(text) <= 160
-    assert type(thing).__name__ in text or repr(thing)[:100] in text
+    assert text.removeprefix("a ").startswith(beginning)
