@@ -162,7 +162,7 @@ async def test_who_calls_none_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     def parsed() -> Any:
         raise AssertionError("the built-in rules were looked at")
 
-    monkeypatch.setattr("datahike_async.query.ruleset.builtin_rules", parsed)
+    monkeypatch.setattr("datahike_async.query.language.ruleset.builtin_rules", parsed)
     monkeypatch.setattr(NO_RULES, "_complete", None)
     rules = "[[(who-pays-nothing ?x) [(even? ?x)]]]"
     query = "[:find ?x . :in % ?x :where (who-pays-nothing ?x)]"
