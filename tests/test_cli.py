@@ -96,6 +96,9 @@ def test_errors_are_said_in_a_line(cli):
     assert "usage" in cli("q", "[:find ?e]", code=2)
 
 
+@pytest.mark.parametrize(
+    "cli", ["asyncio", pytest.param("trio", marks=pytest.mark.slow)], indirect=True
+)
 def test_the_demo_twice(cli, tmp_path):
     first = cli("demo", "--path", "demo", "--package", "anyio")
     assert "What depends on anyio?" in first
