@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from ast import literal_eval
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,8 @@ def start_together(starters: Starters, place: Callable[[], dict[str, Any]], roun
     for _ in range(rounds):
         config = place()
         starters.ask(config)
-        assert starters.answers() == ["ok"] * PROCESSES
+        for answer in starters.answers():
+            assert answer == "ok", literal_eval(answer)
         assert written(config) == set(range(PROCESSES))
 
 
