@@ -85,6 +85,7 @@ READS = [
     ("pull_many", ["[*]", [1, HUGE]], ":entity-id/syntax", str(HUGE)),
     ("pull", ["[*]", HUGE], ":entity-id/syntax", str(HUGE)),
     ("pull", [deep(), 1], ":parser/pull", "nested"),
+    ("pull", [(np.array([1, 2]), None), 1], ":parser/pull", "array([1, 2])"),
     ("entid", [HUGE], ":entity-id/syntax", str(HUGE)),
     ("entid", [np.uint64(2**63)], ":entity-id/syntax", str(2**63)),
     ("entid", [10**5000], ":entity-id/syntax", "int"),

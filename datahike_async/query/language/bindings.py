@@ -40,8 +40,12 @@ def forward_of(name: Keyword) -> Keyword | None:
 
 def unquoted(form: Any) -> Any:
     """Return what ``'form`` or ``(quote form)`` quotes: nothing here is evaluated without it."""
-    while type(form) is tuple and len(form) == 2 and form[0] in (_QUOTE, "quote"):
-        form = form[1]
+    while type(form) is tuple and len(form) == 2:
+        head, quoted = form
+        # What is neither, an array for instance, may not be comparable.
+        if type(head) not in (str, Symbol) or head not in (_QUOTE, "quote"):
+            break
+        form = quoted
     return form
 
 
