@@ -187,8 +187,12 @@ class Threads:
         """Return those of a loop of asyncio; they end with it."""
         made = self._pools.get(loop)
         if made is None:
-            for old in [old for old in self._pools if old.is_closed()]:
-                self._pools.pop(old).shutdown(wait=False)
+            # As a list: loops of other threads may come meanwhile.
+            for old in [ref() for ref in self._pools.keyrefs()]:
+                if old is not None and old.is_closed():
+                    left = self._pools.pop(old, None)
+                    if left is not None:
+                        left.shutdown(wait=False)
             made = self._pools[loop] = concurrent.futures.ThreadPoolExecutor(
                 self.most, f"datahike_async {self._kind}"
             )
