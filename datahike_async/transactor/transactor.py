@@ -325,15 +325,17 @@ class Transactor:
     async def _refresh(self) -> None:
         requests = list(self._refreshing)
         self._refreshing.clear()
-        error: DatahikeError | None = None
+        error: DatahikeError | None = loop_ended()
         try:
             before = self.snapshot.max_tx
             await self._branch.refresh()
             REFRESHED(branch=self._branch.name, tx=self.snapshot.max_tx, before=before)
+            error = None
         except Exception as failed:
             error = as_ours(failed)
-        for request in requests:
-            request.answer(error)
+        finally:
+            for request in requests:
+                request.answer(error)
 
     async def _group(self) -> None:
         """Take what is queued, apply it, publish it, answer."""
