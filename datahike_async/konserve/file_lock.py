@@ -139,11 +139,10 @@ class FileLock:
                 self.close()
                 self._whole = False
                 continue
-            if about is None:
-                if self._whole or not self._is_time_to_look() or self._is_there(self._fd):
-                    return True
-            elif self._whole or self._is_there(self._fd):
-                self._sign(about)
+            trusted = self._whole or (about is None and not self._is_time_to_look())
+            if trusted or self._is_there(self._fd):
+                if about is not None:
+                    self._sign(about)
                 return True
             # The file was removed or replaced: others lock another one by now.
             self.close()

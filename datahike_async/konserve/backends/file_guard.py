@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,7 +25,12 @@ T = TypeVar("T")
 
 
 class Guard:
-    """Guards one open store, whose folder has the lock ``lock``, waited for ``seconds``."""
+    """Guards one open store, whose folder has the lock ``lock``, waited for ``seconds``.
+
+    As a context manager it keeps out other threads and other processes. Entering it raises
+    StoreBusy, which names who has the lock, where it does not come free in time; waiting ends at
+    once where the store is closed meanwhile, or its caller is cancelled.
+    """
 
     def __init__(self, lock: FolderLock, seconds: float) -> None:
         self._lock = lock
@@ -35,7 +39,6 @@ class Guard:
         # Guards ``closed`` and the count of calls under way, which the end waits for.
         self._state = threading.Condition()
         self._active = 0
-        self._exclusive = _Exclusive(self)
         self.closed = False
 
     def refuse_closed(self) -> None:
@@ -64,26 +67,21 @@ class Guard:
                 if self.closed:
                     self._state.notify_all()
 
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Keep out other threads and other processes.
-
-        Raises StoreBusy, which names who has the lock, where it does not come free in time. Waiting
-        ends at once where the store is closed meanwhile, or its caller is cancelled.
-        """
-        return self._exclusive
-
-    def acquire(self) -> None:
-        """Keep them out until ``release``."""
+    def __enter__(self) -> None:
         self._lock.acquire(self._seconds, self._look)
         if self._broken is not None:
             # Who waited for a sync that failed must not write behind what it lost.
             self._lock.release()
             self.refuse_closed()
 
-    def release(self, error: BaseException | None) -> None:
-        """Let them in again; the error is what has ended the work."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if isinstance(error, KonserveError):
-            # While they are still out: the next one must know.
+            # While others are still out: the next one must know.
             self._judge(error)
         self._lock.release()
 
@@ -102,23 +100,3 @@ class Guard:
             self.closed = True
             self._state.wait_for(lambda: not self._active)
         self._lock.close()
-
-
-class _Exclusive(AbstractContextManager[None]):
-    """What ``exclusive`` returns: made once, for every commit enters it."""
-
-    __slots__ = ("_guard",)
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    def __enter__(self) -> None:
-        self._guard.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._guard.release(error)

@@ -169,17 +169,11 @@ def read_at(fd: int, start: int, count: int) -> bytes:
 
 def write_all(fd: int, data: bytes | memoryview, at: int) -> None:
     """Write until every byte is out; a short write is not an error, nor the end."""
-    written = os.pwrite(fd, data, at)
-    if written == len(data):
-        return
-    view = memoryview(data)[written:]
-    at += written
-    while view:
-        written = os.pwrite(fd, view, at)
+    while (written := os.pwrite(fd, data, at)) < len(data):
         if written <= 0:
             raise OSError(errno.EIO, "a write made no progress")
         at += written
-        view = view[written:]
+        data = memoryview(data)[written:]
 
 
 def fsync(fd: int) -> None:

@@ -137,7 +137,7 @@ class FileBlobStore(BlobStoreBase):
     @contextmanager
     def exclusive(self) -> Iterator[int]:
         """Keep out other threads and other processes; yields the handle of the folder."""
-        with self._guard.exclusive():
+        with self._guard:
             yield self._folder
 
     def _passing(self, name: str, expected: Expected) -> AbstractContextManager[None]:
@@ -248,7 +248,7 @@ class FileBlobStore(BlobStoreBase):
     def _append(self, name: str, record: bytes, expected: Revision) -> Revision:
         check_record(record)
         with (
-            self._guard.exclusive(),
+            self._guard,
             self._passing(name, expected),
             io.system_errors(f"appending to {name}"),
         ):
@@ -316,7 +316,7 @@ class FileBlobStore(BlobStoreBase):
         """Give files the names of their blobs, durably; with ``expected`` there is one."""
         if not files:
             return
-        with self._guard.exclusive(), self._passing(files[0][1], expected):
+        with self._guard, self._passing(files[0][1], expected):
             self._refuse_deleted()
             old = self._left_over.take(name for _, name in files)
             before = [(name, self._check(name, expected)[1]) for _, name in files]
@@ -362,7 +362,7 @@ class FileBlobStore(BlobStoreBase):
         return await self._writing_hop(self._delete_many, names, None)
 
     def _delete_many(self, names: Sequence[str], expected: Expected) -> list[bool]:
-        with self._guard.exclusive(), self._passing(names[0] if names else "", expected):
+        with self._guard, self._passing(names[0] if names else "", expected):
             found = [self._check(name, expected) for name in names]
             if any(there for there, _ in found):
                 with self._naming.changing(), io.system_errors("deleting"):
