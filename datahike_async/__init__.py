@@ -75,6 +75,7 @@ from datahike_async.functions import register_function, unregister_function
 from datahike_async.index.registry import register_index
 from datahike_async.konserve import register_backend
 from datahike_async.lifecycle import create_database, database_exists, delete_database
+from datahike_async.loading.load import LoadReport, load
 from datahike_async.planned import attribute_error
 from datahike_async.query.answer.explain import Explained
 from datahike_async.query.answer.result import QueryList, QueryResult
@@ -86,6 +87,19 @@ from datahike_async.values.datom import Datom
 from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.value_set import ValueSet
+from datahike_async.versions import (
+    Difference,
+    branch,
+    branch_as_db,
+    branch_history,
+    branches,
+    commit_as_db,
+    commit_id,
+    delete_branch,
+    diff,
+    merge_db,
+    parent_commit_ids,
+)
 
 
 def __getattr__(name: str) -> NoReturn:
@@ -108,12 +122,14 @@ __all__ = [
     "DatahikeError",
     "Datom",
     "Datoms",
+    "Difference",
     "EdnError",
     "EntityMap",
     "Explained",
     "FencingUnsupported",
     "HeadConflict",
     "Keyword",
+    "LoadReport",
     "MissingLibrary",
     "QueryCanceled",
     "QueryError",
@@ -134,13 +150,21 @@ __all__ = [
     "WrongEventLoop",
     "__version__",
     "as_of",
+    "branch",
+    "branch_as_db",
+    "branch_history",
+    "branches",
+    "commit_as_db",
+    "commit_id",
     "connect",
     "create_database",
     "database_exists",
     "datoms",
     "db",
     "db_with",
+    "delete_branch",
     "delete_database",
+    "diff",
     "empty_db",
     "explain",
     "history",
@@ -150,6 +174,9 @@ __all__ = [
     "jsonable",
     "kw",
     "listen",
+    "load",
+    "merge_db",
+    "parent_commit_ids",
     "pull",
     "pull_many",
     "q",

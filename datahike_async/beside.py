@@ -25,7 +25,7 @@ __all__ = ["FAR", "HUGE", "LONG_TEXT", "apply_beside", "read_input"]
 LONG_TEXT: Final = 16 * 1024
 """Characters from which the text of a transaction is read in a worker thread."""
 
-HUGE: Final = 64 * LARGE
+HUGE: Final = 8 * LARGE
 """Facts from which what lives is spared by the garbage collector while they are applied."""
 
 FAR: Final = 1 << 16

@@ -1,4 +1,4 @@
-"""The command line ``datahike-async``: demo, q, transact.
+"""The command line ``datahike-async``: demo, q, transact, branches, branch, log.
 
 Databases are named by ``--path DIR`` (a file database) or ``--config EDN``. EDN goes in; EDN, JSON
 or a table comes out. Exit codes: 0 done, 1 an error of the database, 2 bad arguments.
@@ -11,10 +11,12 @@ import json
 import sys
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import anyio
 
@@ -58,6 +60,21 @@ def _parser() -> argparse.ArgumentParser:
         help="of a database that is created; with read, attributes need no schema; default: write",
     )
     transact.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
+    branches = commands.add_parser("branches", help="list the branches of a database")
+    _add_database(branches)
+    branches.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
+    branch = commands.add_parser("branch", help="make a branch, or delete one")
+    _add_database(branch)
+    branch.add_argument("name", help="of the new branch")
+    branch.add_argument("--of", help="a branch, or the id of a commit; default: the one opened")
+    branch.add_argument("--delete", action="store_true", help="delete it instead")
+
+    log = commands.add_parser("log", help="list commits, the newest first")
+    _add_database(log)
+    log.add_argument("--limit", type=int, default=20, help="how many; default: 20")
+    log.add_argument("--format", choices=("edn", "json", "table"), default="table")
     return parser
 
 
@@ -65,12 +82,20 @@ def _add_database(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--path", help="the folder of a file database")
     group.add_argument("--config", help="a configuration as EDN")
+    parser.add_argument("--branch", help="the branch to open; default: :db")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = _parser().parse_args(argv)
-    command = {"demo": _demo, "q": _query, "transact": _transact}[arguments.command]
+    command = {
+        "demo": _demo,
+        "q": _query,
+        "transact": _transact,
+        "branches": _branches,
+        "branch": _branch,
+        "log": _log,
+    }[arguments.command]
     try:
         return anyio.run(partial(command, arguments), backend=arguments.loop)
     except d.DatahikeError as error:
@@ -84,9 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> Any:
+    config: Any = arguments.config
     if arguments.path is not None:
-        return {"store": {"backend": "file", "path": arguments.path}}
-    return arguments.config
+        config = {"store": {"backend": "file", "path": arguments.path}}
+    return config if arguments.branch is None else d.Config.of(config, branch=arguments.branch)
 
 
 async def _text(argument: str) -> str:
@@ -161,6 +187,64 @@ async def _transact(arguments: argparse.Namespace) -> int:
     }
     print(_formatted(data, arguments.format))
     return 0
+
+
+async def _branches(arguments: argparse.Namespace) -> int:
+    rows = []
+    async with d.connect(_config(arguments), read_only=True) as conn:
+        for name in sorted(await d.branches(conn)):
+            db = await d.branch_as_db(conn, name)
+            rows.append((name, d.commit_id(db), db.max_tx))
+    _print(("branch", "commit", "tx"), rows, arguments.format)
+    return 0
+
+
+async def _branch(arguments: argparse.Namespace) -> int:
+    async with d.connect(_config(arguments)) as conn:
+        if arguments.delete:
+            await d.delete_branch(conn, arguments.name)
+            return 0
+        of: Any = arguments.of or conn.config.branch
+        with suppress(ValueError):
+            of = UUID(of)
+        await d.branch(conn, of, arguments.name)
+    return 0
+
+
+async def _log(arguments: argparse.Namespace) -> int:
+    rows: list[tuple[Any, ...]] = []
+    async with (
+        d.connect(_config(arguments), read_only=True) as conn,
+        aclosing(d.branch_history(conn)) as line,
+    ):
+        async for db in line:
+            if len(rows) >= arguments.limit:
+                break
+            said: dict[Any, Any] = await db.pull("[*]", db.max_tx) or {}
+            instant = said.pop(Keyword("db/txInstant"), None)
+            said.pop(Keyword("db/id"), None)
+            rows.append((d.commit_id(db), db.max_tx, instant, said or None))
+    _print(("commit", "tx", "instant", "meta"), rows, arguments.format)
+    return 0
+
+
+def _print(names: Sequence[str], rows: Sequence[tuple[Any, ...]], form: str) -> None:
+    if form == "table":
+        shown = [[_cell(value) for value in row] for row in rows]
+        print(table(names, shown), end="")
+        return
+    keys: Sequence[Any] = names if form == "json" else [Keyword(name) for name in names]
+    found = [dict(zip(keys, row, strict=True)) for row in rows]
+    print(_formatted(found, form))
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return write(value)
+    # As it is written on the command line.
+    return str(value) if isinstance(value, UUID) else value
 
 
 def _as_table(names: Sequence[str], found: Any) -> str:

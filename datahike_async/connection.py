@@ -35,6 +35,7 @@ from datahike_async.planned import attribute_error
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.storage import creating
+from datahike_async.storage.log.records import Commit
 from datahike_async.transactor.listeners import Listeners
 from datahike_async.transactor.messages import Transact
 from datahike_async.transactor.sharing import Member, Opening, join
@@ -44,7 +45,18 @@ from datahike_async.tx.forms import take_options
 from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 
-__all__ = ["Connection", "connect", "db", "listen", "release", "transact", "unlisten"]
+__all__ = [
+    "Connection",
+    "connect",
+    "db",
+    "listen",
+    "release",
+    "require_connection",
+    "transact",
+    "transact_on",
+    "unlisten",
+    "writer_of",
+]
 
 _COMMIT_ID = Keyword("db/commitId")
 
@@ -78,6 +90,8 @@ class Connection:
         def __getattr__(self, name: str) -> NoReturn:
             known = not name.startswith("_") and hasattr(Database, name)
             hint = f"its database value has it: conn.db().{name}" if known else ""
+            if name == "load":
+                hint = "it is a function: load(conn, table, …)"
             raise attribute_error(self, "A Connection", name, hint)
 
     @property
@@ -133,10 +147,10 @@ class Connection:
         self._check_open()
         return self._wrap(self._transactor.snapshot, self._transactor.commit)
 
-    def _wrap(self, snapshot: Snapshot, commit: UUID) -> Database:
+    def _wrap(self, snapshot: Snapshot, commit: Commit) -> Database:
         value = self._value
         if value is None or value.snapshot is not snapshot:
-            value = Database(View(snapshot), config=self.config, commit_id=commit, env=self._env)
+            value = Database(View(snapshot), config=self.config, commit=commit, env=self._env)
             self._value = value
         return value
 
@@ -174,6 +188,16 @@ class Connection:
         TransactionOutcomeUnknown where the store does not say, WriterError where the writer had to
         close. Cancelled after it was sent, it still takes its course.
         """
+        return await self._transact(tx_data, tx_meta, expected_basis, idempotency_key)
+
+    async def _transact(
+        self,
+        tx_data: Any,
+        tx_meta: Mapping[Any, Any] | None,
+        expected_basis: Database | int | None = None,
+        idempotency_key: str | None = None,
+        parents: tuple[UUID, ...] = (),
+    ) -> TxReport:
         self._check_open()
         self._check_home()
         tx_data = await read_input(tx_data)
@@ -182,7 +206,7 @@ class Connection:
             expected_basis = options.get("expected_basis", expected_basis)
             idempotency_key = options.get("idempotency_key", idempotency_key)
         basis, key = checked_basis(expected_basis), checked_key(idempotency_key)
-        message = await self._transactor.transact(tx_data, tx_meta, basis, key)
+        message = await self._transactor.transact(tx_data, tx_meta, basis, key, parents)
         if message.answer is not None:
             return await self._repeated(message.answer)
         return self._report(message)
@@ -208,7 +232,7 @@ class Connection:
         assert applied is not None
         assert before is not None
         assert commit is not None
-        applied.tx_meta[_COMMIT_ID] = commit
+        applied.tx_meta[_COMMIT_ID] = commit.id
         return applied.report(self._wrap(applied.before, before), self._wrap(applied.after, commit))
 
     # -- listening -----------------------------------------------------------------------------
@@ -374,7 +398,8 @@ def connect(
 # -- Datahike's verbs --------------------------------------------------------------------------
 
 
-def _connection(conn: Any) -> Connection:
+def require_connection(conn: Any) -> Connection:
+    """Return a connection. Raises ArgumentError for anything else, saying what to do."""
     if isinstance(conn, Connection):
         return conn
     hint = ""
@@ -387,9 +412,27 @@ def _connection(conn: Any) -> Connection:
     )
 
 
+def writer_of(conn: Any) -> Transactor:
+    """Return what a connection shares with others to its branch, for who may use it here."""
+    opened: Connection = require_connection(conn)
+    opened._check_open()
+    opened._check_home()
+    return opened._transactor
+
+
+async def transact_on(
+    conn: Connection,
+    parents: tuple[UUID, ...],
+    tx_data: Any,
+    tx_meta: Mapping[Any, Any] | None = None,
+) -> TxReport:
+    """Run a transaction whose commit has other commits as parents, too; see ``merge_db``."""
+    return await require_connection(conn)._transact(tx_data, tx_meta, parents=parents)
+
+
 def db(conn: Connection) -> Database:
     """Return the database of a connection as it is now."""
-    return _connection(conn).db()
+    return require_connection(conn).db()
 
 
 async def transact(
@@ -401,25 +444,25 @@ async def transact(
     idempotency_key: str | None = None,
 ) -> TxReport:
     """Run a transaction; see :meth:`Connection.transact`."""
-    return await _connection(conn).transact(
+    return await require_connection(conn).transact(
         tx_data, tx_meta, expected_basis=expected_basis, idempotency_key=idempotency_key
     )
 
 
 async def release(conn: Connection) -> None:
     """Close a connection; see :meth:`Connection.release`."""
-    await _connection(conn).release()
+    await require_connection(conn).release()
 
 
 def listen(conn: Connection, *arguments: Any) -> Any:
     """Listen to commits, ``listen(conn, f)`` or ``listen(conn, key, f)``; return the key."""
     if len(arguments) == 1:
-        return _connection(conn).listen(arguments[0])
+        return require_connection(conn).listen(arguments[0])
     if len(arguments) == 2:
-        return _connection(conn).listen(arguments[1], arguments[0])
+        return require_connection(conn).listen(arguments[1], arguments[0])
     raise ArgumentError("listen takes a connection, perhaps a key, and a function.")
 
 
 def unlisten(conn: Connection, key: Any) -> None:
     """Stop listening; see :meth:`Connection.unlisten`."""
-    _connection(conn).unlisten(key)
+    require_connection(conn).unlisten(key)

@@ -6,7 +6,7 @@ coroutine. A Database never changes: keep it as long as you like, on any task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
@@ -20,7 +20,7 @@ from datahike_async.hosting import HOST
 from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
-from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.index.source import read
 from datahike_async.pausing import pause
 from datahike_async.planned import attribute_error
 from datahike_async.query import api as query_api
@@ -32,6 +32,7 @@ from datahike_async.snapshot.datoms import Datoms
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.snapshot.views import View
+from datahike_async.storage.log.records import Commit
 from datahike_async.tx.apply import apply
 from datahike_async.tx.forms import normalize
 from datahike_async.values.datom import Datom
@@ -45,35 +46,28 @@ T = TypeVar("T")
 _OF_CONNECTIONS: Final = frozenset({"transact", "sync", "listen", "unlisten", "release", "db"})
 
 
-async def _run(call: Callable[..., T], *args: Any) -> T:
-    try:
-        return call(*args)
-    except NodeMiss as miss:
-        return await resolve(miss, call, *args)
-
-
 class Database:
     """One immutable state of a database, or a view of its past.
 
-    ``max_tx`` is its newest transaction, ``commit_id`` the commit it was read at (None for a value
+    ``max_tx`` is its newest transaction, ``commit_id`` the commit that it is (None for a value
     without a store), ``config`` the configuration it was opened with.
     """
 
-    __slots__ = ("__datahike_view__", "__weakref__", "_env", "commit_id", "config", "slow_seconds")
+    __slots__ = ("__datahike_view__", "__weakref__", "_commit", "_env", "config", "slow_seconds")
 
     def __init__(
         self,
         view: View,
         *,
         config: Any = None,
-        commit_id: UUID | None = None,
+        commit: Commit | None = None,
         env: Env = SYSTEM,
     ) -> None:
         self.__datahike_view__ = view
         self.config = config
         # From which on a query on this database is told in the log.
         self.slow_seconds = query_api.SLOW if config is None else config.slow_query_ms / 1000
-        self.commit_id = commit_id
+        self._commit = commit
         self._env = env
 
     @property
@@ -97,6 +91,16 @@ class Database:
         return self.snapshot.max_eid
 
     @property
+    def commit_id(self) -> UUID | None:
+        """The id of the commit that this state is; None for a value that is no stored one."""
+        return None if self._commit is None else self._commit.id
+
+    @property
+    def parent_commit_ids(self) -> frozenset[UUID]:
+        """The ids of the commits that this one was made on; none of the first, and of a value."""
+        return frozenset() if self._commit is None else frozenset(self._commit.parents)
+
+    @property
     def schema(self) -> dict[Keyword, dict[Keyword, Any]]:
         """The user's attributes: ident → what the schema says of it."""
         return self.snapshot.schema.public()
@@ -114,11 +118,16 @@ class Database:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Database):
             return NotImplemented
-        same = self.snapshot.state is other.snapshot.state
+        same = self.snapshot.state is other.snapshot.state or (
+            # The same commit, read at another time or by another connection.
+            self._commit is not None
+            and other._commit is not None
+            and self._commit.id == other._commit.id
+        )
         return same and self.view.settings == other.view.settings
 
     def __hash__(self) -> int:
-        return hash((id(self.snapshot.state), self.view.settings))
+        return hash((self.max_tx, self.view.settings))
 
     if not TYPE_CHECKING:  # a type checker should still report names that nothing has
 
@@ -127,7 +136,7 @@ class Database:
             raise attribute_error(self, "A Database", name, hint)
 
     def _with_view(self, view: View) -> Database:
-        return Database(view, config=self.config, commit_id=self.commit_id, env=self._env)
+        return Database(view, config=self.config, commit=self._commit, env=self._env)
 
     def _require_history(self, what: str) -> None:
         if not self.snapshot.keep_history:
@@ -212,16 +221,16 @@ class Database:
         Components are given in the order of the index; entity ids may be lookup refs or idents.
         AVET holds only attributes that are indexed, unique or refs.
         """
-        return await _run(datom_access.find_datoms, self.view, index, components)
+        return await read(datom_access.find_datoms, self.view, index, components)
 
     async def seek_datoms(self, index: str | Keyword, *components: Any) -> Datoms:
         """Return the datoms from ``components`` on, to the end of the index."""
-        runs: list[Rows] = await _run(datom_access.seek, self.view, index, components)
+        runs: list[Rows] = await read(datom_access.seek, self.view, index, components)
         return Datoms(self.snapshot.schema, runs)
 
     async def rseek_datoms(self, index: str | Keyword, *components: Any) -> Datoms:
         """Return the datoms from ``components`` down to the beginning of the index, descending."""
-        runs = await _run(lambda: datom_access.seek(self.view, index, components, reverse=True))
+        runs = await read(lambda: datom_access.seek(self.view, index, components, reverse=True))
         return Datoms(self.snapshot.schema, runs)
 
     async def index_range(self, attrid: Any, start: Any = None, end: Any = None) -> Datoms:
@@ -229,17 +238,17 @@ class Database:
 
         None leaves a side open. Raises QueryError where the attribute is not indexed.
         """
-        return await _run(datom_access.index_range, self.view, attrid, start, end)
+        return await read(datom_access.index_range, self.view, attrid, start, end)
 
     async def entid(self, ref: Any) -> int | None:
         """Return the entity id of an id, ident or lookup ref, or None where there is none."""
-        return await _run(self.view.entid, ref)
+        return await read(self.view.entid, ref)
 
     async def count(self) -> int:
         """Return the number of datoms in this database or view."""
         if not self.view.past:
             return self.snapshot.count()
-        runs = await _run(self.view.slice, datom_access.order_of("eavt"))
+        runs = await read(self.view.slice, datom_access.order_of("eavt"))
         return sum(map(len, runs))
 
     # -- speculation ---------------------------------------------------------------------------

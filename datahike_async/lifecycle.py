@@ -7,14 +7,14 @@ from typing import Any
 
 from datahike_async.config import Config
 from datahike_async.env import SYSTEM, Env
-from datahike_async.errors import ConfigError, ConnectionClosed
+from datahike_async.errors import ConfigError, ConnectionClosed, DatabaseNotFound
 from datahike_async.events import DELETED
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.errors import StoreNotFound
 from datahike_async.konserve.loops import surely
 from datahike_async.konserve.redaction import public
 from datahike_async.storage import creating
-from datahike_async.storage.open import read_branch
+from datahike_async.storage.branches.read import read_branch
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.sharing import forget
 
@@ -45,6 +45,8 @@ async def database_exists(config: Any = None, **options: Any) -> bool:
             return False
         try:
             return await read_branch(store, config.branch, None) is not None
+        except DatabaseNotFound:
+            return False  # the branch was deleted
         finally:
             await surely(partial(stores.release_store, store))
 

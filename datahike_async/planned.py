@@ -11,7 +11,7 @@ from typing import Any, Final
 __all__ = ["FUNCTIONS", "SCHEMA_NAMESPACES", "attribute_error", "planned"]
 
 _PULL: Final = "until then, pull reads entities: await db.pull('[*]', eid)"
-_BRANCHES: Final = "until then, a database has one branch"
+_BRANCHES: Final = "until then, branch makes branches, and merge_db commits what is merged by hand"
 _RULES: Final = "until then, the built-in rules valid-at, valid-between and valid-during see it"
 _TX: Final = "until then, query db.history() for [?e ?a ?v ?tx ?added]"
 _SEARCH: Final = "until then, register_function makes a Python function known to queries"
@@ -24,14 +24,12 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
     **dict.fromkeys(
         (
-            *("branches", "branch", "delete_branch", "rename_branch", "force_branch"),
-            *("merge", "merge_db", "merge_base", "merge_preview", "rebase", "revert"),
-            *("commit_as_db", "branch_as_db", "branch_history", "parent_commit_ids"),
-            *("tag", "untag", "tags"),
+            *("rename_branch", "force_branch", "tag", "untag", "tags"),
+            *("merge", "merge_base", "merge_preview", "rebase", "revert"),
         ),
         _BRANCHES,
     ),
-    **dict.fromkeys(("diff", "tx_range"), _TX),
+    "tx_range": _TX,
     **dict.fromkeys(("gc_storage", "pin", "reachable_store_refs"), _NOTHING),
     **dict.fromkeys(("purge", "erasure_report"), "until then, delete_database erases all of it"),
     **dict.fromkeys(("metrics", "warm_index", "warm_datoms", "warm_db"), _NOTHING),

@@ -28,7 +28,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 def little_to_collect() -> Iterator[None]:
     """Let ``gc.collect()`` look at what a test makes, not at all that a long run has.
 
-    For tests that count what is open; not for those in which something has to be collected.
+    For tests that count what is open. What was there before is not collected meanwhile.
     """
     gc.collect()
     gc.freeze()
@@ -48,17 +48,28 @@ def _running_loop() -> object:
     return loop
 
 
+@pytest.fixture(scope="session")
+def blocking_calls() -> blockbuster.BlockBuster:
+    """What counts as a blocking call of our code; made once, since making it takes milliseconds."""
+    made = blockbuster.BlockBuster("datahike_async")
+    for harmless in ("os.path.abspath", "os.getcwd"):
+        # Asks for the working directory at most.
+        del made.functions[harmless]
+    return made
+
+
 @pytest.fixture(autouse=True)
 def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail an async test in which our code makes a blocking call on the event loop."""
     if "anyio_backend" not in request.fixturenames:
         yield
         return
+    calls: blockbuster.BlockBuster = request.getfixturevalue("blocking_calls")
     seen = types.SimpleNamespace(get_running_loop=_running_loop)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blockbuster, "asyncio", seen)
-        with blockbuster.blockbuster_ctx("datahike_async") as active:
-            # Asks for the working directory at most.
-            active.functions["os.path.abspath"].deactivate()
-            active.functions["os.getcwd"].deactivate()
+        calls.activate()
+        try:
             yield
+        finally:
+            calls.deactivate()

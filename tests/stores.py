@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.servers.programs import S3Server
 from tests.servers.s3 import config_on
@@ -13,6 +15,29 @@ from tests.servers.s3 import config_on
 LOCAL = ["memory", "file", "lmdb"]
 REMOTE = ["s3-moto", "s3-ministack"]
 TIERED = ["tiered-memory-s3", "tiered-file-s3"]
+
+LOOPS = {
+    "s3-moto": "asyncio",
+    "s3-ministack": "trio",
+    "tiered-memory-s3": "asyncio",
+    "tiered-file-s3": "trio",
+}
+"""From which loop a store on a server is asked by default; the long run asks it from both."""
+
+
+def on_loops(names: Sequence[str]) -> list[Any]:
+    """Return parameters for ``anyio_backend`` and for a store by its name."""
+    return [
+        pytest.param(
+            loop,
+            name,
+            id=f"{loop}-{name}",
+            marks=[pytest.mark.slow] if LOOPS.get(name, loop) != loop else [],
+        )
+        for loop in ("asyncio", "trio")
+        for name in names
+    ]
+
 
 Servers = Callable[[str], S3Server]
 

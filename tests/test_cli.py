@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+
+from datahike_async.cli import main
+from datahike_async.demo import packages
 
 SCHEMA = """
 [{:db/ident :name :db/valueType :db.type/string :db/cardinality :db.cardinality/one
@@ -16,19 +20,30 @@ SCHEMA = """
 
 
 @pytest.fixture(params=["asyncio", "trio"])
-def cli(request, tmp_path):
+def cli(request, tmp_path, monkeypatch, capsys):
+    """The program called in this process: one of its own takes a second to start."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, stdin=None, code=0):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        try:
+            done = main(["--loop", request.param, *arguments])
+        except SystemExit as end:
+            done = end.code
+        said = capsys.readouterr()
+        assert done == code, said.out + said.err
+        return said.out if code == 0 else said.err
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path):
+    """The program as a process of its own."""
+
     def run(*arguments, stdin=None, code=0):
         done = subprocess.run(
-            [
-                sys.executable,
-                "-W",
-                "error",
-                "-m",
-                "datahike_async",
-                "--loop",
-                request.param,
-                *arguments,
-            ],
+            [sys.executable, "-W", "error", "-m", "datahike_async", *arguments],
             cwd=tmp_path,
             input=stdin,
             capture_output=True,
@@ -39,6 +54,16 @@ def cli(request, tmp_path):
         return done.stdout if code == 0 else done.stderr
 
     return run
+
+
+def test_what_a_process_wrote_the_next_one_reads(process):
+    process("transact", "--path", "db", "--create", "-", stdin=SCHEMA)
+    refused = process("--loop", "trio", "transact", "--path", "db", "[{:agee 1}]", code=1)
+    assert refused.count("\n") == 1
+    assert ":transact/schema" in refused
+    query = "[:find (count ?e) . :where [?e :db/ident :age]]"
+    assert process("--loop", "trio", "q", "--path", "db", query).strip() == "1"
+    assert "usage" in process("q", query, code=2)
 
 
 def test_a_database_is_created_as_it_is_asked_for(cli):
@@ -96,10 +121,15 @@ def test_errors_are_said_in_a_line(cli):
     assert "usage" in cli("q", "[:find ?e]", code=2)
 
 
-@pytest.mark.parametrize(
-    "cli", ["asyncio", pytest.param("trio", marks=pytest.mark.slow)], indirect=True
-)
-def test_the_demo_twice(cli, tmp_path):
+@pytest.fixture
+def few_packages(monkeypatch):
+    """A machine with few packages: how many files they have is not what is looked at."""
+    few = {"anyio", "idna", "sniffio", "trio", "attrs", "outcome", "sortedcontainers", "packaging"}
+    found = [x for x in packages.distributions() if x.metadata["Name"] in few]
+    monkeypatch.setattr(packages, "distributions", lambda: found)
+
+
+def test_the_demo_twice(cli, few_packages):
     first = cli("demo", "--path", "demo", "--package", "anyio")
     assert "What depends on anyio?" in first
     assert "first run" in first
@@ -113,3 +143,35 @@ def test_the_demo_twice(cli, tmp_path):
     third = cli("demo", "--path", "demo")
     assert "1 new facts" in third
     assert cli("q", "--path", "demo", query).strip() != "nil"
+
+
+@pytest.mark.slow
+def test_the_demo_of_all_that_is_installed(process):
+    assert "first run" in process("demo", "--path", "demo")
+    assert " 0 new facts" in process("--loop", "trio", "demo", "--path", "demo")
+
+
+def test_branches_and_commits(cli):
+    why = ":db/ident :why :db/valueType :db.type/string :db/cardinality :db.cardinality/one"
+    cli("transact", "--path", "db", "--create", SCHEMA.replace("]", f"{{{why}}}]"))
+    cli("transact", "--path", "db", '{:tx-data [{:name "Ada"}] :tx-meta {:why "first"}}')
+    cli("branch", "--path", "db", "trial")
+    cli("transact", "--path", "db", "--branch", ":trial", '[{:name "Bob"}]')
+    names = "[:find [?n ...] :where [_ :name ?n]]"
+    assert cli("q", "--path", "db", names).split() == ["n", "---", "Ada"]
+    found = json.loads(cli("q", "--path", "db", "--branch", "trial", "--format", "json", names))
+    assert sorted(found) == ["Ada", "Bob"]
+    listed = json.loads(cli("branches", "--path", "db", "--format", "json"))
+    assert [row["branch"] for row in listed] == [":db", ":trial"]
+    log = json.loads(cli("log", "--path", "db", "--branch", "trial", "--format", "json"))
+    assert log[0]["commit"] == listed[1]["commit"]
+    assert log[1]["commit"] == listed[0]["commit"]
+    assert log[1]["meta"] == {":why": "first"}
+    assert [row["tx"] for row in log] == sorted((row["tx"] for row in log), reverse=True)
+    assert "first" in cli("log", "--path", "db", "--limit", "1")
+    cli("branch", "--path", "db", "back", "--of", log[2]["commit"])
+    assert "Ada" not in cli("q", "--path", "db", "--branch", "back", names)
+    cli("branch", "--path", "db", "trial", "--delete")
+    assert "trial" not in cli("branches", "--path", "db")
+    said = cli("branch", "--path", "db", "trial", "--delete", code=1)
+    assert ":branch-does-not-exist" in said

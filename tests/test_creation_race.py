@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,7 @@ from datahike_async.errors import ConfigError, DatabaseExists, StorageError
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.errors import OutcomeUnknown, StoreDenied
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
-from datahike_async.storage import creating
+from datahike_async.storage import creating, keys
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +73,7 @@ async def test_the_slower_one_leaves_no_claim_for_the_next_creation_to_wait_for(
         await d.create_database(store=store)
     found = await stores.connect_store(store)
     try:
-        assert not await found.exists(creating.CLAIM)
+        assert not await found.exists(keys.CREATING)
     finally:
         await stores.release_store(found)
 
@@ -146,6 +147,27 @@ async def test_many_tasks_create_one_database(store: dict[str, Any]) -> None:
         assert len(await conn.db().datoms("aevt", ":first")) == 1
 
 
+async def test_a_folder_that_is_made_while_it_is_looked_for_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = {"backend": "file", "path": str(tmp_path / "above" / "db"), "id": uuid4()}
+    look = os.stat
+
+    def made_by_another(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        try:
+            return look(path, *args, **kwargs)
+        finally:
+            for folder in (tmp_path / "above", tmp_path / "above" / "db"):
+                if path == str(folder):
+                    with suppress(FileExistsError, FileNotFoundError):
+                        os.mkdir(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", made_by_another)
+        await d.create_database(store=store, schema_flexibility="read")
+    assert await names(store) == []
+
+
 async def test_others_wait_for_whoever_is_creating(
     store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +213,7 @@ async def test_what_a_creator_left_that_was_killed_is_taken_over(
 ) -> None:
     half = await stores.create_store(store)
     if left != "nothing":
-        await half.assoc(creating.CLAIM, CLAIM)
+        await half.assoc(keys.CREATING, CLAIM)
     if left == "nodes":
         await half.bassoc("pack/1234-0", b"left over")
     await half.release()
@@ -208,7 +230,7 @@ async def test_a_claim_that_is_renewed_is_waited_for(
     store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = await stores.create_store(store)
-    await half.assoc(creating.CLAIM, CLAIM)
+    await half.assoc(keys.CREATING, CLAIM)
     monkeypatch.setattr(creating, "_PATIENCE_AFAR", 0.2)
     created: list[bool] = []
 
@@ -220,7 +242,7 @@ async def test_a_claim_that_is_renewed_is_waited_for(
         tasks.start_soon(create)
         for i in range(8):
             await anyio.sleep(0.05)
-            await half.assoc(creating.CLAIM, {**CLAIM, "turn": i})
+            await half.assoc(keys.CREATING, {**CLAIM, "turn": i})
             assert not created
     assert created
     await half.release()
@@ -317,7 +339,7 @@ async def test_a_creator_of_this_process_who_was_cancelled_is_waited_for_by_nobo
     """asyncio can cancel between the writing of a claim and the moment it is known."""
     half = await stores.create_store(store)
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "owner": uuid4()}
-    await half.assoc(creating.CLAIM, {**CLAIM, **mine})
+    await half.assoc(keys.CREATING, {**CLAIM, **mine})
     await half.release()
     with anyio.fail_after(5):
         await d.create_database(store=store)

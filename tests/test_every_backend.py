@@ -12,10 +12,15 @@ import pytest
 import datahike_async as d
 from datahike_async.transactor.limits import Limits
 from tests.servers.programs import S3Server
-from tests.stores import LOCAL, REMOTE, TIERED, store_on
+from tests.stores import LOCAL, REMOTE, TIERED, on_loops, store_on
 from tests.strangers import Strangers
 
-pytestmark = pytest.mark.anyio
+ALL = on_loops([*LOCAL, *REMOTE, *TIERED])
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize(("anyio_backend", "store"), ALL, indirect=["store"]),
+]
 
 SCHEMA = """
 [{:db/ident :name :db/valueType :db.type/string :db/cardinality :db.cardinality/one
@@ -27,7 +32,7 @@ SCHEMA = """
 OFTEN = Limits(flush_rows=60, flush_bytes=3_000, flush_journal_bytes=3_000, close_rows=5)
 
 
-@pytest.fixture(params=[*LOCAL, *REMOTE, *TIERED])
+@pytest.fixture
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], S3Server]
 ) -> Mapping[str, Any]:
@@ -107,3 +112,34 @@ async def test_an_exclusive_writer_is_fenced(store: Mapping[str, Any]) -> None:
     async with d.connect(store=store) as conn:
         assert {x.v for x in await conn.db().datoms("aevt", ":name")} == {"mine", "theirs"}
     await d.delete_database(store=store)
+
+
+async def test_branches_of_one_store_open_at_once(store: Mapping[str, Any]) -> None:
+    await d.create_database(store=store, initial_tx=SCHEMA)
+    async with d.connect(store=store, limits=OFTEN) as main:
+        for age in range(25):
+            report = await main.transact([{":name": "Ada", ":age": age}])
+        held = report.db_before
+        await d.branch(main, d.commit_id(held), ":side")
+        async with d.connect(store=store, branch=":side", limits=OFTEN) as side:
+            assert side.db() == held
+            for age in range(100, 120):
+                await side.transact([{":name": "Ada", ":age": age}])
+                await main.transact([{":name": "Bob", ":age": age}])
+            ages = "[:find [?a ...] :where [_ :age ?a]]"
+            assert set(await side.db().q(ages)) == {119}
+            assert set(await (await d.branch_as_db(main, ":side")).q(ages)) == {119}
+            merged = await d.merge_db(main, [":side"], [{":name": "Ada", ":age": 119}])
+            assert d.commit_id(side.db()) in d.parent_commit_ids(merged.db_after)
+            line = [db.commit_id async for db in d.branch_history(side)]
+            assert d.commit_id(held) in line
+            assert len(line) == len(set(line)) == 25 + 20 + 1
+            await d.delete_branch(main, ":side")
+            with pytest.raises(d.WriterError):
+                await side.transact([{":name": "Ada", ":age": 0}])
+    async with d.connect(store=store) as main:
+        found = await d.commit_as_db(main, d.commit_id(held))
+        assert found == held
+        assert await d.branches(main) == {d.kw("db")}
+    await d.delete_database(store=store)
+    assert not await d.database_exists(store=store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -102,3 +103,12 @@ def test_no_file_has_grown_beyond_what_one_reads_at_a_time() -> None:
         if (lines := len(path.read_text("utf-8").splitlines())) > MOST_LINES
     }
     assert not long
+
+
+def test_the_page_that_says_where_a_change_goes_names_what_is_there() -> None:
+    page = (ROOT.parent / "ARCHITECTURE.md").read_text("utf-8")
+    table = page.partition("## Where does a change go?")[2]
+    named = re.findall(r"`([\w./-]+(?:\.py|\.md|/))`", table)
+    assert len(named) > 20
+    missing = [x for x in named if not (ROOT / x).exists() and not (ROOT.parent / x).exists()]
+    assert missing == []

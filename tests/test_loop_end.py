@@ -58,6 +58,7 @@ def test_every_task_is_cancelled_at_many_turns_of_a_commit(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("little_to_collect")
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 @pytest.mark.parametrize("maps", [1, 40, 1500], ids=["one", "many", "bulk"])
 def test_every_task_is_cancelled_at_every_turn_of_a_commit(
@@ -253,6 +254,7 @@ def test_what_a_loop_ends_with_is_closed_and_named(store: dict[str, Any], loop: 
         anyio.run(kept[0].release)
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_a_loop_that_is_closed_without_an_end_keeps_nothing_open(store: dict[str, Any]) -> None:
     anyio.run(create, store)
     anyio.run(lambda: numbers(store, then=1))
@@ -274,6 +276,7 @@ async def _opened(store: dict[str, Any]) -> d.Connection:
     return await d.connect(store=store)
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_a_connection_that_nobody_holds_releases_itself(store: dict[str, Any]) -> None:
     anyio.run(create, store)
     anyio.run(lambda: numbers(store, then=1))
@@ -387,6 +390,7 @@ def test_a_program_that_is_interrupted_keeps_what_it_was_told_and_leaves_no_lock
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("little_to_collect")
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 def test_every_task_is_cancelled_at_every_turn_of_a_commit_on_s3(
     loop: str, tmp_path: Path, servers: Servers

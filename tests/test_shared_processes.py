@@ -51,7 +51,7 @@ PROGRAM = """
 """
 
 
-@pytest.fixture(params=["file", "lmdb", "s3-moto", "s3-ministack"])
+@pytest.fixture(params=["file", "lmdb", "s3-ministack"])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], S3Server]
 ) -> Mapping[str, Any]:

@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import datahike_async as d
@@ -22,7 +24,7 @@ from tests.servers.programs import S3Server
 from tests.stores import store_on
 
 PROGRAM = """
-    import json, os, signal, sys, time
+    import json, os, signal, sys, threading, time
     import anyio
     import datahike_async as d
 
@@ -55,15 +57,18 @@ STOPPED_IN_ITS_TURN = """
             return await publish(entries)
         committer.publish = stop
 """
+# Of this very thread: whichever else it reached first would let this one go on for a moment.
 STOPPED_WITH_THE_LOCK = {
     "file": """
+        stop = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         blobs = conn._transactor.store.blobs
-        blobs._steps = lambda step: step == "log-written" and os.kill(os.getpid(), signal.SIGSTOP)
+        blobs._steps = lambda step: step == "log-written" and stop()
 """,
     "lmdb": """
+        stop = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         blobs = conn._transactor.store.blobs
         check = blobs._check
-        blobs._check = lambda *a: os.kill(os.getpid(), signal.SIGSTOP) or check(*a)
+        blobs._check = lambda *a: stop() or check(*a)
 """,
 }
 
@@ -149,11 +154,11 @@ async def test_three_processes_get_their_shares_and_lose_nothing(store: dict[str
 @pytest.mark.timeout(600)
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("name", ["file", "lmdb", "s3-moto"])
+@pytest.mark.parametrize("name", ["file", "lmdb", "s3-ministack"])
 async def test_eight_processes_get_their_shares_and_lose_nothing(
     name: str, tmp_path: Path, servers: Callable[[str], S3Server]
 ) -> None:
-    await _are_fair(store_on(name, tmp_path, servers), 8, 60 if name == "s3-moto" else 400)
+    await _are_fair(store_on(name, tmp_path, servers), 8, 60 if name == "s3-ministack" else 400)
 
 
 @pytest.mark.anyio
@@ -205,6 +210,28 @@ async def test_a_stopped_process_with_the_lock_is_named_and_readers_go_on(
             await conn.transact([{":name": "Bob"}])
     finally:
         stopped.end()
+
+
+@pytest.mark.anyio
+async def test_a_caller_that_holds_the_event_loop_up_keeps_a_turn_once_and_not_again(
+    tmp_path: Path,
+) -> None:
+    config = {"store": {"backend": "file", "path": str(tmp_path / "db")}}
+    await d.create_database(config, schema_flexibility="read")
+    folder = os.open(tmp_path / "db", os.O_RDONLY)
+    turn = FileLock(folder, "turn")
+    free = []
+    async with d.connect(config) as conn:
+        for n in range(5):
+            conn._transactor.order.waits = True  # as if it had just been overtaken
+            await conn.transact([{":n": n}])
+            time.sleep(0.05)  # noqa: ASYNC251
+            free.append(turn.try_acquire())
+            turn.release()
+            await anyio.sleep(0.01)
+    assert free[1:] == [True] * 4
+    turn.close()
+    os.close(folder)
 
 
 def test_an_event_loop_that_ends_while_its_writer_waits_leaves_nothing_behind(

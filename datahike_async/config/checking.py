@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.config.names import (
@@ -21,6 +21,9 @@ from datahike_async.config.names import (
 from datahike_async.config.writer import writer_config
 from datahike_async.edn import Keyword, Symbol
 from datahike_async.errors import ConfigError, shown
+
+LEAST_MEMORY: Final = 1024 * 1024
+"""Bytes that ``:memory-limit`` is at least."""
 
 
 def plain_store(store: Any) -> dict[str, Any]:
@@ -90,6 +93,8 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
             value = keyword_in(key, value, "write", "read")
         elif key in ("store-cache-size", "search-cache-size", "slow-query-ms"):
             value = as_count(key, value, 1 if key == "store-cache-size" else 0)
+        elif key == "memory-limit":
+            value = None if value is None else as_count(key, value, LEAST_MEMORY)
         elif key in ("index", "branch"):
             if not isinstance(value, (Keyword, str)):
                 raise bad_value(key, value, "a keyword")

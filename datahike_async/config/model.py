@@ -45,6 +45,7 @@ class Config:
     name: str | None = None
     store_cache_size: int = 1000
     search_cache_size: int = 0
+    memory_limit: int | None = None
     slow_query_ms: int = 1000
     crypto_hash: bool = False
     commit_graph: bool = True
@@ -128,6 +129,10 @@ class Config:
                     value=mine,
                     existing=theirs,
                 )
+
+    def on_branch(self, name: str) -> Config:
+        """Return the config of another branch of the same database."""
+        return _replace(self, {"branch": name})
 
     def to_map(self) -> dict[Keyword, Any]:
         """Return the completed config as a dict of Datahike's keywords, secrets hidden."""

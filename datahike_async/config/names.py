@@ -23,6 +23,7 @@ FIELDS: Final = {
     "name": "name",
     "store-cache-size": "store_cache_size",
     "search-cache-size": "search_cache_size",
+    "memory-limit": "memory_limit",
     "slow-query-ms": "slow_query_ms",
     "crypto-hash": "crypto_hash",
     "commit-graph": "commit_graph",

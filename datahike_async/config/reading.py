@@ -60,6 +60,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, Any]:
         "index",
         "index-config",
         "initial-tx",
+        "memory-limit",
         "name",
         "search-cache-size",
         "store-cache-size",

@@ -65,7 +65,9 @@ _MOST_NAMES: Final = 4096
 _LONGEST_NAME: Final = 64
 _WIDEST: Final = 80
 # A look at the clock comes after so many elements, and one.
-_MANY: Final = 127
+_MANY: Final = 31
+# What reading an element counts for: it is made of several matches of a pattern.
+_READ: Final = 4 * STEP
 
 
 def read(
@@ -219,12 +221,12 @@ class _Parser:
         while (value := element(closer)) is not _END:
             items.append(value)
             if not len(items) & _MANY:
-                tally(STEP * (_MANY + 1))
+                tally(_READ * (_MANY + 1))
         if not self.closed:
             raise self.error(f"{opener} is not closed; {closer} is expected", start)
         self.closed = False
         self.depth -= 1
-        tally(STEP * (1 + (len(items) & _MANY)))
+        tally(_READ * (1 + (len(items) & _MANY)))
         return items
 
     def _collection(self, opener: str, start: int) -> Any:

@@ -97,7 +97,7 @@ def _symbol(value: Symbol) -> str:
     if (
         NAME.match(text) is None
         or text in ("nil", "true", "false")
-        or text[0] == "'"
+        or text[0] in "'\ufeff"
         or is_number_like(text)
     ):
         return f"#datahike/symbol {_flat(text)}"

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import CorruptData, UnsupportedFormat
-from datahike_async.index.arrays import numbered
+from datahike_async.index.arrays import constant, numbered
 from datahike_async.index.columns import (
     BOOL,
     CODABLE,
@@ -32,12 +32,13 @@ from datahike_async.index.columns import (
     INT,
     OBJECT,
     Column,
-    Dictionary,
     Rows,
     from_micros,
     micros,
-    object_array,
 )
+from datahike_async.index.dictionary import Dictionary
+from datahike_async.index.mixed import Mixed
+from datahike_async.index.objects import object_array
 from datahike_async.index.source import Address
 from datahike_async.values.types import DoubleArray, FloatArray
 
@@ -231,20 +232,31 @@ def _read_ints(data: Any, count: int) -> npt.NDArray[np.int64]:
 
 
 def _column(column: Column) -> list[Any]:
-    kind, data = column.kind, column.data
+    kind = column.kind
+    if kind == OBJECT:
+        return _mixture(column)
+    data = column.data
     if kind in (INT, INSTANT):
         return [kind, _ints(data)]
     if kind == FLOAT:
         return [kind, data.astype("<f8").tobytes()]
     if kind == BOOL:
         return [kind, np.packbits(data).tobytes()]
-    if kind == CODED:
-        assert column.dictionary is not None
-        used, codes = numbered(data)
-        values = column.dictionary.values
-        return [kind, [values[c] for c in used.tolist()], _ints(codes)]
-    # A mixture: the kind of each value, then a typed column a kind.
-    values = data.tolist()
+    assert column.dictionary is not None
+    used, codes = numbered(data)
+    values = column.dictionary.listed
+    return [kind, [values[c] for c in used.tolist()], _ints(codes)]
+
+
+def _mixture(column: Column) -> list[Any]:
+    """Encode a column of objects: the kind of each value, then a typed column a kind."""
+    if isinstance(column, Mixed):
+        own = column.compact()
+        if all(part.kind != OBJECT for part in own.parts):
+            if len(own.parts) == 1:
+                return _column(own.parts[0])
+            return [7, _ints(own.which), [_column(part) for part in own.parts]]
+    values = column.data.tolist()
     types: dict[type, int] = {}
     ranks = np.fromiter((types.setdefault(type(v), len(types)) for v in values), np.int64)
     if len(types) < 2:
@@ -318,7 +330,7 @@ def decode_rows(data: Any) -> Rows:
         raise ValueError(f"{count!r} rows")
     return Rows(
         _read_ints(e, count),
-        _read_ints(a, count).astype(np.int32),
+        constant(_read_ints(a, count).astype(np.int32)),
         _read_column(v, count),
         _read_ints(t, count),
         None if until is None else _read_ints(until, count),
@@ -343,7 +355,7 @@ class _Contexts(local):
 _contexts: Final = cache(_Contexts)
 
 
-def seal(node: list[Any]) -> bytes:
+def seal(node: Any) -> bytes:
     """Encode the plain data of a node, compressed where that helps."""
     raw = pack(node)
     squeezed: bytes = _contexts().compressor.compress(raw)

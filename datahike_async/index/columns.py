@@ -9,20 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from fractions import Fraction
-from heapq import merge
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.edn.types import Char, Keyword, Symbol
-from datahike_async.index.arrays import joined, numbered, taken
+from datahike_async.edn.types import Keyword, Symbol
+from datahike_async.index.arrays import Narrow, constant, joined, numbered, repeated, taken
+from datahike_async.index.dictionary import Dictionary
+from datahike_async.index.objects import (
+    COPIED,
+    OBJECTS,
+    array_of,
+    filled,
+    object_array,
+    ordered,
+    types_of,
+)
 from datahike_async.looks import SMALL, pieces, walked
 from datahike_async.values.order import sort_key
-from datahike_async.values.types import typed_key
 
 __all__ = [
     "BOOL",
@@ -35,7 +41,6 @@ __all__ = [
     "INT",
     "OBJECT",
     "Column",
-    "Dictionary",
     "Rows",
     "from_micros",
     "micros",
@@ -52,20 +57,8 @@ OBJECT: Final = 6  # object array of canonical values: everything else, and mixt
 
 EMPTY_I64: Final[I64] = np.empty(0, np.int64)
 
-# One call that handles more objects than this keeps the interpreter from other threads for long.
-_OBJECTS: Final = 1 << 15
-# What an object that is made or copied counts for, in looks at the clock.
-_COPIED: Final = 4
-# What an object that is sorted counts for.
-_SORTED: Final = 8
-
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-
-# What NumPy never looks into.
-_ATOMS: Final[frozenset[type]] = frozenset(
-    {bool, bytes, Char, datetime, Decimal, float, Fraction, int, Keyword, str, Symbol, UUID}
-)
 
 
 def micros(instant: datetime) -> int:
@@ -78,138 +71,13 @@ def from_micros(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value)
 
 
-def object_array(values: Sequence[Any]) -> npt.NDArray[np.object_]:
-    """Return a one-dimensional object array; sequences stay elements."""
-    out = np.empty(len(values), np.object_)
-    if _ATOMS.issuperset(_types_of(values)):
-        _filled(out, values)
-    else:
-        # Of a list of equally long tuples NumPy would take the elements.
-        for i, v in enumerate(walked(values, each=_COPIED)):
-            out[i] = v
-    return out
-
-
-def _types_of(values: Sequence[Any]) -> set[type]:
-    if len(values) <= _OBJECTS:
-        return set(map(type, values))
-    types: set[type] = set()
-    for i, j in pieces(len(values), each=_COPIED):
-        types.update(map(type, values[i:j]))
-    return types
-
-
-def _array(values: Sequence[Any], dtype: Any) -> npt.NDArray[Any]:
-    if len(values) <= _OBJECTS:
-        return np.array(values, dtype)
-    return _filled(np.empty(len(values), dtype), values)
-
-
-def ordered(keys: Sequence[Any]) -> Sequence[int]:
-    """Return the positions that sort keys of Python's, which are sorted in parts.
-
-    Sorting a million in one call would keep the interpreter from every other thread for a second.
-    """
-    if len(keys) <= _OBJECTS:
-        return sorted(range(len(keys)), key=keys.__getitem__)
-    parts = [sorted(range(i, j), key=keys.__getitem__) for i, j in pieces(len(keys), each=_SORTED)]
-    return list(walked(merge(*parts, key=keys.__getitem__)))
-
-
-class Dictionary:
-    """Distinct values that codes point into; shared by every column cut from one run."""
-
-    __slots__ = ("_array", "_index", "_is_text", "_keys", "_ranks", "values")
-
-    def __init__(self, values: list[Any], index: dict[Any, int] | None = None) -> None:
-        """Take distinct values, and the code of each typed key where that is known."""
-        self.values = values
-        self._index = index
-        self._keys: list[Any] | None = None
-        self._array: npt.NDArray[np.object_] | None = None
-        self._ranks: npt.NDArray[np.int32] | None = None
-        self._is_text: bool | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def keys(self) -> list[Any]:
-        """The typed key of each value: of all but UUIDs it is the value."""
-        if self._keys is None:
-            self._keys = _keys_of(self.values)
-        return self._keys
-
-    @property
-    def index(self) -> dict[Any, int]:
-        """Code of each typed key."""
-        if self._index is None:
-            self._index = {key: i for i, key in enumerate(self.keys)}
-        return self._index
-
-    def code(self, value: Any) -> int | None:
-        """Return the code of a value of any type, or None where it is not there."""
-        return self.index.get(typed_key(value))
-
-    @property
-    def array(self) -> npt.NDArray[np.object_]:
-        """The values as an object array."""
-        if self._array is None:
-            self._array = object_array(self.values)
-        return self._array
-
-    @property
-    def ranks(self) -> npt.NDArray[np.int32]:
-        """Position of each value in the total order."""
-        if self._ranks is None:
-            # Strings sort as they are.
-            text = self.is_text
-            order = ordered(self.values if text else [sort_key(v) for v in walked(self.values)])
-            ranks = np.empty(len(order), np.int32)
-            ranks[order] = np.arange(len(order), dtype=np.int32)
-            self._ranks = ranks
-        return self._ranks
-
-    @property
-    def is_text(self) -> bool:
-        """Whether all values are strings."""
-        if self._is_text is None:
-            self._is_text = set(map(type, self.values)) == {str}
-        return self._is_text
-
-    @classmethod
-    def encode(cls, values: Sequence[Any]) -> tuple[Dictionary, npt.NDArray[np.int32]]:
-        """Return the dictionary of ``values`` and the code of each."""
-        index: dict[Any, int] = {}
-        add = index.setdefault
-        keys = _keys_of(values)
-        each = walked(keys, each=_COPIED)
-        codes = np.fromiter((add(key, len(index)) for key in each), np.int32, len(keys))
-        if keys is values:
-            return cls(list(index), index), codes
-        # Of equal values the last one stays; codes ascend as they come.
-        return cls(list(dict(zip(codes.tolist(), values, strict=True)).values()), index), codes
-
-
-def _keys_of(values: Sequence[Any]) -> Any:
-    """Return the typed keys of codable values: the same list where they are their own."""
-    return list(map(typed_key, values)) if UUID in _types_of(values) else values
-
-
 def _chunked(
     make: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], data: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
     """Return ``make(data)``, an object array, made in parts."""
     out = np.empty(len(data), np.object_)
-    for i, j in pieces(len(data), each=_COPIED):
+    for i, j in pieces(len(data), each=COPIED):
         out[i:j] = make(data[i:j])
-    return out
-
-
-def _filled(out: npt.NDArray[Any], data: Any) -> npt.NDArray[Any]:
-    """Fill an array with values, in parts."""
-    for i, j in pieces(len(data), each=_COPIED):
-        out[i:j] = data[i:j]
     return out
 
 
@@ -255,7 +123,7 @@ class Column:
     @classmethod
     def of(cls, values: Sequence[Any]) -> Column:
         """Build a column from canonical values; one type gives a typed column."""
-        types = _types_of(values)
+        types = types_of(values)
         if len(types) == 1:
             return cls._typed(_KIND_OF.get(types.pop(), OBJECT), values)
         if types and types <= CODABLE:
@@ -266,13 +134,13 @@ class Column:
     def _typed(cls, kind: int, values: Sequence[Any]) -> Column:
         if kind == INT:
             try:
-                return cls(INT, _array(values, np.int64))
+                return cls(INT, array_of(values, np.int64))
             except OverflowError:
                 return cls(OBJECT, object_array(values))
         if kind == FLOAT:
-            return cls(FLOAT, _array(values, np.float64))
+            return cls(FLOAT, array_of(values, np.float64))
         if kind == BOOL:
-            return cls(BOOL, _array(values, np.bool_))
+            return cls(BOOL, array_of(values, np.bool_))
         if kind == INSTANT:
             return cls(INSTANT, np.fromiter(map(micros, walked(values)), np.int64, len(values)))
         if kind == CODED:
@@ -285,16 +153,16 @@ class Column:
         x = self.data[i]
         if self.kind == CODED:
             assert self.dictionary is not None
-            return self.dictionary.values[x]
+            return self.dictionary.listed[x]
         if self.kind == OBJECT:
             return x
         return from_micros(int(x)) if self.kind == INSTANT else x.item()
 
     def tolist(self) -> list[Any]:
         """Return all values as Python objects."""
-        if len(self.data) > _OBJECTS:
+        if len(self.data) > OBJECTS:
             out: list[Any] = []
-            for start, stop in pieces(len(self.data), each=_COPIED):
+            for start, stop in pieces(len(self.data), each=COPIED):
                 out += self.slice(start, stop).tolist()
             return out
         if self.kind == CODED:
@@ -349,7 +217,7 @@ class Column:
         if self.dictionary is None or len(self.dictionary) <= factor * len(self.data) + 64:
             return self
         used, codes = numbered(self.data)
-        values = self.dictionary.values
+        values = self.dictionary.listed
         small = Dictionary([values[c] for c in used.tolist()])
         return Column(CODED, codes.astype(np.int32), small)
 
@@ -365,7 +233,7 @@ class Column:
             whole = np.empty(sum(map(len, columns)), np.object_)
             at = 0
             for c in columns:
-                _filled(whole[at : at + len(c)], c.objects().data)
+                filled(whole[at : at + len(c)], c.objects().data)
                 at += len(c)
             return Column(OBJECT, whole)
         kind = columns[0].kind
@@ -376,28 +244,15 @@ class Column:
             return Column(CODED, joined([c.data for c in columns]), first)
         columns = [c.compact() for c in columns]
         # The largest dictionary keeps its codes: the others are usually a few new values.
-        largest = max((c.dictionary for c in columns if c.dictionary is not None), key=len)
-        index = largest.index
-        grown = False
-        values = largest.values
-        maps = {id(largest): np.arange(len(largest), dtype=np.int32)}
+        dictionaries = {id(c.dictionary): c.dictionary for c in columns if c.dictionary is not None}
+        largest = max(dictionaries.values(), key=len)
+        others = [d for d in dictionaries.values() if d is not largest]
+        unified, codes = largest.extended(others)
+        remaps = {id(d): remap for d, remap in zip(others, codes, strict=True)}
         parts = []
         for c in columns:
-            d = c.dictionary
-            assert d is not None
-            remap = maps.get(id(d))
-            if remap is None:
-                if not grown and not all(map(index.__contains__, d.keys)):
-                    index, grown = dict(index), True
-                add = index.setdefault
-                each = walked(d.keys, each=_COPIED)
-                remap = np.fromiter((add(key, len(index)) for key in each), np.int32, len(d))
-                maps[id(d)] = remap
-                if grown:
-                    new = np.flatnonzero(remap >= len(values)).tolist()
-                    values = [*values, *(d.values[i] for i in new)]
-            parts.append(taken(remap, c.data))
-        unified = Dictionary(values, index) if grown else largest
+            remap = remaps.get(id(c.dictionary))
+            parts.append(c.data if remap is None else taken(remap, c.data))
         return Column(CODED, joined(parts), unified)
 
 
@@ -408,26 +263,29 @@ class Rows:
     Column. ``until`` is None for current datoms; in temporal indexes it is the transaction that
     retracted the datom, so a row says: asserted by ``t``, true until ``until``. ``added`` is set
     only in rows of a history view: False marks a retraction by ``t``.
+
+    The rows of a whole attribute hold its id once, and their transactions, which few ask for,
+    narrowed: ``t`` makes them wide, ``tx`` gives that of one row.
     """
 
-    __slots__ = ("a", "added", "asked", "dense", "e", "groups", "t", "until", "v")
+    __slots__ = ("_t", "a", "added", "asked", "dense", "e", "groups", "until", "v")
 
     def __init__(
         self,
         e: I64,
         a: npt.NDArray[np.int32],
         v: Column,
-        t: I64,
+        t: I64 | Narrow,
         until: I64 | None = None,
         added: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.e = e
         self.a = a
         self.v = v
-        self.t = t
+        self._t = t
         self.until = until
         self.added = added
-        # Position of each entity, where a reader has made such a table (see query.patterns).
+        # Position of each entity, where a reader has made such a table (query/reading/patterns).
         self.dense: npt.NDArray[np.int32] | None = None
         # Positions by value, and where each value's begin; how often a reader asked for some.
         self.groups: tuple[npt.NDArray[np.int32], npt.NDArray[Any]] | None = None
@@ -437,33 +295,64 @@ class Rows:
         return len(self.e)
 
     @property
+    def t(self) -> I64:
+        """The transaction of each row."""
+        return self._t.wide() if isinstance(self._t, Narrow) else self._t
+
+    @property
+    def times(self) -> I64 | Narrow:
+        """The transactions as they are held."""
+        return self._t
+
+    def tx(self, i: int) -> int:
+        """Return the transaction of one row."""
+        return self._t.at(i) if isinstance(self._t, Narrow) else int(self._t[i])
+
+    @property
     def nbytes(self) -> int:
         """Approximate bytes held."""
         return (
             self.e.nbytes
-            + self.t.nbytes
+            + (0 if self.a.strides == (0,) else self.a.nbytes)
+            + self._t.nbytes
             + self.v.nbytes
             + (0 if self.until is None else self.until.nbytes)
         )
 
+    def sizes(self) -> dict[int, int]:
+        """Return the approximate bytes of each part that other rows may share, by its identity."""
+        v = self.v
+        arrays = [self.e, self.until, self.added, self.dense, *(self.groups or ())]
+        arrays.append(self._t.above if isinstance(self._t, Narrow) else self._t)
+        if self.a.strides != (0,):
+            arrays.append(self.a)
+        out = {id(x): x.nbytes for x in arrays if x is not None}
+        out[id(v.data)] = v.data.nbytes + (48 * len(v) if v.kind == OBJECT else 0)
+        if v.dictionary is not None:
+            out[id(v.dictionary.listed)] = 64 * len(v.dictionary)
+        return out
+
     def take(self, positions: npt.NDArray[Any]) -> Rows:
         """Return the rows at ``positions`` (an index array or a boolean mask)."""
+        e, t = taken(self.e, positions), self._t
+        same = self.a.strides == (0,)
         return Rows(
-            taken(self.e, positions),
-            taken(self.a, positions),
+            e,
+            repeated(self.a, len(e)) if same else taken(self.a, positions),
             self.v.take(positions),
-            taken(self.t, positions),
+            t.take(positions) if isinstance(t, Narrow) else taken(t, positions),
             None if self.until is None else taken(self.until, positions),
             None if self.added is None else taken(self.added, positions),
         )
 
     def slice(self, start: int, stop: int) -> Rows:
         """Return ``[start, stop)`` without copying."""
+        t = self._t
         return Rows(
             self.e[start:stop],
             self.a[start:stop],
             self.v.slice(start, stop),
-            self.t[start:stop],
+            t.slice(start, stop) if isinstance(t, Narrow) else t[start:stop],
             None if self.until is None else self.until[start:stop],
             None if self.added is None else self.added[start:stop],
         )
@@ -477,9 +366,12 @@ class Rows:
         v = self.v.compact(64)
         base = self.e.base
         if not isinstance(base, np.ndarray) or base.size <= 2 * self.e.size:
-            return self if v is self.v else Rows(self.e, self.a, v, self.t, self.until, self.added)
-        whole = np.arange(len(self))
-        return Rows(self.e, self.a, v, self.t, self.until, self.added).take(whole)
+            return self if v is self.v else Rows(self.e, self.a, v, self._t, self.until, self.added)
+        if v is self.v:
+            v = v.take(np.arange(len(self)))
+        until = None if self.until is None else self.until.copy()
+        added = None if self.added is None else self.added.copy()
+        return Rows(self.e.copy(), self.a.copy(), v, self.t.copy(), until, added)
 
     @staticmethod
     def concat(runs: Sequence[Rows]) -> Rows:
@@ -494,11 +386,15 @@ class Rows:
             added = joined(
                 [np.ones(len(r), np.bool_) if r.added is None else r.added for r in runs]
             )
+        e, t = joined([r.e for r in runs]), joined([r.t for r in runs])
+        a = [r.a for r in runs]
+        same = all(x.strides == (0,) and len(x) and x[0] == a[0][0] for x in a)
+        many = len(e) > OBJECTS
         return Rows(
-            joined([r.e for r in runs]),
-            joined([r.a for r in runs]),
+            e,
+            repeated(a[0], len(e)) if same else constant(joined(a)) if many else joined(a),
             Column.concat([r.v for r in runs]),
-            joined([r.t for r in runs]),
+            Narrow.of(t) if many else t,
             joined(untils) if len(untils) == len(runs) else None,
             added,
         )

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from datahike_async.index.columns import I64, Column, Rows
 
-__all__ = ["ALIVE", "SPAN", "STOP", "Memtable", "rows_of"]
+__all__ = ["ALIVE", "SPAN", "STOP", "Memtable", "Rest", "rows_of"]
 
 ALIVE: Final = 2**62
 
@@ -101,6 +101,7 @@ class Memtable:
     """An append-only MVCC log with hash indexes. See the module for who may call what."""
 
     __slots__ = (
+        "__weakref__",
         "_turn",
         "a",
         "born",
@@ -110,6 +111,7 @@ class Memtable:
         "by_e",
         "dead",
         "e",
+        "early",
         "key",
         "ops",
         "owner",
@@ -134,6 +136,8 @@ class Memtable:
         self.by_e: dict[int, Entry] = {}
         self.by_a: dict[int, list[int]] = {}
         self.by_av: dict[int, dict[Any, Entry]] = {}
+        # Attributes that were given a datom of an earlier transaction than the one that said so.
+        self.early: set[int] = set()
         # Only this object may append to the shared log; None: whoever stands at the tip.
         self.owner: object | None = None
         # Whoever pops it may append. Threads may share a memtable, and popping is atomic.
@@ -340,27 +344,11 @@ class Memtable:
 
     def fork(self, n: int) -> Memtable:
         """Return a memtable of the first ``n`` operations that shares nothing with this one."""
-        return self._replay(0, n, rebase=False)
+        return Rest(self, 0, rebase=False).until(n)
 
-    def rest(self, n: int) -> Memtable:
-        """Return a memtable of the operations from ``n`` on, once the trees hold the others."""
-        return self._replay(n, len(self.ops), rebase=True)
-
-    def _replay(self, start: int, stop: int, *, rebase: bool) -> Memtable:
-        out = Memtable()
-        moved: dict[int, int] = {}
-        for op in self.ops[start:stop]:
-            row = op if op >= 0 else ~op
-            e, a, v, key, t = self.e[row], self.a[row], self.v[row], self.key[row], self.t[row]
-            indexed = a in self.by_av
-            if op >= 0:
-                moved[row] = out.assert_row(e, a, v, key, t, indexed)
-            elif row in moved:
-                out.retract_row(moved[row], self.until[row])
-            else:
-                assert rebase or self.born[row] == -1
-                out.retract_base(e, a, v, key, t, self.until[row], indexed)
-        return out
+    def rest(self, n: int) -> Rest:
+        """Return what makes a memtable of the operations from ``n`` on: trees hold the others."""
+        return Rest(self, n, rebase=True)
 
     def of_fact(self, e: int, a: int) -> Sequence[int]:
         """Return the rows of an entity and an attribute."""
@@ -409,3 +397,37 @@ class Memtable:
             np.fromiter((t[r] for r in positions), np.int64, count),
             np.fromiter((until[r] for r in positions), np.int64, count) if intervals else None,
         )
+
+
+class Rest:
+    """A memtable of operations of another one, made while more of them come.
+
+    What is durable stays as it is, so a worker thread may go on with it beside the writer.
+    """
+
+    def __init__(self, mem: Memtable, start: int, *, rebase: bool) -> None:
+        self.mem: Final = mem
+        self.stop = start
+        """The operation of ``mem`` up to which they are in."""
+        self._rebase = rebase
+        self._made = Memtable()
+        self._moved: dict[int, int] = {}
+
+    def until(self, n: int) -> Memtable:
+        """Take in the operations up to ``n``, and return the memtable."""
+        mem, out, moved = self.mem, self._made, self._moved
+        for op in mem.ops[self.stop : n]:
+            row = op if op >= 0 else ~op
+            e, a, v, key, t = mem.e[row], mem.a[row], mem.v[row], mem.key[row], mem.t[row]
+            indexed = a in mem.by_av
+            if op >= 0:
+                moved[row] = out.assert_row(e, a, v, key, t, indexed)
+            elif row in moved:
+                out.retract_row(moved[row], mem.until[row])
+            else:
+                assert self._rebase or mem.born[row] == -1
+                out.retract_base(e, a, v, key, t, mem.until[row], indexed)
+        # A copy, made in one step: the writer goes on.
+        out.early = {a for a in mem.early.copy() if a in out.by_a}
+        self.stop = n
+        return out

@@ -66,11 +66,35 @@ class Index(Protocol):
         """Count the datoms between two bounds, reading only the nodes at its edges."""
         ...
 
+    def estimate(self, lower: Bound = (), upper: Bound = ()) -> tuple[int, bool]:
+        """Return about how many datoms lie between two bounds, and whether that is exact.
+
+        Reads nothing and misses nothing: what is not resident is estimated by what is.
+        """
+        ...
+
+    def cuts(self, lower: Bound, upper: Bound, rows: int) -> list[int]:
+        """Return entities that part the datoms of one attribute into runs of about ``rows``.
+
+        For AEVT; they ascend, and each is the first of a run but the first one. Reads no leaves; a
+        miss names missing nodes of a level.
+        """
+        ...
+
     def lookup_many(self, bounds: Sequence[Column]) -> tuple[Rows, I64]:
         """Return the rows under each of many bounds, one after another, and where each one's stop.
 
         Bounds are given as columns, one for each of their one to three components; they ascend, and
         none comes twice. A miss names the nodes of all of them.
+        """
+        ...
+
+    def apart(self, other: Index) -> tuple[list[Rows], list[Rows]]:
+        """Return sorted rows of this index, and of another of its kind and order.
+
+        They hold every row that only one of the two has, and perhaps others: what two indexes that
+        were made of one another share is left out, as far as that can be told without looking at
+        it. A miss names missing nodes of a level.
         """
         ...
 

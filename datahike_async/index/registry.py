@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, Final
 
 from datahike_async.errors import ConfigError
-from datahike_async.index.factory import PersistentSetFactory
+from datahike_async.index.persistent_set.factory import PersistentSetFactory
 from datahike_async.index.protocol import IndexFactory
 
 __all__ = ["PERSISTENT_SET", "index_factory", "register_index"]

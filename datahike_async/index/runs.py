@@ -12,23 +12,26 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.index.arrays import member
+from datahike_async.index.arrays import member, uniques
 from datahike_async.index.columns import (
     BOOL,
     CODED,
+    EMPTY_I64,
     I64,
     INSTANT,
     INT,
     OBJECT,
     Column,
     Rows,
-    ordered,
 )
+from datahike_async.index.mixed import joined_rows
+from datahike_async.index.objects import ordered
 from datahike_async.index.protocol import Order
+from datahike_async.index.splice import is_few, spliced
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
-__all__ = ["changed", "merged", "primary", "sort_positions", "sorted_rows", "without"]
+__all__ = ["changed", "merged", "primary", "put_in", "sort_positions", "sorted_rows", "without"]
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -100,7 +103,7 @@ def primary(rows: Rows, order: Order) -> I64:
 
 def _tail_key(rows: Rows, i: int) -> tuple[Any, ...]:
     added = True if rows.added is None else bool(rows.added[i])
-    return (sort_key(rows.v.value(i)), int(rows.t[i]), added, _end(rows, i))
+    return (sort_key(rows.v.value(i)), rows.tx(i), added, _end(rows, i))
 
 
 def _end(rows: Rows, i: int) -> int:
@@ -153,9 +156,11 @@ def changed(
     """
     added = None
     if adds:
-        added = adds[0] if len(adds) == 1 else sorted_rows(Rows.concat(adds), order)
+        added = adds[0] if len(adds) == 1 else sorted_rows(joined_rows(adds), order)
     if not len(base):
         return base if added is None else added
+    if is_few(base, added, sum(map(len, removes)) + (0 if added is None else len(added))):
+        return _spliced(base, added, removes, order, temporal)
     keep = np.ones(len(base), np.bool_)
     for run in removes:
         _forget(base, run, keep, order, temporal)
@@ -164,16 +169,50 @@ def changed(
     if len(added) * 4 > len(base):
         _forget(base, added, keep, order, temporal)
         kept = base if keep.all() else base.take(keep)
-        return sorted_rows(Rows.concat([kept, added]), order) if len(kept) else added
+        return sorted_rows(joined_rows([kept, added]), order) if len(kept) else added
     at, found = places(base, added, order, temporal)
     keep[at[found]] = False
-    both = Rows.concat([base, added])
+    both = joined_rows([base, added])
     n, k = len(base), len(added)
     # Kept rows and new ones side by side: a new row comes before the base row at its place.
     positions = np.insert(np.arange(n), at, np.arange(n, n + k))
     if not keep.all():
         positions = positions[np.insert(keep, at, np.ones(k, np.bool_))]
     return both.take(positions)
+
+
+def _spliced(
+    base: Rows, added: Rows | None, removes: Sequence[Rows], order: Order, temporal: bool
+) -> Rows:
+    at, gone = EMPTY_I64, []
+    for run in removes:
+        place, found = places(base, run, order, temporal)
+        gone.append(place[found])
+    if added is not None:
+        at, found = places(base, added, order, temporal)
+        gone.append(at[found])
+    leaving = uniques(np.concatenate(gone)) if gone else EMPTY_I64
+    if added is None and not len(leaving):
+        return base
+    return spliced(base, leaving, at, added)
+
+
+def put_in(base: Rows, added: Rows, order: Order) -> Rows:
+    """Return rows of a history with further ones, which are sorted: each in its place by time."""
+    if not len(base):
+        return added
+    if not len(added):
+        return base
+    if not is_few(base, added, len(added)):
+        return sorted_rows(joined_rows([base, added]), order)
+    # A run of AEVT has one attribute.
+    bare = order is Order.AEVT
+    keys, wanted = (base.e, added.e) if bare else (primary(base, order), primary(added, order))
+    at, end = keys.searchsorted(wanted), keys.searchsorted(wanted, "right")
+    for i in np.flatnonzero(end > at).tolist():
+        stop, tail = int(end[i]), _tail_key(added, i)
+        at[i] = bisect_right(range(stop), tail, int(at[i]), stop, key=lambda j: _tail_key(base, j))
+    return spliced(base, EMPTY_I64, at, added)
 
 
 def _forget(base: Rows, run: Rows, keep: _Mask, order: Order, temporal: bool) -> None:
@@ -190,7 +229,9 @@ def places(base: Rows, run: Rows, order: Order, temporal: bool) -> tuple[I64, _M
     if order is Order.AVET:
         at, end = value_ranges(base.v, run.v)
     else:
-        keys, wanted = primary(base, order), primary(run, order)
+        # A run of AEVT has one attribute.
+        bare = order is Order.AEVT
+        keys, wanted = (base.e, run.e) if bare else (primary(base, order), primary(run, order))
         at, end = keys.searchsorted(wanted), keys.searchsorted(wanted, "right")
     found = np.zeros(len(run), np.bool_)
     many = end > at
@@ -214,7 +255,7 @@ def places(base: Rows, run: Rows, order: Order, temporal: bool) -> tuple[I64, _M
 
     def rest(rows: Rows, i: int) -> tuple[Any, ...]:
         head = int(rows.e[i]) if order is Order.AVET else sort_key(rows.v.value(i))
-        return (head, int(rows.t[i]), _end(rows, i)) if temporal else (head,)
+        return (head, rows.tx(i), _end(rows, i)) if temporal else (head,)
 
     for i in np.flatnonzero(many).tolist():
         stop, wanted_rest = int(end[i]), rest(run, i)
@@ -292,6 +333,6 @@ def value_keys(
     """Return what gives the key of row i of ``base``, and what gives that of a value."""
     dictionary = base.dictionary
     if dictionary is not None and is_text(base) and (wanted is None or is_text(wanted)):
-        values, codes = dictionary.values, memoryview(base.data)  # type: ignore[arg-type]
+        values, codes = dictionary.listed, memoryview(base.data)  # type: ignore[arg-type]
         return (lambda i: values[codes[i]]), (lambda value: value)
     return (lambda i: sort_key(base.value(i))), sort_key

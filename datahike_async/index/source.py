@@ -1,19 +1,28 @@
 """How an index gets at nodes that are not in memory, without knowing storage or an event loop.
 
 Index code is synchronous. Where it needs nodes that are not resident it raises
-:class:`NodeMiss` with every address it can name; :func:`resolve` fetches them concurrently through
-the :class:`NodeSource` it was handed and calls again. So the path on which all is resident never
-awaits, and a miss costs one wave of reads a level of the tree.
+:class:`NodeMiss` with every address it can name; :func:`read` and :class:`Reading` fetch them
+concurrently through the :class:`NodeSource` it was handed, and call again. So the path on which
+all is resident never awaits, and a miss costs one wave of reads a level of the tree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-__all__ = ["Address", "NodeMiss", "NodeSink", "NodeSource", "fetch", "fetched", "resolve"]
+__all__ = [
+    "Address",
+    "NodeMiss",
+    "NodeSink",
+    "NodeSource",
+    "Reading",
+    "fetched",
+    "read",
+    "resolve",
+]
 
 T = TypeVar("T")
 
@@ -69,20 +78,73 @@ fetched: ContextVar[list[int] | None] = ContextVar("fetched", default=None)
 """Where someone counts: a list, to which the number of nodes of every wave is appended."""
 
 
-async def fetch(miss: NodeMiss) -> None:
-    """Fetch what ``miss`` names: one wave."""
-    waves = fetched.get()
-    if waves is not None:
-        waves.append(len(miss.addresses))
-    await miss.source.fetch(miss.addresses)
+class Reading:
+    """Fetches what calls miss, and holds it until the block is left.
+
+    What was fetched for one call must not fall out of the cache before the last one is made.
+    ``source`` is where the nodes come from, where that is known before the first miss.
+    """
+
+    __slots__ = ("_pins", "_sources")
+
+    def __init__(self, source: NodeSource | None = None) -> None:
+        # Most transactions miss nothing: then nothing is made.
+        self._pins: ExitStack | None = None
+        self._sources: tuple[NodeSource, ...] = ()
+        if source is not None:
+            self._pin(source)
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pins is not None:
+            self._pins.close()
+
+    def _pin(self, source: NodeSource) -> None:
+        if source in self._sources:
+            return
+        if self._pins is None:
+            self._pins = ExitStack()
+        self._sources += (source,)
+        self._pins.enter_context(source.pinned())
+
+    async def fetch(self, miss: NodeMiss) -> None:
+        """Fetch what ``miss`` names: one wave."""
+        # Its traceback holds on to all nodes that were looked at, and in a circle to itself.
+        miss.__traceback__ = None
+        self._pin(miss.source)
+        waves = fetched.get()
+        if waves is not None:
+            waves.append(len(miss.addresses))
+        await miss.source.fetch(miss.addresses)
+
+    async def call(
+        self, function: Callable[..., T], *args: Any, run: Callable[..., Awaitable[T]] | None = None
+    ) -> T:
+        """Return ``function(*args)``, made again until it misses no more.
+
+        ``run`` makes the call, in a thread for instance; without it, it is made here.
+        """
+        while True:
+            try:
+                return function(*args) if run is None else await run(function, *args)
+            except NodeMiss as missed:
+                miss = missed
+            await self.fetch(miss)
+
+
+async def read(call: Callable[..., T], *args: Any) -> T:
+    """Return ``call(*args)``, fetching what it misses: awaits on a miss alone."""
+    try:
+        return call(*args)
+    except NodeMiss as missed:
+        miss = missed
+    return await resolve(miss, call, *args)
 
 
 async def resolve(miss: NodeMiss, call: Callable[..., T], *args: Any) -> T:
     """Fetch what ``miss`` names and repeat ``call`` until it misses no more."""
-    with miss.source.pinned():
-        while True:
-            await fetch(miss)
-            try:
-                return call(*args)
-            except NodeMiss as again:
-                miss = again
+    with Reading() as reading:
+        await reading.fetch(miss)
+        return await reading.call(call, *args)

@@ -6,6 +6,7 @@ A backend whose driver knows one key at a time subclasses ``BlobStoreBase`` and 
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,9 +26,16 @@ from datahike_async.konserve.blob import (
     Unchanged,
     Write,
 )
-from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
+from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch, StoreClosed
 
-__all__ = ["BlobStoreBase", "close_now", "gather", "listing", "require_revision"]
+__all__ = [
+    "BlobStoreBase",
+    "close_now",
+    "gather",
+    "listing",
+    "refuse_forked",
+    "require_revision",
+]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -85,6 +93,18 @@ def close_now(blobs: BlobStore) -> None:
     close = getattr(blobs, "close_now", None)
     if close is not None:
         close()
+
+
+def refuse_forked(pid: int) -> None:
+    """Raise StoreClosed elsewhere than in the process ``pid``, which opened a store.
+
+    A forked child has copies of its locks, and those that a thread held stay locked for good.
+    """
+    if os.getpid() != pid:
+        raise StoreClosed(
+            f"This store was opened in process {pid}, of which this one is a fork; connect to it "
+            "anew here."
+        )
 
 
 def require_revision(name: str, expected: Expected, found: Revision | None) -> None:

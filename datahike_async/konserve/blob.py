@@ -112,6 +112,11 @@ class Capabilities:
     max_value_bytes: int | None = None
     """A longer write is refused with ``UnsupportedOperation``; None: no limit to speak of."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether a write can be made conditional at all."""
+        return self.conditional is not ConditionalDomain.NONE
+
 
 class Blob(NamedTuple):
     """Bytes as stored and the revision they have. Of a ranged read, ``data`` is the range."""

@@ -47,6 +47,7 @@ _LONGEST_PAUSE: Final = 0.01
 _NO_FOLDERS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EISDIR, errno.EOPNOTSUPP})
 
 _all: Final[weakref.WeakSet[FileLock]] = weakref.WeakSet()
+_folders: Final[weakref.WeakSet[FolderLock]] = weakref.WeakSet()
 
 
 class FileLock:
@@ -89,7 +90,11 @@ class FileLock:
         """Let go of the lock."""
         fd = self._fd
         if fd is not None:  # a forked child has none of its parent's
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            except OSError:
+                # What was done under it is done, and its caller must learn of that, not of this.
+                self.close()  # which ends it too
 
     def is_free(self) -> bool:
         """Say whether nobody has a folder's lock, this handle neither; False if it cannot tell."""
@@ -113,16 +118,16 @@ class FileLock:
         except OSError:
             return []
         finally:
-            os.close(fd)
+            _close(fd)
 
     def close(self) -> None:
-        """Close the files; a lock that is held ends. It may be taken again."""
+        """Close the files; a lock that is held ends. It may be taken again. Raises nothing."""
         files = {self._fd, self._file} - {None}
         # First, for another thread may be about to let go: the numbers get used again.
         self._fd = self._file = self._about = None
         for fd in files:
             assert fd is not None
-            os.close(fd)
+            _close(fd)
 
     def _acquire(self, how: int, about: str | None) -> bool:
         while True:
@@ -139,11 +144,15 @@ class FileLock:
                 self.close()
                 self._whole = False
                 continue
-            trusted = self._whole or (about is None and not self._is_time_to_look())
-            if trusted or self._is_there(self._fd):
-                if about is not None:
-                    self._sign(about)
-                return True
+            try:
+                trusted = self._whole or (about is None and not self._is_time_to_look())
+                if trusted or self._is_there(self._fd):
+                    if about is not None:
+                        self._sign(about)
+                    return True
+            except BaseException:
+                self.release()
+                raise
             # The file was removed or replaced: others lock another one by now.
             self.close()
 
@@ -175,7 +184,7 @@ class FileLock:
 
     def _sign(self, about: str) -> None:
         if about != self._about:
-            said = f"{os.getpid()} {_host()} {about}".encode()[: _RECORD - 1]
+            said = f"{os.getpid()} {_host()} {about}".encode(errors="replace")[: _RECORD - 1]
             self._about, self._record = about, said.ljust(_RECORD - 1) + b"\n"
         # What cannot be said costs a name in a message, nothing else.
         with suppress(OSError):
@@ -185,7 +194,7 @@ class FileLock:
                 and self._is_time_to_look()
                 and not os.fstat(self._file).st_nlink
             ):
-                os.close(self._file)
+                _close(self._file)
                 self._file = None
             if self._file is None:
                 self._file = os.open(self.name, _FLAGS, _MODE, dir_fd=self._folder)
@@ -206,6 +215,7 @@ class FolderLock:
         self._lock = FileLock(folder, file or LOCK, whole=file is None)
         # The lock does not keep threads of one handle apart.
         self._mutex = threading.Lock()
+        _folders.add(self)
 
     @contextmanager
     def holding(
@@ -271,6 +281,10 @@ class FolderLock:
         """Close the lock."""
         self._lock.close()
 
+    def after_fork(self) -> None:
+        """Be free in a forked child: the thread that has it, if one has, is the parent's."""
+        self._mutex = threading.Lock()
+
 
 def lock_seconds(config: Mapping[str, Any]) -> float:
     """Return how long a store's configuration says to wait for a lock. Raises StoreConfigError."""
@@ -303,6 +317,11 @@ def _busy(holder: list[str], seconds: float, where: str) -> StoreBusy:
     return error
 
 
+def _close(fd: int) -> None:
+    with suppress(OSError):  # it is closed all the same, and holds nothing that counts
+        os.close(fd)
+
+
 def _host() -> str:
     return socket.gethostname() or "localhost"
 
@@ -310,8 +329,9 @@ def _host() -> str:
 def _forget() -> None:
     """Close, in a forked child, what would keep the parent's locks beyond its end."""
     for lock in list(_all):
-        with suppress(OSError):
-            lock.close()
+        lock.close()
+    for folder in list(_folders):
+        folder.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -177,8 +177,9 @@ def start(
 
 def abandon_closed() -> None:
     """Let go of the tasks of loops that were closed under them."""
-    for task in [task for task in _tasks if task.get_loop().is_closed()]:
-        abandoned = _tasks.pop(task, None)
+    # As a list: tasks of loops in other threads come and go meanwhile.
+    for task in list(_tasks):
+        abandoned = _tasks.pop(task, None) if task.get_loop().is_closed() else None
         if abandoned is not None:
             abandoned()
 

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
+from datahike_async.konserve.appendlog import AppendLogs
 from datahike_async.konserve.base import listing
 from datahike_async.konserve.blob import (
     ABSENT,
@@ -20,7 +21,6 @@ from datahike_async.konserve.blob import (
     Blob,
     BlobStore,
     Capabilities,
-    ConditionalDomain,
     Expected,
     Journal,
     JournalBlobStore,
@@ -101,7 +101,7 @@ class Store:
         self.encoding = Encoding(compressor, serializer, encryptor, max_unfolded_bytes)
         self._locks = KeyLocks()
         self._hooks = WriteHooks()
-        self._conditional = self.capabilities.conditional is not ConditionalDomain.NONE
+        self._conditional = self.capabilities.compares
 
     def __repr__(self) -> str:
         return f"<Store {self.config}>"
@@ -409,6 +409,10 @@ class Store:
 
     # -- append logs ---------------------------------------------------------------------------
 
+    @property
+    def _logs(self) -> AppendLogs:
+        return AppendLogs(self.blobs, self.encoding, self._locks, self.get)
+
     async def append(self, key: Any, element: Any) -> UUID:
         """Add ``element`` to the log under ``key``, starting one if need be; return its id.
 
@@ -416,24 +420,18 @@ class Store:
         stays in the store where the log is removed. Raises NotAnAppendLog where ``key`` holds
         another kind of value.
         """
-        from datahike_async.konserve.appendlog import append
-
-        id_ = await append(self, key, element)
+        id_ = await self._logs.append(key, element)
         await self._hooks.run("append", key=key, value=element)
         return id_
 
     async def log(self, key: Any) -> list[Any]:
         """Return the elements of the log under ``key``, oldest first."""
-        from datahike_async.konserve.appendlog import elements
-
-        return await elements(self, key)
+        return await self._logs.elements(key)
 
     async def reduce_log(self, key: Any, f: Callable[[Any, Any], Any], init: Any) -> Any:
         """Fold ``f(result, element)`` over the log under ``key``, oldest first."""
-        from datahike_async.konserve.appendlog import elements
-
         called(f)
-        for element in await elements(self, key):
+        for element in await self._logs.elements(key):
             init = f(init, element)
         return init
 

@@ -35,6 +35,9 @@ __all__ = [
 T = TypeVar("T")
 U = TypeVar("U")
 
+_LOOK_EVERY: Final = 0.5
+"""Seconds after which a thread that waits for a loop looks whether there still is one."""
+
 
 class _Made(Generic[T]):
     """A call that is made in a thread, and what came of it."""
@@ -108,8 +111,16 @@ class _Call(_Made[T]):
             self._over.set_result(None)
 
     async def made(self, pool: concurrent.futures.Executor) -> None:
-        """Have a thread of the pool make it. After a cancellation it may still be under way."""
-        pool.submit(contextvars.copy_context().run, self.run)
+        """Have a thread of the pool make it. After a cancellation it may still be under way.
+
+        Raises RuntimeError where there is no thread for it; then it is not made.
+        """
+        try:
+            pool.submit(contextvars.copy_context().run, self.run)
+        except RuntimeError:
+            # The pool keeps what it has found no new thread for, and an older one may take it.
+            if self._begun.acquire(blocking=False):
+                raise
         await self._over
 
     @property
@@ -139,9 +150,15 @@ class _Call(_Made[T]):
     def on_loop(self, make: Callable[[], Coroutine[Any, Any, U]]) -> U:
         """Await something on the loop, in its thread, while this thread waits for its end."""
         answer: concurrent.futures.Future[U] = concurrent.futures.Future()
+        over = threading.Event()
+        answer.add_done_callback(lambda _: over.set())
 
         def begin() -> None:
-            self._awaited = task = self.loop.create_task(make())
+            try:
+                self._awaited = task = self.loop.create_task(make())
+            except BaseException as error:
+                answer.set_exception(error)
+                return
             task.add_done_callback(ended)
             if self.given_up:
                 task.cancel()
@@ -154,8 +171,26 @@ class _Call(_Made[T]):
             else:
                 answer.set_exception(error)
 
-        self.loop.call_soon_threadsafe(begin)
+        try:
+            self.loop.call_soon_threadsafe(begin)
+        except RuntimeError:
+            self.given_up = True
+            raise asyncio.CancelledError from None
+        while not over.wait(_LOOK_EVERY):
+            if _runs_no_more(self.loop):
+                self.given_up = True
+                raise asyncio.CancelledError
         return answer.result()
+
+
+def _runs_no_more(loop: asyncio.AbstractEventLoop) -> bool:
+    """Say whether nothing that is left to a loop will be done.
+
+    One that stands still may go on, as in notebooks, until the process ends; that waits for the
+    threads of pools first, and would do so for ever.
+    """
+    ending: bool = getattr(threading, "_SHUTTING_DOWN", False)
+    return loop.is_closed() or (ending and not loop.is_running())
 
 
 class Threads:
@@ -210,14 +245,19 @@ async def in_thread(
 
     Cancelling waits for the call, in which ``check_cancelled`` then raises, and returns what comes
     of it; where asyncio's ``Task.cancel()`` did it, that is lost and CancelledError raised.
-    With ``surely`` the call is made however often the task is cancelled: for what must not stay
-    open.
+    With ``surely`` the call is made however often the task is cancelled, and where no thread can be
+    had for it right here: for what must not stay open.
     """
     loop = running_loop()
     if not isinstance(loop, asyncio.AbstractEventLoop):
         made = _Made(call, args)
-        with anyio.CancelScope(shield=surely):
-            await run_sync(made.run, limiter=threads.limiter)
+        try:
+            with anyio.CancelScope(shield=surely):
+                await run_sync(made.run, limiter=threads.limiter)
+        except RuntimeError:
+            if not surely:
+                raise
+            made.run()
         return made.result()
     if surely:
         with anyio.CancelScope(shield=True):
@@ -244,12 +284,18 @@ async def _surely_made(
         one = _Call(call, args, loop)
         try:
             await one.made(threads.pool(loop))
-            break
         except asyncio.CancelledError as error:
             if await one.end():
                 raise
             cancelled = error
-    result = one.result()
+            continue
+        except RuntimeError:  # there is no thread
+            here = _Made(call, args)
+            here.run()
+            result = here.result()
+            break
+        result = one.result()
+        break
     if cancelled is not None:
         raise cancelled
     return result
@@ -270,7 +316,8 @@ def check_cancelled() -> None:
 def await_on_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Have the event loop that waits for this worker thread await something for it.
 
-    It is cancelled with the task that waits. Raises RuntimeError in other threads.
+    It is cancelled with the task that waits, and where its loop was closed. Raises RuntimeError in
+    other threads.
     """
     call = _present.call
     return anyio.from_thread.run(make) if call is None else call.on_loop(make)

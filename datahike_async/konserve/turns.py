@@ -103,7 +103,10 @@ class Turns:
                 raise StoreClosed("This store was released; connect to it again.")
             queue = self._queue
             if queue is None:
-                queue = self._queue = _Queue(self._folder)
+                try:
+                    queue = self._queue = _Queue(self._folder)
+                except (OSError, RuntimeError) as error:  # there are no more files, or threads
+                    raise _failed(self._path, error) from error
                 weakref.finalize(self, queue.close)
             wait = await self._wait(queue, _Wait(name, look))
             try:
@@ -162,7 +165,7 @@ class _Wait:
         self._look = look
         self.done = anyio.Event()
         self.waited = False
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.over = False
         """Whether its thread is through with it."""
         self.taken = False
@@ -184,8 +187,7 @@ class _Wait:
                 return False
             self._decided = True
             self.taken = taken
-        self._home.call_soon(self.done.set)
-        return True
+        return self._home.call_soon(self.done.set)
 
     def give_up(self) -> bool:
         """Say, in the task, that nobody waits any more; False where waiting has ended."""
@@ -207,7 +209,11 @@ class _Queue:
         self._next = FileLock(self._folder, _NEXT)
         self._turn = FileLock(self._folder, _TURN)
         self._waits: queue.SimpleQueue[_Wait | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="konserve turns", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="konserve turns", daemon=True).start()
+        except BaseException:
+            os.close(self._folder)
+            raise
 
     def enter(self, wait: _Wait) -> None:
         """Queue up."""
@@ -230,19 +236,21 @@ class _Queue:
             while (wait := self._waits.get()) is not None:
                 try:
                     self._take(wait)
-                except OSError as error:
+                except Exception as error:
                     wait.error = error
                     wait.decide(False)
                 else:
                     wait.look()
                     if not wait.decide(True):
                         self._turn.release()
-                wait.over = True
+                finally:
+                    wait.over = True
                 del wait
         finally:
             self._next.close()
             self._turn.close()
-            os.close(self._folder)
+            with suppress(OSError):
+                os.close(self._folder)
 
     def _take(self, wait: _Wait) -> None:
         if not self._next.try_acquire(wait.name):
@@ -256,5 +264,6 @@ class _Queue:
             self._next.release()
 
 
-def _failed(path: str, error: OSError) -> StoreIOError:
-    return StoreIOError(f"Queueing for a turn at {path!r} failed: {error}", errno=error.errno)
+def _failed(path: str, error: Exception) -> StoreIOError:
+    number = error.errno if isinstance(error, OSError) else None
+    return StoreIOError(f"Queueing for a turn at {path!r} failed: {error}", errno=number)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from random import Random
 from time import perf_counter
 from typing import Any, Final
 
+from datahike_async.collector import set_aside
 from datahike_async.errors import QueryError
 from datahike_async.events import SLOW_QUERY
 from datahike_async.index.source import NodeMiss, resolve
@@ -15,15 +17,16 @@ from datahike_async.looks import looking
 from datahike_async.query.answer.explain import Explained, explained
 from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.answer.shape import shape
-from datahike_async.query.answer.shaping import shaped, shaped_rows
+from datahike_async.query.answer.shaping import folding_of, shaped, shaped_rows
 from datahike_async.query.inputs import Request, bind, gathered, request_of, too_deep
-from datahike_async.query.language.ast import Clause
+from datahike_async.query.language.ast import Clause, Query
 from datahike_async.query.language.parse import order_by_of, seconds_of
 from datahike_async.query.limits.budget import Meter, budget_of
 from datahike_async.query.limits.host import Host
 from datahike_async.query.limits.watch import Watch
 from datahike_async.query.prepare import NO_RULES, SHORT, is_short, prepare
 from datahike_async.query.relations.state import State
+from datahike_async.query.running.bound import Bound
 from datahike_async.query.running.engine import Engine
 from datahike_async.query.running.prepared import Prepared
 from datahike_async.query.running.references import are_none, resolved
@@ -142,6 +145,8 @@ async def _run(prepared: Prepared, request: Request, watch: Watch, trace: list[R
         return await _answer(prepared, request, watch, trace)
     except RecursionError:
         raise _too_nested() from None
+    except MemoryError:
+        raise watch.meter.exhausted() from None
     finally:
         looking.reset(token)
 
@@ -161,7 +166,8 @@ async def _answer(
     parsed = prepared.query
     if request.order_by is not None:
         prepared = prepared.ordered(order_by_of(request.order_by, parsed.find))
-    state = await engine.run(where, state, prepared.wanted)
+    folding = folding_of(prepared, engine, state)
+    state = await engine.run(where, state, prepared.wanted, folding)
     engine.meter.clause = None
     return await shaped(
         prepared,
@@ -169,6 +175,7 @@ async def _answer(
         state,
         parsed.limit if request.limit is None else request.limit,
         parsed.offset if request.offset is None else max(request.offset, 0),
+        folding,
     )
 
 
@@ -179,6 +186,12 @@ def _are_long(inputs: Sequence[Any]) -> bool:
         if kind in _LONG or (kind is str and len(value) > SHORT):
             return True
     return False
+
+
+def _bound(parsed: Query, inputs: Sequence[Any], watch: Watch) -> Bound:
+    """Bind inputs; of very many the collector would look into all that is made of them."""
+    with set_aside() if watch.inside else nullcontext():
+        return bind(parsed, inputs)
 
 
 async def _engine(
@@ -192,7 +205,7 @@ async def _engine(
         if prepared.scalars and not _are_long(request.inputs):
             bound = bind(parsed, request.inputs)
         else:
-            bound = await watch.run(0, bind, parsed, gathered(parsed, request.inputs))
+            bound = await watch.run(0, _bound, parsed, gathered(parsed, request.inputs), watch)
     except RecursionError:
         raise too_deep() from None
     if prepared.builtin_rules:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from datahike_async.index.arrays import uniques
-from datahike_async.index.columns import I64, object_array
+from datahike_async.index.columns import I64
 from datahike_async.index.memtable import SPAN, STOP
+from datahike_async.index.objects import object_array
 from datahike_async.snapshot.draft import Draft
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_keys

@@ -6,15 +6,16 @@ A draft reads like a snapshot that sees every operation so far. ``commit`` makes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import ALIVE, Memtable
-from datahike_async.index.protocol import Order
 from datahike_async.snapshot.known import Known
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.snapshot.trees import Trees, rows_by_attr
+from datahike_async.snapshot.trees import Trees
 from datahike_async.values.schema import Attr, Schema
 from datahike_async.values.types import typed_key
 
@@ -27,7 +28,7 @@ class Draft(Snapshot):
     Ids and the schema may be set as the transaction goes. Reads see what was written so far.
     """
 
-    __slots__ = ("_owner", "base", "known", "mark", "shared", "tx")
+    __slots__ = ("_absorbed", "_owner", "base", "known", "mark", "shared", "tx")
 
     def __init__(self, base: Snapshot, tx: int, owner: object | None = None) -> None:
         mem = base.mem
@@ -46,6 +47,8 @@ class Draft(Snapshot):
         self.shared = False
         # What the trees hold of what this transaction asks for, where that was read beforehand.
         self.known: Known | None = None
+        # The trees with the memtable in them, where a large transaction had to look into both.
+        self._absorbed: Trees | None = None
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -81,9 +84,8 @@ class Draft(Snapshot):
 
     def attr(self, a: int) -> Rows:
         """Return all current datoms of an attribute; never cached, since it changes."""
-        base = self.trees.attr(a)
-        rows = self.mem.by_a.get(a)
-        return base if rows is None else self._overlay(base, rows, Order.AEVT)
+        mem = self.mem
+        return self.trees.present(a, mem, len(mem), len(mem.e), keep=False)
 
     def count_attr(self, a: int) -> int:
         """Count the current datoms of an attribute."""
@@ -112,6 +114,8 @@ class Draft(Snapshot):
                 if typed_key(fact[1]) == key:
                     return False
                 self._retract(e, attr, fact)
+        if t is not None and t < self.tx:
+            self.mem.early.add(a)
         self.mem.assert_row(e, a, v, key, self.tx if t is None else t, attr.indexed)
         return True
 
@@ -123,6 +127,8 @@ class Draft(Snapshot):
         """Do again what ``logged`` says was done, without a look at the trees."""
         mem, key = self.mem, typed_key(v)
         if added:
+            if t < self.tx:
+                mem.early.add(attr.id)
             mem.assert_row(e, attr.id, v, key, t, attr.indexed)
             return
         for row in mem.live(mem.of_fact(e, attr.id), len(mem), len(mem.e)):
@@ -195,22 +201,41 @@ class Draft(Snapshot):
             base.schema, base.trees, mem, len(mem), len(mem.e), base.max_eid, base.max_tx
         )
 
-    def assert_bulk(self, e: Sequence[int], a: Sequence[int], v: Sequence[Any]) -> Trees:
-        """Return trees with many new facts merged in; the memtable is absorbed on the way.
-
-        The caller knows that none of them is there and that none replaces another. Nothing of the
-        draft changes: give the trees to ``commit_bulk``.
-        """
+    def ready(self, attributes: Iterable[int]) -> Trees:
+        """Return trees that hold all that there is of attributes, for :meth:`merge_bulk` too."""
         mem = self.mem
+        if not mem.by_a.keys().isdisjoint(attributes):
+            ids = (self.max_eid, self.max_tx)
+            self._absorbed = self.trees.absorb(mem, len(mem), len(mem.e), self.schema, *ids)
+        return self._absorbed or self.trees
+
+    def merge_bulk(
+        self, adds: Mapping[int, Rows], removes: Mapping[int, Rows], max_eid: int
+    ) -> Trees:
+        """Return trees with many facts merged in of attributes that were made ready.
+
+        The memtable is absorbed on the way. Nothing of the draft changes: give the trees to
+        ``commit_bulk``.
+        """
+        schema, mem, tx = self.schema, self.mem, self.tx
+        adds, removes = dict(adds), dict(removes)
+        ended = {
+            a: Rows(rows.e, rows.a, rows.v, rows.t, np.full(len(rows), tx, np.int64))
+            for a, rows in removes.items()
+            if self.keep_history and not schema.attrs[a].no_history
+        }
         trees = self.trees
-        if len(mem):
-            trees = trees.absorb(mem, len(mem), len(mem.e), self.schema, self.max_eid, self.max_tx)
-        return trees.merge(
-            rows_by_attr(e, a, v, self.tx), {}, {}, self.schema, self.max_eid, self.tx
-        )
+        if self._absorbed is not None:
+            # With what was said of the transaction since.
+            trees = trees.absorb(mem, len(mem), len(mem.e), schema, self.max_eid, self.max_tx)
+        else:
+            more = trees.changes(mem, len(mem), len(mem.e), schema)
+            for runs, own in zip((adds, removes, ended), more, strict=True):
+                runs.update(own)
+        return trees.merge(adds, removes, ended, schema, max_eid, tx, early=mem.early)
 
     def commit_bulk(self, trees: Trees) -> Snapshot:
-        """Return the finished state over the trees that :meth:`assert_bulk` made."""
+        """Return the finished state over the trees that :meth:`merge_bulk` made."""
         self.mem.release()
         mem = Memtable()
         mem.owner = self._owner

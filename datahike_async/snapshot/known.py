@@ -7,7 +7,7 @@ index. It holds of the trees alone: what the memtable says comes on top, as it d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -155,10 +155,12 @@ class Known:
         starts = np.concatenate(([0], stops[:-1]))
         return rows, starts << SPAN | stops
 
-    def misses(self) -> Iterator[NodeMiss]:
-        """Iterate over what has to be fetched: one miss a source."""
+    def check(self) -> None:
+        """Raise NodeMiss for what has to be fetched, of one source."""
+        # Never from a variable: what is raised holds this frame, which would hold it in turn, and
+        # all that is being looked up with it, until the garbage collector came.
         for source in dict.fromkeys(self.missing.values()):
-            yield NodeMiss(source, [a for a, s in self.missing.items() if s is source])
+            raise NodeMiss(source, [a for a, s in self.missing.items() if s is source])
 
     # -- what was read -------------------------------------------------------------------------
 

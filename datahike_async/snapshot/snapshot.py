@@ -8,14 +8,16 @@ nothing of transactions, queries or storage.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import ArgumentError, TransactionError, shown
-from datahike_async.index.columns import Column, Rows
+from datahike_async.errors import TransactionError, shown
+from datahike_async.index.arrays import order_of
+from datahike_async.index.columns import I64, INT, Column, Rows, micros
 from datahike_async.index.memtable import Memtable, rows_of
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import merged, position_of, sorted_rows, without
@@ -135,7 +137,7 @@ class Snapshot:
 
     def _tree_fact(self, e: int, a: int, v: Any, key: Any) -> tuple[int, Any, int] | None:
         for run in self.trees.current[Order.EAVT].slice((e, a, v), (e, a, v)):
-            return (-1, run.v.value(0), int(run.t[0]))
+            return (-1, run.v.value(0), run.tx(0))
         return None
 
     def values(self, e: int, a: int) -> list[Any]:
@@ -177,10 +179,7 @@ class Snapshot:
         found = self._attrs.get(a)
         if found is not None:
             return found
-        base = self.trees.attr(a)
-        rows = self.mem.by_a.get(a)
-        found = base if rows is None else self._overlay(base, rows, Order.AEVT)
-        self._attrs[a] = found
+        found = self._attrs[a] = self.trees.present(a, self.mem, self.n, self.m)
         return found
 
     def _overlay(self, base: Rows, rows: Sequence[int], order: Order) -> Rows:
@@ -218,6 +217,42 @@ class Snapshot:
         mem = self.mem
         return self._overlay(base, mem.of_entity(e), Order.EAVT) if e in mem.by_e else base
 
+    def of_entities(self, a: int, entities: I64) -> Rows:
+        """Return the current datoms of an attribute that entities have, ordered by entity.
+
+        ``entities`` ascend, and none comes twice.
+        """
+        base = self.trees.of_entities(a, entities)
+        newer = self.mem.by_ae.get(a)
+        if not newer:
+            return base
+        changed = [e for e in entities.tolist() if e in newer]
+        rows = [r for e in changed for r in self.mem.of_fact(e, a)]
+        return self._overlay(base, rows, Order.AEVT) if rows else base
+
+    def all_of_entities(self, entities: I64) -> Rows:
+        """Return all current datoms of entities, which ascend, and none of which comes twice."""
+        eavt = self.trees.current[Order.EAVT]
+        base = eavt.lookup_many([Column(INT, entities)])[0] if len(entities) else Rows.concat([])
+        newer = self.mem.by_e
+        rows = [r for e in entities.tolist() if e in newer for r in self.mem.of_entity(e)]
+        return self._overlay(base, rows, Order.EAVT) if rows else base
+
+    def of_values(self, a: int, values: Column) -> Rows:
+        """Return the current datoms of an indexed attribute that have one of several values.
+
+        None of ``values`` comes twice. All are looked up in one pass.
+        """
+        values = values.take(order_of(values.ranks()))
+        attribute = Column(INT, np.full(len(values), a, np.int64))
+        base = self.trees.current[Order.AVET].lookup_many([attribute, values])[0]
+        newer = self.mem.by_av.get(a)
+        if not newer:
+            return base
+        keys = [key for key in map(typed_key, values.tolist()) if key in newer]
+        rows = [r for key in keys for r in self.mem.of_value(a, key)]
+        return self._overlay(base, rows, Order.AVET) if rows else base
+
     def slice(self, order: Order, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the current datoms between two bounds as runs, in order.
 
@@ -248,13 +283,8 @@ class Snapshot:
 
     def _in_bounds(self, order: Order, lower: Bound, upper: Bound) -> list[int]:
         mem, m = self.mem, self.m
-        if order is Order.EAVT and lower and upper and lower[0] == upper[0]:
-            rows: Sequence[int] = mem.of_entity(lower[0])
-        elif order is not Order.EAVT and lower and upper and lower[0] == upper[0]:
-            rows = mem.of_attribute(lower[0])
-        else:
-            rows = range(min(m, len(mem.e)))
         attrs = self.schema.attrs
+        rows = self._candidates(order, lower, upper)
         lo, hi = _bound_key(order, lower), _bound_key(order, upper)
         out = []
         for r in rows:
@@ -267,18 +297,28 @@ class Snapshot:
             out.append(r)
         return out
 
+    def _candidates(self, order: Order, lower: Bound, upper: Bound) -> Sequence[int]:
+        """Return rows of the memtable among which are all between two bounds."""
+        mem = self.mem
+        if not lower or not upper or lower[0] != upper[0]:
+            return range(min(self.m, len(mem.e)))
+        first = lower[0]
+        pair = len(lower) > 1 and len(upper) > 1 and lower[1] == upper[1]
+        if order is Order.AVET:
+            if pair and first in mem.by_av and type(lower[1]) is type(upper[1]):
+                return mem.of_value(first, typed_key(lower[1]))
+            return mem.of_attribute(first)
+        if pair:
+            e, a = lower[:2] if order is Order.EAVT else (lower[1], first)
+            return mem.of_fact(e, a)
+        return mem.of_entity(first) if order is Order.EAVT else mem.of_attribute(first)
+
     def intervals(self, order: Order, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the retracted datoms between two bounds, with ``until``, as runs.
 
         Raises ArgumentError where the database keeps no history.
         """
-        if self.trees.temporal is None:
-            raise ArgumentError(
-                "This database keeps no history (:keep-history? false), so only its present state "
-                "can be read; create it with :keep-history? true to look back.",
-                error=":temporal/history-required",
-            )
-        runs = list(self.trees.temporal[order].slice(lower, upper))
+        runs = list(self.trees.past()[order].slice(lower, upper))
         mem, attrs = self.mem, self.schema.attrs
         rows = mem.ended(self._in_bounds(order, lower, upper), self.n, self.m)
         rows = [r for r in rows if not attrs[mem.a[r]].no_history]
@@ -289,6 +329,54 @@ class Snapshot:
             return [whole]
         edges = [0, *(np.flatnonzero(np.diff(whole.a)) + 1).tolist(), len(whole)]
         return [whole.slice(i, j) for i, j in pairwise(edges)]
+
+    def intervals_of(self, a: int, entities: I64) -> list[Rows]:
+        """Return the retracted datoms of an attribute that entities have, with ``until``, as runs.
+
+        ``entities`` ascend, and none comes twice. Raises ArgumentError without history.
+        """
+        runs = [self.trees.past_of_entities(a, entities)] if len(entities) else []
+        mem = self.mem
+        newer = mem.by_ae.get(a)
+        if newer and not self.schema.attrs[a].no_history:
+            named = [r for e in entities.tolist() if e in newer for r in mem.of_fact(e, a)]
+            rows = mem.ended(named, self.n, self.m)
+            if rows:
+                runs.append(mem.rows(rows, intervals=True))
+        return [run for run in runs if len(run)]
+
+    def first_later(self, a: int, point: datetime) -> int | None:
+        """Return the first transaction that is later than ``point``, by the instants ``a``."""
+        mem, n, m = self.mem, self.n, self.m
+        rows = mem.of_attribute(a)
+        if mem.removed(rows, m):
+            # Somebody changed what an earlier one says.
+            later = self.attr_range(a, point, None)
+            found = later.e[later.v.data > micros(point)] if len(later) else later.e
+            return int(found.min()) if len(found) else None
+        first = self.trees.first_later(a, point)
+        e, v = mem.e, mem.v
+        for r in rows:
+            if r < m and (first is None or e[r] < first) and v[r] > point and mem.dead[r] >= n:
+                first = e[r]
+        return first
+
+    def ended(self, e: int, a: int) -> list[tuple[Any, int, int]]:
+        """Return the (value, t, until) of the retracted datoms of (e, a).
+
+        Raises ArgumentError where the database keeps no history.
+        """
+        out: list[tuple[Any, int, int]] = []
+        temporal = self.trees.past()[Order.EAVT]
+        if self.trees.may_have(e):
+            for run in temporal.slice((e, a), (e, a)):
+                assert run.until is not None
+                out += zip(run.v.tolist(), run.t.tolist(), run.until.tolist(), strict=True)
+        mem = self.mem
+        rows = mem.of_fact(e, a)
+        if rows and not self.schema.attrs[a].no_history:
+            out += [(mem.v[r], mem.t[r], mem.until[r]) for r in mem.ended(rows, self.n, self.m)]
+        return out
 
     # -- counting ------------------------------------------------------------------------------
 
@@ -316,12 +404,19 @@ class Snapshot:
         return self.trees.count_attr(a) + own
 
     def rough_count(self, a: int) -> int:
-        """Return about how many current datoms an attribute has, never less: for planning."""
-        return self.trees.count_attr(a) + len(self.mem.of_attribute(a))
+        """Return about how many current datoms an attribute has, reading nothing: for planning.
+
+        Not fewer than there are, unless nodes that would tell are not resident.
+        """
+        return self.trees.rough_count(a) + len(self.mem.of_attribute(a))
+
+    def rough_past(self, a: int) -> int:
+        """Return about how many retracted datoms an attribute has, never less."""
+        return self.trees.count_past(a) + len(self.mem.of_attribute(a))
 
     def cached(self, a: int) -> Rows | None:
         """Return columns of an attribute that are at hand, though the newest datoms may lack."""
-        return self._attrs.get(a) or self.trees.cached(a)
+        return self._attrs.get(a) or self.trees.nearly(a)
 
     def attr_ids(self) -> list[int]:
         """Return the ids of the attributes that have current datoms."""

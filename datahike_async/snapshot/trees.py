@@ -6,40 +6,57 @@ temporal twins hold one interval a retracted datom: asserted by ``t``, true unti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from datahike_async.index.columns import INT, Column, Rows
+from datahike_async.errors import ArgumentError
+from datahike_async.index.arrays import searched, spans
+from datahike_async.index.columns import I64, INT, OBJECT, Column, Rows
 from datahike_async.index.memtable import Memtable
+from datahike_async.index.mixed import joined_rows
 from datahike_async.index.protocol import Index, IndexFactory, Order
 from datahike_async.index.runs import sorted_rows
-from datahike_async.index.source import NodeSink, NodeSource
-from datahike_async.values.schema import Schema
+from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
+from datahike_async.memory import Memory, memory_of
+from datahike_async.snapshot.columns import FOREVER, PRESENT, Change, Columns, Window, windowed
+from datahike_async.snapshot.instants import NONE
+from datahike_async.values.schema import TX_INSTANT, Schema
 
 __all__ = ["Trees"]
 
-COLUMN_CACHE_BYTES: Final = 256 * 1024 * 1024
+_NOTHING: Final = Memtable()
 _ORDERS: Final = (Order.EAVT, Order.AEVT, Order.AVET)
+# Looking one entity up takes as long as putting so many datoms of an attribute together, of which
+# each needs so many bytes at most where it has a value of its own.
+_LOOK: Final = 256
+_ROW: Final = 100
 
 
 class Trees:
-    """The indexes of one state. Immutable but for its cache of whole-attribute columns.
+    """The indexes of one state. Immutable but for the columns it keeps.
 
     ``max_eid`` and ``max_tx`` bound what can be found here: newer entities need no look.
     """
 
     __slots__ = (
-        "_columns",
-        "_columns_bytes",
         "_counts",
+        "_instants",
+        "_past_counts",
+        "_sought",
+        "columns",
         "config",
         "current",
         "factory",
         "max_eid",
         "max_tx",
+        "memory",
         "temporal",
+        "widths",
     )
 
     def __init__(
@@ -50,6 +67,8 @@ class Trees:
         temporal: Mapping[Order, Index] | None,
         max_eid: int,
         max_tx: int,
+        memory: Memory | None = None,
+        columns: Columns | None = None,
     ) -> None:
         self.factory = factory
         self.config = config
@@ -57,9 +76,15 @@ class Trees:
         self.temporal = temporal
         self.max_eid = max_eid
         self.max_tx = max_tx
-        self._columns: dict[int, Rows] = {}
-        self._columns_bytes = 0
+        self.memory = memory_of(None) if memory is None else memory
+        self.columns = Columns(self.memory.columns) if columns is None else columns
+        # About how many bytes a value of an attribute takes, where someone had to know.
+        self.widths: dict[int, float] = {}
         self._counts: dict[int, int] = {}
+        self._past_counts: dict[int, int] = {}
+        self._instants = NONE
+        # How many entities were looked up of attributes that are not put together.
+        self._sought: dict[int, int] = {}
 
     @classmethod
     def empty(
@@ -71,6 +96,7 @@ class Trees:
         max_eid: int,
         max_tx: int,
         remote: bool = False,
+        memory: Memory | None = None,
     ) -> Trees:
         """Return trees without datoms."""
         config = factory.check_config(config, remote=remote)
@@ -81,6 +107,7 @@ class Trees:
             {o: factory.empty(o, True, config) for o in _ORDERS} if keep_history else None,
             max_eid,
             max_tx,
+            memory,
         )
 
     @property
@@ -102,15 +129,114 @@ class Trees:
 
     def attr(self, a: int) -> Rows:
         """Return all current datoms of an attribute in AEVT order; kept for the next caller."""
-        found = self._columns.get(a)
-        if found is None:
-            found = Rows.concat(self.current[Order.AEVT].slice((a,), (a,)))
-            self._keep(a, found)
-        return found
+        return self.present(a, _NOTHING, 0, 0)
+
+    def present(self, a: int, mem: Memtable, n: int, m: int, *, keep: bool = True) -> Rows:
+        """Return the same after the first ``n`` operations (``m`` rows) of a memtable."""
+        make = partial(self._whole, a)
+        return self.columns.column(a, PRESENT, mem, n, m, make, keep=keep)
+
+    def seen(self, a: int, window: Window, mem: Memtable, n: int, m: int, max_tx: int) -> Rows:
+        """Return what a window shows of an attribute after operations of a memtable; kept, too.
+
+        ``max_tx`` is the newest transaction that is whole. The past of the attribute is kept, and
+        no datom was given a transaction that was over. Raises ArgumentError without history.
+        """
+        if window.hi > max_tx:
+            window = window._replace(hi=FOREVER)
+            make = partial(self._window, a, window)
+            return self.columns.column(a, window, mem, n, m, make)
+        of_trees = window.hi <= self.max_tx
+        make = partial(self._window, a, window if of_trees else window._replace(hi=FOREVER))
+        return self.columns.settled(a, window, mem, n, m, make, of_trees=of_trees)
+
+    def seen_already(
+        self, a: int, window: Window, mem: Memtable, n: int, max_tx: int
+    ) -> Rows | None:
+        """Return what :meth:`seen` would, if that has been put together already."""
+        if window.hi > max_tx:
+            window = window._replace(hi=FOREVER)
+        return self.columns.at_hand(a, window, mem, n)
+
+    def _whole(self, a: int) -> Rows:
+        return Rows.concat(self.current[Order.AEVT].slice((a,), (a,)))
+
+    def _window(self, a: int, window: Window) -> Rows:
+        # Not kept where it is not: who looks back need not ask for the present.
+        present = self.cached(a) or self._whole(a)
+        if window.hi == FOREVER and not window.history:
+            return windowed(present, (), window)
+        return windowed(present, self.past()[Order.AEVT].slice((a,), (a,)), window)
 
     def cached(self, a: int) -> Rows | None:
         """Return all current datoms of an attribute if they have been put together already."""
-        return self._columns.get(a)
+        return self.columns.at_hand(a, PRESENT)
+
+    def nearly(self, a: int) -> Rows | None:
+        """Return columns of an attribute that are at hand, though the newest datoms may lack."""
+        return self.columns.nearly(a)
+
+    def past(self) -> Mapping[Order, Index]:
+        """Return the indexes of intervals; raise ArgumentError where no history is kept."""
+        if self.temporal is None:
+            raise ArgumentError(
+                "This database keeps no history (:keep-history? false), so only its present state "
+                "can be read; create it with :keep-history? true to look back.",
+                error=":temporal/history-required",
+            )
+        return self.temporal
+
+    def first_later(self, a: int, point: datetime) -> int | None:
+        """Return the first transaction that is later than ``point``, by the instants ``a``."""
+        found = self._instants = self._instants.reaching(self.current[Order.AVET], a, point)
+        return found.first_later(point)
+
+    def past_of_entities(self, a: int, entities: I64) -> Rows:
+        """Return the intervals of an attribute that entities have, ordered by entity.
+
+        ``entities`` ascend, and none comes twice. Raises ArgumentError without history.
+        """
+        return self._looked_up(self.past(), a, entities)
+
+    def _looked_up(self, indexes: Mapping[Order, Index], a: int, entities: I64) -> Rows:
+        bounds = [Column(INT, entities), Column(INT, np.full(len(entities), a, np.int64))]
+        found = indexes[Order.EAVT].lookup_many(bounds)[0]
+        if found.v.kind != OBJECT:
+            return found
+        # There they lie among values of all kinds; by themselves they are nearly always of one.
+        return Rows(found.e, found.a, Column.of(found.v.tolist()), found.t, found.until)
+
+    def at_hand(self, a: int, known: int) -> Rows | None:
+        """Return all current datoms of an attribute, of which ``known`` entities are looked up.
+
+        None where looking them up one by one, like those before them, has cost less than putting
+        the attribute together does, or where nodes would have to be read for that.
+        """
+        if self.columns.nearly(a) is not None:
+            return self.attr(a)
+        count, sought = self.rough_count(a), self._sought.get(a, 0) + known
+        if sought * _LOOK < count or count * _ROW > self.memory.columns:
+            self._sought[a] = sought
+            return None
+        found: Rows | None = None
+        with suppress(NodeMiss):
+            found = self.attr(a)
+        self._sought.pop(a, None)
+        return found
+
+    def of_entities(self, a: int, entities: I64) -> Rows:
+        """Return the current datoms of an attribute that entities have, ordered by entity.
+
+        ``entities`` ascend, and none comes twice. All are looked up in one pass.
+        """
+        if not len(entities):
+            return Rows.concat([])
+        rows = self.at_hand(a, len(entities))
+        if rows is not None:
+            start = searched(rows.e, entities)
+            counts = searched(rows.e, entities, "right") - start
+            return rows.take(spans(start, counts, int(counts.sum())))
+        return self._looked_up(self.current, a, entities)
 
     def count_attr(self, a: int) -> int:
         """Count the current datoms of an attribute; the number is kept."""
@@ -119,17 +245,49 @@ class Trees:
             found = self._counts[a] = self.current[Order.AEVT].count_slice((a,), (a,))
         return found
 
-    def _keep(self, a: int, rows: Rows) -> None:
-        self._columns[a] = rows
-        self._columns_bytes += rows.nbytes
-        while self._columns_bytes > COLUMN_CACHE_BYTES and len(self._columns) > 1:
-            oldest, _ = self._cached()[0]
-            gone = self._columns.pop(oldest, None)
-            self._columns_bytes -= 0 if gone is None else gone.nbytes
+    def count_past(self, a: int) -> int:
+        """Count the retracted datoms that are kept of an attribute; the number is kept."""
+        if self.temporal is None:
+            return 0
+        found = self._past_counts.get(a)
+        if found is None:
+            found = self.temporal[Order.AEVT].count_slice((a,), (a,))
+            self._past_counts[a] = found
+        return found
 
-    def _cached(self) -> list[tuple[int, Rows]]:
+    def rough_count(self, a: int) -> int:
+        """Return about how many current datoms an attribute has, reading nothing."""
+        found = self._counts.get(a)
+        if found is None:
+            found, sure = self.current[Order.AEVT].estimate((a,), (a,))
+            if sure:
+                self._counts[a] = found
+        return found
+
+    def _with(
+        self,
+        current: Mapping[Order, Index],
+        temporal: Mapping[Order, Index] | None,
+        max_eid: int,
+        max_tx: int,
+        columns: Columns | None = None,
+        changed: Collection[int] = (),
+    ) -> Trees:
+        """Return trees made of these, with their columns, unless others are given.
+
+        And with what was looked up in them, but of attributes that have changed.
+        """
+        if columns is None:
+            columns = self.columns.carried({}, (), None, 0, max_tx)
+        out = Trees(
+            self.factory, self.config, current, temporal, max_eid, max_tx, self.memory, columns
+        )
+        out.widths = self.widths
         # A copy, made in one step: a flush reads this in a thread while readers add to it.
-        return list(self._columns.items())
+        sought = self._sought.copy()
+        out._sought.update((a, n) for a, n in sought.items() if a not in changed)
+        out._instants = self._instants
+        return out
 
     # -- merging ---------------------------------------------------------------------------
 
@@ -140,6 +298,13 @@ class Trees:
 
         Raises NodeMiss where a touched leaf is not resident.
         """
+        changes = self.changes(mem, n, m, schema)
+        return self.merge(*changes, schema, max_eid, max_tx, mem=mem, n=n, early=mem.early)
+
+    def changes(
+        self, mem: Memtable, n: int, m: int, schema: Schema
+    ) -> tuple[dict[int, Rows], dict[int, Rows], dict[int, Rows]]:
+        """Return what the first ``n`` operations say, as :meth:`merge` takes it."""
         adds: dict[int, Rows] = {}
         removes: dict[int, Rows] = {}
         ended: dict[int, Rows] = {}
@@ -158,7 +323,7 @@ class Trees:
                 past = mem.ended(rows, n, m)
                 if past:
                     ended[a] = mem.rows(past, intervals=True)
-        return self.merge(adds, removes, ended, schema, max_eid, max_tx)
+        return adds, removes, ended
 
     def merge(
         self,
@@ -168,26 +333,57 @@ class Trees:
         schema: Schema,
         max_eid: int,
         max_tx: int,
+        *,
+        mem: Memtable | None = None,
+        n: int = 0,
+        early: Collection[int] = (),
     ) -> Trees:
-        """Return trees with runs merged in: each maps an attribute id to rows in any order."""
+        """Return trees with runs merged in: each maps an attribute id to rows in any order.
+
+        They are what the first ``n`` operations of a memtable say, if one is given; ``early`` are
+        attributes that may have been given datoms of transactions before the newest here. Raises
+        NodeMiss for what all indexes miss, of the same source.
+        """
         current = dict(self.current)
-        for order in _ORDERS:
-            added = _runs(adds, order, schema)
-            removed = _runs(removes, order, schema)
-            if added or removed:
-                current[order] = current[order].merge(added, removed)
         temporal = None if self.temporal is None else dict(self.temporal)
-        if temporal is not None and ended:
-            for order in _ORDERS:
-                runs = _runs(ended, order, schema)
-                if runs:
-                    temporal[order] = temporal[order].merge(runs, [])
-        out = Trees(self.factory, self.config, current, temporal, max_eid, max_tx)
-        touched = adds.keys() | removes.keys()
-        for a, rows in self._cached():
-            if a not in touched:
-                out._keep(a, rows)
+        missing: dict[Address, NodeSource] = {}
+
+        def change(indexes: dict[Order, Index], order: Order, *runs: list[Rows]) -> None:
+            try:
+                if any(runs):
+                    indexes[order] = indexes[order].merge(*runs)
+            except NodeMiss as miss:
+                missing.update(dict.fromkeys(miss.addresses, miss.source))
+
+        # What all of them miss is fetched together: what is resident may fall out meanwhile.
+        for order in _ORDERS:
+            change(current, order, _runs(adds, order, schema), _runs(removes, order, schema))
+            if temporal is not None:
+                change(temporal, order, _runs(ended, order, schema), [])
+        for source in dict.fromkeys(missing.values()):
+            raise NodeMiss(source, [a for a, s in missing.items() if s is source])
+        changes = {
+            a: self._change(adds.get(a), removes.get(a), ended.get(a))
+            for a in adds.keys() | removes.keys() | ended.keys()
+        }
+        forgotten = {a for a in changes if a in early or schema.attrs[a].no_history}
+        columns = self.columns.carried(changes, forgotten, mem, n, max_tx)
+        out = self._with(current, temporal, max_eid, max_tx, columns, changes)
+        instant = schema.by_key[TX_INSTANT].id
+        said = instant in removes
+        out._instants = NONE if said else self._instants.with_rows(adds.get(instant))
         return out
+
+    def _change(self, adds: Rows | None, removes: Rows | None, ended: Rows | None) -> Change:
+        if ended is None or ended.until is None:
+            return Change(adds, removes, None)
+        # What was here before it ended, and what came and went since.
+        old = ended.t <= self.max_tx
+        return Change(
+            adds,
+            ended.take(old) if old.any() else None,
+            None if old.all() else ended.take(~old),
+        )
 
     def backfill(self, a: int) -> Trees:
         """Return trees whose AVET also holds attribute ``a``, which has become indexed."""
@@ -201,10 +397,7 @@ class Trees:
             if len(past):
                 run = sorted_rows(past, Order.AVET)
                 temporal[Order.AVET] = temporal[Order.AVET].merge([run], [])
-        out = Trees(self.factory, self.config, current, temporal, self.max_eid, self.max_tx)
-        for b, rows in self._cached():
-            out._keep(b, rows)
-        return out
+        return self._with(current, temporal, self.max_eid, self.max_tx)
 
     # -- storing ---------------------------------------------------------------------------
 
@@ -221,10 +414,8 @@ class Trees:
 
         current = clean(self.current, "")
         temporal = None if self.temporal is None else clean(self.temporal, "temporal-")
-        out = Trees(self.factory, self.config, current, temporal, self.max_eid, self.max_tx)
-        for a, rows in self._cached():
-            out._keep(a, rows)
-        return out, {"roots": roots, "max-eid": self.max_eid, "max-tx": self.max_tx}
+        record = {"roots": roots, "max-eid": self.max_eid, "max-tx": self.max_tx}
+        return self._with(current, temporal, self.max_eid, self.max_tx), record
 
     @classmethod
     def restore(
@@ -233,6 +424,7 @@ class Trees:
         config: Mapping[str, Any],
         record: Mapping[str, Any],
         source: NodeSource,
+        memory: Memory | None = None,
     ) -> Trees:
         """Return the trees that :meth:`flush` recorded, reading nothing yet."""
         roots = record["roots"]
@@ -250,6 +442,7 @@ class Trees:
             load("temporal-", True) if kept else None,
             record["max-eid"],
             record["max-tx"],
+            memory,
         )
 
     def indexes(self) -> Iterator[Index]:
@@ -263,24 +456,9 @@ def _runs(by_attr: Mapping[int, Rows], order: Order, schema: Schema) -> list[Row
     if not by_attr:
         return []
     if order is Order.EAVT:
-        return [sorted_rows(Rows.concat([by_attr[a] for a in sorted(by_attr)]), order)]
+        return [sorted_rows(joined_rows([by_attr[a] for a in sorted(by_attr)]), order)]
     return [
         sorted_rows(by_attr[a], order)
         for a in sorted(by_attr)
         if order is Order.AEVT or schema.attrs[a].indexed
     ]
-
-
-def rows_by_attr(e: Sequence[int], a: Sequence[int], v: Sequence[Any], tx: int) -> dict[int, Rows]:
-    """Group parallel lists of new facts by attribute id into runs, vectorised."""
-    ee, aa = Column.of(e).data, Column.of(a).data.astype(np.int32)
-    out: dict[int, Rows] = {}
-    order = np.argsort(aa, kind="stable")
-    sorted_a = aa[order]
-    cuts = np.flatnonzero(np.diff(sorted_a)) + 1
-    for part in np.split(order, cuts):
-        if not len(part):
-            continue
-        column = Column.of([v[i] for i in Column(INT, part).tolist()])
-        out[int(aa[part[0]])] = Rows(ee[part], aa[part], column, np.full(len(part), tx, np.int64))
-    return out

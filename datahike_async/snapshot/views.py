@@ -10,24 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.index.arrays import uniques
-from datahike_async.index.columns import EMPTY_I64, I64, Rows, micros
+from datahike_async.index.columns import EMPTY_I64, I64, Rows
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import position_of, sorted_rows
+from datahike_async.snapshot.columns import FOREVER, Window, windowed
 from datahike_async.snapshot.snapshot import EMAX, Snapshot
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import IDENT, TX_INSTANT, Schema
+from datahike_async.values.types import typed_key
 
 __all__ = ["PastView", "TimePoint", "View"]
 
 TimePoint = int | datetime
-_FOREVER: Final = 2**62
 
 
 class View:
@@ -41,6 +42,7 @@ class View:
         "count_attr",
         "count_slice",
         "entity",
+        "of_entities",
         "slice",
         "snapshot",
         "values",
@@ -55,6 +57,7 @@ class View:
         self.attr = snapshot.attr
         self.values = snapshot.values
         self.entity = snapshot.entity
+        self.of_entities = snapshot.of_entities
         self.attr_range = snapshot.attr_range
         self.slice = snapshot.slice
         self.count_attr = snapshot.count_attr
@@ -205,6 +208,7 @@ class PastView(View):
         self.attr = self._attr
         self.values = self._values
         self.entity = self._entity
+        self.of_entities = self._of_entities
         self.attr_range = self._attr_range
         self.slice = self._slice
         self.count_attr = self._count_attr
@@ -235,9 +239,9 @@ class PastView(View):
     def bounds(self) -> tuple[int, int]:
         """Return (lo, hi): a transaction t is seen when lo < t <= hi."""
         if self._bounds is None:
-            hi = min((self._tx_at(p) for p in self._as_of), default=_FOREVER)
+            hi = min((self._tx_at(p) for p in self._as_of), default=FOREVER)
             lo = max((self._tx_at(p) for p in self._since), default=-1)
-            self._bounds = (lo, hi)
+            self._bounds = (max(lo, -1), hi)
         return self._bounds
 
     def _tx_at(self, point: TimePoint) -> int:
@@ -249,9 +253,8 @@ class PastView(View):
         if not isinstance(point, datetime):
             return point
         instant = self.schema.by_key[TX_INSTANT].id
-        rows = self.snapshot.attr_range(instant, point, None)
-        later = rows.e[rows.v.data > micros(point)] if len(rows) else rows.e
-        newest = int(later.min()) - 1 if len(later) else self.snapshot.max_tx
+        later = self.snapshot.first_later(instant, point)
+        newest = self.snapshot.max_tx if later is None else later - 1
         known = self.snapshot.count_slice(Order.AEVT, (instant,), (instant, newest))
         return newest if known else 0
 
@@ -260,7 +263,7 @@ class PastView(View):
         snapshot = self.snapshot
         present = Rows.concat(snapshot.slice(order, lower, upper))
         parts = [_window(present, lo, hi)]
-        if self.history or hi != _FOREVER:
+        if self.history or hi != FOREVER:
             for run in snapshot.intervals(order, lower, upper):
                 assert run.until is not None
                 asserted = Rows(run.e, run.a, run.v, run.t)
@@ -288,12 +291,31 @@ class PastView(View):
     def _attr(self, a: int) -> Rows:
         found = self._columns.get(a)
         if found is None:
-            found = self._columns[a] = self._select(Order.AEVT, (a,), (a,))
+            found = self._columns[a] = self._column(a)
         return found
+
+    def _column(self, a: int) -> Rows:
+        window = self._window(a)
+        if window is None:
+            return self._select(Order.AEVT, (a,), (a,))
+        s = self.snapshot
+        return s.trees.seen(a, window, s.mem, s.n, s.m, s.max_tx)
+
+    def _window(self, a: int) -> Window | None:
+        """Return the window; None where later transactions may change what it shows."""
+        if self.schema.attrs[a].no_history or a in self.snapshot.mem.early:
+            return None
+        return Window(*self.bounds(), self.history)
 
     def cached(self, a: int) -> Rows | None:
         """Return all of an attribute if it has been put together already."""
-        return self._columns.get(a)
+        found = self._columns.get(a)
+        known = self._bounds is not None or all(map(_is_tx, (*self._as_of, *self._since)))
+        if found is None and known:
+            window, s = self._window(a), self.snapshot
+            if window is not None:
+                found = s.trees.seen_already(a, window, s.mem, s.n, s.max_tx)
+        return found
 
     def _attr_range(self, a: int, lower: Any = None, upper: Any = None) -> Rows:
         lo: Bound = (a,) if lower is None else (a, lower)
@@ -301,10 +323,29 @@ class PastView(View):
         return self._select(Order.AVET, lo, hi)
 
     def _values(self, e: int, a: int) -> list[Any]:
-        return sorted(self._select(Order.EAVT, (e, a), (e, a)).v.tolist(), key=sort_key)
+        lo, hi = self.bounds()
+        out = [v for _, v, t in self.snapshot.facts(e, a) if lo < t <= hi]
+        if self.history:
+            for v, t, until in self.snapshot.ended(e, a):
+                out += [v] * ((lo < t <= hi) + (lo < until <= hi))
+        elif hi != FOREVER:
+            ended = self.snapshot.ended(e, a)
+            out += [v for v, t, until in ended if lo < t <= hi < until]
+        if len(out) < 2:
+            return out
+        # A value may have come and gone several times.
+        return sorted({typed_key(v): v for v in out}.values(), key=sort_key)
 
     def _entity(self, e: int) -> Rows:
         return self._select(Order.EAVT, (e,), (e,))
+
+    def _of_entities(self, a: int, entities: I64) -> Rows:
+        snapshot = self.snapshot
+        window = Window(*self.bounds(), self.history)
+        present = snapshot.of_entities(a, entities)
+        looks_back = self.history or window.hi != FOREVER
+        ended = snapshot.intervals_of(a, entities) if looks_back else []
+        return windowed(present, ended, window)
 
     def lookup(self, a: int, v: Any) -> list[int]:
         """Return the entities with value ``v`` of attribute ``a``, ascending."""
@@ -317,16 +358,28 @@ class PastView(View):
         return uniques(entities).tolist()  # type: ignore[no-any-return]
 
     def _count_attr(self, a: int) -> int:
-        return len(self._attr(a))
+        """Return how many datoms of an attribute are seen, or a bound that costs no reading."""
+        found = self._columns.get(a)
+        if found is not None:
+            return len(found)
+        count = self.snapshot.count_attr(a)
+        if self.history:
+            return count + 2 * self.snapshot.rough_past(a)
+        return count if self.bounds()[1] == FOREVER else count + self.snapshot.rough_past(a)
 
     def _count_slice(self, order: Order, lower: Bound = (), upper: Bound = ()) -> int:
         return len(self._select(order, lower, upper))
 
     def _attr_ids(self) -> list[int]:
-        return [a.id for a in self.schema.attrs if len(self._attr(a.id))]
+        # Of some of them the window may show nothing: that is seen when they are read.
+        return [a.id for a in self.schema.attrs if self._count_attr(a.id)]
+
+
+def _is_tx(point: TimePoint) -> bool:
+    return not isinstance(point, datetime)
 
 
 def _window(rows: Rows, lo: int, hi: int) -> Rows:
-    if not len(rows) or (lo < 0 and hi == _FOREVER):
+    if not len(rows) or (lo < 0 and hi == FOREVER):
         return rows
     return rows.take((rows.t > lo) & (rows.t <= hi))

@@ -28,7 +28,7 @@ from datahike_async.errors import ConfigError, DatabaseExists, shown
 from datahike_async.events import CREATED
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.base import listing
-from datahike_async.konserve.blob import ABSENT, ConditionalDomain, Expected, Revision
+from datahike_async.konserve.blob import ABSENT, Expected, Revision
 from datahike_async.konserve.errors import (
     KonserveError,
     OutcomeUnknown,
@@ -40,17 +40,15 @@ from datahike_async.konserve.loops import surely
 from datahike_async.konserve.redaction import public
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.storage.create import first_head, write_first_head
-from datahike_async.storage.layout import head_key
-from datahike_async.storage.open import read_branch
-from datahike_async.storage.probe import Fence
+from datahike_async.storage.branches.create import first_head, write_first_head
+from datahike_async.storage.branches.read import is_live, read_head
+from datahike_async.storage.keys import CREATING, OURS
+from datahike_async.storage.probe import Probe
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.tx.apply import Applied
 
-__all__ = ["CLAIM", "create", "store_exists"]
+__all__ = ["create", "store_exists"]
 
-CLAIM: Final = "creating"
-_OURS: Final = ("head/", "pack/", "node/", "log/", "probe/")
 _LOOKED_AT: Final = 16
 _ATTEMPTS: Final = 20
 _FIRST_PAUSE: Final = 0.005
@@ -84,8 +82,8 @@ async def create(config: Config, env: Env) -> Config:
             if store.capabilities.remote:
                 made = await first_head(config, initial, env, remote=True)
             try:
-                if store.capabilities.conditional is ConditionalDomain.NONE:
-                    await _fence(store, store_id, config, env).check()
+                if not store.capabilities.compares:
+                    await _probe(store, store_id, config, env).check()
                     await write_first_head(store, store_id, config, *made, env)
                 else:
                     await _Claim(store, store_id, config, env).keep(made, fresh)
@@ -98,8 +96,8 @@ async def create(config: Config, env: Env) -> Config:
     return completed
 
 
-def _fence(store: Store, store_id: UUID, config: Config, env: Env) -> Fence:
-    return Fence(store, store_id, config.store["backend"], env, trust=config.writer.trusting)
+def _probe(store: Store, store_id: UUID, config: Config, env: Env) -> Probe:
+    return Probe(store, store_id, config.store["backend"], env, trust=config.writer.trusting)
 
 
 async def store_exists(config: Config) -> bool:
@@ -124,8 +122,8 @@ async def _store(config: Config, env: Env) -> tuple[Store, bool]:
 
 
 async def _identity(store: Store, config: Config) -> UUID | None:
-    state = await read_branch(store, config.branch, None)
-    return None if state is None else state.head.base.store
+    head, _ = await read_head(store, config.branch)
+    return None if head is None else head.base.store
 
 
 class _Claim:
@@ -154,7 +152,7 @@ class _Claim:
         try:
             store = self._store
             expected = ABSENT if fresh else await self._awaited()
-            await _fence(store, self._id, self._config, self._env).check()
+            await _probe(store, self._id, self._config, self._env).check()
             claim = await self._taken(expected)
             try:
                 await write_first_head(store, self._id, self._config, *made, self._env)
@@ -173,7 +171,7 @@ class _Claim:
     async def _taken(self, expected: Expected) -> Revision:
         while True:
             try:
-                return await self._store.assoc(CLAIM, self._mine, expected_revision=expected)
+                return await self._store.assoc(CREATING, self._mine, expected_revision=expected)
             except (RevisionMismatch, OutcomeUnknown):
                 found, revision = await self._found()
                 if found is not None and found.get("owner") == self._owner:
@@ -181,7 +179,7 @@ class _Claim:
                 expected = await self._awaited()
 
     async def _found(self) -> tuple[dict[str, Any] | None, Any]:
-        found, revision = await self._store.get(CLAIM, with_revision=True)
+        found, revision = await self._store.get(CREATING, with_revision=True)
         if found is not None and not isinstance(found, dict):
             raise _occupied(self._config)
         return found, revision
@@ -194,7 +192,7 @@ class _Claim:
         pause, seen, since = _FIRST_PAUSE, None, 0.0
         while True:
             found, revision = await self._found()
-            if await self._store.exists(head_key(self._config.branch)):
+            if is_live((await read_head(self._store, self._config.branch))[0]):
                 raise _exists(self._config)
             if found is None:
                 await self._refuse_data()
@@ -222,7 +220,7 @@ class _Claim:
             self._store.encoding.meta(self._store.encoding.open(name, blob.data)).get("key")
             for name, blob in found.items()
         ]
-        ours = [k for k in keys if isinstance(k, str) and (k == CLAIM or k.startswith(_OURS))]
+        ours = [k for k in keys if isinstance(k, str) and (k == CREATING or k.startswith(OURS))]
         if keys and not ours:
             raise _occupied(self._config)
 
@@ -230,14 +228,14 @@ class _Claim:
         """Say that nobody is at it any more."""
         try:
             gone = {**self._mine, "owner": None}
-            await self._store.assoc(CLAIM, gone, expected_revision=claim)
+            await self._store.assoc(CREATING, gone, expected_revision=claim)
         except KonserveError:
             return  # then it lapses
 
 
 async def _removed(store: Store, claim: Revision) -> None:
     try:
-        await store.dissoc(CLAIM, expected_revision=claim)
+        await store.dissoc(CREATING, expected_revision=claim)
     except KonserveError:
         return  # Beside a head nobody looks at it.
 

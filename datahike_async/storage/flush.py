@@ -6,7 +6,8 @@ no head names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -14,52 +15,69 @@ from uuid import UUID
 import anyio
 
 from datahike_async.collector import set_aside
-from datahike_async.index.source import Address, NodeMiss
+from datahike_async.index.source import Address, Reading
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
 from datahike_async.konserve.store import Assoc, Store
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
-from datahike_async.storage.codec import encode_segment
-from datahike_async.storage.layout import Layout
-from datahike_async.storage.node_store import NodeStore
-from datahike_async.storage.pack import make_sink
+from datahike_async.storage.keys import checkpoint_key, segment_key
+from datahike_async.storage.log.checkpoint import Checkpoint
+from datahike_async.storage.log.records import encode_segment
+from datahike_async.storage.nodes.layout import Layout
+from datahike_async.storage.nodes.sinks import make_sink
+from datahike_async.storage.nodes.store import NodeStore
 
 __all__ = ["Flushed", "flush", "write_blobs"]
 
 _ATTEMPTS: Final = 4
-_MUCH_ROWS: Final = 1 << 18
+_MUCH_ROWS: Final = 1 << 15
 _MUCH_BYTES: Final = 4 << 20
 """From these on what lives is spared by the garbage collector meanwhile."""
+_ROW_BYTES: Final = 32
+_MANY_ROWS: Final = 4096
+"""Of fewer rows most of what is written are the leaves around them."""
 
 
 class Flushed(NamedTuple):
     """A flush whose nodes are durable. ``trees`` hold all of ``snapshot``.
 
-    ``record`` restores them; ``log`` is the address of the segment with the records that went in.
+    ``base`` is the checkpoint that names them, durable as well; ``bytes`` is how much the nodes
+    and the log take.
     """
 
     snapshot: Snapshot
     trees: Trees
-    record: dict[str, Any]
-    log: list[Any] | None
+    base: Checkpoint
+    bytes: int
+
+    @property
+    def spread(self) -> float:
+        """How many times what is usual was written for each row: 1 where they lie together.
+
+        Rows that lie far apart rewrite a leaf each; the more of them go in at once, the fewer.
+        """
+        return max(self.bytes / (_ROW_BYTES * max(self.snapshot.n, _MANY_ROWS)), 1.0)
 
 
 async def flush(
     snapshot: Snapshot,
     records: Sequence[bytes | Address],
-    log: list[Any] | None,
+    log: Sequence[Any] | None,
     *,
     store: Store,
     source: NodeStore,
     layout: Layout,
     id: UUID,
+    checkpoint: Callable[[Mapping[str, Any], Sequence[Any] | None], Checkpoint],
 ) -> Flushed:
     """Write what ``snapshot`` needs to be read from trees alone, and its records as a segment.
 
     ``records`` may also be where they lie in segments already, which are then named again. ``log``
-    is the address of the segment before. Computes in a worker thread; other tasks may go on
-    appending to the memtable. Raises konserve's errors, and CorruptData from reading nodes.
+    is the address of the segment before, ``id`` that of the flush, never used before. The
+    ``checkpoint`` is made of the record of the trees and of the address of the newest segment.
+    Computes in a worker thread; other tasks may go on appending to the memtable. Raises konserve's
+    errors, and CorruptData from reading nodes.
     """
     sink = make_sink(layout, source, id)
 
@@ -74,22 +92,22 @@ async def flush(
 
     def build(trees: Trees) -> Flushed:
         clean, record = trees.flush(sink)
-        segment = log
+        writes = sink.finish()
+        segment, size = log, sink.bytes
         if records:
-            segment = list(sink.put_part(encode_segment(log, records)))
-        sink.finish()
-        return Flushed(snapshot, clean, record, segment)
+            data = encode_segment(log, records, snapshot.max_tx)
+            segment = list(Address(segment_key(id), 0, len(data), zlib.crc32(data)))
+            writes.append((segment_key(id), data))
+            size += len(data)
+        base = checkpoint(record, segment)
+        writes.append((checkpoint_key(id), base.encoded))
+        return Flushed(snapshot, clean, base, size)
 
     size = sum(len(r) for r in records if isinstance(r, bytes))
     much = size >= _MUCH_BYTES or snapshot.n >= _MUCH_ROWS
     # Until they are durable, nodes live in the cache alone and must not fall out of it.
-    with source.pinned(), set_aside() if much else nullcontext():
-        while True:
-            try:
-                trees = await in_thread(absorb)
-                break
-            except NodeMiss as miss:
-                await miss.source.fetch(miss.addresses)
+    with Reading(source) as reading, set_aside() if much else nullcontext():
+        trees = await reading.call(absorb, run=in_thread)
         flushed = await in_thread(build, trees)
         await write_blobs(store, sink.writes)
         return flushed
@@ -112,8 +130,3 @@ async def write_blobs(store: Store, writes: Sequence[tuple[str, bytes]]) -> None
                 failed.retryable = True
                 raise failed from error
             await anyio.sleep(0.01 * 4**attempt)
-
-
-def address_of(stored: Sequence[Any]) -> Address:
-    """Return the address that a record holds as a list."""
-    return Address(*stored)

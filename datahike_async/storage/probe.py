@@ -23,8 +23,9 @@ from datahike_async.konserve.errors import (
     UnsupportedOperation,
 )
 from datahike_async.konserve.store import Store
+from datahike_async.storage.keys import probe_key
 
-__all__ = ["Fence"]
+__all__ = ["Probe"]
 
 _AT_ONCE: Final = 8
 _ATTEMPTS: Final = 4
@@ -34,7 +35,7 @@ _trusted: set[tuple[UUID, str]] = set()
 """Stores of this process that kept their word, with the server that was asked."""
 
 
-class Fence:
+class Probe:
     """Whether the conditional writes of one store can be trusted: found out once, when asked.
 
     With ``trust`` it is not asked, which is for whoever is sure to be the only writer.
@@ -91,7 +92,7 @@ class Fence:
 
     async def _tried(self) -> str | None:
         for attempt in range(_ATTEMPTS):
-            key = f"probe/{self._env.new_uuid().hex}"
+            key = probe_key(self._env.new_uuid())
             try:
                 return await _what_is_wrong(self._store, key)
             except OutcomeUnknown as error:

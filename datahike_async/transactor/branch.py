@@ -7,36 +7,47 @@ nothing about whom to answer: that is the actor's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from datahike_async.env import Env
-from datahike_async.index.memtable import Memtable
+from datahike_async.index.memtable import Memtable, Rest
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import Address
 from datahike_async.konserve.blob import UNCHANGED, News, Turn
 from datahike_async.konserve.store import Store
+from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.storage.branches.read import BranchState, Growth, extend, restore
 from datahike_async.storage.flush import Flushed, flush
-from datahike_async.storage.layout import layout_of
-from datahike_async.storage.node_store import NodeStore
-from datahike_async.storage.open import BranchState, Growth, extend, restore
-from datahike_async.storage.tail import Tail
-from datahike_async.transactor.committer import Committer
+from datahike_async.storage.log.checkpoint import Checkpoint
+from datahike_async.storage.log.records import Commit, encode_record
+from datahike_async.storage.nodes.layout import layout_of
+from datahike_async.storage.nodes.store import NodeStore
+from datahike_async.transactor.committer import Committer, Sent
 
 __all__ = ["Branch", "Prepared"]
 
+_FEW: Final = 512
+"""Operations since a flush began that are taken in as fast as a thread is had."""
+
+_ROUNDS: Final = 4
+
 
 class Prepared(NamedTuple):
-    """A flush whose nodes are durable: ``records`` of the tail went in, up to ``instant``."""
+    """A flush whose nodes are durable: ``records`` of the tail went in.
+
+    ``epoch`` is that of the branch when its first node was written; ``rest`` what came since: the
+    memtable over the new trees, as far as it is made.
+    """
 
     flushed: Flushed
     records: int
-    instant: datetime | None
+    epoch: int
+    rest: Rest
 
 
 class Branch:
@@ -68,7 +79,10 @@ class Branch:
         committer.adopt(state)
 
     async def catch_up(self) -> None:
-        """Take over what others published on top of our last publication, if anything."""
+        """Take over what others published on top of our last publication, if anything.
+
+        Where it fails, the next publication raises Moved with it.
+        """
         if self.committer.behind is not None:
             await self.adopt(self.committer.behind)
 
@@ -77,6 +91,9 @@ class Branch:
 
         ``news`` is what a turn has brought; then nothing is read.
         """
+        if self.committer.behind is not None:
+            # The news, if there are any, are those since then.
+            await self.catch_up()
         state = await self.committer.look_again(news)
         if state is not UNCHANGED:
             await self.adopt(state)
@@ -100,61 +117,59 @@ class Branch:
 
     # -- publishing: each raises what ``Committer`` raises ---------------------------------------
 
-    async def publish(self, entries: list[bytes], after: Snapshot) -> UUID:
+    async def publish(self, sent: Sent, after: Snapshot) -> UUID:
         """Commit encoded transactions, after which the state is ``after``."""
-        commit = await self.committer.publish(entries)
+        publication = await self.committer.publish(sent)
         self.snapshot = after
-        return commit
+        return publication
 
-    async def publish_trees(
-        self, entries: list[bytes], after: Snapshot, instant: datetime | None
-    ) -> UUID:
+    async def publish_trees(self, sent: Sent, after: Snapshot, instant: datetime | None) -> UUID:
         """Commit transactions that changed the trees, by flushing them with all that they hold."""
         committer = self.committer
-        record = committer.bulk_record(entries)
-        flushed = await self._write(after, [*committer.tail.stored(), record])
-        base = replace(
-            committer.base,
-            schema=after.schema.to_data(),
-            trees=flushed.record,
-            instant=instant,
-            log=flushed.log,
-        ).with_encoding()
-        commit = await committer.publish_base(base, Tail(), entries)
+        publication = self.env.new_uuid()
+        commit = committer.following(publication, sent)
+        record = encode_record(committer.generation + 1, publication, sent.entries, sent.parents)
+        records = [*committer.tail.stored(), record]
+        flushed = await self._write(after, records, commit, instant)
+        await committer.publish_bulk(flushed.base, publication)
         self.snapshot = self._over(flushed, after, Memtable())
-        return commit
+        return publication
 
     async def prepare_flush(self) -> Prepared:
         """Write the nodes of the present state. Transactions may go on meanwhile."""
-        tail, instant = self.committer.tail, self.instant
+        committer = self.committer
+        tail, epoch = committer.tail, committer.epoch
         records = len(tail.records)
-        flushed = await self._write(self.snapshot, tail.stored())
-        return Prepared(flushed, records, instant)
+        commit, instant = committer.commit, self.instant
+        flushed = await self._write(self.snapshot, tail.stored(), commit, instant)
+        rest = flushed.snapshot.mem.rest(flushed.snapshot.n)
+        for _ in range(_ROUNDS):
+            # In a thread, for publishing it stops the loop and all commits.
+            now = self.snapshot
+            if now.mem is not rest.mem or now.n - rest.stop < _FEW:
+                break
+            await in_thread(rest.until, now.n)
+        return Prepared(flushed, records, epoch, rest)
 
     def is_current(self, prepared: Prepared) -> bool:
         """Whether the trees are still those that the flush began with.
 
-        A bulk load, a new index and another writer change them; then its nodes are of no use.
+        A bulk load, a new index and another writer change them; then its nodes are of no use. And
+        whether no collection has begun since, which knows nothing of nodes that nothing names yet.
         """
-        return prepared.flushed.snapshot.trees is self.snapshot.trees
+        same = prepared.flushed.snapshot.trees is self.snapshot.trees
+        return same and prepared.epoch == self.committer.epoch
 
     async def publish_flush(self, prepared: Prepared) -> None:
         """Put the flushed trees under the present state, if they are current."""
         flushed, committer = prepared.flushed, self.committer
-        base = replace(
-            committer.base,
-            schema=flushed.snapshot.schema.to_data(),
-            trees=flushed.record,
-            instant=prepared.instant,
-            log=flushed.log,
-        ).with_encoding()
-        await committer.publish_base(base, committer.tail.after(prepared.records))
+        await committer.publish_base(flushed.base, committer.tail.after(prepared.records))
         now = self.snapshot
-        mem = now.mem
-        if len(mem) != now.n:
-            # What a failed publication left at the tip must not come along.
-            mem = mem.fork(now.n)
-        self.snapshot = self._over(flushed, now, mem.rest(flushed.snapshot.n))
+        rest = prepared.rest
+        if now.mem is not rest.mem:
+            rest = now.mem.rest(flushed.snapshot.n)
+        # Not what a failed publication left at the tip.
+        self.snapshot = self._over(flushed, now, rest.until(now.n))
 
     def _over(self, flushed: Flushed, state: Snapshot, mem: Memtable) -> Snapshot:
         mem.owner = self.owner
@@ -169,13 +184,33 @@ class Branch:
             state.state,
         )
 
-    async def _write(self, snapshot: Snapshot, records: Sequence[bytes | Address]) -> Flushed:
+    async def _write(
+        self,
+        snapshot: Snapshot,
+        records: Sequence[bytes | Address],
+        commit: Commit,
+        instant: datetime | None,
+    ) -> Flushed:
+        """Write what ``snapshot`` holds after ``commit``, and the checkpoint that says so."""
+        base, id_ = self.committer.base, self.env.new_uuid()
+
+        def checkpoint(trees: Mapping[str, Any], log: Sequence[Any] | None) -> Checkpoint:
+            return base.followed(
+                id=id_,
+                trees=trees,
+                schema=snapshot.schema.to_data(),
+                instant=instant,
+                log=log,
+                commit=commit,
+            )
+
         return await flush(
             snapshot,
             records,
-            self.committer.base.log,
+            base.log,
             store=self.store,
             source=self.source,
             layout=self.layout,
-            id=self.env.new_uuid(),
+            id=id_,
+            checkpoint=checkpoint,
         )

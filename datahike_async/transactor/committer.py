@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import anyio
@@ -25,7 +25,6 @@ from datahike_async.env import Env
 from datahike_async.errors import DatahikeError, StorageError, TransactionOutcomeUnknown
 from datahike_async.konserve.blob import (
     UNCHANGED,
-    ConditionalDomain,
     News,
     Revision,
     Unchanged,
@@ -40,22 +39,34 @@ from datahike_async.konserve.errors import (
 )
 from datahike_async.konserve.loops import is_cancellation, is_interruption
 from datahike_async.konserve.store import Assoc, Store
-from datahike_async.storage.codec import encode_record
+from datahike_async.storage.branches.head import Head, Recent, encode_head
+from datahike_async.storage.branches.read import BranchState, Growth, Known, reread_branch
 from datahike_async.storage.flush import write_blobs
-from datahike_async.storage.head import Base, Head, Recent, encode_head
-from datahike_async.storage.layout import head_key
-from datahike_async.storage.open import BranchState, Growth, Known, reread_branch
-from datahike_async.storage.probe import Fence
-from datahike_async.storage.tail import Tail
+from datahike_async.storage.keys import head_key
+from datahike_async.storage.log.checkpoint import Checkpoint
+from datahike_async.storage.log.records import Commit, encode_record, made_of, newest
+from datahike_async.storage.log.tail import Tail
+from datahike_async.storage.probe import Probe
 from datahike_async.transactor.failures import unknown
 from datahike_async.transactor.limits import Limits
 
-__all__ = ["Committer", "Moved"]
+__all__ = ["Committer", "Moved", "Sent"]
 
 
 Send = Callable[[], Awaitable[Revision]]
 
 _LOOP_ENDED: Final = OutcomeUnknown("The event loop ended meanwhile.")
+
+
+class Sent(NamedTuple):
+    """Encoded transactions, and their numbers, to be published together.
+
+    ``parents`` are commits that the first of them has beside the one before it.
+    """
+
+    entries: Sequence[bytes]
+    txs: Sequence[int]
+    parents: tuple[UUID, ...] = ()
 
 
 class Moved(Exception):
@@ -70,13 +81,13 @@ class Committer:
     """The head of one branch as this writer last published or read it."""
 
     def __init__(
-        self, store: Store, state: BranchState, env: Env, fence: Fence, limits: Limits
+        self, store: Store, state: BranchState, env: Env, probe: Probe, limits: Limits
     ) -> None:
         self.store = store
-        self.fence = fence
+        self.probe = probe
         self.env = env
         self.writer = env.new_uuid()
-        self.conditional = store.capabilities.conditional is not ConditionalDomain.NONE
+        self.conditional = store.capabilities.compares
         self.key = head_key(state.head.base.branch)
         self.journal = store.capabilities.journal
         self.limits = limits
@@ -90,23 +101,23 @@ class Committer:
 
     def adopt(self, state: BranchState) -> None:
         """Go on from a head that was read."""
-        self.base: Base = state.head.base
+        self.base: Checkpoint = state.head.base
         self.revision: Revision = state.revision
         self.generation = state.generation
         self.commit = state.commit
-        self.parents = state.head.parents
-        self.gc_epoch = state.head.gc_epoch
+        self.epoch = state.head.epoch
+        self.extra = state.head.extra
         self.recent = state.recent
         self.ring = state.head.ring
         self.tail = state.tail
-        # Others published on top of ours: the actor must reload before it applies anything.
+        # Others published on top of ours: nothing more is published before that is taken over.
         self.behind: BranchState | Growth | None = None
 
     def extend(self, growth: Growth) -> None:
         """Go on from records that others appended."""
         self.revision = growth.revision
         self.generation = growth.generation
-        self.commit = growth.commit
+        self.commit = newest(growth.records, self.commit)
         self.recent = growth.recent
         self.ring = growth.ring
         if growth.tail is not None:
@@ -124,16 +135,17 @@ class Committer:
     async def look_again(self, news: News | None = None) -> BranchState | Growth | Unchanged:
         """Read what is new of the branch: one conditional read, or what a turn has brought.
 
-        Raises StorageError where its head has vanished.
+        Raises StorageError where its head has vanished, DatabaseNotFound where it was deleted.
         """
         base = self.base
         known = Known(
+            base.born,
             self.revision,
             self.generation,
             self.commit,
             self.recent,
-            self.parents,
-            self.gc_epoch,
+            self.epoch,
+            self.extra,
             base.encoded,
             self.tail,
         )
@@ -142,41 +154,41 @@ class Committer:
             raise _vanished(base.branch)
         return state
 
-    async def publish(self, entries: Sequence[bytes]) -> UUID:
-        """Make encoded transactions durable, as one commit, and return its id.
+    async def publish(self, sent: Sent) -> UUID:
+        """Make encoded transactions durable together, and return the id of the publication.
 
         Raises Moved; TransactionOutcomeUnknown; konserve's error where nothing was written.
         """
-        commit = self.env.new_uuid()
+        id_ = self.env.new_uuid()
         generation = self.generation + 1
-        record = encode_record(generation, commit, entries)
+        record = encode_record(generation, id_, sent.entries, sent.parents)
         if self.journal:
-            await self._send(self._appender(record), generation, commit)
+            await self._send(self._appender(record), generation, id_)
             self.tail.append(record)
         else:
-            recent, tail = self.recent.after(commit), self.tail.plus(record)
-            await self._send_head(self.base, generation, commit, recent, tail, commit)
-        self.commit = commit
-        return commit
+            recent, tail = self.recent.after(id_), self.tail.plus(record)
+            await self._send_head(self.base, generation, recent, tail, id_)
+        self.commit = self.following(id_, sent)
+        return id_
 
-    async def publish_base(self, base: Base, tail: Tail, entries: Sequence[bytes] = ()) -> UUID:
-        """Publish new trees: ``base`` names them, ``tail`` is what they do not hold.
-
-        With ``entries`` it commits transactions too, which the trees hold already (their record
-        must be in ``base.log``); the id given to them is ``self.next_commit``.
-        """
-        generation = self.generation + 1
-        id_ = self.next_commit if entries else self.env.new_uuid()
-        commit = id_ if entries else self.commit
-        await self._send_head(base, generation, commit, self.recent.after(id_), tail, id_)
+    async def publish_base(self, base: Checkpoint, tail: Tail) -> None:
+        """Publish new trees: ``base`` names them, ``tail`` is what they do not hold."""
+        id_ = self.env.new_uuid()
+        await self._send_head(base, self.generation + 1, self.recent.after(id_), tail, id_)
         self.base = base
-        self.commit = commit
-        return commit
 
-    def bulk_record(self, entries: Sequence[bytes]) -> bytes:
-        """Return the record of transactions that ``publish_base`` is going to commit."""
-        self.next_commit = self.env.new_uuid()
-        return encode_record(self.generation + 1, self.next_commit, entries)
+    async def publish_bulk(self, base: Checkpoint, id_: UUID) -> None:
+        """Publish trees that hold transactions which are not committed yet, and commit them.
+
+        ``id_`` is the publication's; its record must be in ``base.log``.
+        """
+        recent = self.recent.after(id_)
+        await self._send_head(base, self.generation + 1, recent, Tail(), id_)
+        self.base, self.commit = base, base.commit
+
+    def following(self, id_: UUID, sent: Sent) -> Commit:
+        """Return the newest commit once a publication of transactions is done."""
+        return made_of(id_, sent.txs, self.commit.id, sent.parents)
 
     def _appender(self, record: bytes) -> Send:
         store, key, revision = self.store, self.key, self.revision
@@ -187,7 +199,7 @@ class Committer:
         return send
 
     async def _send_head(
-        self, base: Base, generation: int, commit: UUID, recent: Recent, tail: Tail, id_: UUID
+        self, base: Checkpoint, generation: int, recent: Recent, tail: Tail, id_: UUID
     ) -> None:
         tail, segments = await tail.bounded(self.env.new_uuid)
         ring = self.ring
@@ -198,16 +210,14 @@ class Committer:
         head = Head(
             base,
             generation,
-            commit,
-            self.parents,
-            self.writer,
-            self.gc_epoch,
+            self.epoch,
             recent,
             ring,
             tail.stored(),
+            self.extra,
         )
         if segments and not self.store.capabilities.atomic_multi:
-            await self.fence.check()
+            await self.probe.check()
             # What a head names is durable before it.
             await write_blobs(self.store, segments)
             try:
@@ -235,7 +245,10 @@ class Committer:
         return send
 
     async def _send(self, send: Send, generation: int, id_: UUID) -> None:
-        await self.fence.check()
+        if self.behind is not None:
+            # The revision is theirs, and what was to be published has nothing of them.
+            raise Moved(self.behind)
+        await self.probe.check()
         try:
             self.revision = await send()
         except OutOfTurn:

@@ -17,8 +17,9 @@ from datahike_async.beside import HUGE, apply_beside
 from datahike_async.collector import set_aside
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.storage.codec import encode_entry
+from datahike_async.storage.log.records import Commit, encode_entry, made_of
 from datahike_async.transactor.branch import Branch
+from datahike_async.transactor.committer import Sent
 from datahike_async.transactor.failures import mismatch
 from datahike_async.transactor.messages import Transact
 from datahike_async.tx.answers import Answer, first_answer
@@ -57,6 +58,8 @@ class Group:
         self._instant = branch.instant
         self._outcomes: list[_Outcome] = []
         self._entries: list[bytes] = []
+        self._txs: list[int] = []
+        self._parents: tuple[UUID, ...] = ()
 
     async def apply(self, message: Transact) -> None:
         """Apply one more transaction; what it raises is kept for its caller."""
@@ -99,27 +102,33 @@ class Group:
         self._state = applied.after
         self._instant = applied.instant
         self._entries.append(entry)
+        self._txs.append(applied.tx)
+        self._parents = message.parents
         self._outcomes.append(_Outcome(message, applied, None))
         self.size += len(entry)
         if applied.bulk:
             self.bulk = applied
 
-    async def publish(self) -> UUID:
-        """Make the group durable and return its commit id; raise what ``Branch`` raises."""
+    async def publish(self) -> UUID | None:
+        """Make the group durable, and return the id of its publication.
+
+        None where there was nothing to write. Raises what ``Branch`` raises.
+        """
         branch = self._branch
         if not self._entries:
             # Nothing to write; the state may still be a fresh copy of the old one.
             branch.snapshot = self._state
-            return branch.committer.commit
+            return None
+        sent = Sent(self._entries, self._txs, self._parents)
         if self.bulk is not None:
-            commit = await branch.publish_trees(self._entries, self._state, self._instant)
+            publication = await branch.publish_trees(sent, self._state, self._instant)
             if self.bulk.after is self._state:
                 # The report must not keep alive what now lies in the store.
                 self.bulk.after = branch.snapshot
         else:
-            commit = await branch.publish(self._entries, self._state)
+            publication = await branch.publish(sent, self._state)
         branch.instant = self._instant
-        return commit
+        return publication
 
     def __len__(self) -> int:
         return len(self._outcomes)
@@ -131,11 +140,22 @@ class Group:
             await group.apply(outcome.message)
         return group
 
-    def answer(self, before: UUID, commit: UUID) -> list[Transact]:
-        """Reply to everyone after the publication; return those who succeeded."""
+    def answer(self, before: Commit, publication: UUID | None, last: Commit) -> list[Transact]:
+        """Reply to everyone after the publication; return those who succeeded.
+
+        ``before`` is the commit that the first of them was applied to, ``last`` the newest one.
+        """
+        left = len(self._txs)
         committed = []
         for message, applied, error, answer in self._outcomes:
             if applied is not None:
+                assert publication is not None
+                left -= 1
+                commit = (
+                    made_of(publication, (applied.tx,), before.id, message.parents)
+                    if left
+                    else last
+                )
                 message.succeed(applied, before, commit)
                 before = commit
                 committed.append(message)

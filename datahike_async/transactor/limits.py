@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from datahike_async.storage.tail import TAIL_BYTES
+from datahike_async.storage.log.tail import TAIL_BYTES
 
 __all__ = ["Limits"]
 
@@ -15,12 +15,14 @@ class Limits(NamedTuple):
     group: int = 1024
     group_bytes: int = 1024 * 1024
     group_seconds: float = 0.004
-    """Applying is synchronous: a longer group would hold up the event loop."""
+    """How long a group is applied: who came first waits for all of it."""
     flush_rows: int = 8192
     flush_bytes: int = TAIL_BYTES * 3 // 4
     """Of a tail inside the head, which every commit writes again; the rest is for the commits while
     the flush is under way, before their records go to segments."""
     flush_journal_bytes: int = 1024 * 1024
+    flush_wait: int = 4
+    """How many times that a flush waits for, at most, where one rewrites much for each new row."""
     behind: int = 4
     """How many times ``flush_rows`` may gather before commits wait for the flush."""
     close_rows: int = 256

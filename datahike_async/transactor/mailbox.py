@@ -75,6 +75,11 @@ class Mailbox(Generic[T]):
         self._admit()
         self.wake()
 
+    @property
+    def first(self) -> T:
+        """The oldest message, which stays. Raises IndexError where there is none."""
+        return self._queue[0]
+
     def take(self) -> T:
         """Return the oldest message. Raises IndexError where there is none."""
         message = self._queue.popleft()

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import anyio
 
+from datahike_async.storage.log.records import Commit
 from datahike_async.tx.answers import Answer
 from datahike_async.tx.apply import Applied
 
@@ -17,10 +18,9 @@ __all__ = ["Refresh", "Transact"]
 class Transact:
     """A transaction to be run. ``done`` is set once ``applied`` or ``error`` is there.
 
-    ``commit`` is the id of the commit it became durable with, ``before`` that of the state it was
-    applied to (the same for all but the first transaction of a group). ``basis`` is the transaction
-    it must be applied on, ``key`` its idempotency key; ``answer`` stands for ``applied`` where the
-    key was known.
+    ``commit`` is what it became, ``before`` the commit that it was applied to. ``basis`` is the
+    transaction it must be applied on, ``key`` its idempotency key, ``parents`` what its commit has
+    for parents beside the one before; ``answer`` stands for ``applied`` where the key was known.
     """
 
     __slots__ = (
@@ -32,6 +32,7 @@ class Transact:
         "done",
         "error",
         "key",
+        "parents",
         "tx_data",
         "tx_meta",
     )
@@ -42,19 +43,21 @@ class Transact:
         tx_meta: Mapping[Any, Any] | None,
         basis: int | None = None,
         key: str | None = None,
+        parents: tuple[UUID, ...] = (),
     ) -> None:
         self.tx_data = tx_data
         self.tx_meta = tx_meta
         self.basis = basis
         self.key = key
+        self.parents = parents
         self.done = anyio.Event()
         self.applied: Applied | None = None
         self.answer: Answer | None = None
-        self.before: UUID | None = None
-        self.commit: UUID | None = None
+        self.before: Commit | None = None
+        self.commit: Commit | None = None
         self.error: BaseException | None = None
 
-    def succeed(self, applied: Applied, before: UUID, commit: UUID) -> None:
+    def succeed(self, applied: Applied, before: Commit, commit: Commit) -> None:
         """Reply that the transaction is durable."""
         self.applied = applied
         self.before = before

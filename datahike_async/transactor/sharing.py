@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
+from uuid import UUID
 from weakref import WeakValueDictionary
 
 import anyio
@@ -24,9 +25,10 @@ from datahike_async.index.registry import index_factory
 from datahike_async.konserve.loops import Home, abandon_closed, outlast, start
 from datahike_async.konserve.opening import connect_store, release_store, store_place
 from datahike_async.konserve.store import Store
-from datahike_async.storage.create import NODE_BYTES
-from datahike_async.storage.node_store import NodeStore
-from datahike_async.storage.open import missing_branch, read_branch
+from datahike_async.memory import memory_of
+from datahike_async.storage.branches.create import NODE_BYTES
+from datahike_async.storage.branches.read import missing_branch, read_branch
+from datahike_async.storage.nodes.store import NodeStore
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.failures import loop_ended
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
@@ -117,6 +119,10 @@ class _Shared:
     def fits(self, config: Config) -> bool:
         """Say whether it is the database that a config asks for."""
         return config.store.get("id") in (None, self.transactor.store_id)
+
+    def is_of(self, born: UUID) -> bool:
+        """Say whether it is that of the branch that a publication began."""
+        return self.opened.is_set() and self.error is None and self.transactor.line[0].born == born
 
     # -- its task ------------------------------------------------------------------------------
 
@@ -357,7 +363,8 @@ async def _opened(opening: Opening) -> Transactor:
             adopted = config.adopting(base.config)
             adopted = adopted.in_store({**config.store, "id": base.store})
             factory = index_factory(adopted.index)
-            source = NodeStore(store, factory.decode, adopted.store_cache_size * NODE_BYTES)
+            limit = adopted.store_cache_size * NODE_BYTES
+            source = NodeStore(store, factory.decode, limit, memory_of(adopted.memory_limit))
             return await Transactor.open(store, state, adopted, source, env, wrap, limits)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -372,10 +379,17 @@ async def _release(store: Store) -> None:
         _log.exception("releasing a store")
 
 
-def forget(place: Hashable) -> list[Transactor]:
-    """Return the transactors of a store that is to be deleted; nobody joins them any more."""
+def forget(place: Hashable, born: UUID | None = None) -> list[Transactor]:
+    """Return the transactors of a store that is deleted, or of the branch of it that was ``born``.
+
+    Nobody joins them any more.
+    """
     live = _registry().live
-    gone = [shared for key, shared in live.items() if key.place == place]
+    gone = [
+        shared
+        for key, shared in live.items()
+        if key.place == place and (born is None or shared.is_of(born))
+    ]
     for shared in gone:
         shared._forget()
     return [shared.transactor for shared in gone if hasattr(shared, "transactor")]

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from anyio.lowlevel import checkpoint
 from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import (
+    DatabaseNotFound,
     DatahikeError,
     FencingUnsupported,
     TransactionError,
@@ -30,23 +31,26 @@ from datahike_async.errors import (
 )
 from datahike_async.events import (
     COMMITTED,
-    FLUSH_FAILED,
-    FLUSHED,
     REFRESHED,
     RERUN,
     WRITER_CLOSED,
 )
+from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.base import close_now
 from datahike_async.konserve.errors import KonserveError, OutOfTurn, StoreDenied
-from datahike_async.konserve.loops import is_cancellation, start
+from datahike_async.konserve.loops import is_cancellation
 from datahike_async.konserve.store import Store
+from datahike_async.pausing import BUDGET
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.storage.node_store import NodeStore
-from datahike_async.storage.open import BranchState
-from datahike_async.storage.probe import Fence
+from datahike_async.storage.branches.read import BranchState
+from datahike_async.storage.branches.walk import Past
+from datahike_async.storage.log.checkpoint import Checkpoint
+from datahike_async.storage.log.records import Commit
+from datahike_async.storage.nodes.store import NodeStore
+from datahike_async.storage.probe import Probe
 from datahike_async.storage.translate import translate
-from datahike_async.transactor.branch import Branch, Prepared
+from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.committer import Committer, Moved
 from datahike_async.transactor.failures import (
     again,
@@ -60,6 +64,7 @@ from datahike_async.transactor.failures import (
     unfinished,
     unknown,
 )
+from datahike_async.transactor.flushing import Flushing
 from datahike_async.transactor.group import APPLYING, Group, Wrap
 from datahike_async.transactor.limits import Limits
 from datahike_async.transactor.mailbox import Mailbox
@@ -75,6 +80,10 @@ Subscriber = Callable[[list[Transact]], None]
 
 _TICKS: Final = 3
 """Of the event loop, within which a caller that commits in a loop sends its next transaction."""
+_HELD_UP: Final = 0.02
+"""Seconds, after which these ticks have not come because callers hold the loop up."""
+_WARY: Final = 16
+"""For so many turns after that each is passed on with its first publication."""
 
 
 class Transactor:
@@ -92,16 +101,16 @@ class Transactor:
         self.subscribers: dict[object, Subscriber] = {}
         self.fatal: DatahikeError | None = None
         self.lost = False
+        self.past = Past(branch.store)
         self.order = Order(branch)
         self._branch = branch
         self._wrap = wrap(self)
         self._stopping = False
         self._ended = False
-        self._flushing = False
-        self._prepared: Prepared | None = None
-        self._flush_floor = 0
+        self.flushing = Flushing(branch, limits, self.order, self.mailbox.wake, self.shut)
         self._refreshing: list[Refresh] = []
         self._published = False
+        self._wary = 0
         # How many messages were accepted, how many answered, and who waits for which number.
         self._accepted = 0
         self._answered = 0
@@ -124,8 +133,8 @@ class Transactor:
         """Return the transactor of a branch that was read; its snapshot is the branch's."""
         limits = limits or Limits()
         trust = config.writer.trusting
-        fence = Fence(store, state.head.base.store, config.store["backend"], env, trust=trust)
-        committer = Committer(store, state, env, fence, limits)
+        probe = Probe(store, state.head.base.store, config.store["backend"], env, trust=trust)
+        committer = Committer(store, state, env, probe, limits)
         branch = Branch(store, source, index_factory(config.index), committer, env)
         await branch.adopt(state)
         if store.capabilities.remote:
@@ -138,8 +147,8 @@ class Transactor:
         return self._branch.snapshot
 
     @property
-    def commit(self) -> UUID:
-        """The id of the newest commit."""
+    def commit(self) -> Commit:
+        """The newest commit."""
         return self._branch.committer.commit
 
     @property
@@ -148,9 +157,45 @@ class Transactor:
         return self._branch.store
 
     @property
+    def source(self) -> NodeStore:
+        """Where index nodes come from."""
+        return self._branch.source
+
+    @property
+    def factory(self) -> IndexFactory:
+        """What makes indexes."""
+        return self._branch.factory
+
+    @property
+    def env(self) -> Env:
+        """Clock, ids and chance."""
+        return self._branch.env
+
+    @property
+    def epoch(self) -> int:
+        """The last collection that the branch was told of."""
+        return self._branch.committer.epoch
+
+    @property
+    def line(self) -> tuple[Checkpoint, Sequence[bytes]]:
+        """The newest checkpoint of the branch, and the records since."""
+        committer = self._branch.committer
+        return committer.base, committer.tail.records
+
+    @property
     def store_id(self) -> UUID:
         """The identity of the store."""
         return self._branch.committer.base.store
+
+    def require_writable(self) -> None:
+        """Raise WriterError ``:writer/read-only`` where nothing may be written."""
+        if self.store.read_only:
+            raise read_only(self.config.branch, self.config.read_only)
+
+    @property
+    def probe(self) -> Probe:
+        """Whether the store compares before it writes."""
+        return self._branch.committer.probe
 
     # -- callers -------------------------------------------------------------------------------
 
@@ -160,6 +205,7 @@ class Transactor:
         tx_meta: Mapping[Any, Any] | None,
         basis: int | None = None,
         key: str | None = None,
+        parents: tuple[UUID, ...] = (),
     ) -> Transact:
         """Send a transaction and wait until it is durable or refused.
 
@@ -173,9 +219,8 @@ class Transactor:
                 "for itself. Return the transaction data instead.",
                 error=":transact/syntax",
             )
-        if self.store.read_only:
-            raise read_only(self.config.branch, self.config.read_only)
-        message = Transact(*normalize(tx_data, tx_meta), basis, key)
+        self.require_writable()
+        message = Transact(*normalize(tx_data, tx_meta), basis, key, parents)
         if self._is_shut():
             raise shut_down(self.fatal)
         if self._ended:
@@ -227,7 +272,7 @@ class Transactor:
             await event.wait()
 
     def _tell_still(self) -> None:
-        if self._over or (self._is_shut() and not self._flushing):
+        if self._over or (self._is_shut() and not self.flushing.under_way):
             while self._stilling:
                 self._stilling.pop().set()
 
@@ -306,16 +351,16 @@ class Transactor:
     async def _serve(self) -> None:
         while not self._loop_ended():
             self._tell_still()
-            if self._prepared is not None:
+            if self.flushing.prepared is not None:
                 await self._publish_flush()
                 if self._loop_ended():
                     break
             if self._refreshing:
                 await self._refresh()
-            if self._stopping and not self._flushing and not self.mailbox.busy:
+            if self._stopping and not self.flushing.under_way and not self.mailbox.busy:
                 break
-            if not len(self.mailbox) or self._is_behind():
-                if self._prepared is None and not self._refreshing:
+            if not len(self.mailbox) or self.flushing.is_behind:
+                if self.flushing.prepared is None and not self._refreshing:
                     await self.mailbox.wait()
                 continue
             if self.config.writer.commit_wait_time:
@@ -333,6 +378,8 @@ class Transactor:
             error = None
         except Exception as failed:
             error = as_ours(failed)
+            if isinstance(error, DatabaseNotFound):
+                self.shut(error)
         finally:
             for request in requests:
                 request.answer(error)
@@ -346,8 +393,12 @@ class Transactor:
                     await self.order.wait(turn, refresh=not self._exclusive)
                 elif not self._exclusive:
                     await self.order.leave_gap()
+                wary = self._wary > 0 and self.order.has_turn
+                if wary:
+                    self._wary -= 1
+                    self.order.last()
                 await self._publish(await self._apply_queued(messages), turn)
-                if await self._may_go_on():
+                if not wary and await self._may_go_on():
                     # The next in the queue need not wait until everyone here is answered.
                     self.order.last()
                     await self._publish(await self._apply_queued(messages), turn)
@@ -378,28 +429,39 @@ class Transactor:
         """
         if not self.order.has_turn or self._loop_ended() or self.fatal is not None:
             return False
+        began = self._branch.env.monotonic()
         for _ in range(_TICKS):
             if len(self.mailbox):
                 break
             await checkpoint()
-        return len(self.mailbox) > 0 and self._prepared is None
+        if self._branch.env.monotonic() - began > _HELD_UP:
+            # Whoever is next has waited for all that a caller did with its answer.
+            self._wary = _WARY
+        return len(self.mailbox) > 0 and self.flushing.prepared is None
 
     async def _apply_queued(self, messages: list[Transact]) -> Group:
         mailbox, limits = self.mailbox, self.limits
         monotonic = self._branch.env.monotonic
-        until = monotonic() + limits.group_seconds
+        began, left = monotonic(), limits.group_seconds
         group = Group(self._branch, self._wrap)
         while len(mailbox):
+            if mailbox.first.parents and messages:
+                break  # its record says so of its first transaction alone
             message = mailbox.take()
             messages.append(message)
             await group.apply(message)
+            spent = monotonic() - began
             if (
                 group.bulk is not None
+                or message.parents
                 or len(messages) >= limits.group
                 or group.size >= limits.group_bytes
-                or monotonic() >= until
+                or spent >= left
             ):
                 break
+            if spent >= BUDGET:
+                await checkpoint()
+                began, left = monotonic(), left - spent
         return group
 
     async def _publish(self, group: Group, turn: AsyncExitStack) -> None:
@@ -410,7 +472,7 @@ class Transactor:
             before, revision = self.commit, branch.committer.revision
             sent = branch.env.monotonic()
             try:
-                commit = await group.publish()
+                publication = await group.publish()
                 self.order.published(branch.env.monotonic() - sent)
                 break
             except OutOfTurn:
@@ -464,7 +526,7 @@ class Transactor:
                 group.fail(shut_down, self.fatal)
                 return
         self._loop_ended()
-        committed = group.answer(before, commit)
+        committed = group.answer(before, publication, self.commit)
         if committed:
             self._published = True
             if COMMITTED.wanted:
@@ -476,7 +538,8 @@ class Transactor:
                 )
             for subscriber in list(self.subscribers.values()):
                 subscriber(committed)
-        await branch.catch_up()
+        with suppress(Exception):  # what is wrong shows to the next publication
+            await branch.catch_up()
         self._maybe_flush()
 
     async def _again(self, group: Group, retries: int) -> Group:
@@ -487,77 +550,17 @@ class Transactor:
 
     # -- flushing ------------------------------------------------------------------------------
 
-    def _is_behind(self) -> bool:
-        return self._flushing and self.snapshot.n > self.limits.behind * self.limits.flush_rows
-
     def _maybe_flush(self) -> None:
-        committer, limits = self._branch.committer, self.limits
-        if self._flushing or self._prepared is not None or self.fatal is not None:
-            return
-        if self._stopping:
-            # What ends starts no flush that it would have to wait for.
-            return
-        most = limits.flush_journal_bytes if committer.journal else limits.flush_bytes
-        if self._flush_floor:
-            most *= 2
-        rows, share = limits.flush_rows + self._flush_floor, self.order.share
-        if self.snapshot.n >= rows * share or committer.tail.bytes >= most * share:
-            self._flushing = True
-            start(self._flush, f"a flush of :{self.config.branch}", unbegun=self._flush_ended)
-
-    async def _flush(self) -> None:
-        try:
-            self._prepared = await self._branch.prepare_flush()
-        except Exception as error:
-            self._flush_failed(as_ours(error))
-        finally:
-            self._flush_ended()
-
-    def _flush_ended(self) -> None:
-        self._flushing = False
-        self.mailbox.wake()
-
-    def _flush_failed(self, error: DatahikeError) -> None:
-        if error.retryable:
-            # Commits need less room than flushes: they go on, and the flush is tried again later.
-            FLUSH_FAILED(branch=self.config.branch, error=error)
-            self._flush_floor = self.snapshot.n
-        else:
-            self.shut(error)
+        # What ends starts no flush that it would have to wait for.
+        if self.fatal is None and not self._stopping:
+            self.flushing.begin()
 
     async def _publish_flush(self) -> None:
-        assert self._prepared is not None
-        prepared, self._prepared = self._prepared, None
-        branch, order = self._branch, self.order
         if self.fatal is not None:
+            self.flushing.prepared = None
             return
-        queued = order.waits
-        async with AsyncExitStack() as turn:
-            if queued:
-                await order.wait(turn, refresh=not self._exclusive)
-            if not branch.is_current(prepared):
-                self._maybe_flush()
-                return
-            try:
-                await branch.publish_flush(prepared)
-                flushed = prepared.flushed.snapshot
-                FLUSHED(branch=branch.name, tx=flushed.max_tx, rows=flushed.n)
-                await branch.catch_up()
-                self._flush_floor = 0
-            except OutOfTurn:
-                self._prepared, order.waits = prepared, True
-                if queued:
-                    await order.give_way()
-            except Moved as moved:
-                if self._exclusive:
-                    self.shut(fenced(self.config.branch))
-                    return
-                try:
-                    await branch.adopt(moved.state)
-                except Exception as error:
-                    self.shut(as_ours(error))
-            except Exception as error:
-                self._flush_failed(as_ours(error))
+        await self.flushing.publish(exclusive=self._exclusive)
+        self._maybe_flush()
 
     async def close(self) -> None:
         """Flush if much has gathered. The store stays open; nobody may be running the actor.
@@ -570,6 +573,6 @@ class Transactor:
         self._refreshing.clear()
         wrote = self._published and self.fatal is None
         if wrote and self.snapshot.n >= self.limits.close_rows:
-            await self._flush()
-            if self._prepared is not None:
+            await self.flushing.prepare()
+            if self.flushing.prepared is not None:
                 await self._publish_flush()

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from datahike_async.edn.reader import read
+from datahike_async.edn import reader
 from datahike_async.edn.types import Keyword
 from datahike_async.edn.writer import write
 from datahike_async.errors import TransactionError
-from datahike_async.index.source import NodeMiss, resolve
+from datahike_async.index.source import read
 from datahike_async.snapshot.snapshot import TX0, Snapshot
 from datahike_async.tx.forms import syntax_error
 from datahike_async.values.schema import IDEMPOTENCY_KEY, IDEMPOTENCY_TEMPIDS
@@ -63,10 +63,7 @@ async def first_answer(state: Snapshot, key: str) -> Answer | None:
 
     Its meta is what is kept of it: of an attribute with many values, a list.
     """
-    try:
-        return _find(state, key)
-    except NodeMiss as miss:
-        return await resolve(miss, _find, state, key)
+    return await read(_find, state, key)
 
 
 def _find(state: Snapshot, key: str) -> Answer | None:
@@ -90,4 +87,4 @@ def _find(state: Snapshot, key: str) -> Answer | None:
         else:
             meta[attr.ident] = v
     stored = meta.pop(IDEMPOTENCY_TEMPIDS, "{}")
-    return Answer(state, tx, read(stored), meta)
+    return Answer(state, tx, reader.read(stored), meta)

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from datetime import datetime, timedelta
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from datahike_async.edn.types import Keyword
 from datahike_async.env import Env
 from datahike_async.errors import TransactionError
-from datahike_async.index.source import NodeMiss, NodeSource, resolve
+from datahike_async.index.source import NodeMiss, Reading, read
 from datahike_async.snapshot.draft import Draft
 from datahike_async.snapshot.known import Known
 from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
-from datahike_async.tx.bulk import LEAST, Bulk, collect
+from datahike_async.tx.bulk import LEAST, Bulk, carry_out, pays
+from datahike_async.tx.collect import collect
 from datahike_async.tx.done import Done
 from datahike_async.tx.entities import Bindings, Entities, Retry
 from datahike_async.tx.facts import OwnInstant, Wrap, schema_properties
 from datahike_async.tx.forms import is_large, normalize
 from datahike_async.tx.prefetch import PART, prefetch
 from datahike_async.tx.segments import segments
+from datahike_async.tx.table import Table
 from datahike_async.tx.transaction import Transaction
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import SCHEMA_PROPERTIES, TX_INSTANT, Schema
@@ -35,6 +37,8 @@ __all__ = ["ABSORB_AT", "Applied", "absorbed", "apply", "replay"]
 
 ABSORB_AT: Final = 8192
 """Memtable operations from which merging them into the trees pays for readers."""
+
+T = TypeVar("T")
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
 # Items, or facts of fewer ones, from which what they will look up is read beforehand.
@@ -114,7 +118,7 @@ async def apply(
     if tx >= EMAX:
         raise TransactionError("The database has used all transaction ids.")
     if last_instant is None:
-        last_instant = await _resident(_newest_instant, base)
+        last_instant = await read(_newest_instant, base)
     now = instant = env.now()
     own = False
     if last_instant is not None and instant <= last_instant:
@@ -122,7 +126,7 @@ async def apply(
     many = len(items) >= _MANY or (len(base.trees) > 0 and is_large(items, _FACTS))
     known: Known | None = None
     bindings = Bindings()
-    with _Nodes() as nodes:
+    with Reading() as nodes:
         while True:
             draft = Draft(base, tx, owner)
             entities = Entities(draft, bindings, base.max_eid)
@@ -131,7 +135,7 @@ async def apply(
                 reported = run.begin(meta, key)
                 bulk = None
                 if len(items) >= LEAST:
-                    bulk = collect(draft, items)
+                    bulk = await _bulk(draft, items, nodes)
                 if bulk is not None:
                     draft.max_eid = bulk.max_eid
                     entities.tempids.update(bulk.tempids)
@@ -140,16 +144,19 @@ async def apply(
                 else:
                     entities.settle(await _items(run, items, await_on))
                 run.finish()
+                if isinstance(items, Table):
+                    entities.tempids.update(items.answer)
                 if key is not None:
                     run.keep_answer(entities.tempids)
                 if bulk is not None:
-                    trees = draft.assert_bulk(bulk.e, bulk.a, bulk.v)
+                    adds, removes = bulk.by_attribute(True), bulk.by_attribute(False)
+                    trees = await nodes.call(draft.merge_bulk, adds, removes, bulk.max_eid)
             except NodeMiss as miss:
                 base = draft.abort()
                 await nodes.fetch(miss)
                 if many:
                     # There may be more that is missing: it is fetched before the next run.
-                    known = await nodes.ahead(base, items)
+                    known = await _ahead(nodes, base, items)
             except Retry:
                 base = draft.abort()
                 bindings.learn(entities)
@@ -170,45 +177,27 @@ async def apply(
                 )
 
 
-class _Nodes:
-    """Fetches the nodes that a transaction misses, and holds them until it is done.
+async def _bulk(draft: Draft, items: Sequence[Any], nodes: Reading) -> Bulk | None:
+    """Return what many items do, or None where they have to be carried out one by one."""
+    stated = collect(draft.schema, items, draft.max_eid)
+    if stated is None:
+        return None
+    often = not isinstance(items, Table)
+    if often and not await nodes.call(pays, draft.trees, stated, len(draft.mem)):
+        return None
+    ready = await nodes.call(draft.ready, stated.attributes)
+    load = partial(carry_out, ready, stated, draft.max_eid, draft.tx, often=often)
+    return await nodes.call(load)
 
-    What was fetched for one run of it must not fall out of the cache before the last one.
-    """
 
-    def __init__(self) -> None:
-        self._pins: ExitStack | None = None
-        self._sources: set[NodeSource] = set()
-
-    def __enter__(self) -> _Nodes:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pins is not None:
-            self._pins.close()
-
-    async def fetch(self, miss: NodeMiss) -> None:
-        if self._pins is None:
-            self._pins = ExitStack()
-        if miss.source not in self._sources:
-            self._sources.add(miss.source)
-            self._pins.enter_context(miss.source.pinned())
-        await miss.source.fetch(miss.addresses)
-
-    async def ahead(self, base: Snapshot, items: Sequence[Any]) -> Known:
-        """Fetch all that the items will look up; return what was read for the first part."""
-        first: Known | None = None
-        for start in range(0, len(items), PART):
-            part = items[start : start + PART]
-            known: Known | None = None
-            while known is None:
-                try:
-                    known = prefetch(base, part)
-                except NodeMiss as miss:
-                    await self.fetch(miss)
-            first = first or known
-        assert first is not None
-        return first
+async def _ahead(nodes: Reading, base: Snapshot, items: Sequence[Any]) -> Known:
+    """Fetch all that the items will look up; return what was read for the first part."""
+    first: Known | None = None
+    for start in range(0, len(items), PART):
+        known = await nodes.call(prefetch, base, items[start : start + PART])
+        first = first or known
+    assert first is not None
+    return first
 
 
 _AwaitOn = Callable[[Awaitable[Any]], Awaitable[Any]]
@@ -245,26 +234,23 @@ async def _items(
     queue = deque(items)
     entities = run.entities
     while queue:
+        item = queue.popleft()
         try:
-            call = run.item(queue.popleft())
+            call = run.item(item)
             if call is not None:
                 made = await (call if await_on is None else await_on(call))
                 queue.extendleft(reversed(made))
         except (NodeMiss, OwnInstant, Retry):
             raise
         except Exception as error:
-            failed = failed or error
+            if failed is None:
+                failed = error
+                # For whoever knows where it came from.
+                error.item = item  # type: ignore[attr-defined]
             if not entities.doubtful:
                 raise failed from None
             run.forget()
     return failed
-
-
-async def _resident(call: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return call(*args)
-    except NodeMiss as miss:
-        return await resolve(miss, call, *args)
 
 
 def _newest_instant(base: Snapshot) -> datetime | None:
@@ -276,7 +262,7 @@ def _newest_instant(base: Snapshot) -> datetime | None:
 
 async def absorbed(base: Snapshot) -> Snapshot:
     """Return the same state with its memtable merged into the trees."""
-    trees = await _resident(
+    trees = await read(
         base.trees.absorb, base.mem, base.n, base.m, base.schema, base.max_eid, base.max_tx
     )
     return Snapshot.over(base, trees)

@@ -10,10 +10,11 @@ from datahike_async.errors import TransactionError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.snapshot.draft import Draft
 from datahike_async.values.schema import CARDINALITY, IDENT, VALUE_TYPE, Attr, Schema, incomplete
-from datahike_async.values.types import VALUE_TYPES, FloatArray
+from datahike_async.values.types import ANY, VALUE_TYPES, FloatArray
 
-__all__ = ["check_schema", "check_value"]
+__all__ = ["check_schema", "check_value", "coerced"]
 
+_LONG: Final = 2**63
 _TYPES: Final = {vt.ident: vt for vt in VALUE_TYPES.values()}
 
 
@@ -211,3 +212,19 @@ def _cannot_be_unique(draft: Draft, new: Attr) -> str | None:
                 return f"Cannot add :db/unique, existing duplicate value {shown(value)}"
             seen.add(rank)
     return None
+
+
+def coerced(attr: Attr, values: list[Any]) -> list[Any]:
+    """Return many values as they are stored; no more than their type is looked at.
+
+    They are the same list where nothing is to be done. Raises TransactionError.
+    """
+    types = set(map(type, values))
+    if types == {attr.exact} and attr.value_type is not ANY:
+        if attr.exact is str:
+            if all(map(str.isascii, values)):
+                return values
+        elif attr.exact is not int or (min(values) >= -_LONG and max(values) < _LONG):
+            return values
+    coerce, ident = attr.coerce, attr.ident
+    return [coerce(value, ident) for value in values]

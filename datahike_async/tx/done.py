@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
+import numpy as np
+import numpy.typing as npt
+
+from datahike_async.index.columns import Column, Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.tx.bulk import Bulk
 from datahike_async.values.datom import Datom
@@ -18,13 +22,10 @@ __all__ = ["Columns", "Done"]
 
 
 class Columns(NamedTuple):
-    """Operations as parallel lists: entities, attribute ids, values, transactions, added or not."""
+    """Operations in columns, and whether each was added."""
 
-    e: list[int]
-    a: list[int]
-    v: list[Any]
-    t: list[int]
-    added: list[bool]
+    rows: Rows
+    added: npt.NDArray[np.bool_]
 
 
 class Done(Sequence[Datom]):
@@ -46,7 +47,7 @@ class Done(Sequence[Datom]):
         self._tx = tx
 
     def __len__(self) -> int:
-        return self._stop - self._start + (0 if self._bulk is None else len(self._bulk.e))
+        return self._stop - self._start + (0 if self._bulk is None else len(self._bulk))
 
     @overload
     def __getitem__(self, i: int) -> Datom: ...
@@ -80,9 +81,8 @@ class Done(Sequence[Datom]):
         k = self._start + i
         if k >= self._stop:
             assert self._bulk is not None
-            e, a, v = self._bulk.e, self._bulk.a, self._bulk.v
-            k -= self._stop
-            return Datom(e[k], attrs[a[k]].ident, v[k], self._tx, True)
+            e, a, v, added = self._bulk.operation(k - self._stop)
+            return Datom(e, attrs[a].ident, v, self._tx, added)
         op = mem.ops[k]
         if op >= 0:
             return Datom(mem.e[op], attrs[mem.a[op]].ident, mem.v[op], mem.t[op], True)
@@ -96,30 +96,27 @@ class Done(Sequence[Datom]):
             row = op if op >= 0 else ~op
             yield mem.e[row], mem.a[row], mem.v[row], mem.t[row], op >= 0
 
-    def block(self, start: int, stop: int) -> Columns:
-        """Return operations as the log keeps them: a retraction has the transaction it undoes.
+    def blocks(self, size: int) -> Iterator[Columns]:
+        """Go through them as the log keeps them: a retraction has the transaction it undoes.
 
-        So whoever replays them need not look at the trees.
+        So whoever replays them need not look at the trees. Those of a bulk come by attribute.
         """
+        for start in range(0, self._stop - self._start, size):
+            yield self._block(start, start + size)
+        if self._bulk is not None:
+            for rows, added in self._bulk.blocks(size):
+                yield Columns(rows, np.full(len(rows), added, np.bool_))
+
+    def _block(self, start: int, stop: int) -> Columns:
         mem = self._mem
         ops = mem.ops[self._start + start : min(self._start + stop, self._stop)]
         rows = [op if op >= 0 else ~op for op in ops]
+        count = len(rows)
         e, a, v, t = mem.e, mem.a, mem.v, mem.t
-        made = Columns(
-            [e[r] for r in rows],
-            [a[r] for r in rows],
-            [v[r] for r in rows],
-            [t[r] for r in rows],
-            [op >= 0 for op in ops],
+        made = Rows(
+            np.fromiter((e[r] for r in rows), np.int64, count),
+            np.fromiter((a[r] for r in rows), np.int32, count),
+            Column.of([v[r] for r in rows]),
+            np.fromiter((t[r] for r in rows), np.int64, count),
         )
-        bulk, left = self._bulk, stop - start - len(rows)
-        if bulk is not None and left > 0:
-            first = max(start - (self._stop - self._start), 0)
-            part = slice(first, first + left)
-            es = bulk.e[part]
-            made.e.extend(es)
-            made.a.extend(bulk.a[part])
-            made.v.extend(bulk.v[part])
-            made.t.extend([self._tx] * len(es))
-            made.added.extend([True] * len(es))
-        return made
+        return Columns(made, np.fromiter((op >= 0 for op in ops), np.bool_, count))

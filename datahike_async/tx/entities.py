@@ -76,7 +76,8 @@ class Entities:
     """The entity ids of one run of a transaction.
 
     ``sure`` and ``guessed`` are what this run finds late, ``open`` the guesses of runs before it
-    that it has not confirmed yet.
+    that it has not confirmed yet. A guess is not confirmed by what follows from itself: what open
+    guesses assert is noted, and who is found by it rests on them.
     """
 
     def __init__(self, draft: Draft, bindings: Bindings, floor: int) -> None:
@@ -91,6 +92,11 @@ class Entities:
         self.guessed: dict[Any, int] = {}
         # Fresh ids of tempids that are existing entities -> those.
         self.void: dict[int, int] = {}
+        # Entity -> tempids that are guessed to be it; (attribute, value) -> those of whoever said
+        # so; guess -> what is confirmed with it: (tempid, the guesses that this rests on).
+        self._believed: dict[int, list[Any]] = {}
+        self._said: dict[tuple[int, Any], set[Any]] = {}
+        self._waiting: dict[Any, list[tuple[Any, set[Any]]]] = {}
         # Tempid -> (tempid, attribute) whose unique identity it is.
         self.claims: dict[Any, list[tuple[Any, Attr]]] = {}
         self.ids: dict[Any, int] = {}
@@ -103,6 +109,8 @@ class Entities:
     def _go_on(self, bindings: Bindings) -> None:
         self.upserted = {**bindings.sure, **bindings.guessed}
         self.open = set(bindings.guessed)
+        for ref, eid in bindings.guessed.items():
+            self._believed.setdefault(eid, []).append(ref)
         self.given = dict(bindings.given)
         self.void = {self.given[r]: e for r, e in self.upserted.items() if r in self.given}
         self.ids = {**self.given, **self.upserted}
@@ -121,6 +129,9 @@ class Entities:
         failure may be owed to guesses about tempids that are found through one another.
         """
         if self.doubtful:
+            # A guess that does not come true, where tempids are found through one another: what
+            # was found with it hangs on the order.
+            self.astray |= self.guessing and bool(self.open and self.claims)
             raise Retry
         if failed is not None:
             self.astray = self.guessing and bool(self.claims)
@@ -158,8 +169,27 @@ class Entities:
         self.tempids[ref] = eid
         return eid
 
-    def assign(self, ref: Any, eid: int) -> int:
-        """Make ``ref`` the tempid of the existing entity ``eid``.
+    def asserted(self, eid: int, attr: Attr, value: Any) -> None:
+        """Note on which guesses it rests that ``eid`` now has a value that names it."""
+        rests = self._guessed_as(eid)
+        if attr.is_ref:
+            rests |= self._guessed_as(value)
+        if rests:
+            self._said[attr.id, value] = rests
+
+    def rests_on(self, attr: Attr, value: Any) -> set[Any]:
+        """Return the open guesses without which this value might not name whom it names now."""
+        rests = self.open.intersection(self._said.get((attr.id, value), ()))
+        if attr.is_ref:
+            rests |= self._guessed_as(value)
+        return rests
+
+    def _guessed_as(self, eid: int) -> set[Any]:
+        """Return the tempids of open guesses that are guessed to be an entity."""
+        return self.open.intersection(self._believed.get(eid, ()))
+
+    def assign(self, ref: Any, eid: int, attr: Attr | None = None, value: Any = None) -> int:
+        """Make ``ref`` the tempid of the existing entity ``eid``, which has this identity.
 
         Raises Retry where it has another id already and no more is to be found in this run, and
         TransactionError ``:transact/upsert`` where that was settled by an upsert before.
@@ -174,9 +204,25 @@ class Entities:
                     tempid=ref,
                 )
             self._late(ref, eid)
-        self.open.discard(ref)
+        if ref in self.open:
+            self._confirm(ref, self.rests_on(attr, value) if attr is not None else set())
         self.ids[ref] = self.tempids[ref] = eid
         return eid
+
+    def _confirm(self, ref: Any, rests: set[Any]) -> None:
+        """Take a guess for confirmed as soon as the others on which that ``rests`` are."""
+        if rests:
+            for other in rests:
+                self._waiting.setdefault(other, []).append((ref, rests))
+            return
+        confirmed = [ref]
+        while confirmed:
+            ref = confirmed.pop()
+            self.open.discard(ref)
+            for other, rests in self._waiting.pop(ref, ()):
+                rests.discard(ref)
+                if not rests and other in self.open:
+                    confirmed.append(other)
 
     def claim(self, ref: Any, attr: Attr, value: Any) -> None:
         """Note that ``ref`` is whoever has the tempid ``value`` under a unique identity."""
@@ -278,10 +324,13 @@ class Entities:
 
     # -- upsert --------------------------------------------------------------------------------
 
-    def by_identity(self, pairs: Sequence[tuple[Attr, Any]], ref: Any) -> int | None:
-        """Return the existing entity that unique identity values of a map name, or None.
+    def by_identity(
+        self, pairs: Sequence[tuple[Attr, Any]], ref: Any
+    ) -> tuple[Attr, Any, int] | None:
+        """Return the identity of a map that names an existing entity, and that; None for none.
 
-        ``pairs`` hold canonical values. Raises ``:transact/upsert`` where they name several.
+        ``pairs`` hold canonical values; of several, one that rests on no guess is returned. Raises
+        ``:transact/upsert`` where they name several entities.
         """
         found: tuple[Attr, Any, int] | None = None
         for attr, value in pairs:
@@ -296,7 +345,8 @@ class Entities:
                     error=":transact/upsert",
                     entity_id=ref,
                 )
-            found = (attr, value, eid)
+            if found is None or (self.open and self.rests_on(found[0], found[1])):
+                found = (attr, value, eid)
         if found is None:
             return None
         attr, value, eid = found
@@ -307,4 +357,4 @@ class Entities:
                 error=":transact/upsert",
                 entity_id=ref,
             )
-        return eid
+        return found

@@ -134,6 +134,8 @@ class Facts(ABC):
         if attr.ident is TX_INSTANT:
             self._check_instant(eid, value)
         if draft.add(eid, attr, value, t):
+            if self.entities.open and attr.unique is not None:
+                self.entities.asserted(eid, attr, value)
             self._touched(eid, attr)
 
     def _check_instant(self, eid: int, value: datetime) -> None:
@@ -221,7 +223,8 @@ class Facts(ABC):
                 value = tuple(parts)
                 if attr.unique is not None:
                     self._check_unique(eid, attr, value)
-                draft.add(eid, attr, value)
+                if draft.add(eid, attr, value) and self.entities.open and attr.unique is not None:
+                    self.entities.asserted(eid, attr, value)
         self.composite_dirty.clear()
 
     def _check_window(self, eid: int) -> None:

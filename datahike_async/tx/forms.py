@@ -10,6 +10,7 @@ from datahike_async.edn.reader import read
 from datahike_async.edn.types import Char, Keyword
 from datahike_async.errors import TransactionError, shown
 from datahike_async.planned import SCHEMA_NAMESPACES
+from datahike_async.tx.table import Table
 from datahike_async.values.datom import Datom
 from datahike_async.values.schema import SCHEMA_PROPERTIES, Attr, Schema
 
@@ -67,7 +68,7 @@ def syntax_error(message: str, **data: Any) -> TransactionError:
 
 def normalize(
     tx_data: Any, tx_meta: Mapping[Any, Any] | None
-) -> tuple[list[Any], Mapping[Any, Any]]:
+) -> tuple[Sequence[Any], Mapping[Any, Any]]:
     """Return the items and the tx-meta of whatever form was given."""
     if isinstance(tx_data, str) and not isinstance(tx_data, Char):
         tx_data = read(tx_data)
@@ -90,7 +91,8 @@ def normalize(
         )
     if tx_meta is not None and not isinstance(tx_meta, Mapping):
         raise syntax_error(f"Bad :tx-meta {shown(tx_meta)}, expected a map.")
-    return list(tx_data), tx_meta or {}
+    items = tx_data if isinstance(tx_data, Table) else list(tx_data)
+    return items, tx_meta or {}
 
 
 async def replace_items(
@@ -105,6 +107,8 @@ async def replace_items(
 
 def is_large(items: Sequence[Any], facts: int = LARGE) -> bool:
     """Whether the items state so many facts, nested ones included, and thus take long."""
+    if isinstance(items, Table):
+        return len(items) + sum(len(cells.rows) for cells in items.cells) >= facts
     left = facts - len(items)
     for item in items:
         if left <= 0:
@@ -118,6 +122,8 @@ def reaches_far(items: Sequence[Any]) -> bool:
 
     The definition of an attribute looks at all its datoms, and some retractions take others along.
     """
+    if isinstance(items, Table):
+        return not _DEFINING_KEYS.isdisjoint(cells.attribute for cells in items.cells)
     for item in items:
         if isinstance(item, Mapping):
             if not _DEFINING_KEYS.isdisjoint(item):

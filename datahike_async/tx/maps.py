@@ -156,7 +156,10 @@ class Maps(Facts):
         if identities:
             found = entities.by_identity(identities, ref)
             if found is not None:
-                return entities.assign(ref, found) if ref is not None and tempid else found
+                attr, value, eid = found
+                if ref is None or not tempid:
+                    return eid
+                return entities.assign(ref, eid, attr, value)
         if not tempid:
             return ref  # type: ignore[no-any-return]
         return entities.new() if ref is None else entities.tempid(ref)

@@ -219,8 +219,7 @@ class _Wanted:
             self._read_datoms(a, asked)
         if self._whole:
             self._read_whole()
-        for miss in known.misses():
-            raise miss
+        known.check()
         return known
 
     def _entities(self, refs: Iterable[_Ref]) -> set[int]:

@@ -20,10 +20,11 @@ from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import I64
 from datahike_async.snapshot.changes import Change, change_many
 from datahike_async.snapshot.snapshot import TX0
+from datahike_async.tx.checks import coerced
 from datahike_async.tx.entities import CURRENT_TX, is_tempid
 from datahike_async.tx.transaction import Transaction
 from datahike_async.values.schema import KEPT_FOR_US, SCHEMA_PROPERTIES, Attr
-from datahike_async.values.types import ANY, typed_keys
+from datahike_async.values.types import typed_keys
 
 __all__ = ["segments"]
 
@@ -33,7 +34,6 @@ SEGMENT: Final = 1024
 _LEAST: Final = 16
 _DB_ID: Final = frozenset({Keyword("db/id"), ":db/id"})
 _LISTS: Final = frozenset({list, tuple, set, frozenset})
-_LONG: Final = 2**63
 _KEY_BITS: Final = 16
 _ADD, _RETRACT, _CAS = range(3)
 _FORMS: Final = {
@@ -137,16 +137,8 @@ class _Segment:
         """Return the values as they are stored."""
         if attr.is_ref:
             return self.named(values)
-        types = set(map(type, values))
-        if types == {attr.exact} and attr.value_type is not ANY:
-            if attr.exact is str:
-                if all(map(str.isascii, values)):
-                    return values
-            elif attr.exact is not int or (min(values) >= -_LONG and max(values) < _LONG):
-                return values
-        coerce, ident = attr.coerce, attr.ident
         try:
-            return [coerce(value, ident) for value in values]
+            return coerced(attr, values)
         except TransactionError:
             raise _Unusual from None
 

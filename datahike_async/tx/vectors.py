@@ -91,7 +91,7 @@ class Vectors(Maps):
             known = self._known_value(attr, value)
             found = self.draft.lookup(attr.id, known) if known is not None else []
             if found:
-                eid = self.entities.assign(ref, found[0])
+                eid = self.entities.assign(ref, found[0], attr, known)
             else:
                 eid = self.entities.tempid(ref)
         else:

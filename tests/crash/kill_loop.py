@@ -168,11 +168,20 @@ async def _check(home: Path, acknowledged: set[int], next_file: Path) -> str | N
 
 def _child(work: Any, errors: Path) -> int:
     """Run ``work`` in a forked process and return its id."""
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     code = 70
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(code)
+
     try:
+        # Whoever ends the loop half way would leave a writer that never stops.
+        threading.Thread(target=watch, daemon=True).start()
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         code = work() or 0
     except BaseException:

@@ -29,7 +29,7 @@ import datahike_async as d
 from datahike_async.konserve.backends.file_journal import Log
 from datahike_async.konserve.backends.file_names import Names
 from datahike_async.konserve.backends.file_store import FileBlobStore
-from datahike_async.tx import apply
+from datahike_async.tx import apply, bulk, collect
 
 __all__ = ["FAULTS", "witness"]
 
@@ -63,7 +63,7 @@ async def _write(home: Path, start: int, die: str) -> None:
 
     if die == "renamed":
         # Every transaction is a bulk load, which replaces the head.
-        apply.LEAST = 1
+        apply.LEAST, bulk._SPREAD, collect._ALIKE = 1, 10**9, 0
     async with d.connect(_config(home), limits=LIMITS) as conn:
         FileBlobStore._step = step  # type: ignore[method-assign]
         for i in range(start, start + 100):

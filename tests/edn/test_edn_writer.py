@@ -64,7 +64,10 @@ def test_every_keyword_reads_back(text):
         assert read(write([keyword, 1])) == [keyword, 1]
 
 
-@given(st.text(min_size=1, max_size=6) | st.sampled_from(["nil", "1a", "-1", "'a", "a/", ":a"]))
+@given(
+    st.text(min_size=1, max_size=6)
+    | st.sampled_from(["nil", "1a", "-1", "'a", "a/", ":a", "\ufeffa"])
+)
 def test_every_symbol_reads_back(text):
     symbol = Symbol(text)
     assert read(write(symbol)) is symbol

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,16 @@ import pytest
 
 import datahike_async as d
 from datahike_async.konserve import UnknownBackend, create_store
+from tests.forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "backend"
 HOW_TO = ROOT / "docs" / "how-to" / "write-a-backend.md"
 MODULE = "sqlite_backend_example.py"
 INSTALL = "-m pip install"
+VENV = "-m venv"
+PLUGINS = "-p no:asyncio -p no:trio"
+IMPORTED = "-W 'ignore:Module already imported'"
 CONFIG = {"store": {"backend": "sqlite-example", "path": "db.sqlite"}}
 
 
@@ -43,37 +48,33 @@ class Followed(NamedTuple):
     folder: Path
     printed: str
 
-    def run(self, *arguments: str, first: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(self.folder / ".venv" / "bin" / "python"), *arguments],
-            cwd=self.folder.parent,
-            env=environment(first),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+    forks: Forks
+
+    def run(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.forks.run("-c", code, *arguments)
 
 
-def environment(first: Path | None = None) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What is installed for the tests can be seen, so that nothing needs to be downloaded."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))}
     seen = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(ROOT)]
-    places = seen if first is None else [str(first), *seen]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Plugins of other tests, which nobody who follows the how-to has.
-    options = {"PYTEST_ADDOPTS": "-p no:asyncio -p no:trio"}
-    return {**kept, **options, "PYTHONPATH": os.pathsep.join(places), "PATH": path}
+    # Without plugins of other tests, which nobody who follows the how-to has; on one loop.
+    options = {"PYTEST_ADDOPTS": f"{PLUGINS} -k 'not trio'"}
+    return {**kept, **options, "PYTHONPATH": os.pathsep.join(seen), "PATH": path}
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory) -> Followed:
+def followed(tmp_path_factory) -> Iterator[Followed]:
     checkout = tmp_path_factory.mktemp("checkout")
     ignored = shutil.ignore_patterns(".*", "__pycache__")
     shutil.copytree(EXAMPLE, checkout / "examples" / "backend", ignore=ignored)
     commands = "".join(blocks("sh"))
     assert commands.count(INSTALL) == 1
     commands = commands.replace(INSTALL, f"{INSTALL} --no-index --no-build-isolation")
+    # The pip of the tests is seen from there: to unpack one more takes seconds.
+    assert commands.count(VENV) == 1
+    commands = commands.replace(VENV, f"{VENV} --without-pip")
     done = subprocess.run(
         ["bash", "-euxc", commands],
         cwd=checkout,
@@ -84,14 +85,29 @@ def followed(tmp_path_factory) -> Followed:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    return Followed(checkout / "my-backend", done.stdout)
+    folder = checkout / "my-backend"
+    python = str(folder / ".venv" / "bin" / "python")
+    forks = Forks(
+        ["datahike_async", "pytest", "anyio.pytest_plugin"],
+        python=python,
+        cwd=checkout,
+        environment={**environment(), "PYTEST_ADDOPTS": f"{PLUGINS} {IMPORTED}"},
+    )
+    yield Followed(folder, done.stdout, forks)
+    forks.close()
 
 
 def test_the_commands_lead_to_a_backend_that_passes_the_suite(followed):
-    passed = re.search(r"(\d+) passed in", followed.printed)
+    passed = re.search(r"(\d+) passed, \d+ deselected in", followed.printed)
     assert passed is not None, followed.printed
     assert int(passed[1]) > 60
     assert not re.search(r"failed|skipped|error", followed.printed.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_it_passes_the_suite_on_the_other_loop(followed):
+    done = followed.forks.run("pytest:console_main", "-q", "my-backend", "-k", "trio")
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_module_is_short():
@@ -112,7 +128,7 @@ def test_it_is_found_by_its_entry_point(followed):
         assert point.dist.name == "datahike-async-sqlite-example", point.dist
         assert ".venv" in point.load().create.__code__.co_filename
     """
-    done = followed.run("-c", textwrap.dedent(program))
+    done = followed.run(textwrap.dedent(program))
     assert done.returncode == 0, done.stdout
 
 
@@ -120,7 +136,7 @@ def test_all_code_of_the_how_to_is_real(followed):
     ran = 0
     for block in blocks("python"):
         if not quoted(block):
-            done = followed.run("-W", "error", "-c", block)
+            done = followed.run(block)
             assert done.returncode == 0, f"{block}\n{done.stdout}"
             ran += 1
     assert ran == 2
@@ -146,15 +162,15 @@ def test_all_code_of_the_how_to_is_real(followed):
     ],
 )
 def test_its_tests_turn_red(followed, tmp_path, right, wrong, test):
+    """Green they were when the commands ran."""
     text = (EXAMPLE / MODULE).read_text()
     assert text.count(right) == 1
     (tmp_path / MODULE).write_text(text.replace(right, wrong))
-    done = followed.run("-m", "pytest", "-q", "-x", "my-backend", "-k", test, first=tmp_path)
+    arguments = ("-q", "-x", "my-backend", "-k", test)
+    done = followed.forks.run("pytest:console_main", *arguments, folders=[tmp_path])
     assert done.returncode == 1, done.stdout
     assert "1 failed" in done.stdout
     assert "SyntaxError" not in done.stdout
-    sound = followed.run("-m", "pytest", "-q", "-x", "my-backend", "-k", test)
-    assert sound.returncode == 0, sound.stdout
 
 
 WRITER = f"""
@@ -198,7 +214,7 @@ anyio.run(main, backend="trio")
 
 
 def test_a_database_is_shared_by_processes_and_outlives_them(followed):
-    done = followed.run("-c", CREATE)
+    done = followed.run(CREATE)
     assert done.returncode == 0, done.stdout
     python = str(followed.folder / ".venv" / "bin" / "python")
     folder, seen = followed.folder.parent, environment()
@@ -206,7 +222,7 @@ def test_a_database_is_shared_by_processes_and_outlives_them(followed):
         subprocess.Popen([python, "-c", WRITER, str(n)], cwd=folder, env=seen) for n in range(2)
     ]
     assert [writer.wait() for writer in writers] == [0, 0]
-    done = followed.run("-c", QUERY)
+    done = followed.run(QUERY)
     assert done.returncode == 0, done.stdout
 
 
@@ -223,7 +239,7 @@ async def main():
 
 anyio.run(main)
 """
-    done = followed.run("-c", program)
+    done = followed.run(program)
     assert "Unknown key 'pth'" in done.stdout
     assert "did you mean 'path'?" in done.stdout
 

@@ -8,12 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datahike_async.index.arrays import (
+    Narrow,
+    all_differ,
+    constant,
     firsts,
     member,
     numbered,
     order_of,
     ordered_bits,
     positions_of,
+    repeated,
     taken,
     uniques,
 )
@@ -57,6 +61,12 @@ def test_member(values: list[int], among: list[int]) -> None:
     assert member(array(values), array(among)).tolist() == [v in set(among) for v in values]
 
 
+@given(st.one_of(EDGES, SMALL), st.integers(1, 30), INTS)
+def test_member_of_integers_in_a_row(first: int, count: int, among: list[int]) -> None:
+    run = [v for v in range(first, first + count) if v < 2**63]
+    assert member(array(run), array(among)).tolist() == [v in set(among) for v in run]
+
+
 @given(INTS)
 def test_narrow_integers_keep_their_type(values: list[int]) -> None:
     narrow = np.array([v % 100 for v in values], np.int32)
@@ -88,6 +98,7 @@ def test_many_values_are_handled_in_pieces_with_the_same_result(name: str) -> No
         first = firsts(values)
         mask = member(values, values[:1000])
         mine = taken(values, positions_of(values > 0))
+        apart = taken(values[::-1], positions_of(values > 0))
     finally:
         looking.reset(token)
     assert (order == np.argsort(values, kind="stable")).all()
@@ -98,6 +109,7 @@ def test_many_values_are_handled_in_pieces_with_the_same_result(name: str) -> No
     assert (values[first[1]] == expected).all()
     assert (mask == np.isin(values, values[:1000])).all()
     assert (mine == values[values > 0]).all()
+    assert (apart == values[::-1][values > 0]).all()
     # No stretch between two looks is longer than what sorting one piece takes.
     assert max(seen) <= 4 * PIECE
     assert sum(seen) > 5 * MANY
@@ -110,3 +122,52 @@ def test_doubles_as_integers_are_in_the_same_order() -> None:
     assert bits[0] == bits[8] == bits.max()
     rest = [4, 6, 2, 7, 1, 5]
     assert (np.diff(bits[rest]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "width"),
+    [([7] * 9, 1), ([2**40, 2**40 + 255], 1), ([-5, 300], 2), ([0, 2**32 - 1], 4), ([0, 2**32], 8)],
+)
+def test_narrowed_numbers_are_what_they_were_in_few_bytes(values: list[int], width: int) -> None:
+    whole = np.array(values, np.int64)
+    narrow = Narrow.of(whole)
+    assert narrow.nbytes == width * len(values)
+    if width == 8:
+        assert narrow is whole
+        return
+    assert isinstance(narrow, Narrow)
+    assert narrow.wide().tolist() == values
+    assert narrow.wide().dtype == np.int64
+    assert [narrow.at(i) for i in range(len(narrow))] == values
+    assert narrow.slice(1, len(values)).wide().tolist() == values[1:]
+    assert narrow.take(np.array([1, 0])).wide().tolist() == [values[1], values[0]]
+    assert narrow.take(whole == values[0]).wide().tolist() == [v for v in values if v == values[0]]
+
+
+def test_the_same_number_many_times_is_held_once() -> None:
+    same = constant(np.full(1000, 7, np.int32))
+    assert same.strides == (0,)
+    assert same.tolist() == [7] * 1000
+    assert memoryview(same)[999] == 7
+    assert repeated(same, 3).tolist() == [7] * 3
+    assert not len(repeated(same, 0))
+    mixed = np.array([1, 2, 1], np.int32)
+    assert constant(mixed) is mixed
+
+
+@given(st.lists(st.integers(-50, 50), max_size=40), st.integers(0, 2**40))
+def test_marks_tell_whether_all_differ(values: list[int], offset: int) -> None:
+    array = np.array(values, np.int64) + offset
+    if all_differ(array):
+        assert len(set(values)) == len(values)
+    order = np.random.default_rng(offset).permutation(len(values)) + offset
+    assert all_differ(order)
+
+
+@pytest.mark.parametrize("true", [0, 1, PIECE, PIECE + 1, MANY])
+def test_what_a_long_mask_takes_however_many_that_are(true: int) -> None:
+    values, mask = np.arange(MANY), np.zeros(MANY, np.bool_)
+    mask[:true] = True
+    assert (taken(values, mask) == values[mask]).all()
+    assert (positions_of(mask) == np.arange(true)).all()
+    assert len(taken(values, positions_of(mask))) == true

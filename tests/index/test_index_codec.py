@@ -20,7 +20,7 @@ from datahike_async.errors import CorruptData, UnsupportedFormat
 from datahike_async.index import codec
 from datahike_async.index.codec import pack_values, unpack_values
 from datahike_async.index.columns import Column, Rows
-from datahike_async.index.node import Branch, Leaf, decode, encode
+from datahike_async.index.persistent_set.node import Branch, Leaf, decode, encode
 from datahike_async.index.source import Address
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import DoubleArray, FloatArray, typed_key

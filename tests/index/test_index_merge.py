@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from datahike_async.edn import Keyword
 from datahike_async.errors import ConfigError
-from datahike_async.index import persistent_set
-from datahike_async.index.columns import Column, Dictionary, Rows
-from datahike_async.index.factory import PersistentSetFactory
-from datahike_async.index.node import Branch, Leaf, decode, first_key
+from datahike_async.index.columns import Column, Rows
+from datahike_async.index.dictionary import Dictionary
+from datahike_async.index.persistent_set import tree
+from datahike_async.index.persistent_set.factory import PersistentSetFactory
+from datahike_async.index.persistent_set.node import Branch, Leaf, decode, first_key
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import sorted_rows
 from datahike_async.index.source import Address, NodeMiss
@@ -36,7 +37,7 @@ values = st.one_of(
 
 @pytest.fixture(autouse=True)
 def small_branches(monkeypatch):
-    monkeypatch.setattr(persistent_set, "_BRANCH", NODES)
+    monkeypatch.setattr(tree, "_BRANCH", NODES)
 
 
 def rows_of(facts, temporal=False):
@@ -179,7 +180,7 @@ def test_a_batch_that_changes_nothing_is_the_same_index(order):
 
 @pytest.mark.parametrize("order", Order)
 def test_a_tree_that_shrinks_stays_filled_and_gets_lower(order, monkeypatch):
-    monkeypatch.setattr(persistent_set, "_BRANCH", 8)
+    monkeypatch.setattr(tree, "_BRANCH", 8)
     facts = [(e, 0, e, 1) for e in range(4000)]
     index = FACTORY.build(order, False, {"branching-factor": 32}, runs_of(facts, order))
     assert index._root.level == 3
@@ -263,7 +264,7 @@ def test_a_miss_names_all_nodes_of_a_level(order):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_chunks_ask_for_a_few_nodes_at_once(reverse, monkeypatch):
-    monkeypatch.setattr(persistent_set, "_BRANCH", 256)
+    monkeypatch.setattr(tree, "_BRANCH", 256)
     facts = [(e, 0, e, 1) for e in range(400)]
     cold = Cold()
     _, record = FACTORY.build(Order.EAVT, False, TINY, runs_of(facts, Order.EAVT)).flush(cold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 import uuid
@@ -12,7 +13,9 @@ import anyio
 import pytest
 
 from datahike_async.konserve import (
+    ABSENT,
     CorruptValue,
+    KonserveError,
     OutcomeUnknown,
     StoreClosed,
     StoreConfigError,
@@ -52,6 +55,81 @@ async def test_what_says_nothing_of_the_disk_leaves_the_store_open(blobs, monkey
             await blobs.write(NAME, b"1")
     assert (await blobs.read(NAME)).data == b"0"
     await blobs.write(NAME, b"2")
+
+
+CALLS = ("open", "close", "pread", "pwrite", "fsync", "fdatasync", "fstat", "stat", "listdir")
+
+
+class FailingOnce:
+    """Has the ``at``-th call of the system that a worker thread makes fail, from 0."""
+
+    def __init__(self, patch, code):
+        self.at, self.calls = None, 0
+        for module, names in ((os, (*CALLS, "rename", "unlink")), (fcntl, ("flock",))):
+            for name in names:
+                patch.setattr(module, name, self._failing(getattr(module, name), name, code))
+
+    def _failing(self, call, name, code):
+        def made(*args, **options):
+            if threading.current_thread() is threading.main_thread():
+                return call(*args, **options)
+            self.calls += 1
+            if self.calls - 1 != self.at:
+                return call(*args, **options)
+            if name == "close":
+                call(*args)  # as the system does: it is closed in any case
+            raise OSError(code, os.strerror(code))
+
+        return made
+
+
+async def life(config):
+    """Do with a store what is done with stores; errors of ours end a step, any other one all."""
+    for step in (FileBackend().create, FileBackend().connect):
+        with suppress(KonserveError):
+            store = await step(config)
+            try:
+                with suppress(KonserveError):
+                    revision = await store.write(NAME, b"0", ABSENT)
+                    async with store.turn(NAME, revision):
+                        revision = await store.append(NAME, b"1", revision)
+                    await store.write_many([Write(NODE, b"pack"), Write(NAME, b"1", revision)])
+                with suppress(KonserveError):
+                    await store.read_journal(NAME)
+                    await store.delete(NODE)
+            finally:
+                await store.close()
+    with suppress(KonserveError):
+        await FileBackend().delete(config)
+
+
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))]
+)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_wherever_the_system_fails_the_error_is_ours_and_nothing_stays_open(
+    config, monkeypatch, first
+):
+    fails = FailingOnce(monkeypatch, (errno.EIO, errno.ENOSPC)[first % 2])
+    await life(config)
+    count = fails.calls
+    assert count > 100
+    for at in range(first, count, 4):
+        path = f"{config['path']}-{at}"
+        fails.calls, fails.at = 0, at
+        await life({**config, "path": path})
+        with anyio.fail_after(20):
+            while held(path):  # a thread that waits for turns ends a little later
+                await anyio.sleep(0.001)
+
+
+def held(path):
+    """Return what is open in a folder."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one by which they are listed
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [link for link in found if link.startswith(path)]
 
 
 async def test_an_error_of_the_disk_closes_the_store(blobs, monkeypatch):

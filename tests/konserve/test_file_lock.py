@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -214,6 +216,79 @@ def test_a_forked_child_keeps_no_lock_of_its_parent(tmp_path: Path, folder: int)
         finally:
             for child in children:
                 os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_lock_that_a_thread_of_the_parent_held_is_free_in_a_forked_child(tmp_path: Path) -> None:
+    program = """
+        import os, sys, threading
+        from datahike_async.konserve.file_lock import FolderLock
+
+        lock = FolderLock(os.open(sys.argv[1], os.O_RDONLY), "here")
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            with lock.holding():
+                held.set()
+                go_on.wait(20)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(20)
+        child = os.fork()
+        if not child:
+            with lock.holding(20):
+                os._exit(5)
+        go_on.set()
+        thread.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.stdout == "5\n", process.stderr
+
+
+def test_a_lock_that_cannot_be_let_go_of_is_closed(
+    tmp_path: Path, folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was written under it is written: an error would say that it was not."""
+    flock = fcntl.flock
+
+    def failing(fd: int, how: int) -> None:
+        if how == fcntl.LOCK_UN:
+            raise OSError(errno.EIO, "of the system")
+        flock(fd, how)
+
+    one, two = FileLock(folder, "lock", whole=True), FileLock(folder, "lock", whole=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", failing)
+        assert one.try_acquire()
+        one.release()
+    assert two.try_acquire()
+    assert not one.try_acquire()
+    one.close()
+    two.close()
+
+
+@pytest.mark.parametrize("fails", ["_is_there", "_sign"])
+def test_a_lock_that_was_taken_in_vain_is_let_go_of(
+    folder: int, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def failing(*args: object) -> None:
+        raise OSError(errno.EIO, "of the system")
+
+    one, two = FileLock(folder, "turn"), FileLock(folder, "turn")
+    with monkeypatch.context() as patched:
+        patched.setattr(FileLock, fails, failing)
+        with pytest.raises(OSError, match="of the system"):
+            one.try_acquire()
+    assert two.try_acquire()
+    one.close()
+    two.close()
 
 
 def _children(pid: int) -> list[int]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -470,3 +474,166 @@ def test_the_threads_of_a_loop_end_with_it() -> None:
     for thread in [t for t in threading.enumerate() if t.name in names]:
         thread.join(5)
         assert not thread.is_alive()
+
+
+async def _forever() -> None:
+    await asyncio.sleep(1000)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_thread_that_waits_for_a_loop_learns_that_it_was_closed(begun: bool) -> None:
+    inside, asks, over = threading.Event(), threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+    awaited: list[bool] = []
+
+    async def wait() -> None:
+        awaited.append(True)
+        await _forever()
+
+    def call() -> None:
+        inside.set()
+        asks.wait(10)
+        try:
+            await_on_loop(wait)
+        except BaseException as error:
+            raised.append(error)
+        with pytest.raises(asyncio.CancelledError):
+            check_cancelled()
+        over.set()
+
+    tasks: list[asyncio.Task[None]] = []
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(in_thread(call)))
+        while not inside.is_set():
+            await asyncio.sleep(0.001)
+        if begun:
+            asks.set()
+            while not awaited:
+                await asyncio.sleep(0.001)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    asks.set()
+    while not begun and not loop._ready:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    loop.close()
+    assert over.wait(10)
+    assert [type(error) for error in raised] == [asyncio.CancelledError]
+    assert bool(awaited) is begun
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+LEFT = """
+    import asyncio, threading
+    from datahike_async.konserve.threads import await_on_loop, in_thread
+
+    awaited = threading.Event()
+
+    async def wait():
+        awaited.set()
+        await asyncio.sleep(1000)
+
+    async def main():
+        task = asyncio.create_task(in_thread(await_on_loop, wait))
+        while not awaited.is_set():
+            await asyncio.sleep(0.001)
+        return task
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(main())
+"""
+
+
+def test_a_process_ends_though_a_thread_waits_for_a_loop_that_stands_still() -> None:
+    program = [sys.executable, "-c", textwrap.dedent(LEFT)]
+    assert subprocess.run(program, timeout=30, capture_output=True).returncode == 0
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_begun_on_the_loop_raises_in_the_thread_that_asked_for_it() -> None:
+    def make() -> Any:
+        raise ValueError("of the call")
+
+    with pytest.raises(ValueError, match="of the call"):
+        await in_thread(await_on_loop, make)
+
+
+@pytest.fixture
+def no_more_threads() -> Iterator[Callable[[], int]]:
+    """Leave no room for the stacks of more threads, once it is called."""
+    before = threading.stack_size()
+    try:
+        yield lambda: threading.stack_size(1 << 46)
+    finally:
+        threading.stack_size(before)
+
+
+def test_a_call_for_which_there_was_no_thread_is_not_made_later(
+    no_more_threads: Callable[[], int],
+) -> None:
+    first, second = Door(), Door()
+    second.open.set()
+    threads = Threads("of this test", 2)
+
+    async def main() -> None:
+        task = asyncio.create_task(in_thread(first.call, threads=threads))
+        await first.entered()
+        no_more_threads()
+        with pytest.raises(RuntimeError, match="thread"):
+            await in_thread(second.call, threads=threads)
+        first.open.set()
+        await task
+        threads.pool(asyncio.get_running_loop()).shutdown()
+
+    asyncio.run(main())
+    assert not second.calls
+
+
+def test_tasks_are_started_on_the_loops_of_several_threads_at_once() -> None:
+    failed: list[BaseException] = []
+
+    async def main() -> None:
+        waits = [anyio.Event() for _ in range(200)]
+        for _ in range(20):
+            for wait in waits:
+                start(wait.wait, "some work")
+            for wait in waits:
+                wait.set()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            waits = [anyio.Event() for _ in waits]
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_is_to_be_made_surely_is_made_where_there_is_no_thread_for_it(
+    no_more_threads: Callable[[], int], backend: str
+) -> None:
+    made: list[int] = []
+
+    async def main() -> None:
+        no_more_threads()
+        await in_thread(made.append, 5, surely=True, threads=Threads("of this test", 1))
+
+    # A loop of its own: trio as pytest's guest needs a thread for each of its waits.
+    anyio.run(main, backend=backend)
+    assert made == [5]

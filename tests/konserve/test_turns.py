@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import socket
@@ -23,8 +24,10 @@ from datahike_async.konserve import (
     OutOfTurn,
     RevisionMismatch,
     StoreClosed,
+    StoreIOError,
 )
 from datahike_async.konserve.backends.file_store import FileBlobStore
+from datahike_async.konserve.file_lock import FileLock
 from datahike_async.konserve.turns import TURN_FILES
 
 pytestmark = pytest.mark.anyio
@@ -229,3 +232,84 @@ async def test_the_last_write_of_a_turn_passes_it_on(tmp_path: Path) -> None:
                     await one.write(NAME, b"2", revision)
     await one.close()
     await two.close()
+
+
+async def test_an_error_of_any_kind_ends_one_wait_and_not_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileBlobStore(str(tmp_path), lock_seconds=60)
+
+    def failing(*args: object) -> bool:
+        raise MemoryError("of the system")
+
+    with anyio.fail_after(20):
+        with monkeypatch.context() as patched:
+            patched.setattr(FileLock, "try_acquire", failing)
+            with pytest.raises(StoreIOError, match="of the system"):
+                async with store.turn(NAME):
+                    pass
+        async with store.turn(NAME) as turn:
+            assert turn.held
+    await store.close()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_where_there_is_no_thread_to_wait_in_there_is_no_turn_and_nothing_stays_open(
+    tmp_path: Path, backend: str
+) -> None:
+    async def main() -> None:
+        store = FileBlobStore(str(tmp_path))
+        before, size = set(os.listdir("/proc/self/fd")), threading.stack_size()
+        threading.stack_size(1 << 46)  # there is no room for so large a stack
+        try:
+            for _ in range(2):
+                with pytest.raises(StoreIOError, match="thread"):
+                    async with store.turn(NAME):
+                        pass
+        finally:
+            threading.stack_size(size)
+        assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # the listing itself
+        async with store.turn(NAME) as turn:
+            assert turn.held
+        await store.close()
+
+    # A loop of its own: trio as pytest's guest needs a thread for each of its waits.
+    anyio.run(main, backend=backend)
+
+
+async def test_a_name_that_has_no_utf_8_is_queued_for_all_the_same(tmp_path: Path) -> None:
+    store = FileBlobStore(str(tmp_path))
+    async with store.turn("\ud800") as turn:
+        assert turn.held
+    await store.close()
+
+
+def test_a_turn_that_comes_once_the_loop_is_closed_goes_to_the_next(tmp_path: Path) -> None:
+    stores: list[FileBlobStore] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def wait() -> None:
+        stores.append(FileBlobStore(str(tmp_path), lock_seconds=60))
+        async with stores[0].turn(NAME):
+            raise AssertionError("somebody else has it")
+
+    async def begin() -> None:
+        tasks.append(asyncio.create_task(wait()))
+        while not waiting():
+            await asyncio.sleep(0.001)
+
+    async def take() -> None:
+        other = FileBlobStore(str(tmp_path))
+        async with other.turn(NAME) as turn:
+            assert turn.held
+        await other.close()
+
+    with another_process(tmp_path) as holder:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(begin())
+        loop.close()
+        holder.kill()
+        anyio.run(take)
+    stores[0].close_now()
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]

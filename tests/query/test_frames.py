@@ -14,7 +14,8 @@ import pytest
 import datahike_async as d
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.index.columns import OBJECT, Column, object_array
+from datahike_async.index.columns import OBJECT, Column
+from datahike_async.index.objects import object_array
 from datahike_async.query.answer import frames
 from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.relations.relation import column_of

@@ -157,10 +157,14 @@ def test_a_planted_fault_is_found(fault: Any, monkeypatch: pytest.MonkeyPatch) -
     fault(monkeypatch.setattr)
     only = "ranges of AVET" if fault is ranges_cut_off_their_end else None
     # What a fault needs may be drawn late from one seed, and early from another.
-    start = {retractions_count_as_added: 3, ranges_cut_off_their_end: 2}.get(fault, 7)
+    start = {
+        retractions_count_as_added: 3,
+        ranges_cut_off_their_end: 2,
+        rules_stop_a_round_early: 4,
+    }.get(fault, 7)
     _, wrong = part((0, start, EXAMPLES), shrink=False, only=only)
     assert wrong is not None
 
 
 def test_without_a_fault_nothing_is_found() -> None:
-    assert part((0, 7, 200), shrink=False)[1] is None
+    assert part((0, 7, 15), shrink=False)[1] is None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import random
+from math import isfinite
 from typing import Any
 
 import pytest
 
 from datahike_async.database import Database, empty_db, init_db
+from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError
 from datahike_async.query.api import explain, q
 from datahike_async.query.planning import plan
+from datahike_async.query.planning.cost import Given, extended
 from datahike_async.query.reading.stats import Stats
 
 pytestmark = pytest.mark.anyio
@@ -112,7 +115,7 @@ async def test_a_predicate_over_two_relations_waits_for_what_joins_them() -> Non
 
 
 async def test_comparisons_bound_what_is_read_of_an_index() -> None:
-    db = people(60_000)
+    db = people(20_000)
     query = "[:find ?e :where [?e :age ?a] [(>= ?a 97)] [(< ?a 99)]]"
     rows = await explain(query, db, analyze=True)
     assert rows.data()[0]["operator"] == "AVET range"
@@ -216,3 +219,36 @@ async def test_a_function_is_called_on_what_all_others_leave() -> None:
         await q("[:find ?y :where [?e :a ?x] [(/ 1 ?x) ?y] [?g :c ?y]]", db)
     query = "[:find ?y :where [?e :a ?x] [(inc ?x) ?y] [?e :b ?z] [?f :a ?y]]"
     assert await q(query, init_db([(1, ":a", 1), (1, ":b", 5), (2, ":a", 2)])) == {(2,)}
+
+
+def test_estimates_along_a_long_chain_stay_numbers() -> None:
+    known = [(10.0, {Symbol("?v0"): 1.0})]
+    for i in range(2000):
+        values = {Symbol(f"?v{i}"): 1.0, Symbol(f"?v{i + 1}"): 1.0}
+        source = Given(10.0, values, 1.0, 1.0, "AEVT column", Symbol(f"?v{i}"), absent=10.0)
+        cost, rows, known, _ = extended(known, source)
+        assert isfinite(cost)
+        assert isfinite(rows)
+    # Relations that one clause connects multiply as well.
+    many = [(1e12, {Symbol(f"?w{i}"): 1.0}) for i in range(100)]
+    every = {v: 1.0 for _, values in many for v in values}
+    assert all(map(isfinite, extended(many, Given(10.0, every, 1.0, 1.0, "union"))[:2]))
+
+
+@pytest.mark.parametrize("start", ['[?a0 :mail "m7"]', '[?a0 :name "n1"]'])
+@pytest.mark.parametrize("count", [3, 9, 30, 60])
+@pytest.mark.parametrize("at_hand", [(), (":likes",), (":name",), (":likes", ":name")])
+async def test_a_chain_is_followed_from_its_bound_end_whatever_is_at_hand(
+    start: str, count: int, at_hand: tuple[str, ...]
+) -> None:
+    """A link amid it is cheap to read where its columns are at hand, and multiplies all others."""
+    db = people(400)
+    for name in at_hand:
+        await q(f"[:find (count ?e) . :where [?e {name} ?v]]", db)
+    links = [f"[?a{i} :likes ?a{i + 1}]" for i in range(count)]
+    found = await order(f"[:find ?a{count} :where {' '.join(links)} {start}]", db)
+    # Which of the two at that end comes first costs nearly the same.
+    assert set(found[:2]) <= {start, *links[:2]}
+    if count > 6:  # of fewer every order is weighed, and the far end may be read by itself
+        assert sorted(found[:2]) == sorted([start, links[0]])
+        assert found[2:] == links[1:]

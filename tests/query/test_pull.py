@@ -12,7 +12,9 @@ from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import EdnError, QueryError
 from datahike_async.functions import register_function, unregister_function
 from datahike_async.query.pulling import execute as pull_execute
+from datahike_async.query.pulling import read as pull_read
 from datahike_async.query.pulling.map import EntityMap
+from datahike_async.snapshot.trees import Trees
 from tests.query.household import REF, SCHEMA, household
 
 pytestmark = pytest.mark.anyio
@@ -218,6 +220,9 @@ async def test_maps_with_two_parents_are_not_one_object(db: Database) -> None:
     ben[":boss"][Keyword("name")] = "changed"
     ben[":boss"][":pupil"].append("more")
     assert cleo == {":boss": {":name": "Ada", ":pupil": [{":name": "Ben"}, {":name": "Cleo"}]}}
+    ben, cleo = await db.pull_many("[{:boss [:name]}]", [2, 3])
+    ben[":boss"][Keyword("name")] = "changed"
+    assert cleo == {":boss": {":name": "Ada"}}
     one, two = await db.pull_many("[:name]", [1, 1])
     assert one == two
     assert one is not two
@@ -300,14 +305,47 @@ PATTERNS = [
 ]
 
 
+@pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("pattern", PATTERNS)
-async def test_columns_and_rows_agree(db: Database, pattern: str) -> None:
+async def test_columns_and_rows_agree(
+    db: Database, pattern: str, dense: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether all of an attribute is read, or what is looked up of the entities."""
+    monkeypatch.setattr(pull_read.Reader, "_dense", lambda *_: dense)
     ids = [*range(30), 1, 3, 999]
     one_by_one = [await db.pull(pattern, i) for i in ids]
     # Forty of each is over the threshold for columns.
     assert await db.pull_many(pattern, ids * 40) == one_by_one * 40
     nobody = [one_by_one[-1]] * 100
     assert await db.pull_many(pattern, [*ids, *range(100, 200)]) == one_by_one + nobody
+
+
+async def test_many_of_more_entities_are_looked_up_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not one by one, and the attributes are not read from end to end either."""
+    ref = {":db/valueType": ":db.type/ref", ":db/cardinality": ":db.cardinality/many"}
+    edges = [(e, ":knows", e % 9 + 1 + i) for e in range(1, 10_001) for i in range(3)]
+    db = init_db([*edges, *((e, ":name", f"n{e}") for e in range(1, 10_001))], {":knows": ref})
+    passes: list[int] = []
+    real = Trees._looked_up
+
+    def counted(self: Trees, indexes: Any, a: int, entities: Any) -> Any:
+        passes.append(len(entities))
+        return real(self, indexes, a, entities)
+
+    monkeypatch.setattr(Trees, "_looked_up", counted)
+    monkeypatch.setattr(pull_read.Reader, "_dense", lambda *_: False)
+    found = await db.pull_many("[:name {:knows [:name]} {:_knows [:name]}]", [*range(1, 51)])
+    assert passes == [50, 50]  # of the few that they know each is
+    assert found[49] == {
+        ":name": "n50",
+        ":knows": [{":name": f"n{i}"} for i in (6, 7, 8)],
+    }
+    back = [e for e, _, v in edges if v == 11]
+    (first,) = await db.pull_many("[:name {[:_knows :limit nil] [:name]}]", [11])
+    assert first is not None
+    assert [m[":name"] for m in first[":_knows"]] == [f"n{e}" for e in back]
 
 
 async def test_pull_many_pauses_between_chunks(db: Database) -> None:

@@ -133,13 +133,14 @@ def one_recursion_a_scope(pattern: list[Any]) -> bool:
     )
 
 
-async def compare(rows: list[Any], pattern: list[Any], columns: int) -> None:
+async def compare(rows: list[Any], pattern: list[Any], columns: int, dense: bool = True) -> None:
     facts = facts_of(rows)
     db: Database = await empty_db(SCHEMA).db_with([[":db/add", *row] for row in rows])
     expected = [naive(facts, pattern, e, frozenset()) for e in ENTITIES]
     with (
         mock.patch.object(pull_execute, "COLUMNS_FROM", columns),
         mock.patch.object(pull_read, "COLUMNS_FROM", columns),
+        mock.patch.object(pull_read.Reader, "_dense", return_value=dense),
     ):
         # Twice: the second time columns are at hand.
         for _ in range(2):
@@ -152,16 +153,17 @@ CASES = (
     st.lists(FACT, max_size=20),
     PATTERN.filter(one_recursion_a_scope),
     st.sampled_from([1, 3, 1000]),
+    st.booleans(),
 )
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(*CASES)
 def test_pull_agrees_with_a_naive_one(
-    backend: str, rows: list[Any], pattern: list[Any], columns: int
+    backend: str, rows: list[Any], pattern: list[Any], columns: int, dense: bool
 ) -> None:
-    anyio.run(partial(compare, rows, pattern, columns), backend=backend)
+    anyio.run(partial(compare, rows, pattern, columns, dense), backend=backend)
 
 
 class _NeverMet(set[int]):

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 import datahike_async as d
-from datahike_async.index import source
-from datahike_async.query.pulling import execute as pull_execute
+from datahike_async.index.source import Reading
 
 pytestmark = pytest.mark.anyio
 
@@ -56,14 +55,13 @@ async def config(tmp_path: Path, anyio_backend: str) -> dict[str, Any]:
 def waves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the waves of reads, and the nodes of each, that a pull had to wait for."""
     counted: list[int] = []
-    real = source.fetch
+    real = Reading.fetch
 
-    async def fetch(miss: Any) -> None:
+    async def fetch(self: Reading, miss: Any) -> None:
         counted.append(len(miss.addresses))
-        await real(miss)
+        await real(self, miss)
 
-    for module in (source, pull_execute):
-        monkeypatch.setattr(module, "fetch", fetch)
+    monkeypatch.setattr(Reading, "fetch", fetch)
     return counted
 
 

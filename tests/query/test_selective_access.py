@@ -63,3 +63,31 @@ async def test_a_value_is_found_in_whatever_attribute_has_it(db: Any) -> None:
     assert [(e, str(a)) for e, a in found] == [(7, ":id")]
     assert len(await d.q("[:find ?e :in $ ?v :where [?e ?a ?v]]", db, 10**6 + 7)) == 45
     assert not await d.q("[:find ?e :in $ ?v :where [?e ?a ?v]]", db, 7.0)
+
+
+async def test_values_that_most_datoms_have_are_not_looked_up_one_by_one() -> None:
+    """Their attribute is read and kept: the next query finds it at hand, and plans with it."""
+    shops, sales = range(1, 21), range(100, 30_100)
+    schema = {
+        ":region": {**ONE, ":db/valueType": ":db.type/long"},
+        ":shop": {**ONE, ":db/valueType": ":db.type/ref"},
+    }
+    db = d.init_db(
+        [(e, ":region", e % 5) for e in shops] + [(e, ":shop", e % 20 + 1) for e in sales], schema
+    )
+    query = "[:find ?s ?r :where [?h :region ?r] [?s :shop ?h]]"
+
+    async def operators(query: str, db: Any) -> list[str]:
+        return [step["operator"] for step in (await d.explain(query, db, analyze=True)).data()]
+
+    assert len(await d.q(query, db)) == len(sales)
+    found = await operators(query, db)
+    assert not any("seeks" in operator for operator in found)
+    # A few of many are.
+    few = query.replace("[?h :region ?r]", "[?h :region ?r] [(= ?h 7)]")
+    other = d.init_db(
+        [(e, ":region", e % 5) for e in shops]
+        + [(e, ":shop", e % 20 + 1 if e < 2100 else e) for e in sales],
+        schema,
+    )
+    assert "AVET seeks" in "".join(await operators(few, other))

@@ -15,7 +15,7 @@ import datahike_async as d
 from datahike_async.database import init_db
 from datahike_async.edn import read
 from datahike_async.errors import EdnError, QueryCanceled
-from datahike_async.looks import PIECE, SMALL, looking, pieces, walked
+from datahike_async.looks import PIECE, SMALL, STEP, looking, pieces, walked
 from datahike_async.query.answer import shaping
 from datahike_async.query.builtins import calls
 from datahike_async.query.language import where
@@ -436,7 +436,8 @@ def test_names_that_should_differ_are_not_each_compared_with_all_others(text: st
     assert searched < 10
 
 
-def test_reading_counts_what_is_in_small_collections() -> None:
+@pytest.mark.parametrize("text", ["[" + "[1 2 3] " * 100 + "]", "[" + "1 " * 400 + "]"])
+def test_reading_counts_every_element_for_what_it_takes(text: str) -> None:
     counted = 0
 
     def look(count: int) -> None:
@@ -445,10 +446,10 @@ def test_reading_counts_what_is_in_small_collections() -> None:
 
     token = looking.set(look)
     try:
-        read("[" + "[1 2 3] " * 100 + "]")
+        read(text)
     finally:
         looking.reset(token)
-    assert counted >= 400
+    assert counted >= 400 * 4 * STEP
 
 
 async def test_a_list_that_holds_one_list_again_and_again_is_stopped_in_time() -> None:

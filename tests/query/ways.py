@@ -12,15 +12,18 @@ from typing import Any, Final
 from unittest import mock
 
 from datahike_async import looks
-from datahike_async.index import arrays, columns
+from datahike_async.index import arrays, columns, objects, splice
+from datahike_async.memory import Memory
 from datahike_async.query.builtins import columns as vector
+from datahike_async.query.builtins import matching
 from datahike_async.query.limits import watch
 from datahike_async.query.planning import ordering, plan
 from datahike_async.query.pulling import execute as pull_execute
-from datahike_async.query.reading import access, fetch, lookups, point
+from datahike_async.query.reading import access, fetch, lookups, parts, point
 from datahike_async.query.relations import joins, reach, relation
 from datahike_async.query.running import engine as execute
 from datahike_async.query.running import functions
+from datahike_async.snapshot import trees
 
 __all__ = ["WAYS", "forced"]
 
@@ -30,27 +33,42 @@ WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
     "as chosen": [],
     "as for many rows": [
         *((fetch, name, 1) for name in ("FEW", "SEEKS")),
-        *((access, "_MANY", 1), (lookups, "_FEW", 1), (point, "_MOST", 1)),
+        *((access, "_MANY", 1), (access, "_TOGETHER", 0), (lookups, "_FEW", 1)),
+        (point, "_MOST", 1),
         *((execute, "_WORTH", 1), (execute, "_WIDE", 0)),
         *((reach, name, 1) for name in ("_MATRIX", "_FEW_EDGES", "_LEVELS", "_BLOCK")),
         *((reach, "_TINY", 0), (reach, "_FEW_STARTS", 0)),
         (pull_execute, "COLUMNS_FROM", 1),
     ],
     "as for few rows": [
-        (fetch, "FEW", _MANY),
+        *((fetch, "FEW", _MANY), (access, "_TOGETHER", 0)),
         *((reach, "_FEW_STARTS", _MANY), (reach, "_TINY", 0)),
     ],
+    "bisected": [(fetch, "_BISECTED", 0)],
+    "put together at once": [
+        *((fetch, name, value) for name, value in (("FEW", _MANY), ("_BISECTED", 0))),
+        *((fetch, "_SOUGHT", 0), (trees, "_LOOK", _MANY)),
+    ],
+    "joined whole": [(fetch, "_BISECTED", _MANY), (fetch, "_SOUGHT", _MANY)],
     "ranges of AVET": [(access, "_worth", lambda *_: True)],
     "positions of values": [(access, "_AGAIN", 0), (access, "_OFTEN", 0)],
+    "little memory": [
+        (trees.Trees, "memory", Memory(None, 2, 2**40)),
+        *((parts, name, 1) for name in ("_LEAST", "_MOST")),
+    ],
     "greedy order": [(ordering, "_EXHAUSTIVE", 0)],
     "walked": [(plan, "LONG", 0)],
     "planned anew": [(execute, "_far_off", lambda *_: True)],
     "in worker threads": [(execute, "LARGE", 0), (watch, "LARGE", 0)],
     "anew in worker threads": [(watch, "HERE", -1), (watch, "PIECE", 0), (looks, "SMALL", 0)],
     "in small pieces": [
-        *((module, "PIECE", 3) for module in (arrays, joins, looks, relation, vector)),
-        *((looks, "SMALL", 0), (arrays, "_BUCKET", 2), (columns, "_OBJECTS", 2)),
-        *((joins, "_DENSE", 0), (functions, "_FUSED", 1)),
+        *((module, "PIECE", 3) for module in (arrays, joins, looks, matching, relation, vector)),
+        *((matching, "STEPS", 40), (matching, "_RUN", 2), (matching, "_FEWEST", 1)),
+        *((looks, "SMALL", 0), (arrays, "_BUCKET", 2), (columns, "OBJECTS", 2)),
+        *((objects, "OBJECTS", 2), (splice, "SMALL", 1), (splice, "_COPIED", 1)),
+        *((joins, "_DENSE", 0), (functions, "_FUSED", 1), (arrays, "_SAMPLE", 4)),
+        *((joins, name, 0) for name in ("_LOOKED_UP", "_TESTED")),
+        *((relation, "_ORDERED", 0), (arrays, "_MARKED", 1), (execute, "_ALONE", 0)),
     ],
 }
 

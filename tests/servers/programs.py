@@ -59,6 +59,8 @@ class Program:
 
 
 PROGRAMS = {
+    # Its threads compare and write without a lock, so that of conditional writes that come at the
+    # same moment two may be accepted: for one writer, and for tests of a single request.
     "moto": Program(
         lambda exe, port, folder: [exe, "-H", "127.0.0.1", "-p", str(port)],
         honours_conditions=True,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,16 +17,33 @@ from datahike_async.errors import ConfigError, CorruptData, UnsupportedFormat
 from datahike_async.index.codec import pack, seal, unpack
 from datahike_async.index.source import Address
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.storage.codec import (
+from datahike_async.storage.branches.create import empty_snapshot
+from datahike_async.storage.branches.head import (
+    RECENT,
+    Head,
+    Recent,
+    decode_head,
+    encode_head,
+)
+from datahike_async.storage.branches.ring import Ring
+from datahike_async.storage.log.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    Pointer,
+    decode_checkpoint,
+)
+from datahike_async.storage.log.records import (
+    Commit,
+    commit_id,
     decode_record,
     decode_segment,
     encode_entry,
     encode_record,
     encode_segment,
+    made_of,
+    newest,
+    tx_of_commit,
 )
-from datahike_async.storage.create import empty_snapshot
-from datahike_async.storage.head import RECENT, Base, Head, Recent, decode_head, encode_head
-from datahike_async.storage.ring import Ring
 from datahike_async.tx.apply import apply, replay
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +85,9 @@ async def test_a_record_replays_to_the_same_state(many: int) -> None:
     )
     encoded = encode_record(5, COMMIT, [encode_entry(first), encode_entry(second)])
     record = decode_record(encoded, "here")
-    assert (record.generation, record.commit) == (5, COMMIT)
+    assert (record.generation, record.publication) == (5, COMMIT)
+    assert record.commit == commit_id(COMMIT, second.tx)
+    assert tx_of_commit(record.commit) == second.tx
     again = empty_snapshot(CONFIG)
     for entry in record.entries:
         again = replay(again, entry.operations, entry.new_attrs, entry.tx, entry.max_eid)
@@ -81,16 +101,15 @@ async def test_segments_chain() -> None:
     applied = await apply(empty_snapshot(CONFIG), [{":n": 1}], env=Env.seeded(1))
     records = [encode_record(g, COMMIT, [encode_entry(applied)]) for g in (2, 3)]
     elsewhere = Address("log/y", 0, 4, 5)
-    data = encode_segment(["pack/x", 1, 2, 3], [records[0], elsewhere, records[1]])
-    previous, items = decode_segment(data, "here")
-    assert previous == ["pack/x", 1, 2, 3]
-    assert items == [records[0], elsewhere, records[1]]
+    data = encode_segment(["log/x", 1, 2, 3], [records[0], elsewhere, records[1]], 7)
+    found = decode_segment(data, "here")
+    assert found == (Address("log/x", 1, 2, 3), [records[0], elsewhere, records[1]], 7)
 
 
 @pytest.mark.parametrize("item", [7, None, ["log/y", 0, 4], [b"y", 0, 4, 5], ["y", 0, 4, "5"]])
 async def test_what_is_neither_record_nor_address_is_no_segment(item: Any) -> None:
     with pytest.raises(CorruptData, match="here"):
-        decode_segment(seal([None, [item]]), "here")
+        decode_segment(seal({"format": 2, "previous": None, "items": [item], "last": None}), "here")
 
 
 async def test_a_newer_record_is_refused() -> None:
@@ -100,30 +119,32 @@ async def test_a_newer_record_is_refused() -> None:
 
 @given(st.binary(max_size=60))
 async def test_noise_is_no_record_and_no_head(noise: bytes) -> None:
-    with pytest.raises(CorruptData):
+    # Some begins as a record of another version would.
+    with pytest.raises((CorruptData, UnsupportedFormat)):
         decode_record(noise, "here")
     with pytest.raises(CorruptData):
         decode_head(noise, "here", None)
 
 
 def head() -> Head:
-    base = Base(
+    base = Checkpoint(
         store=UUID(int=1),
         branch="db",
+        born=UUID(int=9),
         config={"keep-history": True},
         schema={"flexibility": "read"},
-        trees={"roots": {}},
+        trees={"roots": {}, "max-eid": 5, "max-tx": 536870915},
         instant=datetime(2026, 1, 1, tzinfo=UTC),
-        log=["pack/x", 0, 5, 9],
+        log=["log/x", 0, 5, 9],
         created=datetime(2026, 1, 1, tzinfo=UTC),
+        id=UUID(int=7),
+        commit=Commit(COMMIT, (UUID(int=5), UUID(int=6))),
+        back=[Pointer(UUID(int=8), 536870914, 0)],
     ).with_encoding()
     return Head(
         base,
         4,
-        COMMIT,
-        (),
-        UUID(int=3),
-        0,
+        2,
         Recent().after(UUID(int=9)).after(COMMIT),
         Ring().after(UUID(int=3), 4, ()),
         (b"one", b"two"),
@@ -157,7 +178,7 @@ def test_the_head_of_another_store_is_refused() -> None:
 def test_a_newer_head_is_refused_whatever_else_it_holds() -> None:
     fields = unpack(encode_head(head()))
     with pytest.raises(UnsupportedFormat) as caught:
-        decode_head(pack([fields[0], 2, "all different"]), "head/db", None)
+        decode_head(pack([fields[0], FORMAT + 1, "all different"]), "head/db", None)
     assert caught.value.error == ":db-was-written-with-newer-datahike-version"
 
 
@@ -165,3 +186,53 @@ def test_a_newer_head_is_refused_whatever_else_it_holds() -> None:
 def test_what_is_no_head_is_corrupt(bad: Any) -> None:
     with pytest.raises(CorruptData, match="head/db"):
         decode_head(bad, "head/db", None)
+
+
+def test_what_a_newer_version_put_into_a_head_is_carried_on() -> None:
+    magic, version, fields = unpack(encode_head(head()))
+    base = {**unpack(fields["base"]), "colour": "red"}
+    back = decode_head(pack([magic, version, {**fields, "base": pack(base), "size": 3}]), "h", None)
+    assert (back.base.extra, back.extra) == ({"colour": "red"}, {"size": 3})
+    again = decode_head(encode_head(back), "h", None)
+    assert (again.base.extra, again.extra) == ({"colour": "red"}, {"size": 3})
+    follower = again.base.followed(id=UUID(int=1))
+    assert decode_checkpoint(follower.encoded, "h").extra == {"colour": "red"}
+
+
+def test_a_head_of_an_older_format_is_refused_by_name() -> None:
+    fields = unpack(encode_head(head()))
+    with pytest.raises(UnsupportedFormat, match="head/db has format 1"):
+        decode_head(pack([fields[0], 1, *fields[2:]]), "head/db", None)
+
+
+@given(st.lists(st.integers(0, 3), max_size=200), st.integers(-5, 700))
+def test_the_newest_checkpoint_before_a_transaction_is_a_few_steps_away(
+    gaps: list[int], tx: int
+) -> None:
+    line = [head().base]
+    line[0] = replace(line[0], back=[], trees={"max-tx": 0}).with_encoding()
+    for i, gap in enumerate(gaps, 1):
+        trees = {"max-tx": line[-1].tx + gap}
+        line.append(
+            decode_checkpoint(line[-1].followed(id=UUID(int=100 + i), trees=trees).encoded, "h")
+        )
+    known = {one.id: one for one in line}
+    assert [one.pointer.depth for one in line] == list(range(len(line)))
+    at, steps = line[-1], 0
+    while (pointer := at.towards(tx)) is not None:
+        at, steps = known[pointer.id], steps + 1
+        assert pointer == at.pointer
+    older = [one for one in line if one.tx <= tx]
+    assert at.tx == (older[-1] if older else line[0]).tx
+    assert steps <= 2 * len(line).bit_length() + 1
+
+
+def test_each_transaction_of_a_publication_is_a_commit_on_the_one_before() -> None:
+    first, second, third = (commit_id(COMMIT, tx) for tx in (5, 6, 7))
+    assert len({first, second, third, commit_id(UUID(int=1), 5)}) == 4
+    assert [tx_of_commit(one) for one in (first, second, third)] == [5, 6, 7]
+    assert {one.version for one in (first, second)} == {8}
+    before = Commit(UUID(int=1), (UUID(int=2),))
+    assert made_of(COMMIT, [5], before.id, [UUID(int=3)]) == (first, (before.id, UUID(int=3)))
+    assert made_of(COMMIT, [5, 6], before.id, [UUID(int=3)]) == (second, (first,))
+    assert newest([], before) == before

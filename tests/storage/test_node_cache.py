@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 
 from datahike_async.index.source import Address
-from datahike_async.storage.node_cache import NodeCache
+from datahike_async.storage.nodes.cache import NodeCache
 
 
 class Node:

@@ -8,9 +8,9 @@ import pytest
 
 from datahike_async.errors import CorruptData
 from datahike_async.konserve.blob import Capabilities
-from datahike_async.storage.layout import PACK_BYTES, Layout
-from datahike_async.storage.node_store import _NEAR, NodeStore, _plan, checked
-from datahike_async.storage.pack import make_sink, parts_of
+from datahike_async.storage.nodes.layout import PACK_BYTES, Layout
+from datahike_async.storage.nodes.sinks import make_sink, parts_of
+from datahike_async.storage.nodes.store import _NEAR, NodeStore, _plan, checked
 
 
 def source() -> NodeStore:

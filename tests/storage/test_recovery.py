@@ -21,11 +21,13 @@ from datahike_async.errors import (
     UnsupportedFormat,
 )
 from datahike_async.index.codec import pack, unpack
+from datahike_async.index.source import Address
 from datahike_async.konserve import opening as stores
-from datahike_async.storage.codec import decode_record, decode_segment
-from datahike_async.storage.flush import address_of
-from datahike_async.storage.open import read_branch
-from datahike_async.storage.tail import fetch_segments
+from datahike_async.storage.branches.read import read_branch
+from datahike_async.storage.keys import checkpoint_key
+from datahike_async.storage.log.checkpoint import decode_checkpoint
+from datahike_async.storage.log.reader import fetch_segments
+from datahike_async.storage.log.records import decode_record, decode_segment
 from datahike_async.transactor.transactor import Limits
 
 pytestmark = pytest.mark.anyio
@@ -75,20 +77,20 @@ def some_transaction(rng: random.Random) -> list[Any]:
     if kind == 6:
         return [{":db/id": -1, f":late/{rng.randrange(12)}": e}, {":friend": -1}]
     if kind == 7:
-        return [{":n": i, ":tag": "load"} for i in range(rng.choice((5, 60, 1200)))]
+        return [{":n": i, ":tag": "load"} for i in range(rng.choice((5, 60, 60, 1200)))]
     return []
 
 
 @pytest.mark.parametrize("limits", [SMALL, NEVER], ids=["flushing", "tail"])
 @pytest.mark.parametrize("keep_history", [True, False])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_reopening_finds_what_was_there(
     store: dict[str, Any], limits: Limits, keep_history: bool, seed: int
 ) -> None:
     rng = random.Random(seed)
     await d.create_database(store=store, keep_history=keep_history, schema_flexibility="read")
     seen: Any = None
-    for _ in range(4):
+    for _ in range(3):
         async with d.connect(store=store, limits=limits) as conn:
             if seen is not None:
                 assert await everything(conn.db()) == seen
@@ -183,19 +185,57 @@ async def test_the_log_holds_every_commit(store: dict[str, Any]) -> None:
     assert state is not None
     records = list(state.records)
     at = state.head.base.log
-    assert at is not None
     while at is not None:
-        address = address_of(at)
-        data = await opened.bget(address.blob, address.offset, address.offset + address.length)
-        assert data is not None
-        at, items = decode_segment(data, address.blob)
-        older = await fetch_segments(opened, items, None, address.blob)
-        records = [*(decode_record(r, address.blob) for r in older.records), *records]
+        address = Address(*at)
+        assert address.blob.startswith("log/")
+        found = decode_segment(await opened.bget(address.blob), address.blob)
+        at, (older) = found.previous, await fetch_segments(opened, found.items, None, address.blob)
+        earlier = [decode_record(r, address.blob) for r in older.records]
+        assert found.last == earlier[-1].entries[-1].tx
+        records = [*earlier, *records]
+    checkpoints = []
+    pointer: Any = state.head.base.pointer
+    while pointer is not None:
+        key = checkpoint_key(pointer.id)
+        checkpoint = decode_checkpoint(await opened.bget(key), key)
+        assert checkpoint.pointer == pointer
+        checkpoints.append(checkpoint.commit.id)
+        pointer = checkpoint.back[0] if checkpoint.back else None
     await stores.release_store(opened)
     assert [r.commit for r in records] == commits
+    assert len(checkpoints) > 3
+    assert [c for c in commits if c in checkpoints] == checkpoints[-2::-1]
     assert [e.tx for r in records for e in r.entries] == sorted(
         {e.tx for r in records for e in r.entries}
     )
+
+
+async def test_a_commit_names_the_one_before_after_reopening_too(store: dict[str, Any]) -> None:
+    await d.create_database(store=store, schema_flexibility="read")
+    last: Any = None
+    for limits in (NEVER, SMALL, CLOSING, NEVER):
+        async with d.connect(store=store, limits=limits) as conn:
+            if last is not None:
+                assert (conn.db().commit_id, conn.db().parent_commit_ids) == last
+            for i in range(6):
+                before = conn.db().commit_id
+                report = await conn.transact([{":n": i, ":text": "x" * 1000}])
+                assert report.db_before.commit_id == before
+                assert report.db_after.parent_commit_ids == {before}
+            reports: list[Any] = [None] * 8
+
+            async def send(i: int, conn: Any = conn, reports: list[Any] = reports) -> None:
+                reports[i] = await conn.transact([{":n": i}])
+
+            async with anyio.create_task_group() as group:
+                for i in range(8):
+                    group.start_soon(send, i)
+            reports.sort(key=lambda report: report.db_after.max_tx)
+            line = [report.db_after.commit_id for report in reports]
+            assert len(set(line)) == 8
+            assert [{c} for c in line[:-1]] == [r.db_after.parent_commit_ids for r in reports[1:]]
+            assert [r.db_before.commit_id for r in reports[1:]] == line[:-1]
+            last = (conn.db().commit_id, conn.db().parent_commit_ids)
 
 
 async def test_a_small_cache_reads_all_the_same(store: dict[str, Any]) -> None:

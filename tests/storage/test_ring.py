@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from uuid import UUID
 
-from datahike_async.storage.ring import Ring
+from datahike_async.storage.branches.ring import Ring
 
 A, B, C, D = (UUID(int=n) for n in range(1, 5))
 

@@ -19,8 +19,8 @@ from datahike_async.errors import (
     WriterFenced,
 )
 from datahike_async.konserve import opening as stores
-from datahike_async.storage import open as opening
-from datahike_async.storage.head import RECENT
+from datahike_async.storage.branches import read as opening
+from datahike_async.storage.branches.head import RECENT
 from datahike_async.transactor import branch as branches
 from datahike_async.transactor import committer as committers
 from datahike_async.transactor.transactor import Limits
@@ -385,7 +385,7 @@ async def test_an_exclusive_writer_is_fenced_by_a_flush_too(store: dict[str, Any
         actor = owner._transactor
         prepared = await actor._branch.prepare_flush()
         await other.transact([{":name": "b"}])
-        actor._prepared = prepared
+        actor.flushing.prepared = prepared
         actor.mailbox.wake()
         with anyio.fail_after(10):
             while actor.fatal is None:

@@ -28,10 +28,11 @@ from datahike_async.konserve.blob import (
     Journal,
     Unchanged,
 )
-from datahike_async.konserve.errors import OutcomeUnknown, StoreFull, StoreIOError
+from datahike_async.konserve.errors import OutcomeUnknown, StoreBusy, StoreFull, StoreIOError
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from datahike_async.transactor import sharing
+from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.transactor import Limits
 from tests.strangers import Strangers
 
@@ -311,6 +312,58 @@ async def test_a_lost_answer_is_found_below_what_others_committed_since(
             for n in (1, 2, 3):
                 await conn.transact([{":n": n}])
             assert [x.v for x in await conn.db().datoms("aevt", ":n")] == [1, 2, 10, 11, 3]
+            assert await (await other.sync()).datoms("aevt") == await conn.db().datoms("aevt")
+
+
+@pytest.mark.parametrize("kind", ["memory", "file", "parted"], indirect=True)
+@pytest.mark.parametrize("at", ["group", "flush"])
+async def test_nothing_is_published_over_what_others_committed_and_could_not_be_taken_over(
+    store: dict[str, Any],
+    wrapping: Callable[[Wrapping], None],
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+) -> None:
+    """The answer to a publication is lost, and the head below which it is found not understood."""
+    plan: dict[str, Any] = {"fault": Fault.LOST_RESPONSE}
+    opened: list[Overtaken] = []
+    adopt, publish_flush = Branch.adopt, Branch.publish_flush
+    fails = 1
+
+    async def failing(self: Branch, state: Any) -> None:
+        nonlocal fails
+        if fails and self is conn._transactor._branch:
+            fails -= 1
+            raise StoreBusy("for a moment")
+        await adopt(self, state)
+
+    async def losing(self: Branch, prepared: Any) -> None:
+        if fails and at == "flush" and self is conn._transactor._branch:
+            opened[-1].at = opened[-1].calls
+        await publish_flush(self, prepared)
+
+    async with Strangers(store) as other:
+
+        async def others() -> None:
+            for n in (1000, 1001):
+                await other.transact([{":n": n}])
+
+        def overtaken(blobs: Any) -> Overtaken:
+            opened.append(Overtaken(blobs, others, **plan))
+            return opened[-1]
+
+        wrapping(overtaken)
+        async with d.connect(store=store, limits=LIMITS) as conn:
+            await conn.transact([{":n": 0}])
+            monkeypatch.setattr(Branch, "adopt", failing)
+            monkeypatch.setattr(Branch, "publish_flush", losing)
+            if at == "group":
+                opened[-1].at = opened[-1].calls
+            n = 1
+            while fails or n < 20:  # a flush is published some time later
+                await conn.transact([{":n": n}])
+                n += 1
+            found = [x.v for x in await conn.db().datoms("aevt", ":n")]
+            assert sorted(found) == sorted([*range(n), 1000, 1001])
             assert await (await other.sync()).datoms("aevt") == await conn.db().datoms("aevt")
 
 

@@ -14,7 +14,10 @@ from datahike_async.env import Env
 from datahike_async.errors import TransactionError, WriterError
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.testing.faults import FaultyBlobStore
+from datahike_async.storage import flush
+from datahike_async.storage.nodes.store import NodeStore
 from datahike_async.transactor import sharing
+from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.transactor import Limits
 
 pytestmark = pytest.mark.anyio
@@ -46,11 +49,13 @@ async def test_what_waits_together_is_committed_together(store: dict[str, Any]) 
         generation = conn._transactor._branch.committer.generation
     assert sorted(refused) == [0, 10, 20, 30, 40]
     assert len(reports) == 45
-    # A few publications for 45 transactions, each with an id and a state of its own.
+    # A few publications for 45 transactions, each of which is a commit on the one before.
     assert generation < 30
     reports.sort(key=lambda report: report.tx)
     assert [r.tx for r in reports] == list(range(reports[0].tx, reports[0].tx + 45))
-    assert len({r.db_after.commit_id for r in reports}) == generation - 1
+    line = [reports[0].db_before.commit_id, *(r.db_after.commit_id for r in reports)]
+    assert len(set(line)) == 46
+    assert [r.db_after.parent_commit_ids for r in reports] == [{c} for c in line[:-1]]
     assert [r.instant for r in reports] == sorted({r.instant for r in reports})
     for i, report in enumerate(reports):
         assert len(await report.db_after.datoms("aevt", ":n")) == i + 1
@@ -169,6 +174,61 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
         assert conn.db().snapshot.n < 210
     async with d.connect(store=store) as conn:
         assert len(await conn.db().datoms("aevt", ":n")) == 300
+
+
+@pytest.mark.parametrize("apart", [1, 90_000])
+async def test_a_flush_waits_for_more_rows_where_they_lie_far_apart(
+    store: dict[str, Any], apart: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that leaves which few rows rewrite are not written again and again."""
+    sizes: list[int] = []
+    prepare = Branch.prepare_flush
+
+    async def noted(self: Branch) -> Any:
+        prepared = await prepare(self)
+        sizes.append(prepared.flushed.snapshot.n)
+        return prepared
+
+    monkeypatch.setattr(Branch, "prepare_flush", noted)
+    monkeypatch.setattr(flush, "_MANY_ROWS", 50)
+    async with d.connect(store=store, limits=Limits(flush_rows=100, close_rows=10**9)) as conn:
+        await conn.transact([{":db/ident": ":u", ":db/index": True}])
+        await conn.transact([{":u": 1_000 * i} for i in range(3_000)])
+        for k in range(60):
+            first = 1 + k if apart > 1 else 3_000_000 + 30 * k
+            await conn.transact([{":u": first + i * apart} for i in range(30)])
+            while (
+                conn._transactor.flushing.under_way
+                or conn._transactor.flushing.prepared is not None
+            ):
+                await anyio.sleep(0.001)
+        found = len(await conn.db().datoms("aevt", ":u"))
+    assert found > 3_000
+    assert (max(sizes[2:]) < 300) is (apart == 1), sizes
+
+
+async def test_a_flush_fetches_what_all_indexes_miss_together(
+    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with d.connect(store=store) as conn:
+        await conn.transact([{":db/ident": ":u", ":db/index": True}])
+        await conn.transact([{":u": i, ":v": -i} for i in range(30_000)])
+    waves: list[int] = []
+    fetch = NodeStore.fetch
+
+    async def noted(self: NodeStore, addresses: Any) -> None:
+        waves.append(len(addresses))
+        await fetch(self, addresses)
+
+    async with d.connect(store=store, limits=Limits(close_rows=10**9)) as conn:
+        await conn.transact([{":db/id": 1 + 50 * i, ":u": -i, ":v": i} for i in range(500)])
+        transactor = conn._transactor
+        transactor._branch.source.cache.clear()
+        monkeypatch.setattr(NodeStore, "fetch", noted)
+        await transactor._branch.prepare_flush()
+    # Roots, and what is below them: as deep as the trees, however many there are.
+    assert len(waves) <= 3
+    assert sum(waves) > 50
 
 
 async def test_deleting_waits_for_what_is_being_written_and_nothing_is_left_of_it(

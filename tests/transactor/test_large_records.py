@@ -16,8 +16,8 @@ from datahike_async.konserve import opening as stores
 from datahike_async.konserve.blob import Expected, Revision, Write
 from datahike_async.konserve.errors import StoreConfigError
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
-from datahike_async.storage.head import decode_head
-from datahike_async.storage.tail import TAIL_BYTES, Tail
+from datahike_async.storage.branches.head import decode_head
+from datahike_async.storage.log.tail import TAIL_BYTES, Tail
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
 from tests.servers.programs import S3Server

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import subprocess
+import sys
+import textwrap
 import threading
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -18,11 +23,11 @@ import anyio.lowlevel
 import pytest
 
 import datahike_async as d
-from datahike_async import beside
+from datahike_async import beside, collector
 from datahike_async.collector import set_aside
-from datahike_async.storage import codec
-from datahike_async.storage import open as opening
-from datahike_async.storage.node_cache import NodeCache
+from datahike_async.storage.branches import read as opening
+from datahike_async.storage.log import records as codec
+from datahike_async.storage.nodes.cache import NodeCache
 from datahike_async.transactor.limits import Limits
 from datahike_async.tx import done
 from datahike_async.tx.apply import Transaction
@@ -85,11 +90,19 @@ def with_identity() -> list[Any]:
     return [{":id": i, ":n": i, ":name": f"n{i}"} for i in range(MANY)]
 
 
+def one_by_one() -> list[Any]:
+    """Items of which one has something in it that columns do not take."""
+    return [
+        *with_identity()[:-1],
+        {":id": MANY - 1, ":n": 1, ":name": "x", ":friend": "datomic.tx"},
+    ]
+
+
 def one_deep_map() -> list[Any]:
     return [{":n": -1, ":friend": [{":n": i, ":name": "x"} for i in range(MANY)]}]
 
 
-@pytest.mark.parametrize("data", [plain, with_identity, one_deep_map])
+@pytest.mark.parametrize("data", [plain, with_identity, one_by_one, one_deep_map])
 async def test_large_transactions_run_beside_the_event_loop(conn, threads, data):
     ran, loop = threads(Transaction, "begin"), threading.get_ident()
     encoded = threads(codec, "_block")
@@ -191,7 +204,7 @@ async def test_a_large_log_is_replayed_in_blocks_beside_the_event_loop(
     await d.create_database(config)
     async with d.connect(config, limits=never) as conn:
         await conn.transact(SCHEMA)
-        await conn.transact(with_identity())
+        await conn.transact(one_by_one())
         before = list(await conn.db().datoms("eavt"))
     replayed = threads(opening, "replay")
     rows, decode = [], codec.decode_rows
@@ -205,12 +218,12 @@ async def test_a_large_log_is_replayed_in_blocks_beside_the_event_loop(
     async with d.connect(config) as conn:
         assert replayed
         assert threading.get_ident() not in replayed
-        assert sum(rows) == 3 * MANY + 1
+        assert sum(rows) == 3 * MANY + 2
         assert max(rows) <= 1_000
         assert list(await conn.db().datoms("eavt")) == before
 
 
-@pytest.mark.parametrize("data", [plain, with_identity])
+@pytest.mark.parametrize("data", [plain, with_identity, one_by_one])
 async def test_no_datom_costs_the_garbage_collector_a_look(data):
     """A million containers that live stop every thread for as long as a collection takes."""
     db = await d.empty_db(schema_flexibility="write", keep_history=True).db_with(SCHEMA)
@@ -220,7 +233,7 @@ async def test_no_datom_costs_the_garbage_collector_a_look(data):
     report = await db.with_(items)
     gc.collect()
     made = len(gc.get_objects()) - before
-    assert len(report.tx_data) == 3 * MANY + 1
+    assert len(report.tx_data) == 3 * MANY + 1 + (data is one_by_one)
     assert made < MANY // 4
 
 
@@ -248,8 +261,9 @@ async def test_a_report_makes_datoms_when_they_are_read(conn, monkeypatch):
     assert report.tx_data != []
 
 
+@pytest.mark.parametrize("more", [[], [{":id": 0, ":friend": "datomic.tx"}]])
 async def test_a_large_transaction_on_a_cache_that_is_too_small_is_not_run_for_each_node(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, more
 ):
     config = {"store": {"backend": "file", "path": str(tmp_path / "db")}}
     await d.create_database(config)
@@ -264,9 +278,46 @@ async def test_a_large_transaction_on_a_cache_that_is_too_small_is_not_run_for_e
     init = NodeCache.__init__
     monkeypatch.setattr(NodeCache, "__init__", lambda self, *args: init(self, 1))
     async with d.connect(config) as conn:
-        report = await conn.transact([{":id": i, ":n": i + 1} for i in range(MANY)])
-        assert len(report.tx_data) == 2 * MANY + 1
+        report = await conn.transact([*({":id": i, ":n": i + 1} for i in range(MANY)), *more])
+        assert len(report.tx_data) == 2 * MANY + 1 + len(more)
     assert len(runs) <= 2
+
+
+FORKED = """
+    import gc, os, threading
+    from datahike_async import collector
+
+    inside, go_on = threading.Event(), threading.Event()
+
+    def work():
+        with collector.set_aside():
+            inside.set()
+            go_on.wait(20)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(20)
+    collector._lock.acquire()  # as where a thread has just taken it
+    child = os.fork()
+    if not child:
+        counts = [gc.get_freeze_count()]
+        with collector.set_aside():
+            counts.append(gc.get_freeze_count())
+        counts.append(gc.get_freeze_count())
+        os._exit(not (counts[0] == 0 < counts[1] and counts[2] == 0))
+    collector._lock.release()
+    go_on.set()
+    thread.join()
+    assert gc.get_freeze_count() == 0
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_what_a_thread_of_the_parent_set_aside_comes_back_in_a_forked_child():
+    program = [sys.executable, "-c", textwrap.dedent(FORKED)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_what_lives_is_set_aside_and_comes_back():
@@ -279,6 +330,28 @@ def test_what_lives_is_set_aside_and_comes_back():
     assert not gc.get_freeze_count()
     with pytest.raises(ValueError, match="x"), set_aside():
         raise ValueError("x")
+    assert not gc.get_freeze_count()
+
+
+class Circle:
+    def __init__(self):
+        self.itself = self
+
+
+def test_garbage_is_collected_though_blocks_overlap_without_an_end(monkeypatch):
+    with set_aside():
+        gone = weakref.ref(Circle())
+        with set_aside():
+            gc.collect()
+            assert gone() is not None
+        monkeypatch.setattr(collector, "_LONGEST", -1.0)
+        with set_aside():
+            gc.collect()
+            assert gone() is None
+        # What lives is set aside again, after that one.
+        monkeypatch.undo()
+        with set_aside():
+            assert gc.get_freeze_count()
     assert not gc.get_freeze_count()
 
 

@@ -137,6 +137,27 @@ async def test_a_guess_that_does_not_come_true_is_dropped(db, work):
     }
 
 
+async def test_a_guess_is_not_confirmed_by_what_it_says_itself(db):
+    """Were t1 the first entity, it would have taken "new" before it is asked who has it."""
+    db = await db.db_with([{":id": 1, ":email": "old"}])
+    report = await db.with_(
+        [
+            [":db/add", "t1", ":name", "one"],
+            [":db/add", "t2", ":email", "new"],
+            [":db/add", "t2", ":email", "old"],
+            [":db/add", "t1", ":email", "new"],
+            [":db/add", "t1", ":email", "new"],
+        ]
+    )
+    first, after = await db.entid([":id", 1]), report.db_after
+    assert report.tempids["t2"] == first != report.tempids["t1"]
+    assert await after.pull("[:email :name]", first) == {":email": "old"}
+    assert await after.pull("[:email :name]", report.tempids["t1"]) == {
+        ":email": "new",
+        ":name": "one",
+    }
+
+
 refs = st.sampled_from(["t0", "t1", "t2", "t3"])
 forms = st.one_of(
     st.tuples(refs, st.just(":name"), st.sampled_from(["x", "y"])),

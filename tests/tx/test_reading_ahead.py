@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 import datahike_async as d
-from datahike_async.index import lookup
-from datahike_async.index.node import Leaf
-from datahike_async.index.persistent_set import PersistentSet
+from datahike_async.index.columns import Column
+from datahike_async.index.persistent_set import lookup
+from datahike_async.index.persistent_set.node import Leaf
+from datahike_async.index.persistent_set.tree import PersistentSet
+from datahike_async.index.protocol import Order
 from datahike_async.tx import apply
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +132,7 @@ async def test_what_a_large_transaction_looks_up_is_read_in_passes(db, looks, fo
     # And all is as it is where every single thing is looked up.
     monkeypatch.setattr(apply, "_MANY", 10**9)
     monkeypatch.setattr(apply, "_FACTS", 10**9)
+    monkeypatch.setattr(apply, "LEAST", 10**9)
     one_by_one = await db.with_(data)
     assert looks["single"] > len(KEYS)
     assert told(report) == told(one_by_one)
@@ -151,6 +154,40 @@ async def test_what_is_read_is_in_proportion_to_what_is_asked_for(db, looks):
     await db.with_(data)
     # One leaf for each unique value, and one or two for what an entity has.
     assert 0 < looks["leaves"] <= 4 * len(data)
+
+
+async def test_values_far_apart_are_looked_up_together(db, monkeypatch):
+    """As many searches of whole columns, whether they lie in one leaf or in all of them."""
+    calls = []
+    ranges = lookup.value_ranges
+    monkeypatch.setattr(lookup, "value_ranges", lambda *at: calls.append(1) or ranges(*at))
+    monkeypatch.setattr(lookup, "locate", None)  # and none of a single leaf
+    holders = db.snapshot.trees.current[Order.AVET]
+    serial = db.snapshot.schema.by_key[d.kw("serial")].id
+    for wanted in (range(40), range(0, MANY, MANY // 40)):
+        calls.clear()
+        bounds = [Column.of([serial] * len(wanted)), Column.of([*wanted])]
+        rows, stops = holders.lookup_many(bounds)
+        assert rows.v.tolist() == [*wanted]
+        assert stops.tolist() == [*range(1, len(wanted) + 1)]
+        assert len(calls) == 1
+
+
+async def test_nothing_is_read_of_an_entity_that_is_only_referred_to(db, monkeypatch):
+    read = []
+    look = PersistentSet.lookup_many
+
+    def noted(self, bounds):
+        read.append((self.order, len(bounds[0])))
+        return look(self, bounds)
+
+    monkeypatch.setattr(PersistentSet, "lookup_many", noted)
+    refs = range(0, MANY, 7)
+    data = [{":key": f"new {i}", ":best": [":key", f"key {i}"]} for i in refs]
+    report = await db.with_(data)
+    assert {order for order, _ in read} == {Order.AVET}
+    assert sum(count for _, count in read) == 2 * len(refs)
+    assert await report.db_after.q("[:find (count ?e) . :where [?e :best ?x] [?x :serial]]") > 0
 
 
 async def test_a_part_is_read_after_what_the_part_before_it_did(db, monkeypatch):

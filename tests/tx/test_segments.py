@@ -204,7 +204,7 @@ async def test_a_segment_that_fails_leaves_nothing(monkeypatch):
 
 @pytest.mark.parametrize("in_trees", [True, False])
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=transactions)
 async def test_together_and_one_by_one_are_the_same(data, in_trees, monkeypatch):

@@ -102,7 +102,7 @@ SCHEMA = {
 def test_columns_number_such_values_without_comparing_them(compared: Callable[[], int]) -> None:
     left, right = Column.of(U), Column.of(U[::-1])
     assert left.dictionary is not None
-    assert left.dictionary.index[typed_key(U[3])] == 3
+    assert left.dictionary.code(U[3]) == 3
     assert left.dictionary.code(U[5]) == 5
     assert left.dictionary.code(str(U[5])) is None
     found = shared_codes(left, right)

@@ -94,35 +94,36 @@ class LmdbBackend:
         with _system_errors(path), holding_new(path, _OWN, seconds, MAKING):
             found = self._marker(path, size)
             if found == DELETED:
-                self._remove_files(path, size)
+                self._remove_files(path, size, seconds)
             elif found is not None:
                 raise StoreExists(f"An LMDB store exists at {path!r} already.")
             refuse_occupied(path, _OWN)
             refuse_nested(path)
-            shared = Shared.acquire(path, size)
+            shared = Shared.acquire(path, size, writing=True)
             try:
+                shared.allow_writing(size, seconds)
                 if not shared.call(_is_bare, shared):
                     raise StoreConfigError(
                         f"{path!r} is not empty and no store; give a folder of its own."
                     )
                 id_ = id_ or uuid4()
-                store = LmdbBlobStore(shared, seconds, identity=id_)
-                shared.call(self._mark, shared, f"{_FORMAT} {id_}".encode())
+                store = LmdbBlobStore(shared, seconds, size, identity=id_)
+                shared.call(self._mark, shared, f"{_FORMAT} {id_}".encode(), seconds)
                 try:
                     # Again: of two stores, one within the other, one must see the other.
                     refuse_occupied(path, _OWN)
                     refuse_nested(path)
                 except BaseException:
-                    shared.call(self._mark, shared, DELETED)
+                    shared.call(self._mark, shared, DELETED, seconds)
                     raise
             except BaseException:
                 shared.release()
                 raise
             return store
 
-    def _mark(self, shared: Shared, text: bytes) -> None:
-        meta = table(shared, META)
-        with committing(shared, shared.environment, meta) as txn:
+    def _mark(self, shared: Shared, text: bytes, seconds: float) -> None:
+        meta = table(shared, META, seconds)
+        with committing(shared, shared.environment, meta, seconds) as txn:
             txn.put(MARKER, text)
 
     async def connect(self, config: Mapping[str, Any]) -> LmdbBlobStore:
@@ -142,26 +143,37 @@ class LmdbBackend:
         self, path: str, size: int, id_: UUID | None, seconds: float, read_only: bool
     ) -> LmdbBlobStore:
         path = os.path.realpath(path)
-        found = self._id(path, self._marker(path, size, read_only))
-        if found is None:
-            raise StoreNotFound(f"There is no LMDB store at {path!r}. Create it first.")
-        refuse_other(path, id_, found)
-        shared = Shared.acquire(path, size, read_only=read_only)
+        missing = StoreNotFound(f"There is no LMDB store at {path!r}. Create it first.")
+        shared = self._opened(path, size, read_only)
+        if shared is None:
+            raise missing
         try:
-            return LmdbBlobStore(shared, seconds, identity=found)
+            # Of the environment that is open: another one may lie at the path by now.
+            found = self._id(path, shared.call(self._read_marker, shared))
+            if found is None:
+                raise missing
+            refuse_other(path, id_, found)
+            return LmdbBlobStore(shared, seconds, size, identity=found)
         except BaseException:
             shared.release()
             raise
 
-    def _marker(self, path: str, size: int, read_only: bool = False) -> bytes | None:
+    def _opened(self, path: str, size: int, read_only: bool) -> Shared | None:
+        """Return the environment at a path, if there is one; nothing is made."""
         try:
             if not os.path.getsize(os.path.join(path, "data.mdb")):
                 return None
         except OSError:
             return None
         try:
-            shared = Shared.acquire(path, size, read_only=read_only)
+            with _system_errors(path):
+                return Shared.acquire(path, size, read_only=read_only)
         except StoreNotFound:
+            return None
+
+    def _marker(self, path: str, size: int, read_only: bool = False) -> bytes | None:
+        shared = self._opened(path, size, read_only)
+        if shared is None:
             return None
         try:
             return shared.call(self._read_marker, shared)
@@ -170,7 +182,7 @@ class LmdbBackend:
 
     def _read_marker(self, shared: Shared) -> bytes | None:
         try:
-            meta = table(shared, META, create=False)
+            meta = table(shared, META)
         except lmdb.NotFoundError:
             return None
         with shared.unwritten(), shared.environment.begin(db=meta) as txn:
@@ -223,15 +235,16 @@ class LmdbBackend:
             found = self._id(path, marker)
             if found is not None:
                 refuse_other(path, id_, found)
-            self._remove_files(path, size)
+            self._remove_files(path, size, seconds)
             remove_own(path, _OWN)
             remove_empty(path)
 
-    def _remove_files(self, path: str, size: int) -> None:
-        shared = Shared.acquire(path, size)
+    def _remove_files(self, path: str, size: int, seconds: float) -> None:
+        shared = Shared.acquire(path, size, writing=True)
         try:
+            shared.allow_writing(size, seconds)
             # Stores that are still open, here or in other processes, find it before they write.
-            shared.call(self._mark, shared, DELETED)
+            shared.call(self._mark, shared, DELETED, seconds)
             for name in ("data.mdb", "lock.mdb"):
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.join(path, name))
@@ -247,6 +260,6 @@ def _is_bare(shared: Shared) -> bool:
         names = {bytes(key) for key in cursor.iternext(keys=True, values=False)}
     if not names <= {META, BLOBS}:
         return False
-    tables = [table(shared, name, create=False) for name in names]
+    tables = [table(shared, name) for name in names]
     with shared.environment.begin() as txn:
         return not any(txn.stat(db)["entries"] for db in tables)

@@ -33,6 +33,7 @@ from datahike_async.konserve.backends.file_io import (
 )
 from datahike_async.konserve.backends.folders import may_write
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
+from datahike_async_lmdb.whole import missing_bytes
 
 __all__ = ["BLOBS", "META", "Shared", "committing", "reading", "table"]
 
@@ -51,31 +52,45 @@ _FIRST_PAGES: Final = 2 * 4096
 _LEAST_ROOM: Final = 64 * 1024
 
 
-def table(shared: Shared, name: bytes, *, create: bool = True) -> Any:
-    """Open a table. Raises NotFoundError where it is missing and not to be made.
+def table(shared: Shared, name: bytes, seconds: float = LOCK_SECONDS) -> Any:
+    """Return a table, which is made where it is missing and the environment can be written to.
 
-    In a transaction begun here: the one that the driver would begin waits for other writers without
-    letting their threads run.
+    Raises NotFoundError; StoreBusy where another process keeps the lock for so many ``seconds``.
     """
+    if name not in shared.tables:
+        with shared.lock.holding(seconds) if shared.writing else nullcontext():
+            _open_table(shared, name, seconds)
+    return shared.tables[name]
+
+
+def _open_table(shared: Shared, name: bytes, seconds: float = LOCK_SECONDS) -> None:
+    """Open a table for whoever has the lock, or where it is only read."""
     environment = shared.environment
-    if shared.read_only:
-        with shared.unwritten():
-            found = environment.open_db(name, create=False)
+    if shared.writing:
+        # In a transaction begun here: the one that the driver would begin waits for other writers
+        # without letting their threads run.
+        with environment.begin(write=True) as txn:
+            shared.tables[name] = environment.open_db(name, txn=txn)
     else:
-        with shared.lock.holding(), environment.begin(write=True) as txn:
-            found = environment.open_db(name, txn=txn, create=create)
-    shared.tables[name] = found
-    return found
+        with shared.unwritten(seconds):
+            shared.tables[name] = environment.open_db(name, create=False)
 
 
 @contextmanager
-def reading(shared: Shared, environment: Any, db: Any, *, buffers: bool = False) -> Iterator[Any]:
-    """Run a read transaction on what is durable.
+def reading(
+    shared: Shared,
+    environment: Any,
+    db: Any,
+    seconds: float = LOCK_SECONDS,
+    *,
+    buffers: bool = False,
+) -> Iterator[Any]:
+    """Run a read transaction on what is durable; see ``Shared.unwritten`` for ``seconds``.
 
     LMDB shows a transaction once it is written, and its writer syncs that afterwards: what another
     process committed is synced here before it is shown.
     """
-    with shared.unwritten(), environment.begin(db=db, buffers=buffers) as txn:
+    with shared.unwritten(seconds), environment.begin(db=db, buffers=buffers) as txn:
         shared.settle(txn.id())
         yield txn
 
@@ -137,15 +152,18 @@ def _may_count(environment: Any) -> bool:
 class Shared:
     """An open environment and the transactions of this process on it.
 
-    ``read_only``: it can be read and nothing else, and nothing is made for that.
+    ``read_only``: it can be read and nothing else, and nothing is made for that. ``writing``: it is
+    open to be written to. Before somebody wants that it is not: to open the tables of one that is
+    takes the lock, for which who reads would wait.
     """
 
     _open: Final[dict[str, Shared]] = {}
     _opening = threading.Lock()
 
-    def __init__(self, path: str, map_size: int, read_only: bool) -> None:
+    def __init__(self, path: str, map_size: int, *, read_only: bool, writing: bool) -> None:
         self.path = path
         self.read_only = read_only or not may_write(path, _FILE)
+        self.writing = writing and not self.read_only
         self._users = 0
         self._pid = os.getpid()
         self._broken: str | None = None
@@ -158,6 +176,8 @@ class Shared:
         # The newest transaction that is known to be synced.
         self.durable = 0
         before = _file(path)
+        if before is None and not self.writing:
+            raise StoreNotFound(f"The store at {path!r} was deleted.")
         if before is not None and 0 < before.st_size < _FIRST_PAGES:
             # What LMDB finds beyond the end of its file ends the process.
             raise CorruptValue(
@@ -165,6 +185,7 @@ class Shared:
                 "within its first two pages, so nothing of it can be read. Restore it from a "
                 f"backup; or remove {_FILE} and {_LOCK}, and create the store anew."
             )
+        _refuse_cut_off(path)
         try:
             with ExitStack() as opened:
                 self._open_files(opened, map_size)
@@ -193,63 +214,81 @@ class Shared:
 
     def _open_environment(self, map_size: int) -> None:
         lock = os.path.join(self.path, _LOCK)
+        if not self.read_only:
+            _fill_lock_file(self.path)
         locked = os.access(lock, os.W_OK)
         # Whether writers see who reads, and use none of his pages again. Without the file there are
         # none: a copy, or a medium that nobody writes to.
         self._seen = not self.read_only or locked or not os.path.exists(lock)
-        if self.read_only:
+        if not self.writing:
             # Makes nothing. What nobody sees reading is read beside no writer; see ``unwritten``.
             self.environment = lmdb.open(
                 self.path,
                 map_size=map_size,
                 max_dbs=2,
+                max_readers=_READERS,
                 readonly=True,
                 create=False,
-                lock=locked,
+                lock=locked or not self.read_only,
             )
             return
-        _fill_lock_file(self.path)
         self.environment = lmdb.open(
             self.path, map_size=map_size, max_dbs=2, max_readers=_READERS, mode=FILE_MODE
         )
         # Readers that were killed would keep old pages from being used again.
         self.environment.reader_check()
 
-    def _allow_writing(self, map_size: int) -> None:
-        """Open the environment again to be written to, once no call has a transaction open."""
+    def allow_writing(self, map_size: int, seconds: float) -> None:
+        """Open the environment again to be written to, unless it is, or never can be.
+
+        Raises StoreBusy where another process keeps the lock for so many ``seconds``.
+        """
+        if not self.writing and not self.read_only:
+            with self.lock.holding(seconds):
+                self._open_again(map_size, writing=True)
+
+    def _open_again(self, map_size: int, *, writing: bool) -> None:
+        """Open the environment anew once no call has a transaction open, no more read only."""
         with self._gate:
             self._gate.wait_for(lambda: not self._moving)
+            before = self.read_only, self.writing
+            if self._broken is not None or self.writing or before == (False, writing):
+                return
             self._moving = True
             self._gate.wait_for(lambda: not self._active)
         try:
-            names = list(self.tables)
-            self._opened_again(map_size, names, read_only=False)
-        except BaseException as error:
+            map_size = max(map_size, self.environment.info()["map_size"])
             try:
-                self._opened_again(map_size, names, read_only=True)
-            except BaseException:
-                self._broken = str(error)
+                self._replace(map_size, read_only=False, writing=writing)
+            except BaseException as error:
+                try:
+                    self._replace(map_size, read_only=before[0], writing=before[1])
+                except BaseException:
+                    self._broken = str(error)
+                    raise
+                if isinstance(error, lmdb.Error):
+                    raise self._translated(error) from error
                 raise
-            if isinstance(error, lmdb.Error):
-                raise self._translated(error) from error
-            raise
         finally:
             with self._gate:
                 self._moving = False
                 self._gate.notify_all()
 
-    def _opened_again(self, map_size: int, names: list[bytes], *, read_only: bool) -> None:
+    def _replace(self, map_size: int, *, read_only: bool, writing: bool) -> None:
         self.environment.close()
-        self.read_only = read_only
+        self.read_only, self.writing = read_only, writing
         self._open_environment(map_size)
-        for name in names:
-            table(self, name, create=False)
+        for name in self.tables:
+            _open_table(self, name)
 
     @classmethod
-    def acquire(cls, path: str, map_size: int, *, read_only: bool = False) -> Shared:
+    def acquire(
+        cls, path: str, map_size: int, *, read_only: bool = False, writing: bool = False
+    ) -> Shared:
         """Open the environment of a real path, or join those who have it open.
 
         LMDB allows one a process: for who joins to write, one that is read only is opened anew.
+        With ``writing`` one is made where there is none.
         """
         with cls._opening:
             shared = cls._open.get(path)
@@ -259,14 +298,15 @@ class Shared:
                 shared.environment.close()
                 shared = None
             if shared is None or not shared._is_there():
-                shared = cls._open[path] = cls(path, map_size, read_only)
+                shared = cls(path, map_size, read_only=read_only, writing=writing)
+                cls._open[path] = shared
             elif shared._broken is not None:
                 raise StoreClosed(
                     f"The environment {path!r} failed ({shared._broken}); release every store of "
                     "it, then open it again."
                 )
             elif shared.read_only and not read_only and may_write(path, _FILE):
-                shared._allow_writing(map_size)
+                shared._open_again(map_size, writing=False)
             shared._users += 1
             return shared
 
@@ -324,16 +364,17 @@ class Shared:
             self._resize(size, grow)
 
     @contextmanager
-    def unwritten(self) -> Iterator[None]:
+    def unwritten(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         """Keep writers out inside the block where they do not see who reads.
 
-        They would use its pages again. Raises StoreBusy, StoreDenied.
+        They would use its pages again, and are waited for so many ``seconds``. Raises StoreBusy,
+        StoreDenied.
         """
         if self._seen:
             yield
             return
         try:
-            self.lock.acquire()
+            self.lock.acquire(seconds)
         except StoreIOError as error:
             if error.data.get("errno") == errno.EROFS:
                 yield  # a medium without locks, to which nobody writes
@@ -422,6 +463,24 @@ def _file(path: str) -> os.stat_result | None:
         return os.stat(os.path.join(path, _FILE))
     except FileNotFoundError:
         return None
+
+
+def _refuse_cut_off(path: str) -> None:
+    """Raise CorruptValue where an environment lacks pages: to touch one ends the process."""
+    try:
+        fd = os.open(os.path.join(path, _FILE), os.O_RDONLY | _CLOEXEC)
+    except OSError:
+        return  # whoever opens it says so
+    try:
+        with system_errors(f"reading {path}"):
+            needed, size = missing_bytes(fd), os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+    if needed is not None:
+        raise CorruptValue(
+            f"The environment {path!r} is damaged: {_FILE} was cut off after {size} bytes, and had "
+            f"{needed}. Nothing was changed; restore it from a backup."
+        )
 
 
 def _is(one: os.stat_result, other: os.stat_result | None) -> bool:

@@ -8,10 +8,11 @@ wait for no writer.
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from datahike_async.konserve import (
     in_thread,
     require_revision,
 )
+from datahike_async.konserve.base import refuse_forked
 from datahike_async.konserve.file_lock import LOCK_SECONDS
 from datahike_async.konserve.turns import Turns
 from datahike_async_lmdb.environment import BLOBS, META, Shared, committing, reading, table
@@ -63,16 +65,19 @@ class LmdbBlobStore(BlobStoreBase):
         self,
         shared: Shared,
         lock_seconds: float = LOCK_SECONDS,
+        map_size: int = 0,
         *,
         identity: UUID | None = None,
     ) -> None:
         self.identity = identity
         self.read_only = shared.read_only
         self._shared = shared
+        self._pid = os.getpid()
         self._lock_seconds = lock_seconds
+        self._map_size = map_size
         self._turns = Turns(shared.folder, shared.path, lock_seconds)
         for name in BLOBS, META:
-            shared.call(table, shared, name)
+            shared.call(table, shared, name, lock_seconds)
         # Guards the count of calls under way, which closing waits for.
         self._state = threading.Condition()
         self._active = 0
@@ -100,20 +105,32 @@ class LmdbBlobStore(BlobStoreBase):
         self._refuse_closed()
         return await in_thread(self._counted, call, args)
 
+    async def _writing_hop(self, call: Callable[..., T], *args: Any) -> T:
+        self._refuse_closed()
+        return await in_thread(self._counted, call, args, True)
+
     def _refuse_closed(self) -> None:
+        refuse_forked(self._pid)
         if self._closed:
             raise StoreClosed("This store was released; connect to it again.")
 
-    def _counted(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def _counted(self, call: Callable[..., T], args: tuple[Any, ...], writing: bool = False) -> T:
+        self._refuse_closed()
         with self._state:
             self._refuse_closed()
             self._active += 1
         try:
+            if writing:
+                self._shared.allow_writing(self._map_size, self._lock_seconds)
             return self._shared.call(call, *args)
         finally:
             with self._state:
                 self._active -= 1
                 self._state.notify_all()
+
+    def _reading(self, *, buffers: bool = False) -> AbstractContextManager[Any]:
+        shared, seconds = self._shared, self._lock_seconds
+        return reading(shared, self._environment, self._blobs, seconds, buffers=buffers)
 
     @contextmanager
     def _writing(self, names: Sequence[str]) -> Iterator[Any]:
@@ -134,7 +151,7 @@ class LmdbBlobStore(BlobStoreBase):
         return await self._hop(self._read, name, start, end)
 
     def _read(self, name: str, start: int, end: int | None) -> Blob | None:
-        with reading(self._shared, self._environment, self._blobs, buffers=True) as txn:
+        with self._reading(buffers=True) as txn:
             return self._blob(txn, name, start, end)
 
     def _blob(
@@ -152,7 +169,7 @@ class LmdbBlobStore(BlobStoreBase):
         return await self._hop(self._read_many, names)
 
     def _read_many(self, names: Sequence[str]) -> dict[str, Blob]:
-        with reading(self._shared, self._environment, self._blobs, buffers=True) as txn:
+        with self._reading(buffers=True) as txn:
             found = {name: self._blob(txn, name) for name in names}
         return {name: blob for name, blob in found.items() if blob is not None}
 
@@ -168,7 +185,7 @@ class LmdbBlobStore(BlobStoreBase):
             after = page[-1].encode() + b"\0"
 
     def _names(self, start: bytes) -> list[str]:
-        with reading(self._shared, self._environment, self._blobs) as txn, txn.cursor() as cursor:
+        with self._reading() as txn, txn.cursor() as cursor:
             out: list[str] = []
             if cursor.set_range(start):
                 for key in cursor.iternext(keys=True, values=False):
@@ -181,13 +198,13 @@ class LmdbBlobStore(BlobStoreBase):
 
     async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
         """Replace the bytes of a name."""
-        return (await self._hop(self._write_many, [Write(name, data, expected)]))[0]
+        return (await self._writing_hop(self._write_many, [Write(name, data, expected)]))[0]
 
     async def write_many(
         self, writes: Sequence[Write], *, ordered: bool = True
     ) -> Sequence[Revision]:
         """Write all or nothing."""
-        return await self._hop(self._write_many, writes)
+        return await self._writing_hop(self._write_many, writes)
 
     def _write_many(self, writes: Sequence[Write]) -> list[Revision]:
         with self._writing([w.name for w in writes if w.expected is not None]) as txn:
@@ -211,11 +228,11 @@ class LmdbBlobStore(BlobStoreBase):
 
     async def delete(self, name: str, expected: Expected = None) -> bool:
         """Remove a name."""
-        return (await self._hop(self._delete_many, [name], expected))[0]
+        return (await self._writing_hop(self._delete_many, [name], expected))[0]
 
     async def delete_many(self, names: Sequence[str]) -> Sequence[bool]:
         """Remove names, all or none."""
-        return await self._hop(self._delete_many, names, None)
+        return await self._writing_hop(self._delete_many, names, None)
 
     def _delete_many(self, names: Sequence[str], expected: Expected) -> list[bool]:
         with self._writing([] if expected is None else names) as txn:
@@ -244,6 +261,8 @@ class LmdbBlobStore(BlobStoreBase):
 
     def close_now(self) -> None:
         """Let go of the environment, in the present thread."""
+        if os.getpid() != self._pid:
+            return  # it is the parent's
         with self._state:
             self._closed = True
             self._state.wait_for(lambda: not self._active)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +26,7 @@ from datahike_async.konserve import (
     CorruptValue,
     OutcomeUnknown,
     RevisionMismatch,
+    StoreBusy,
     StoreClosed,
     StoreConfigError,
     StoreExists,
@@ -463,6 +467,89 @@ async def test_an_environment_that_ends_within_its_first_pages_says_what_to_do(c
     await (await LmdbBackend().create(config)).close()
 
 
+CUT = """
+    import os, sys
+    import anyio, lmdb
+    from datahike_async.konserve import CorruptValue
+    from datahike_async_lmdb import LmdbBackend
+    from datahike_async_lmdb.whole import missing_bytes
+
+    config = {"path": sys.argv[1], "map-size": 1 << 20}
+    file = os.path.join(config["path"], "data.mdb")
+
+    async def read():
+        store = await LmdbBackend().connect(config)
+        names = [name async for page in store.names() for name in page]
+        await store.read_many(names)
+        await store.write(names[0], bytes(9000))
+        await store.close()
+
+    whole = open(file, "rb").read()
+    for size in range(8192, len(whole), 2048):
+        with open(file, "wb") as out:
+            out.write(whole[:size])
+        try:
+            anyio.run(read)
+        except CorruptValue as error:
+            assert f"data.mdb was cut off after {size} bytes" in str(error), error
+            print("damaged", flush=True)
+        else:
+            print("read", flush=True)
+"""
+
+
+async def with_holes(path):
+    """Make blobs of many sizes, until LMDB leaves out pages at the end; return where it did.
+
+    It does so now and then, for one of these seeds or the other.
+    """
+    for seed in (8, 9, 38, 39, *range(40, 100)):
+        chance = random.Random(seed)
+        place = f"{path}-{seed}"
+        store = await LmdbBackend().create({"path": place, "map-size": 1 << 28})
+        environment, file = store._environment, store._shared._data
+        try:
+            for _ in range(60):
+                with environment.begin(write=True, db=store._blobs) as txn:
+                    for _ in range(chance.randrange(1, 20)):
+                        name = f"{chance.randrange(300):032x}".encode()
+                        if chance.random() < 0.5:
+                            txn.put(name, bytes(8 + chance.randrange(20_000)))
+                        else:
+                            txn.delete(name)
+                pages = environment.info()["last_pgno"] + 1
+                if os.fstat(file).st_size < pages * 4096:
+                    return place
+        finally:
+            await store.close()
+    raise AssertionError("LMDB left out no page")
+
+
+def test_an_environment_that_was_cut_off_is_damaged_and_ends_no_process(tmp_path):
+    path = str(tmp_path / "s")
+    anyio.run(filled, path)
+    program = [sys.executable, "-c", textwrap.dedent(CUT), path]
+    process = subprocess.run(program, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert "damaged" in process.stdout
+
+
+async def filled(path):
+    store = await LmdbBackend().create({"path": path, "map-size": MIB})
+    for size in (100, 3000, 9000, 60_000):
+        await store.write_many([Write(f"{size + n:032x}", bytes(size), None) for n in range(4)])
+    await store.delete_many([f"{9000 + n:032x}" for n in range(4)])
+    await store.close()
+
+
+async def test_an_environment_without_pages_that_are_free_is_whole(tmp_path):
+    path = await with_holes(str(tmp_path / "s"))
+    store = await LmdbBackend().connect({"path": path, "map-size": MIB})
+    names = [name async for page in store.names() for name in page]
+    assert len(await store.read_many(names)) == len(names)
+    await store.close()
+
+
 async def test_who_reads_unseen_by_writers_keeps_them_out_meanwhile(config, monkeypatch):
     """As one who may not write to the file in which LMDB notes who reads."""
     store = await LmdbBackend().create(config)
@@ -536,6 +623,79 @@ for _ in range(40):
         except RevisionMismatch:
             pass
 """
+
+
+STOPPED = """
+import os, signal
+store._shared.allow_writing(1 << 20, 10)
+with store._writing([name]) as txn:
+    print("writing", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+async def test_who_connects_beside_a_stopped_writer_reads(config):
+    store = await LmdbBackend().create(config)
+    revision = await store.write(NAME, b"0")
+    await store.close()
+    process = start(config, STOPPED)
+    try:
+        await anyio.to_thread.run_sync(process.stdout.readline)
+        await anyio.to_thread.run_sync(os.waitpid, process.pid, os.WUNTRACED)
+        hurried = {**config, "lock-seconds": 0.2}
+        # Nothing of this waits for a lock, which with these settings would end the test.
+        patient = {**config, "lock-seconds": 1000}
+        with anyio.fail_after(60):
+            assert await LmdbBackend().exists(patient)
+            one = await LmdbBackend().connect(patient)
+            two = await LmdbBackend().connect(hurried)
+            for _ in range(2):
+                for store in (one, two):
+                    assert (await store.read(NAME)).data == b"0"
+                with pytest.raises(StoreBusy, match=f"process {process.pid} "):
+                    await two.write(NAME, b"1", revision)
+            os.kill(process.pid, signal.SIGCONT)
+            await anyio.to_thread.run_sync(process.wait)
+            revision = await one.write(NAME, b"1", revision)
+            assert (await two.read(NAME)).revision == revision
+    finally:
+        process.kill()
+        process.communicate()
+    await one.close()
+    await two.close()
+
+
+async def test_opening_without_files_left_is_an_error_of_ours_and_leaves_none_open(config):
+    await (await LmdbBackend().create(config)).close()
+    backend, before = LmdbBackend(), set(os.listdir("/proc/self/fd"))
+    limits, failed = resource.getrlimit(resource.RLIMIT_NOFILE), 0
+    for more in range(20):
+        first = os.dup(0)
+        os.close(first)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first + more, limits[1]))
+        try:
+            backend._connect(config["path"], MIB, None, 1.0, read_only=False).close_now()
+            backend._exists(config["path"], MIB, read_only=False)
+        except StoreIOError:
+            failed += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert 0 < failed < 20
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # the listing itself
+
+
+async def test_looking_for_a_store_that_vanishes_makes_nothing(config, monkeypatch, tmp_path):
+    await (await LmdbBackend().create(config)).close()
+    getsize = os.path.getsize
+
+    def deleted(path):
+        size = getsize(path)
+        shutil.rmtree(config["path"])
+        return size
+
+    monkeypatch.setattr(os.path, "getsize", deleted)
+    assert not await LmdbBackend().exists(config)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_processes_race_and_nothing_is_lost(config):

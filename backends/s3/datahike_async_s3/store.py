@@ -31,6 +31,7 @@ from datahike_async.konserve import (
 )
 from datahike_async.konserve.base import gather
 from datahike_async.konserve.blob import Expected, Revision, Unchanged
+from datahike_async_s3.body import Body
 from datahike_async_s3.errors import is_missing, is_unchanged, still_there, translated
 from datahike_async_s3.multipart import put_in_parts
 from datahike_async_s3.settings import Settings
@@ -87,6 +88,8 @@ class S3BlobStore(BlobStoreBase):
             raise StoreClosed("This store was released; connect to it again.")
         if name is not None:
             parameters["Key"] = self._settings.prefix + name
+        if "Body" in parameters:
+            parameters["Body"] = Body(parameters["Body"])
         method = getattr(self._client, operation)
         answer = await method(Bucket=self._settings.bucket, **parameters)
         named = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")

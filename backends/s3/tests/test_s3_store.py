@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import h11
 import pytest
 from datahike_async_s3.settings import settings_of
 
@@ -203,6 +204,25 @@ async def test_a_large_value_goes_in_parts(
     proxy.clear()
     await store.bassoc("large", data[::-1], expected_revision=revision)
     assert [r.method for r in proxy.requests] == ["PUT"]
+    await store.release()
+
+
+async def test_a_value_of_many_lines_is_sent_in_few_pieces(
+    store_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[int] = []
+    send = h11.Connection.send
+
+    def sent(self: h11.Connection, event: h11.Event) -> bytes | None:
+        if isinstance(event, h11.Data):
+            pieces.append(len(event.data))
+        return send(self, event)
+
+    store = await create_store(store_config)
+    monkeypatch.setattr(h11.Connection, "send", sent)
+    await store.bassoc("lines", (b"x" * 99 + b"\n") * 3000)
+    assert sum(pieces) > 300_000
+    assert len(pieces) < 10
     await store.release()
 
 

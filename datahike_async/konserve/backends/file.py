@@ -19,7 +19,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from datahike_async.konserve.backends import file_io as io
-from datahike_async.konserve.backends.file_store import FileBlobStore
+from datahike_async.konserve.backends.file_store import MARKER_BYTES, FileBlobStore
 from datahike_async.konserve.backends.folders import (
     folder_path,
     folder_place,
@@ -98,6 +98,7 @@ class FileBackend:
             text = f"{text} {_checksum(text)}\n"
             temporary = io.temporary_file(folder, [text.encode()])
             io.rename(temporary, _MARKER, folder)
+            store.keep_marker()
             try:
                 # Again: of two stores, one within the other, one must see the other.
                 refuse_occupied(path, _WITH_MARKER)
@@ -121,13 +122,25 @@ class FileBackend:
         )
 
     def _connect(self, path: str, id_: UUID | None, options: dict[str, Any]) -> FileBlobStore:
-        found = self._marker(path)
-        if found is None:
-            raise StoreNotFound(f"File store does not exist at path {path!r}. Create it first.")
-        refuse_other(path, id_, found)
+        missing = StoreNotFound(f"File store does not exist at path {path!r}. Create it first.")
+        if self._marker(path) is None:
+            raise missing
         with io.system_errors(f"opening the store {path}"):
-            store = FileBlobStore(path, identity=found, marker=_MARKER, **options)
-            store.read_only = not may_write(path)
+            try:
+                store = FileBlobStore(path, marker=_MARKER, **options)
+            except FileNotFoundError:
+                raise missing from None
+            try:
+                # Of the folder that is open: another one may lie at the path by now.
+                text = store.keep_marker()
+                if text is None:
+                    raise missing
+                store.identity = found = _id(path, _MARKER, text)
+                refuse_other(path, id_, found)
+                store.read_only = not may_write(path)
+            except BaseException:
+                store.close_now()
+                raise
             return store
 
     def _is_rest(self, path: str) -> bool:
@@ -142,34 +155,12 @@ class FileBackend:
 
     def _marker(self, path: str, name: str = _MARKER) -> UUID | None:
         try:
-            with open(os.path.join(path, name), encoding="utf-8") as file:
-                words = file.read(200).split()
+            with open(os.path.join(path, name), "rb") as file:
+                return _id(path, name, file.read(MARKER_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except UnicodeDecodeError:
-            words = []
         except OSError as error:
             raise StoreIOError(f"The store at {path!r} cannot be opened: {error}") from error
-        if words[:2] == ["konserve-file", "1"] and len(words) == 3:
-            raise UnsupportedEncoding(
-                f"The store at {path!r} has format 1, which was written before version 0.1.0 was "
-                "released, and is not read any more. Take its data out with the version that wrote "
-                "it, remove the folder, and create the store anew."
-            )
-        if len(words) != 4 or _checksum(" ".join(words[:3])) != words[3]:
-            raise CorruptValue(
-                f"The file {name!r} in {path!r} is damaged, or none of ours. Nothing was "
-                "changed; restore it from a backup."
-            )
-        if words[1] != str(_FORMAT):
-            raise UnsupportedEncoding(
-                f"The store at {path!r} has format {words[1]}; this version reads {_FORMAT} alone. "
-                "Upgrade datahike-async to open it."
-            )
-        try:
-            return UUID(words[2])
-        except ValueError as error:
-            raise CorruptValue(f"The file {name!r} in {path!r} names no id.") from error
 
     async def place(self, config: Mapping[str, Any]) -> Hashable:
         """Return what the folder is, whatever the path to it."""
@@ -203,6 +194,31 @@ class FileBackend:
             if self._is_rest(path):
                 remove_own(path, _OWN, _DELETED)
                 remove_empty(path)
+
+
+def _id(path: str, name: str, text: bytes) -> UUID:
+    """Return the id that a marker names. Raises UnsupportedEncoding, CorruptValue."""
+    words = text.decode("utf-8", "replace").split()
+    if words[:2] == ["konserve-file", "1"] and len(words) == 3:
+        raise UnsupportedEncoding(
+            f"The store at {path!r} has format 1, which was written before version 0.1.0 was "
+            "released, and is not read any more. Take its data out with the version that wrote "
+            "it, remove the folder, and create the store anew."
+        )
+    if len(words) != 4 or _checksum(" ".join(words[:3])) != words[3]:
+        raise CorruptValue(
+            f"The file {name!r} in {path!r} is damaged, or none of ours. Nothing was "
+            "changed; restore it from a backup."
+        )
+    if words[1] != str(_FORMAT):
+        raise UnsupportedEncoding(
+            f"The store at {path!r} has format {words[1]}; this version reads {_FORMAT} alone. "
+            "Upgrade datahike-async to open it."
+        )
+    try:
+        return UUID(words[2])
+    except ValueError as error:
+        raise CorruptValue(f"The file {name!r} in {path!r} names no id.") from error
 
 
 def _checksum(text: str) -> str:

@@ -47,7 +47,7 @@ def load(
         stop = size if end is None else min(end, size)
         return io.read_at(fd, _HEADER + start, max(stop - start, 0)), stamp
     finally:
-        os.close(fd)
+        io.close(fd)
 
 
 def present(name: str, folder: int) -> bytes | None:
@@ -58,7 +58,7 @@ def present(name: str, folder: int) -> bytes | None:
     try:
         return _stamp(fd, name)
     finally:
-        os.close(fd)
+        io.close(fd)
 
 
 def _stamp(fd: int, name: str) -> bytes:

@@ -5,12 +5,14 @@ Knows locks and counts of threads; of files it knows the lock alone.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
 from datahike_async.konserve.backends import file_io as io
+from datahike_async.konserve.base import refuse_forked
 from datahike_async.konserve.errors import (
     KonserveError,
     OutcomeUnknown,
@@ -35,6 +37,7 @@ class Guard:
     def __init__(self, lock: FolderLock, seconds: float) -> None:
         self._lock = lock
         self._seconds = seconds
+        self._pid = os.getpid()
         self._broken: str | None = None
         # Guards ``closed`` and the count of calls under way, which the end waits for.
         self._state = threading.Condition()
@@ -42,7 +45,8 @@ class Guard:
         self.closed = False
 
     def refuse_closed(self) -> None:
-        """Raise StoreClosed after the end, and after an error that says bytes may be lost."""
+        """Raise StoreClosed after the end, in a fork, or where bytes may be lost."""
+        refuse_forked(self._pid)
         if self.closed:
             raise StoreClosed("This store was released; connect to it again.")
         if self._broken is not None:
@@ -53,6 +57,7 @@ class Guard:
 
     def run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
         """Make a call that the end waits for."""
+        self.refuse_closed()
         with self._state:
             self.refuse_closed()
             self._active += 1
@@ -93,6 +98,11 @@ class Guard:
         of_the_disk = isinstance(error, StoreIOError) and not io.harmless(error)
         if of_the_disk or isinstance(error, OutcomeUnknown):
             self._broken = str(error)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that opened the store; it closes nothing."""
+        return os.getpid() != self._pid
 
     def end(self) -> None:
         """Refuse further calls, wait for those under way, and close the lock."""

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -242,11 +243,17 @@ def temporary_file(folder: int, parts: list[bytes]) -> str:
                 at += len(part)
             fsync(fd)
         finally:
-            os.close(fd)
+            close(fd)
     except BaseException:
         unlink(name, folder)
         raise
     return name
+
+
+def close(fd: int) -> None:
+    """Close a file. Raises nothing: it is closed in any case, and what counts was synced before."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def rename(old: str, new: str, folder: int) -> None:

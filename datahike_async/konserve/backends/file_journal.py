@@ -128,7 +128,12 @@ class Log:
         self._named = False
         self._scanned = False
         self._fd = fd
-        self._inode = os.fstat(fd).st_ino
+        try:
+            self._inode = os.fstat(fd).st_ino
+        except BaseException:
+            mark.close()
+            io.close(fd)
+            raise
         self._writing: int | None = None
         self._room = 0
         self._appended = (0, 0, 0)
@@ -168,7 +173,11 @@ class Log:
     def create(cls, name: str, stamp: bytes, folder: int) -> Log:
         """Make the log of a blob's version, which must have none; durable and full of zeros."""
         fd = io.create_file(log_name(name, stamp), folder)
-        log = cls(name, stamp, folder, fd, Mark(mark_name(name, stamp), folder, stamp))
+        try:
+            log = cls(name, stamp, folder, fd, Mark(mark_name(name, stamp), folder, stamp))
+        except BaseException:
+            remove(name, stamp, folder)
+            raise
         try:
             log._writing = os.dup(fd)
             log._make_room(1)
@@ -189,9 +198,9 @@ class Log:
     def close(self) -> None:
         """Close the files."""
         self._mark.close()
-        os.close(self._fd)
+        io.close(self._fd)
         if self._writing is not None:
-            os.close(self._writing)
+            io.close(self._writing)
 
     # -- reading -------------------------------------------------------------------------------
 

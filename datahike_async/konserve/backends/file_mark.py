@@ -77,7 +77,7 @@ class Mark:
 
     def _close(self) -> None:
         if self._fd is not None:
-            os.close(self._fd)
+            io.close(self._fd)
             self._fd = None
 
     def _open(self, *, writes: bool) -> bool:

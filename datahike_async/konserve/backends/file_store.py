@@ -62,10 +62,12 @@ from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
 from datahike_async.konserve.threads import in_thread
 from datahike_async.konserve.turns import Turns
 
-__all__ = ["FileBlobStore"]
+__all__ = ["MARKER_BYTES", "FileBlobStore"]
 
 T = TypeVar("T")
 
+MARKER_BYTES: Final = 200
+"""How much of a marker is read."""
 _PAGE: Final = 1000
 
 _CAPABILITIES: Final = Capabilities(conditional=ConditionalDomain.MACHINE, journal=True, turns=True)
@@ -111,6 +113,7 @@ class FileBlobStore(BlobStoreBase):
         self._journals = Journals(self._folder, salvage=salvage)
         self._salvage = salvage
         self._marker = marker
+        self._kept: int | None = None
         self._left_over = LeftOver(self._folder)
         self._steps = steps
 
@@ -329,9 +332,26 @@ class FileBlobStore(BlobStoreBase):
             self._step("folder-synced")
             self._forget(before, old)
 
+    def keep_marker(self) -> bytes | None:
+        """Return the text of the marker, or None where there is none, and keep its file open.
+
+        So that it is known from one of another store that is made in the folder later.
+        """
+        assert self._marker is not None
+        self._kept = io.open_file(self._marker, self._folder)
+        return None if self._kept is None else io.read_at(self._kept, 0, MARKER_BYTES)
+
     def _refuse_deleted(self) -> None:
         # What is left behind by whoever comes too late would be in the way of the next store.
-        if self._marker is not None and not io.exists(self._marker, self._folder):
+        if self._marker is None:
+            return
+        with io.system_errors(f"looking for the store {self.path}"):
+            try:
+                there = os.stat(self._marker, dir_fd=self._folder, follow_symlinks=False)
+            except FileNotFoundError:
+                there = None
+            kept = None if self._kept is None else os.fstat(self._kept)
+        if there is None or (kept is not None and not os.path.samestat(there, kept)):
             raise StoreNotFound(f"The store at {self.path!r} was deleted.")
 
     def _check(self, name: str, expected: Expected) -> tuple[bool, bytes | None]:
@@ -363,6 +383,7 @@ class FileBlobStore(BlobStoreBase):
 
     def _delete_many(self, names: Sequence[str], expected: Expected) -> list[bool]:
         with self._guard, self._passing(names[0] if names else "", expected):
+            self._refuse_deleted()
             found = [self._check(name, expected) for name in names]
             if any(there for there, _ in found):
                 with self._naming.changing(), io.system_errors("deleting"):
@@ -395,13 +416,18 @@ class FileBlobStore(BlobStoreBase):
 
     def close_now(self) -> None:
         """Close all files, in the present thread."""
+        if self._guard.forked:
+            return
         self._guard.end()
         self._turns.close()
         self._journals.close()
         self._naming.close()
         folder, self._folder = self._folder, -1
+        kept, self._kept = self._kept, None
         if folder >= 0:
-            os.close(folder)
+            io.close(folder)
+        if kept is not None:
+            io.close(kept)
 
 
 def _mismatch(name: str, expected: Expected, found: Revision | None) -> RevisionMismatch:

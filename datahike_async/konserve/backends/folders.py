@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
@@ -80,11 +81,7 @@ def _make_folder(path: str) -> None:
     """
     missing = []
     at = os.path.abspath(path)
-    while not os.path.isdir(at):
-        if os.path.lexists(at):
-            raise StoreConfigError(
-                f"{at!r} is no folder, and a store is one. Give it another path.", key="path"
-            )
+    while not _is_folder(at):
         missing.append(at)
         at = os.path.dirname(at)
     if missing:
@@ -97,6 +94,24 @@ def _make_folder(path: str) -> None:
             io.sync_folder(parent)
         finally:
             os.close(parent)
+
+
+def _is_folder(path: str) -> bool:
+    """Say whether there is a folder, by one look, since others make folders at the same time.
+
+    Raises StoreConfigError where there is anything else.
+    """
+    try:
+        folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        if not os.path.islink(path):
+            return False
+        folder = False
+    if not folder:
+        raise StoreConfigError(
+            f"{path!r} is no folder, and a store is one. Give it another path.", key="path"
+        )
+    return True
 
 
 def may_write(path: str, *files: str) -> bool:
@@ -124,7 +139,7 @@ def holding(path: str, seconds: float = LOCK_SECONDS, file: str | None = None) -
             finally:
                 lock.close()
         finally:
-            os.close(folder)
+            io.close(folder)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datahike_async.edn.types import Symbol
-from datahike_async.query.language.ast import DEFAULT_SOURCE, Clause, Not, Or, RuleCall, is_var
+from datahike_async.query.language.ast import DEFAULT_SOURCE, Clause, RuleCall, is_var
 from datahike_async.query.language.text import clause_text
 from datahike_async.query.language.where import variables_of
 from datahike_async.query.planning.cost import Known
@@ -95,7 +95,7 @@ def explained(
     """Return the plan of a query that is not run: of its clauses ``where``."""
     view = engine.views.get(DEFAULT_SOURCE)
     seeks = None
-    if prepared.point is not None and view is not None and not view.past:
+    if prepared.point is not None and view is not None:
         seeks = prepared.point.seeks(view.schema)
     if seeks is not None:
         steps = [_step(clause, how, 0, 1.0) for clause, how in seeks]
@@ -135,12 +135,9 @@ class _Telling:
             clause = step.clause
             self._out.append(_step(clause, step.operator, depth, step.rows))
             inside = [(step.rows, dict.fromkeys(bound & variables_of([clause]), step.rows))]
-            if isinstance(clause, Not):
-                self.tell(clause.clauses, consts, inside, depth + 1)
-            elif isinstance(clause, Or):
-                for branch in clause.branches:
-                    self.tell(branch, consts, inside, depth + 1)
-            elif isinstance(clause, RuleCall) and clause.name not in self._told:
+            for inner in clause.children:
+                self.tell(inner, consts, inside, depth + 1)
+            if isinstance(clause, RuleCall) and clause.name not in self._told:
                 self._told.add(clause.name)
                 self._rule(clause, bound | consts.keys(), depth + 1)
             bound |= variables_of([clause])

@@ -14,8 +14,10 @@ import numpy as np
 from datahike_async.collector import set_aside
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
+from datahike_async.index.arrays import between, order_of, ordered_bits, taken
 from datahike_async.index.columns import Column
 from datahike_async.looks import SMALL, walked
+from datahike_async.query.answer.folding import Folding
 from datahike_async.query.answer.having import kept
 from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.builtins.aggregates import Groups, Pending, aggregate, function_of
@@ -28,7 +30,7 @@ from datahike_async.query.running.engine import Engine
 from datahike_async.query.running.prepared import Prepared
 from datahike_async.snapshot.views import View
 
-__all__ = ["shaped", "shaped_rows"]
+__all__ = ["folding_of", "shaped", "shaped_rows"]
 
 # What an entry of a map in the answer counts for, in looks at the clock.
 _ENTRY: Final = 8
@@ -48,10 +50,27 @@ def shaped_rows(prepared: Prepared, rows: list[tuple[Any, ...]]) -> Any:
     return rows[0][0] if kind == "scalar" else rows[0]
 
 
+def folding_of(prepared: Prepared, engine: Engine, state: State) -> Folding | None:
+    """Return what makes the aggregates of a query part by part; None where something else does."""
+    if not engine.limited:
+        return None
+    parsed = prepared.query
+    compared = (*parsed.find.elements, *aggregates_of(parsed.having))
+    given = {**engine.functions.given, **state.consts}
+    return Folding.of(compared, prepared.wanted, given, engine.meter)
+
+
 async def shaped(
-    prepared: Prepared, engine: Engine, state: State, limit: int | None, offset: int
+    prepared: Prepared,
+    engine: Engine,
+    state: State,
+    limit: int | None,
+    offset: int,
+    folding: Folding | None = None,
 ) -> Any:
     """Return the answer that the find spec asks for, of the rows that ``:where`` left.
+
+    Where the rows came in parts, ``folding`` has their groups.
 
     Groups and aggregates come first, then ``:having``, the order, ``offset`` and ``limit``, and
     pulls last.
@@ -64,7 +83,9 @@ async def shaped(
     relation = await engine.heavy(most, state.whole, wanted)
     compared = (*elements, *aggregates_of(parsed.having))
     aggregates = any(isinstance(e, Aggregate) for e in compared)
-    if aggregates:
+    if folding is not None and folding.used:
+        columns, count = await engine.heavy(0, folding.columns)
+    elif aggregates:
         found, count = await engine.heavy(
             relation.count * len(compared), _grouped, compared, engine, state, relation
         )
@@ -77,15 +98,15 @@ async def shaped(
         positions = await kept(parsed.having, named, count, engine, state)
         columns = [c.take(positions) for c in columns[: len(elements)]]
         count = len(positions)
-    if parsed.order_by:
-        columns = await engine.heavy(count, _ordered, columns, parsed.order_by)
     if limit is not None and limit < 0:
         limit = None  # as in Datahike: -1 is no limit
-    if offset or limit is not None:
-        stop = count if limit is None else min(offset + limit, count)
-        start = min(offset, stop)
+    stop = count if limit is None else min(offset + limit, count)
+    start = min(offset, stop)
+    if parsed.order_by:
+        columns = await engine.heavy(count, _ordered, columns, parsed.order_by, start, stop)
+    elif stop - start < count:
         columns = [c.slice(start, stop) for c in columns]
-        count = stop - start
+    count = stop - start
     pulls = [i for i, e in enumerate(elements) if isinstance(e, Pull)]
     kind = parsed.find.kind
     if not pulls and kind == "relation" and parsed.keys is None:
@@ -132,10 +153,20 @@ def _maps(keys: Sequence[Any], lists: list[list[Any]]) -> list[dict[Any, Any]]:
     return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
-def _ordered(columns: list[Column], order_by: Sequence[tuple[int, bool]]) -> list[Column]:
+def _ordered(
+    columns: list[Column], order_by: Sequence[tuple[int, bool]], start: int, stop: int
+) -> list[Column]:
+    """Return the rows [start, stop) of the order; only those around them are sorted."""
     keys = [_sort_key(columns[i], descending) for i, descending in order_by]
-    order = np.lexsort(keys[::-1])
-    return [c.take(order) for c in columns]
+    first = keys[0]
+    if first.dtype.kind == "f":
+        first = ordered_bits(first)
+    positions, before = between(first, start, stop)
+    order = np.arange(len(positions))
+    for key in reversed(keys):
+        order = order[order_of(taken(key, positions)[order])]
+    wanted = positions[order[start - before : stop - before]]
+    return [c.take(wanted) for c in columns]
 
 
 def _sort_key(column: Column, descending: bool) -> Any:

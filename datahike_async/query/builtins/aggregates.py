@@ -41,21 +41,27 @@ class Groups:
 
     def __init__(self, codes: I64, bound: int) -> None:
         """Number the groups of ``codes``, which lie in [0, bound)."""
-        if bound <= 4 * len(codes) + 1024:
+        if bound == 1 and len(codes):
+            self.numbers: I64 = codes
+            self.sizes: I64 = np.array([len(codes)])
+        elif bound <= 4 * len(codes) + 1024:
             sizes = np.bincount(codes, minlength=bound)
             used = np.flatnonzero(sizes)
             number = np.empty(bound, np.int64)
             number[used] = np.arange(len(used))
-            self.numbers: I64 = number[codes]
-            self.sizes: I64 = sizes[used]
+            self.numbers = number[codes]
+            self.sizes = sizes[used]
         else:
             values, self.numbers = numbered(codes)
             self.sizes = np.bincount(self.numbers, minlength=len(values))
         self.count = len(self.sizes)
         # A row of each group: of the writes to one slot the last one stays.
-        self.first: I64 = np.empty(self.count, np.int64)
-        self.first[self.numbers[::-1]] = np.arange(len(codes) - 1, -1, -1)
         self._order: I64 | None = None
+        self.first: I64 = np.empty(self.count, np.int64)
+        if self.count == 1:
+            self.first[0] = 0
+            return
+        self.first[self.numbers[::-1]] = np.arange(len(codes) - 1, -1, -1)
 
     @property
     def order(self) -> I64:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.index.arrays import numbered
 from datahike_async.index.columns import CODED, FLOAT, INSTANT, INT, Column, micros
 from datahike_async.looks import PIECE, pieces
+from datahike_async.query.builtins.matching import asked, compared, of_texts, text_mask
 from datahike_async.query.builtins.table import BUILTINS, COMPARISONS
 from datahike_async.query.relations.relation import constant_mask, equal_mask
 
@@ -50,8 +50,10 @@ _ARITHMETIC: Final[dict[str, Callable[[Any, Any], Any]]] = {
 def mask_of_call(name: str, args: Sequence[Any], count: int) -> Mask | None:
     """Return where a predicate holds for its arguments, Columns or constants."""
     name = name.removeprefix("clojure.core/")
-    if count <= PIECE:
-        return _mask(name, args)
+    # Strings are asked for once each, however many rows there are.
+    found = _texts_compared(name, args) if name in _ORDERS else text_mask(name, args)
+    if found is not None or count <= PIECE:
+        return _mask(name, args) if found is None else found
     out = np.empty(count, np.bool_)
     for start, stop in pieces(count, each=2):
         part = _mask(name, [a.slice(start, stop) if isinstance(a, Column) else a for a in args])
@@ -59,6 +61,17 @@ def mask_of_call(name: str, args: Sequence[Any], count: int) -> Mask | None:
             return None
         out[start:stop] = part
     return out
+
+
+def _texts_compared(name: str, args: Sequence[Any]) -> Mask | None:
+    if len(args) != 2:
+        return None
+    column, value = args
+    if isinstance(value, Column):
+        column, value, name = value, column, _FLIPPED[name]
+    if not isinstance(column, Column) or column.kind != CODED or type(value) is not str:
+        return None
+    return _by_value(name, column, value)
 
 
 def _mask(name: str, args: Sequence[Any]) -> Mask | None:
@@ -121,18 +134,17 @@ def _against(name: str, column: Column, value: Any) -> Mask | None:
 
 def _by_value(name: str, column: Column, value: Any) -> Mask:
     """Compare each different value once."""
-    assert column.dictionary is not None
-    values, codes = column.dictionary.values, column.data
-    if len(values) > 2 * len(codes) + 64:
-        used, codes = numbered(codes)
-        values = [values[i] for i in used.tolist()]
     if type(value) is str:
         order = _ORDERS[name]
-        table = [type(v) is str and order(v, value) for v in values]
+        found = compared(column, (order, value))
+        if found is not None:
+            return found
+        test = of_texts(column, lambda texts: map(order, texts, repeat(value)))
+        marks = asked(column, test)
     else:
         holds = BUILTINS[name]
-        table = [bool(holds(v, value)) for v in values]
-    return np.array(table, np.bool_)[codes] if table else np.zeros(len(column), np.bool_)
+        marks = asked(column, lambda part: [bool(holds(v, value)) for v in part])
+    return marks.view(np.bool_)
 
 
 def column_of_call(name: str, args: Sequence[Any], count: int) -> Column | None:

@@ -1,9 +1,9 @@
 """Built-in functions that take patterns, with a bound on what a pattern may cost.
 
 Patterns are those of the package ``regex``, close to Java's. Its matching takes a time limit, and
-:class:`~datahike_async.query.supply.Supply` holds the time for all rows of a clause. What a limit
-of time does not bound is refused beforehand: patterns that are long, that repeat something many
-times (which is written out when a pattern is compiled), or that call themselves.
+:class:`~datahike_async.query.builtins.supply.Supply` holds the time for all rows of a clause. What
+a limit of time does not bound is refused beforehand: patterns that are long, that repeat something
+many times (which is written out when a pattern is compiled), or that call themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from datahike_async.errors import shown
 from datahike_async.query.builtins.size import MAX_TEXT
 from datahike_async.query.builtins.supply import Supplied, Supply
 
-__all__ = ["MAX_GROUPS", "MAX_PATTERN", "MAX_REPEATS", "PATTERNS", "string"]
+__all__ = [
+    "MAX_GROUPS",
+    "MAX_PATTERN",
+    "MAX_REPEATS",
+    "PATTERNS",
+    "compiled",
+    "source_of",
+    "string",
+]
 
 MAX_PATTERN: Final = 1000
 MAX_REPEATS: Final = 10_000
@@ -86,7 +94,8 @@ def _class_end(source: str, i: int) -> int:
 
 
 @lru_cache(128)
-def _compiled(source: str, flags: str) -> regex.Pattern[str]:
+def compiled(source: str, flags: str = "") -> regex.Pattern[str]:
+    """Return the pattern of a text; raise ValueError where it is bad, or may cost too much."""
     if len(source) > MAX_PATTERN:
         raise ValueError(f"a pattern is limited to {MAX_PATTERN} characters")
     if _CALL.search(source):
@@ -99,18 +108,35 @@ def _compiled(source: str, flags: str) -> regex.Pattern[str]:
         raise ValueError(f"bad pattern {shown(source)}: {error}") from error
 
 
+def source_of(pattern: Any) -> str | None:
+    """Return the text of a pattern, its flags in front; None where that does not say all."""
+    if type(pattern) is str:
+        return pattern
+    if not isinstance(pattern, (re.Pattern, regex.Pattern)) or type(pattern.pattern) is not str:
+        return None
+    plain = re.compile("") if isinstance(pattern, re.Pattern) else compiled("")
+    flags, letters = pattern.flags & ~plain.flags, ""
+    for flag, letter in _FLAGS.items():
+        if flags & flag:
+            flags, letters = flags & ~flag, letters + letter
+    # Without U the pattern is for ASCII, which its flag says.
+    if flags or (pattern.flags & plain.flags != plain.flags and "a" not in letters):
+        return None
+    return f"(?{letters}){pattern.pattern}" if letters else pattern.pattern
+
+
 def _pattern(pattern: Any, text: Any = "") -> regex.Pattern[str]:
     if not isinstance(pattern, _KINDS) or not isinstance(text, str):
         raise TypeError("a pattern and a string are expected")
     if isinstance(pattern, str):
-        found = _compiled(pattern, "")
+        found = compiled(pattern)
     elif isinstance(pattern, regex.Pattern):
         found = pattern
     else:
         if not isinstance(pattern.pattern, str):
             raise TypeError("a pattern of strings is expected, not one of bytes")
         flags = "".join(letter for flag, letter in _FLAGS.items() if pattern.flags & flag)
-        found = _compiled(pattern.pattern, flags)
+        found = compiled(pattern.pattern, flags)
     if len(text) > MAX_TEXT:
         raise ValueError(f"texts that are searched are limited to {MAX_TEXT} characters")
     if found.groups * len(text) > MAX_GROUPS:

@@ -68,6 +68,12 @@ class Supply:
         """Use all the time that is left: this is no longer the event loop."""
         self._turn = None
 
+    def spent(self, seconds: float) -> None:
+        """Count time that patterns took; raise QueryCanceled where more is gone than there was."""
+        self._left -= seconds
+        if self._left <= 0:
+            raise self._over(None)
+
     def run(self, call: Callable[..., Any]) -> Any:
         """Return ``call(timeout=seconds, concurrent=…)``, and count the time that it took.
 

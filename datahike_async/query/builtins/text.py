@@ -1,7 +1,7 @@
 """Built-in functions on strings, keywords and symbols.
 
-Those that take patterns are in ``builtins_patterns``. A text that a function makes is limited in
-length.
+Those that take patterns are in ``regexes``; predicates on whole columns in ``matching``. A text
+that a function makes is limited in length.
 """
 
 from __future__ import annotations

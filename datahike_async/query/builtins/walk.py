@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from datahike_async.index.arrays import order_of
-from datahike_async.index.columns import OBJECT, Column, object_array
+from datahike_async.index.columns import OBJECT, Column
+from datahike_async.index.objects import object_array
 from datahike_async.looks import SMALL, STEP, pieces, tally, walked
 from datahike_async.values.order import LONG, compare, sort_key
 

@@ -22,7 +22,7 @@ from datahike_async.query.language.ast import (
 )
 from datahike_async.query.language.text import term_text
 
-__all__ = ["DOTS", "binding_variables", "forward_of", "parse_binding", "symbols", "unquoted"]
+__all__ = ["DOTS", "forward_of", "parse_binding", "symbols", "unquoted"]
 
 DOTS: Final = Symbol("...")
 _MOST_LEVELS: Final = 128
@@ -103,14 +103,3 @@ def parse_binding(form: Any, section: str = "binding") -> Binding:
         error=f":parser/{section}",
         form=form,
     )
-
-
-def binding_variables(binding: Binding) -> list[Symbol]:
-    """Return the variables that a binding binds."""
-    if isinstance(binding, BindScalar):
-        return [binding.name]
-    if isinstance(binding, BindCollection):
-        return binding_variables(binding.item)
-    if isinstance(binding, (BindTuple, BindRelation)):
-        return [v for item in binding.items for v in binding_variables(item)]
-    return []

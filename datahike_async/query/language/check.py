@@ -18,7 +18,6 @@ from datahike_async.query.language.ast import (
     Function,
     Not,
     Or,
-    Pattern,
     Predicate,
     RuleBranch,
     RuleCall,
@@ -82,10 +81,8 @@ class Checker:
 
     def _ready(self, clause: Clause, bound: set[Symbol], later: Set[Symbol]) -> bool:
         """Whether a clause can be carried out; ``later`` are variables that others give values."""
-        if isinstance(clause, Pattern):
-            return True
-        if isinstance(clause, (Predicate, Function)):
-            return all(v in bound for v in _inputs(clause))
+        if any(v not in bound for v in clause.inputs):
+            return False
         if isinstance(clause, Not):
             variables = variables_of((clause,))
             if any(v in later and v not in bound for v in variables):
@@ -94,13 +91,13 @@ class Checker:
                 return False
             return not self._stuck(clause.clauses, variables & bound)
         if isinstance(clause, Or):
-            if any(v not in bound for v in clause.required):
-                return False
             variables = variables_of((clause,))
             for branch in clause.branches:
                 here = variables & bound
                 if self._stuck(branch, here) or not variables <= here:
                     return False
+            return True
+        if not isinstance(clause, RuleCall):
             return True
         branches = self._rules.get(clause.name)
         if branches is None or len(branches[0].head) != len(clause.args):
@@ -143,7 +140,7 @@ class Checker:
     def _error(self, clause: Clause, bound: set[Symbol]) -> QueryError:
         variables = sorted(variables_of((clause,)), key=repr)
         if isinstance(clause, (Predicate, Function)):
-            missing = [v for v in dict.fromkeys(_inputs(clause)) if v not in bound]
+            missing = [v for v in dict.fromkeys(clause.inputs) if v not in bound]
             call = call_text(clause.function, clause.args)
             text = f"{_listed(missing)} not bound in {call}."
         elif isinstance(clause, Not):
@@ -193,14 +190,10 @@ def _listed(variables: Iterable[Symbol]) -> str:
     return ", ".join(map(repr, variables))
 
 
-def _inputs(clause: Predicate | Function) -> list[Symbol]:
-    return [t for t in (clause.function, *clause.args) if is_var(t)]
-
-
 def _free(arg: object, bound: Collection[Symbol]) -> bool:
     """Whether an argument of a rule call says nothing: a blank, or a variable without a value."""
     return type(arg) is Symbol and (arg.text == "_" or (is_var(arg) and arg not in bound))
 
 
 def _bindable(clauses: Iterable[Clause]) -> set[Symbol]:
-    return variables_of(c for c in clauses if not isinstance(c, (Not, Predicate)))
+    return variables_of(c for c in clauses if not c.filters)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from datahike_async.edn.types import Symbol
-from datahike_async.query.language.ast import Clause, Not, Or, Pattern, RuleBranch, RuleCall, is_var
-from datahike_async.query.language.where import variables_of
+from datahike_async.query.language.ast import Clause, Pattern, RuleBranch, RuleCall, is_var
+from datahike_async.query.language.where import rules_called, variables_of
 
 __all__ = ["Linear", "linear_form"]
 
@@ -80,22 +80,10 @@ def _shape(clauses: Sequence[Clause], ends: Sequence[Any]) -> Any:
 
 
 def _calls_any(clauses: Sequence[Clause], names: set[Symbol]) -> bool:
-    for clause in clauses:
-        if isinstance(clause, RuleCall):
-            if clause.name in names:
-                return True
-        elif isinstance(clause, Or):
-            if any(_calls_any(branch, names) for branch in clause.branches):
-                return True
-        elif isinstance(clause, Not) and _calls_any(clause.clauses, names):
-            return True
-    return False
+    return not rules_called(clauses).isdisjoint(names)
 
 
 def _generates(clauses: Sequence[Clause], variables: Sequence[Symbol]) -> bool:
     """Whether patterns alone bind all variables, so that nothing needs to flow in."""
-    bound: set[Any] = set()
-    for clause in clauses:
-        if isinstance(clause, Pattern):
-            bound.update(t for t in clause.terms if is_var(t))
+    bound = {v for c in clauses if isinstance(c, Pattern) for v in c.gives}
     return set(variables) <= bound and variables_of(clauses) <= bound

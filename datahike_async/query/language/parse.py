@@ -25,7 +25,6 @@ from datahike_async.query.language.ast import (
 )
 from datahike_async.query.language.bindings import (
     DOTS,
-    binding_variables,
     parse_binding,
     symbols,
     unquoted,
@@ -337,7 +336,7 @@ def _check(query: Query) -> None:
     """Check that every variable of :find and :with occurs in :where or :in."""
     known = variables_of(query.where)
     for binding in query.ins:
-        known.update(binding_variables(binding))
+        known.update(binding.variables)
     wanted: list[Any] = list(query.with_)
     for element in query.find.elements:
         if isinstance(element, Aggregate):

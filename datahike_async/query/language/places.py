@@ -18,8 +18,6 @@ from datahike_async.query.language.ast import (
     DEFAULT_SOURCE,
     Clause,
     Function,
-    Not,
-    Or,
     Pattern,
     Predicate,
     RuleBranch,
@@ -117,17 +115,11 @@ def _walked(clause: Clause, walk: Walk) -> Clause:
         return replace(clause, args=args)
     if isinstance(clause, RuleCall):
         return walk.call(clause)
-    if isinstance(clause, Not):
-        if clause.variables is None:
-            return replace(clause, clauses=walked(clause.clauses, walk))
-        inside = walk.within(clause.variables)
-        clauses = walked(clause.clauses, inside)
-        return Not(walk.head(clause.variables), clauses)
-    if clause.variables is None:
-        return replace(clause, branches=tuple(walked(b, walk) for b in clause.branches))
-    inside = walk.within(clause.required + clause.variables)
-    branches = tuple(walked(b, inside) for b in clause.branches)
-    return Or(walk.head(clause.required), walk.head(clause.variables), branches)
+    head = clause.head
+    if head is None:
+        return clause.around([walked(inner, walk) for inner in clause.children])
+    inside = walk.within(head)
+    return clause.around([walked(inner, inside) for inner in clause.children], walk.head)
 
 
 def _read_by_row(clause: Predicate | Function) -> Symbol | None:

@@ -16,7 +16,6 @@ from datahike_async.query.language.ast import (
     Clause,
     Function,
     Not,
-    Or,
     Predicate,
     RuleBranch,
     RuleCall,
@@ -26,9 +25,9 @@ from datahike_async.query.language.check import Checker
 from datahike_async.query.language.linear import Linear, linear_form
 from datahike_async.query.language.places import ATTRIBUTE, Constants, Places, rule_places, walked
 from datahike_async.query.language.text import call_text
-from datahike_async.query.language.where import attributes_of, calls_of, canonical
+from datahike_async.query.language.where import attributes_of, calls_of, canonical, rules_called
 
-__all__ = ["RuleSet", "calls_in", "shown", "sourced"]
+__all__ = ["RuleSet", "shown"]
 
 
 class RuleSet:
@@ -48,7 +47,7 @@ class RuleSet:
     )
 
     def __init__(self, branches: Mapping[Symbol, tuple[RuleBranch, ...]]) -> None:
-        called = {n for found in branches.values() for b in found for n in calls_in(b.clauses)}
+        called = {n for found in branches.values() for b in found for n in rules_called(b.clauses)}
         if not RULE_NAMES.isdisjoint(called - branches.keys()):
             branches = {**builtin_rules(), **branches}
         branches = {
@@ -83,18 +82,15 @@ class RuleSet:
 
     def _refuse_negation(self, name: Symbol, clauses: Sequence[Clause], *, negated: bool) -> None:
         for clause in clauses:
-            if isinstance(clause, RuleCall):
-                if negated and clause.name in self.circle[name]:
-                    raise QueryError(
-                        f"The rule {name} depends on itself through (not …) in {shown(clause)}, "
-                        "which has no well-defined answer.",
-                        error=":parser/rule",
-                    )
-            elif isinstance(clause, Not):
-                self._refuse_negation(name, clause.clauses, negated=True)
-            elif isinstance(clause, Or):
-                for branch in clause.branches:
-                    self._refuse_negation(name, branch, negated=negated)
+            if negated and isinstance(clause, RuleCall) and clause.name in self.circle[name]:
+                raise QueryError(
+                    f"The rule {name} depends on itself through (not …) in {shown(clause)}, "
+                    "which has no well-defined answer.",
+                    error=":parser/rule",
+                )
+            inside = negated or isinstance(clause, Not)
+            for inner in clause.children:
+                self._refuse_negation(name, inner, negated=inside)
 
     def rounds(self, name: Symbol) -> list[tuple[RuleBranch, list[RuleBranch], bool]]:
         """Return the branches of a recursive rule as they are run round by round.
@@ -115,14 +111,14 @@ class RuleSet:
                             one = replace(clause, fresh=True)
                             clauses = (*branch.clauses[:i], one, *branch.clauses[i + 1 :])
                             variants.append(replace(branch, clauses=clauses))
-                    elif calls_in((clause,)) & circle:
+                    elif rules_called((clause,)) & circle:
                         nested = True
                 found.append((branch, variants, nested))
         return found
 
     def calls_circle(self, name: Symbol, branch: RuleBranch) -> bool:
         """Whether a branch of a recursive rule takes part in its recursion."""
-        return not self.circle[name].isdisjoint(calls_in(branch.clauses))
+        return not self.circle[name].isdisjoint(rules_called(branch.clauses))
 
     def body(self, branch: RuleBranch, source: Symbol) -> tuple[Clause, ...]:
         """Return the clauses of a branch, reading from ``source``; the same object every time."""
@@ -131,7 +127,7 @@ class RuleSet:
         key = (id(branch), source)
         found = self._bodies.get(key)
         if found is None or found[0] is not branch:
-            clauses = tuple(sourced(c, source) for c in branch.clauses)
+            clauses = tuple(c.reading_from(source) for c in branch.clauses)
             found = self._bodies[key] = (branch, clauses)
         return found[1]
 
@@ -188,7 +184,7 @@ def _circles(rules: Mapping[Symbol, Sequence[RuleBranch]]) -> dict[Symbol, froze
     The strongly connected components of who calls whom (Tarjan's algorithm, without recursion).
     """
     calls = {
-        name: sorted({c for b in found for c in calls_in(b.clauses) if c in rules}, key=repr)
+        name: sorted({c for b in found for c in rules_called(b.clauses) if c in rules}, key=repr)
         for name, found in rules.items()
     }
     out: dict[Symbol, frozenset[Symbol]] = {}
@@ -229,37 +225,8 @@ def _reached(rules: Mapping[Symbol, Sequence[RuleBranch]], name: Symbol) -> set[
     stack = [name]
     while stack:
         for branch in rules.get(stack.pop(), ()):
-            for called in calls_in(branch.clauses):
+            for called in rules_called(branch.clauses):
                 if called not in seen:
                     seen.add(called)
                     stack.append(called)
     return seen
-
-
-def calls_in(clauses: Sequence[Clause]) -> set[Symbol]:
-    """Return the names of the rules that clauses call."""
-    out: set[Symbol] = set()
-    for clause in clauses:
-        if isinstance(clause, RuleCall):
-            out.add(clause.name)
-        elif isinstance(clause, Not):
-            out |= calls_in(clause.clauses)
-        elif isinstance(clause, Or):
-            for branch in clause.branches:
-                out |= calls_in(branch)
-    return out
-
-
-def sourced(clause: Clause, source: Symbol) -> Clause:
-    """Return a clause of a rule body, reading from the source the rule was called on."""
-    if source.text == "$":
-        return clause
-    if isinstance(clause, Not):
-        return replace(clause, clauses=tuple(sourced(c, source) for c in clause.clauses))
-    if isinstance(clause, Or):
-        branches = tuple(tuple(sourced(c, source) for c in b) for b in clause.branches)
-        return replace(clause, branches=branches)
-    if isinstance(clause, (Predicate, Function)):
-        args = tuple(source if a is DEFAULT_SOURCE else a for a in clause.args)
-        return replace(clause, args=args)
-    return replace(clause, source=source) if clause.source is DEFAULT_SOURCE else clause

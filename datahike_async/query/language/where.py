@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from operator import itemgetter
 from typing import Any, Final
@@ -24,13 +23,9 @@ from datahike_async.query.language.ast import (
     RuleBranch,
     RuleCall,
     is_var,
+    nested,
 )
-from datahike_async.query.language.bindings import (
-    binding_variables,
-    parse_binding,
-    symbols,
-    unquoted,
-)
+from datahike_async.query.language.bindings import parse_binding, symbols, unquoted
 from datahike_async.query.language.text import MAX_QUERY, term_text
 
 __all__ = [
@@ -40,6 +35,7 @@ __all__ = [
     "parse_clauses",
     "parse_rules",
     "plain_calls",
+    "rules_called",
     "variables_of",
 ]
 
@@ -223,15 +219,11 @@ def _told(clauses: Sequence[Clause]) -> list[tuple[str, Clause]]:
     out: list[tuple[str, Clause]] = []
     for clause in clauses:
         tally(_PARSED)
-        if isinstance(clause, Not):
-            inner = _told(clause.clauses)
-            text = _joined(replace(clause, clauses=()), [inner])
-            out.append((text, replace(clause, clauses=tuple(one for _, one in inner))))
-        elif isinstance(clause, Or):
-            branches = [_told(branch) for branch in clause.branches]
-            text = _joined(replace(clause, branches=()), branches)
-            made = tuple(tuple(one for _, one in branch) for branch in branches)
-            out.append((text, replace(clause, branches=made)))
+        if clause.children:
+            parts = [_told(inner) for inner in clause.children]
+            text = _joined(clause.around([() for _ in parts]), parts)
+            made = [tuple([one for _, one in part]) for part in parts]
+            out.append((text, clause.around(made)))
         else:
             out.append((_text(clause), clause))
     out.sort(key=itemgetter(0))
@@ -314,55 +306,31 @@ def variables_of(clauses: Iterable[Clause]) -> set[Symbol]:
     out: set[Symbol] = set()
     for clause in clauses:
         tally(STEP)
-        if isinstance(clause, Pattern):
-            out.update(t for t in clause.terms if is_var(t))
-        elif isinstance(clause, Predicate):
-            out.update(t for t in (clause.function, *clause.args) if is_var(t))
-        elif isinstance(clause, Function):
-            out.update(t for t in (clause.function, *clause.args) if is_var(t))
-            out.update(binding_variables(clause.binding))
-        elif isinstance(clause, RuleCall):
-            out.update(t for t in clause.args if is_var(t))
-        elif isinstance(clause, Not):
-            if clause.variables is None:
-                out |= variables_of(clause.clauses)
-            else:
-                out.update(clause.variables)
-        elif clause.variables is None:
-            for branch in clause.branches:
-                out |= variables_of(branch)
+        out.update(clause.inputs, clause.gives)
+        head = clause.head
+        if head is not None:
+            out.update(head)
         else:
-            out.update(clause.required + clause.variables)
+            for inner in clause.children:
+                out |= variables_of(inner)
     return out
 
 
 def calls_of(clauses: Iterable[Clause]) -> list[Predicate | Function | RuleCall]:
     """Return all calls of functions and rules among clauses, nested ones too."""
-    out: list[Predicate | Function | RuleCall] = []
-    for clause in clauses:
-        if isinstance(clause, (Predicate, Function, RuleCall)):
-            out.append(clause)
-        elif isinstance(clause, Not):
-            out += calls_of(clause.clauses)
-        elif isinstance(clause, Or):
-            for branch in clause.branches:
-                out += calls_of(branch)
-    return out
+    return [c for c in nested(clauses) if isinstance(c, (Predicate, Function, RuleCall))]
+
+
+def rules_called(clauses: Iterable[Clause]) -> set[Symbol]:
+    """Return the names of the rules that clauses call."""
+    return {c.name for c in nested(clauses) if isinstance(c, RuleCall)}
 
 
 def attributes_of(clauses: Iterable[Clause]) -> list[tuple[Symbol, Any]]:
     """Return the (source, attribute) of all patterns, nested ones too; None for a variable one."""
-    out: list[tuple[Symbol, Any]] = []
-    for clause in clauses:
-        if isinstance(clause, Pattern):
-            key = clause.terms[1]
-            out.append((clause.source, key if isinstance(key, (Keyword, str)) else None))
-        elif isinstance(clause, Not):
-            out += attributes_of(clause.clauses)
-        elif isinstance(clause, Or):
-            for branch in clause.branches:
-                out += attributes_of(branch)
-    return out
+    patterns = [c for c in nested(clauses) if isinstance(c, Pattern)]
+    keys = [(c.source, c.terms[1]) for c in patterns]
+    return [(source, a if isinstance(a, (Keyword, str)) else None) for source, a in keys]
 
 
 def plain_calls(
@@ -374,17 +342,12 @@ def plain_calls(
     seen: set[Symbol] = set()
     todo: list[Clause] = [clause]
     while todo:
-        one = todo.pop()
-        if isinstance(one, (Predicate, Function)):
-            if not is_builtin(one.function):
-                return False
-        elif isinstance(one, Not):
-            todo += one.clauses
-        elif isinstance(one, Or):
-            for branch in one.branches:
-                todo += branch
-        elif isinstance(one, RuleCall) and one.name not in seen:
-            seen.add(one.name)
-            for definition in rules.get(one.name, ()):
-                todo += definition.clauses
+        for one in nested([todo.pop()]):
+            if isinstance(one, (Predicate, Function)):
+                if not is_builtin(one.function):
+                    return False
+            elif isinstance(one, RuleCall) and one.name not in seen:
+                seen.add(one.name)
+                for definition in rules.get(one.name, ()):
+                    todo += definition.clauses
     return True

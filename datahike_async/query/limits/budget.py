@@ -29,8 +29,10 @@ class Budget:
     ``rows`` and ``bytes`` bound each relation that a clause leaves, and bytes what the functions of
     a query make as well: 8 a row and column, some 40 an element of a collection, one a character.
     They are 50 million and 1 GiB unless said otherwise, since what is beyond them ends a process
-    rather than a query. ``seconds`` is the time from the call to the last row: parsing, planning
-    and pulling count. ``recursion`` bounds the rounds of a recursion that is no plain closure. ::
+    rather than a query. Where memory is limited (``:memory-limit``, or the container's), a query's
+    share of it bounds the columns that a clause leaves too, and ``data[":budget"]`` is "memory".
+    ``seconds`` is the time from the call to the last row: parsing, planning and pulling count.
+    ``recursion`` bounds the rounds of a recursion that is no plain closure. ::
 
         try:
             await d.q("[:find ?a ?b :where [?a] [?b]]", db, budget=d.Budget(rows=10))
@@ -91,6 +93,7 @@ class Meter:
         "_budget",
         "_bytes",
         "_made",
+        "_memory",
         "_recursion",
         "_rows",
         "_start",
@@ -104,6 +107,7 @@ class Meter:
         self._rows = _NO_LIMIT if budget.rows is None else budget.rows
         self._bytes = _NO_LIMIT if budget.bytes is None else budget.bytes
         self._recursion = _NO_LIMIT if budget.recursion is None else budget.recursion
+        self._memory = _NO_LIMIT
         self.seconds: float | None = None
         self.ends: float | None = None
         self._start = time.monotonic()
@@ -117,6 +121,26 @@ class Meter:
         """Allow so many seconds from the start at most, where that is less than so far."""
         if seconds is not None and (self.seconds is None or seconds < self.seconds):
             self.seconds, self.ends = seconds, self._start + seconds
+
+    def share(self, size: int | None) -> None:
+        """Allow so many bytes of memory at most, where that is less than so far."""
+        if size is not None and size < self._memory:
+            self._memory = size
+            self._bytes = min(self._bytes, size)
+
+    @property
+    def limited(self) -> bool:
+        """Whether memory is limited, beside what the budget says."""
+        return self._memory < _NO_LIMIT
+
+    def holds(self, size: int) -> None:
+        """Raise QueryCanceled where columns of so many bytes are more than memory allows."""
+        if size > self._memory:
+            raise self._over("bytes", self._memory, f"{size} bytes")
+
+    def exhausted(self) -> QueryCanceled:
+        """Return the error for a query for which there was no memory in the end."""
+        return self._over("memory", self._memory, "more memory than there is")
 
     def rows(self, count: int, width: int = 1) -> None:
         """Raise QueryCanceled where ``count`` rows of ``width`` columns are more than allowed."""
@@ -150,8 +174,16 @@ class Meter:
 
     def _over(self, name: str, limit: float, needed: str) -> QueryCanceled:
         where = "" if self.clause is None else f" at {clause_text(self.clause)}"
+        if name == "bytes" and limit >= self._memory:
+            name = "memory"
         if name == "seconds":
             text = f"The query was stopped{where} after its timeout of {limit * 1000:g} ms."
+        elif name == "memory":
+            left = f" leaves a query {limit:,} bytes" if self.limited else " is the machine's"
+            text = (
+                f"The query was stopped{where}: it needs {needed}, and the memory limit{left}. "
+                "Add clauses that select more, or set a larger :memory-limit."
+            )
         else:
             text = (
                 f"The query was stopped{where}: it needs {needed}, and its budget of {name} is "

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from datahike_async.edn.types import Symbol
 from datahike_async.query.language.ast import Clause
 from datahike_async.query.language.ruleset import RuleSet
-from datahike_async.query.reading.fetch import few
+from datahike_async.query.reading.fetch import bisects, few, sought
 
 __all__ = [
     "COMPARED",
@@ -29,15 +29,19 @@ __all__ = [
 ]
 
 # Microseconds of any step, of one seek, and of a row that is read, read among values of all types,
-# compared, aligned by entity, joined by value, and made.
+# compared, aligned by entity, bisected for, joined by value, and made.
 STEP: Final = 8.0
 SEEK: Final = 2.5
 READ: Final = 0.02
 MIXED: Final = 0.3
 COMPARED: Final = 0.001
 ALIGNED: Final = 0.006
+BISECTED: Final = 0.2
 JOINED: Final = 0.02
 MADE: Final = 0.01
+
+# Where estimates of rows end: products along a chain of hundreds of clauses would go to infinity.
+_MOST: Final = 1e18
 
 Known = tuple[float, dict[Symbol, float]]
 """One relation: its rows, and about how many different values each variable has."""
@@ -57,8 +61,9 @@ class Given:
     entity: Symbol | None = None
     value: Symbol | None = None
     single: bool = False
-    # Datoms of the attribute, where its columns are not at hand; else 0.
-    absent: float = 0.0
+    # Datoms of the attribute, and whether its columns are not at hand.
+    size: float = 0.0
+    absent: bool = False
     # How many attributes it reads.
     attributes: int = 1
     # Whether what is known flows in, and bounds what is looked for.
@@ -77,8 +82,8 @@ def extended(known: list[Known], source: Given) -> tuple[float, float, list[Know
     rows, values = source.rows, dict(source.values)
     there = 1.0
     for count, others in near:
-        there *= count
-        rows *= count
+        there = min(there * count, _MOST)
+        rows = min(rows * count, _MOST)
         for variable, distinct in others.items():
             mine = values.get(variable)
             if mine is None:
@@ -93,17 +98,20 @@ def extended(known: list[Known], source: Given) -> tuple[float, float, list[Know
     count = there if len(near) == 1 else sum(c for c, _ in near)
     if entity is not None and any(entity in others for _, others in near):
         operator = f"{source.operator}, joined on {entity}"
-        cost = source.load + count * ALIGNED
-        if not source.single:
-            cost += source.rows * JOINED
-        if few(int(count), source.absent) and source.absent > 16 * count:
+        if source.absent and sought(int(count), source.size):
             operator, cost = "EAVT seeks", count * SEEK
+        elif source.single:
+            cost = source.load + count * ALIGNED
+        elif source.attributes == 1 and bisects(count, source.size):
+            cost = source.load + count * BISECTED
+        else:
+            cost = source.load + count * ALIGNED + source.rows * JOINED
     elif (
         value is not None
         and any(value in others for _, others in near)
         and few(int(count), source.rows)
     ):
-        operator, cost = "AVET seeks", count * SEEK * source.attributes
+        operator, cost = "AVET seeks", count * SEEK * source.attributes + rows * READ
     else:
         shared = [v.text for v in source.values if any(v in others for _, others in near)]
         operator = f"{source.operator}, joined on {' '.join(shared)}"

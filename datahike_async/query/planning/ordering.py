@@ -21,9 +21,7 @@ from datahike_async.query.language.ast import (
     Pattern,
     Predicate,
     RuleCall,
-    is_var,
 )
-from datahike_async.query.language.bindings import binding_variables
 from datahike_async.query.language.where import variables_of
 from datahike_async.query.planning.cost import MADE, STEP, Estimates, Given, Known, extended
 
@@ -31,6 +29,8 @@ __all__ = ["Ordering", "Step"]
 
 # Up to so many patterns every order is weighed; of more, the next best is taken each time.
 _EXHAUSTIVE: Final = 6
+# There it is tried from so many of those that give the fewest rows.
+_STARTS: Final = 3
 
 
 @dataclass(slots=True)  # not frozen: made in every query, at a third of the cost
@@ -43,6 +43,8 @@ class Step:
     cost: float
     # Whether it turned out to be too much for the event loop the last time; None: it never ran.
     large: bool | None = None
+    # The part of an attribute that is read, where memory has no room for all of it.
+    part: tuple[int, int, int] | None = None
 
 
 class Ordering:
@@ -93,7 +95,7 @@ class Ordering:
         best_rank = 4
         for clause in self.todo:
             if isinstance(clause, (Predicate, Function)):
-                inputs = [t for t in (clause.function, *clause.args) if is_var(t)]
+                inputs = clause.inputs
                 if not all(map(self._bound, inputs)) or (not spanning and self._spans(inputs)):
                     continue
                 rank = 2
@@ -124,7 +126,7 @@ class Ordering:
 
         A function may fail; it is called on what all those leave, whatever their order.
         """
-        given = set(binding_variables(clause.binding))
+        given = set(clause.gives)
         return any(
             given.isdisjoint(variables_of([other]))
             for other in self.todo
@@ -147,11 +149,7 @@ class Ordering:
             if isinstance(other, RuleCall) and other.fresh:
                 return other
         results = {
-            v
-            for c in self.todo
-            if isinstance(c, Function)
-            for v in binding_variables(c.binding)
-            if not self._bound(v)
+            v for c in self.todo if isinstance(c, Function) for v in c.gives if not self._bound(v)
         }
         if results:
             # What uses results of functions comes after them; unless nothing else can go on.
@@ -245,15 +243,40 @@ class Ordering:
         return [patterns[i] for i in best[(1 << len(patterns)) - 1][1]]
 
     def _greedy_order(self, patterns: list[Pattern]) -> list[Pattern]:
-        left, known, out = list(patterns), self.known, []
+        sources = [self._source(p) for p in patterns]
+        bound = {v for _, values in self.known for v in values}
+        starts: Iterable[int | None] = (None,)
+        if all(bound.isdisjoint(source.values) for source in sources):
+            # Nothing is known yet: the few that give the fewest rows are tried, and the cheapest.
+            fewest = sorted(range(len(sources)), key=lambda i: sources[i].rows)[:_STARTS]
+            cheapest = min(range(len(sources)), key=lambda i: _cost([], sources[i]))
+            starts = dict.fromkeys([*fewest, cheapest])
+        orders = [self._greedy_from(start, sources) for start in starts]
+        return [patterns[i] for i in min(orders)[1]]
+
+    def _greedy_from(self, start: int | None, sources: list[Given]) -> tuple[float, list[int]]:
+        """Return the cost of carrying all out from one that comes first, and the order.
+
+        What is connected with what is known comes before what is not, as cheap as that may be by
+        itself: it is read from end to end, and its rows are multiplied with those to come.
+        """
+        known, out, total = self.known, [], 0.0
+        left = dict.fromkeys(range(len(sources)))
+        bound = {v for _, values in known for v in values}
         while left:
-            weighed = []
-            for i, p in enumerate(left):
-                cost, rows, after, _ = extended(known, self._source(p))
-                weighed.append((cost + rows * MADE, i, after))
-            _, i, known = min(weighed, key=lambda w: w[:2])
-            out.append(left.pop(i))
-        return out
+            if start is None:
+                near = [i for i in left if not bound.isdisjoint(sources[i].values)]
+                if near:
+                    start = min(near, key=lambda i: _cost(known, sources[i]))
+                else:
+                    start = min(left, key=lambda i: sources[i].rows)
+            more, rows, known, _ = extended(known, sources[start])
+            total += more + rows * MADE
+            bound |= sources[start].values.keys()
+            out.append(start)
+            del left[start]
+            start = None
+        return total, out
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -278,7 +301,7 @@ class Ordering:
                 rows *= 0.33
         elif isinstance(clause, Function):
             operator = "function"
-            for variable in binding_variables(clause.binding):
+            for variable in clause.gives:
                 if variable in values:
                     rows *= 0.1
                 values.setdefault(variable, rows)
@@ -287,3 +310,9 @@ class Ordering:
             rows *= 0.5
         self.known = [*far, (rows, values)] if near or values else far
         self.steps.append(Step(clause, operator, rows, STEP + before * 0.01))
+
+
+def _cost(known: list[Known], source: Given) -> float:
+    """Return what joining a source costs, and carrying its rows on."""
+    cost, rows, _, _ = extended(known, source)
+    return cost + rows * MADE

@@ -141,7 +141,8 @@ class Planner:
                 "AEVT scan of all",
                 e if is_var(e) else None,
                 v if is_var(v) else None,
-                absent=total,
+                size=total,
+                absent=True,
                 attributes=attributes,
             )
         attr = source.schema.by_key.get(a)
@@ -189,7 +190,8 @@ class Planner:
             e if is_var(e) else None,
             v if is_var(v) and attr.indexed else None,
             not attr.many,
-            0.0 if resident else count,
+            count,
+            not resident,
         )
 
     def _or(self, clause: Or, consts: Mapping[Symbol, Any]) -> Given:

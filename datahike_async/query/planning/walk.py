@@ -22,11 +22,9 @@ from datahike_async.query.language.ast import (
     Pattern,
     Predicate,
     RuleCall,
-    is_var,
 )
-from datahike_async.query.language.bindings import binding_variables
 from datahike_async.query.language.where import variables_of
-from datahike_async.query.planning.cost import MADE, STEP, Estimates, Given, Known, extended
+from datahike_async.query.planning.cost import STEP, Estimates, Given, Known, extended
 from datahike_async.query.planning.ordering import Step
 
 __all__ = ["LONG", "Walk"]
@@ -75,7 +73,7 @@ class Walk:
         # Of variables that functions give and nothing else has given yet: by how many functions.
         self.results: dict[Symbol, int] = {}
         self.gives: dict[int, set[Symbol]] = {}
-        # Generators in the order of what they cost: (connected first, factor or cost, position).
+        # Generators in the order in which they come: (connected first, factor or rows, position).
         self.heap: list[tuple[bool, float, int]] = []
         self.parked: dict[int, None] = {}
         self.given: dict[int, Given] = {}
@@ -89,7 +87,7 @@ class Walk:
             for v in self.variables[i]:
                 self.users.setdefault(v, []).append(i)
             if isinstance(clause, Function):
-                given = {v for v in binding_variables(clause.binding) if v not in consts}
+                given = {v for v in clause.gives if v not in consts}
                 self.gives[i] = given
                 for v in given:
                     self.results[v] = self.results.get(v, 0) + 1
@@ -148,8 +146,7 @@ class Walk:
     def _inputs(self, i: int) -> Iterable[Symbol]:
         clause = self.clauses[i]
         if isinstance(clause, (Predicate, Function)):
-            terms = (clause.function, *clause.args)
-            return [t for t in terms if is_var(t) and t not in self.consts]
+            return [v for v in clause.inputs if v not in self.consts]
         # A negation goes by the variables that anything else could still give it.
         return [v for v in self.variables[i] if v in self.mentions or v in self.results]
 
@@ -210,7 +207,8 @@ class Walk:
         near = self._near(i)
         source = self._source(i)
         if not near:
-            heappush(self.heap, (True, source.scan + source.rows * MADE, i))
+            # Whatever it costs by itself: its rows are multiplied with those to come.
+            heappush(self.heap, (True, source.rows, i))
             return
         before = 1.0
         for rows, _ in near:

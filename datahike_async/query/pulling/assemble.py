@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from datahike_async.errors import QueryCanceled, QueryError, shown
-from datahike_async.looks import SMALL, STEP, walked
+from datahike_async.looks import SMALL, STEP, tally, walked
 from datahike_async.query.pulling.map import EntityMap, copied
 from datahike_async.query.pulling.pattern import DB_ID, AttrSpec, Spec, xform_of
 from datahike_async.snapshot.views import View
@@ -56,6 +56,15 @@ class Group:
         # How many maps the groups above want, and those that one of them has been given.
         self.asked = 0
         self.shown: set[Any] = set()
+
+    def is_flat(self) -> bool:
+        """Whether the maps hold values alone, no lists and maps of which a copy needs its own."""
+        return self.spec.db_id_xform is None and all(
+            (how == ONES or (how == VALUES and not many))
+            and spec.xform is None
+            and not spec.has_default
+            for spec, many, how, _, _ in self.steps
+        )
 
 
 def child_of(below: dict[Any, Group], spec: Spec, *, plain: bool, depth: int = 0) -> Group:
@@ -122,12 +131,8 @@ class Assembler:
             _show_ones(group.maps, spec, values, xform)
             return
         default = spec.has_default
-        simple = how == ENTERED and plain and many and xform is None and not default
-        if simple and child is not None and child.asked == len(child.maps):
-            # Each entity below has one parent: its map is handed over as it is.
-            maps, below = group.maps, child.maps
-            for job, found in values.items() if len(values) <= _FEW else walked(values.items()):
-                maps[job][key] = [m for t in found if (m := below[t]) is not None]
+        if child is not None and child.plain and plain and xform is None and not default:
+            self.nest(group, spec, many, values, child)
             return
         jobs = group.maps.items()
         for job, made in jobs if len(jobs) <= _FEW else walked(jobs):
@@ -154,6 +159,47 @@ class Assembler:
                 value = value[0]
             made[key] = value if xform is None else _transformed(xform, spec, value)
 
+    def nest(
+        self, group: Group, spec: AttrSpec, many: bool, values: dict[int, list[int]], child: Group
+    ) -> None:
+        """Enter the maps of the entities that an attribute refers to."""
+        key, maps, below = spec.key, group.maps, child.maps
+        # Where each entity below has one parent, its map is handed over as it is.
+        once = child.asked == len(below)
+        given, flat, copies = child.shown, child.is_flat(), 0
+        for job, found in values.items() if len(values) <= _FEW else walked(values.items()):
+            if once:
+                made = [m for t in found if (m := below[t]) is not None]
+            elif flat:
+                made = []
+                for t in found:
+                    one = below[t]
+                    if one is None:
+                        continue
+                    if t in given:
+                        copies += 1
+                        one = EntityMap(one)
+                    else:
+                        given.add(t)
+                    made.append(one)
+                if copies > _FEW:
+                    self.count(copies, spec)
+                    copies = 0
+            else:
+                made = [m for t in found if (m := self.taken(child, t, spec)) is not None]
+            if many:
+                maps[job][key] = made
+            elif made:
+                maps[job][key] = made[0]
+        self.count(copies, spec)
+
+    def count(self, copies: int, spec: AttrSpec) -> None:
+        """Note how many maps were copied, each of little; raise QueryError for too many."""
+        self.copies += copies
+        tally(STEP * copies)
+        if self.copies > _MAX_COPIES:
+            raise too_large(spec, f"repeats more than {_MAX_COPIES} maps")
+
     def taken(self, group: Group, job: Any, spec: AttrSpec) -> EntityMap | None:
         """Return a finished map; a second parent gets a copy of its own."""
         found: EntityMap | None = group.maps[job]
@@ -164,8 +210,7 @@ class Assembler:
             return found
         out, count = copied(found, _MAX_COPIES - self.copies)
         self.copies += count
-        if self.copies > _MAX_COPIES:
-            raise too_large(spec, f"repeats more than {_MAX_COPIES} maps")
+        self.count(0, spec)
         return out
 
     def exists(self, eid: int) -> bool:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final, TypeVar
 
 from datahike_async.collector import set_aside
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, shown
-from datahike_async.index.source import NodeMiss, fetch
+from datahike_async.index.source import NodeMiss, Reading
 from datahike_async.looks import STEP, looking, tally, walked
 from datahike_async.query.limits.budget import Meter
 from datahike_async.query.limits.host import LARGE, Host
@@ -35,7 +35,8 @@ from datahike_async.query.pulling.assemble import (
 )
 from datahike_async.query.pulling.map import EntityMap, copied
 from datahike_async.query.pulling.pattern import DB_ID, AttrSpec, Spec, parse_pattern
-from datahike_async.query.pulling.read import ALL, COLUMNS_FROM, SMALL, Reader, merged
+from datahike_async.query.pulling.read import ALL, COLUMNS_FROM, SMALL, Reader
+from datahike_async.query.reading.fetch import merged
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
@@ -168,17 +169,8 @@ async def _parsed(watch: Watch, pattern: Any) -> Spec:
 
 async def _read(watch: Watch, rows: int, call: Callable[..., T], *args: Any) -> T:
     """Return ``call(*args)``, here or in a thread; what it misses is fetched first."""
-    try:
-        return await watch.run(rows, call, *args)
-    except NodeMiss as found:
-        miss = found
-    with miss.source.pinned():
-        while True:
-            await fetch(miss)
-            try:
-                return await watch.run(rows, call, *args)
-            except NodeMiss as again:
-                miss = again
+    with Reading() as reading:
+        return await reading.call(call, *args, run=partial(watch.run, rows))
 
 
 def _listed(eids: Any) -> list[Any]:

@@ -7,17 +7,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from datahike_async.index.arrays import order_of, taken
+from datahike_async.index.arrays import order_of, taken, uniques
 from datahike_async.index.columns import INT, Column, Rows
 from datahike_async.index.source import NodeMiss
 from datahike_async.looks import STEP, look, walked
+from datahike_async.query.reading.fetch import merged
+from datahike_async.query.reading.known import possible
+from datahike_async.query.reading.parts import fits_surely
 from datahike_async.query.reading.patterns import aligned
 from datahike_async.query.reading.stats import cached
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key
 
-__all__ = ["ALL", "COLUMNS_FROM", "SMALL", "Reader", "merged"]
+__all__ = ["ALL", "COLUMNS_FROM", "SMALL", "Reader"]
 
 # So many entities are read in columns.
 COLUMNS_FROM: Final = 32
@@ -72,9 +75,11 @@ class Reader:
 
         None where columns are not the way to find out.
         """
-        if attr.many or self.view.history or not self._in_columns(attr, ids):
+        if attr.many or self.view.history:
             return None
-        rows = self.view.attr(attr.id)
+        rows = self._rows(attr, False, ids)
+        if rows is None:
+            return None
         if not len(rows):
             return [], []
         look(_ALIGNED * len(ids))
@@ -85,30 +90,50 @@ class Reader:
             return ids, rows.v.take(positions).tolist()
         return wanted[has].tolist(), rows.v.take(positions[has]).tolist()
 
-    def _in_columns(self, attr: Attr, ids: list[int]) -> bool:
-        if len(ids) >= COLUMNS_FROM:
-            return bool(self.view.count_attr(attr.id) < 64 * len(ids))
-        return len(ids) > 1 and self.at_hand(attr)
+    def _rows(self, attr: Attr, reverse: bool, ids: list[int]) -> Rows | None:
+        """Return the rows among which the values of entities are, or None where they are few.
+
+        These are all of the attribute, or what is looked up of the entities in one pass.
+        """
+        view, a = self.view, attr.id
+        if len(ids) < COLUMNS_FROM:
+            return view.attr(a) if len(ids) > 1 and not reverse and self.at_hand(attr) else None
+        if self._dense(attr, len(ids)):
+            return view.attr(a)
+        if reverse and view.past:
+            return None
+        look(4 * STEP * len(ids))
+        wanted = uniques(np.array(ids, np.int64))
+        if reverse:
+            return view.snapshot.of_values(a, Column(INT, wanted))
+        return view.of_entities(a, possible(wanted))
 
     def touch(self, attr: Attr, count: int) -> None:
         """Read what is read of an attribute for ``count`` entities, where that is its columns."""
-        if count >= COLUMNS_FROM and self.view.count_attr(attr.id) < 64 * count:
+        if count >= COLUMNS_FROM and self._dense(attr, count):
             self.view.attr(attr.id)
+
+    def _dense(self, attr: Attr, count: int) -> bool:
+        """Whether so many entities are a good part of those that have an attribute.
+
+        Where memory has no room for its columns, they are looked up all the same.
+        """
+        dense = self.view.count_attr(attr.id) < 64 * count
+        return bool(dense) and fits_surely(self.view, attr)
 
     def values(self, attr: Attr, reverse: bool, ids: list[int]) -> dict[int, list[Any]]:
         """Return entity → values of one attribute, or the entities that refer to it."""
         view, a = self.view, attr.id
         if reverse and not attr.is_ref:
             return {}
-        if self._in_columns(attr, ids) and not (reverse and len(ids) < COLUMNS_FROM):
-            return self.in_columns(view.attr(a), attr, reverse, ids)
+        rows = self._rows(attr, reverse, ids)
+        if rows is not None:
+            return self.in_columns(rows, attr, reverse, ids)
         read, each = view.values, ids if len(ids) == 1 else walked(ids, each=4 * STEP)
         try:
             if reverse:
                 lookup = view.lookup
                 return {i: found for i in each if (found := lookup(a, i))}
-            if view.history:
-                return {i: _distinct(found) for i in each if (found := read(i, a))}
             return {i: found for i in each if (found := read(i, a))}
         except NodeMiss as miss:
             if reverse:
@@ -118,7 +143,7 @@ class Reader:
     def in_columns(
         self, rows: Rows, attr: Attr, reverse: bool, ids: list[int]
     ) -> dict[int, list[Any]]:
-        """Return entity → values, from all datoms of the attribute."""
+        """Return entity → values, from rows of the attribute that have all of theirs."""
         if not len(rows):
             return {}
         look(_ALIGNED * len(ids))
@@ -168,11 +193,3 @@ def _all_missing(
         except NodeMiss as miss:
             misses.append(miss)
     return merged(misses)
-
-
-def merged(misses: list[NodeMiss]) -> NodeMiss:
-    """Return one miss for several; all are of one source."""
-    if len(misses) == 1:
-        return misses[0]
-    addresses = dict.fromkeys(address for miss in misses for address in miss.addresses)
-    return NodeMiss(misses[0].source, list(addresses))

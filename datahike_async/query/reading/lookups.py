@@ -9,10 +9,13 @@ import numpy as np
 
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import QueryError, shown
+from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import Column, Rows
+from datahike_async.index.source import read
 from datahike_async.query.language.bindings import forward_of
 from datahike_async.query.language.places import BY_ROW
-from datahike_async.query.reading.fetch import read, read_each
+from datahike_async.query.reading.fetch import read_each
+from datahike_async.query.reading.parts import fits, of_entities, of_values
 from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 
@@ -108,7 +111,11 @@ async def _referring(view: View, key: Keyword, refs: Sequence[Any]) -> list[tupl
         return [None] * len(refs)
     ids = [*dict.fromkeys(r for r in refs if type(r) is int and 0 <= r <= EMAX)]
     if len(ids) > _FEW:
-        targets = set((await read(view.attr, attr.id)).v.tolist())
+        if await fits(view, attr):
+            rows = await read(view.attr, attr.id)
+        else:
+            rows = await of_values(view, attr.id, Column.of(ids), None)
+        targets = set(rows.v.tolist())
         known = {i: (i,) for i in ids if i in targets}
     else:
         found = await read_each(view.lookup, [(attr.id, i) for i in ids])
@@ -125,9 +132,13 @@ async def _first_values(
         return [None] * len(refs)
     ids = [r if type(r) is int and 0 <= r <= EMAX else None for r in refs]
     if len(ids) > _FEW:
-        rows: Rows = await read(view.attr, attr.id)
         # What names no entity, or lies beyond 64 bits, has no attributes.
         wanted = np.array([-1 if i is None or i >= 2**63 else i for i in ids], np.int64)
+        rows: Rows
+        if await fits(view, attr):
+            rows = await read(view.attr, attr.id)
+        else:
+            rows = await of_entities(view, attr.id, uniques(wanted), None)
         if not len(rows):
             return [None] * len(refs)
         at = np.minimum(rows.e.searchsorted(wanted), len(rows) - 1)

@@ -14,14 +14,35 @@ import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import TransactionError
-from datahike_async.index.arrays import member, positions_of
-from datahike_async.index.columns import BOOL, I64, INT, OBJECT, Column, Rows
+from datahike_async.index.arrays import member, positions_of, searched, uniques
+from datahike_async.index.columns import BOOL, EMPTY_I64, I64, INT, OBJECT, Column, Rows
+from datahike_async.index.protocol import Order
+from datahike_async.index.source import read
 from datahike_async.query.language.ast import BLANK, Clause, Pattern, is_var
 from datahike_async.query.language.text import variable_text
-from datahike_async.query.reading.access import NO_MATCH, entity_of, is_free, rows_of, value_of
-from datahike_async.query.reading.fetch import fetch_attributes, few, read, read_each
+from datahike_async.query.reading.access import (
+    NO_MATCH,
+    entity_of,
+    in_parts,
+    is_free,
+    rows_of,
+    value_of,
+)
+from datahike_async.query.reading.closing import closing
+from datahike_async.query.reading.fetch import bisects, fetch_attributes, few, read_each
+from datahike_async.query.reading.known import all_of_entities
+from datahike_async.query.reading.parts import (
+    fits,
+    has_room,
+    of_entities,
+    of_values,
+    ranges,
+    selected,
+)
+from datahike_async.query.reading.stats import Stats
 from datahike_async.query.reading.terms import check_terms
 from datahike_async.query.reading.tuples import match_tuples
+from datahike_async.query.relations.joins import pairs_of
 from datahike_async.query.relations.relation import (
     Relation,
     column_of,
@@ -30,6 +51,7 @@ from datahike_async.query.relations.relation import (
     plain_value,
     shared_codes,
 )
+from datahike_async.snapshot.snapshot import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key
@@ -37,18 +59,26 @@ from datahike_async.values.types import typed_key
 if TYPE_CHECKING:
     from datahike_async.query.relations.state import State
 
-__all__ = ["aligned", "match_pattern", "selects"]
+__all__ = ["Part", "aligned", "apart_by", "match_pattern", "part_of", "parts_of", "selects"]
+
+Part = tuple[int, int, int]
+"""An attribute, and the first and last entity of which it is read."""
 
 
 # -- matching ----------------------------------------------------------------------------------
 
 
 async def match_pattern(
-    source: Any, clause: Pattern, state: State, rest: Sequence[Clause] = ()
+    source: Any,
+    clause: Pattern,
+    state: State,
+    rest: Sequence[Clause] = (),
+    part: Part | None = None,
 ) -> str:
     """Match a pattern, join what is found into ``state``, and return how it was done.
 
-    ``rest`` are the clauses to come: comparisons among them bound what is read of an index.
+    ``rest`` are the clauses to come: comparisons among them bound what is read of an index. With
+    ``part``, nothing is known of what the pattern names, and a part of it is read alone.
     """
     if not isinstance(source, View):
         state.add(match_tuples(source, clause, state))
@@ -58,7 +88,7 @@ async def match_pattern(
     e, a, v, t, op = terms
     check_terms(terms)
     if is_var(a) or a is BLANK:
-        return await _any_attribute(view, terms, state)
+        return await _any_attribute(view, terms, state, part)
     attr = view.schema.by_key.get(a)
     if not is_free(e):
         e = entity_of(view, e)
@@ -81,25 +111,34 @@ async def match_pattern(
             joined = f"{joined} {variable_text(v)}" if joined else variable_text(v)
             if attr.is_ref and known_v.kind == OBJECT:
                 _keep_ids(v, state)
-    rows, sorted_by_e, matched, how, at = await rows_of(view, attr, e, v, state, rest)
-    if (
-        sorted_by_e
-        and is_var(e)
-        and t is BLANK
-        and op is BLANK
-        and e is not v
-        and known_e is not None
-        and not attr.many
-        and not view.history
-    ):
-        _align(rows, e, v, attr, state)
+    if part is None:
+        rows, ordered, matched, how, at = await rows_of(view, attr, e, v, state, rest)
     else:
-        terms = [e, BLANK, BLANK if matched else v, t, op]
-        whole = is_var(t) and is_var(op)
-        facts = (not attr.many or matched or is_var(v)) and is_var(e)
-        once = facts and (whole or not view.history)
-        state.add(_relation(rows, terms, at=at, distinct=once))
+        rows = await _read_part(view, part)
+        ordered, matched, how, at = True, False, "AEVT parts", None
+    terms = [e, BLANK, BLANK if matched else v, t, op]
+    whole = is_var(t) and is_var(op)
+    facts = (not attr.many or matched or is_var(v)) and is_var(e)
+    once = facts and (whole or not view.history)
+    by_entity = ordered and known_e is not None
+    if by_entity and t is BLANK and op is BLANK and e is not v and not (attr.many or view.history):
+        _align(rows, e, v, attr, state)
+    elif (
+        known_e is not None
+        and ordered
+        and (how == "EAVT seeks" or bisects(len(known_e), len(rows)))
+    ):
+        _bisect(rows, terms, state, distinct=once)
+        how = how if how == "EAVT seeks" else "AEVT column, bisected"
+    else:
+        found = _relation(rows, terms, at=at, distinct=once)
+        state.add(found, closing(view, clause, found, state, rest))
     return f"{how}, joined on {joined}" if joined else how
+
+
+async def _read_part(view: View, part: Part) -> Rows:
+    a, low, high = part
+    return Rows.concat(await read(view.slice, Order.AEVT, (a, low), (a, high)))
 
 
 def _nothing(terms: Sequence[Any]) -> Relation:
@@ -183,6 +222,50 @@ def _align(rows: Rows, e: Symbol, v: Any, attr: Attr, state: State) -> None:
     state.add(left.with_column(v, values))
 
 
+def _bisect(rows: Rows, terms: Sequence[Any], state: State, *, distinct: bool) -> None:
+    """Join rows that are ordered by entity with entities that are known, reading theirs alone.
+
+    ``distinct`` says that no two rows of one entity agree in what is named.
+    """
+    relation = state.take([terms[0]])
+    known = relation.columns[terms[0]]
+    if not len(rows) or known.kind != INT:
+        state.relations.append(relation.take(np.empty(0, np.int64)))
+        state.add(_nothing(terms))
+        return
+    meter, width = state.meter, len(relation.columns) + 1
+    here, there = pairs_of(
+        searched(rows.e, known.data),
+        searched(rows.e, known.data, "right"),
+        None,
+        None if meter is None else lambda total: meter.rows(total, width),
+    )
+    columns: dict[Symbol, Column] = {}
+    masks: list[Any] = []
+    for i, term in enumerate(terms[2:], 2):
+        if term is BLANK:
+            continue
+        column = _component(rows, i).take(there)
+        if not is_var(term):
+            masks.append(constant_mask(column, term))
+        elif term in columns:
+            masks.append(equal_mask(columns[term], column))
+        elif term in relation.columns:
+            masks.append(equal_mask(relation.columns[term].take(here), column))
+        else:
+            columns[term] = column
+    if masks:
+        keep = positions_of(np.logical_and.reduce(masks))
+        here = here[keep]
+        columns = {v: column.take(keep) for v, column in columns.items()}
+    if not columns:
+        state.relations.append(relation.take(uniques(here)))
+        return
+    found = Relation({**relation.take(here).columns, **columns}, len(here))
+    # Where another relation has values of these variables, they join it.
+    state.add(found if distinct else found.project_distinct())
+
+
 def aligned(rows: Rows, entities: I64) -> npt.NDArray[Any]:
     """Return for every entity its position in ``rows``, whose entities are distinct, or -1."""
     if not len(rows):
@@ -210,6 +293,53 @@ def aligned(rows: Rows, entities: I64) -> npt.NDArray[Any]:
     return np.where(rows.e[positions] == entities, positions, -1)
 
 
+# -- parts -------------------------------------------------------------------------------------
+
+
+async def parts_of(view: View, clause: Pattern, state: State, rest: Sequence[Clause]) -> list[Part]:
+    """Return the parts that a pattern is to be read in; none where memory has room for all of it.
+
+    Entities have what they have of an attribute in one part.
+    """
+    terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
+    e, a, v = terms[:3]
+    if is_var(a) or a is BLANK:
+        known = [t for t in (e, a, v) if is_var(t) and state.column_of(t) is not None]
+        if known or not (is_free(e) and is_free(v)) or has_room(view, Stats(view).total()):
+            return []
+        return [
+            (i, *limits)
+            for i in await _attributes(view, a, state)
+            for limits in await ranges(view, i)
+        ]
+    attr = view.schema.by_key.get(a)
+    if attr is None:
+        return []
+    if not is_free(v):
+        v = value_of(attr, v)
+    return [(attr.id, *limits) for limits in await in_parts(view, attr, e, v, state, rest)]
+
+
+def part_of(part: Part, clause: Pattern, state: State) -> State | None:
+    """Return what is known of a part's entities; None where nothing is known of any."""
+    e = clause.terms[0]
+    if not is_var(e) or state.column_of(e) is None:
+        return None
+    _, low, high = part
+    inner = state.inner(state.consts, state.relations)
+    relation = inner.take([e])
+    data = relation.columns[e].data
+    inner.relations.append(relation.take(np.flatnonzero((data >= low) & (data <= high))))
+    return inner
+
+
+def apart_by(clause: Clause) -> list[Symbol]:
+    """Return variables of which no two parts of a pattern have equal values, or nothing."""
+    if not isinstance(clause, Pattern) or not is_var(clause.terms[0]) or clause.terms[1] is BLANK:
+        return []
+    return [t for t in clause.terms[:2] if is_var(t)]
+
+
 # -- variables of mixed values -----------------------------------------------------------------
 
 
@@ -229,11 +359,14 @@ def _keep_ids(variable: Symbol, state: State) -> None:
 # -- attribute variables -----------------------------------------------------------------------
 
 
-async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
+async def _any_attribute(view: View, terms: list[Any], state: State, part: Part | None) -> str:
     e, a, v, t, op = terms
     attrs = view.schema.attrs
     runs: list[Rows]
-    if not is_free(e):
+    if part is not None:
+        how = "AEVT parts of all"
+        runs = [await _read_part(view, part)]
+    elif not is_free(e):
         e = entity_of(view, e)
         if e is NO_MATCH:
             state.add(_nothing(terms))
@@ -246,19 +379,17 @@ async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
         if known == 0:
             assert column is not None
             how = "EAVT seeks"
-            entities = dict.fromkeys(column.data.tolist())
-            runs = await read_each(view.entity, [(x,) for x in entities])
+            runs = [await all_of_entities(view, uniques(column.data))]
         elif known == 2:
             how = "AVET seeks" if is_var(v) else "AVET value"
             values = state.column_of(v) if is_var(v) else column_of([v])
             assert values is not None
             ids = await _attributes(view, a, state)
-            runs = await _with_values(view, ids, values)
+            runs = await _with_values(view, ids, values, state)
         else:
             how = "AEVT scan of all"
             ids = await _attributes(view, a, state)
-            await fetch_attributes(view, ids)
-            runs = [await read(view.attr, i) for i in ids]
+            runs = await _all_of(view, ids, column, state)
     if v is BLANK:
         # Columns of every type are costly to join, and nobody asked for them.
         runs = [Rows(r.e, r.a, Column(INT, r.e), r.t, added=r.added) for r in runs]
@@ -275,6 +406,39 @@ async def _any_attribute(view: View, terms: list[Any], state: State) -> str:
         once = is_var(e) and is_var(a) and is_var(v) and not view.history
         state.add(_relation(rows, (e, a, v, t, op), names=names, distinct=once))
     return how
+
+
+async def _all_of(
+    view: View, ids: Sequence[int], entities: Column | None, state: State
+) -> list[Rows]:
+    """Return attributes from end to end; of those without room in memory what entities have."""
+    attrs = view.schema.attrs
+    if has_room(view, Stats(view).total()):
+        await fetch_attributes(view, ids)
+        return [await read(view.attr, i) for i in ids]
+    meter, runs, size = state.meter, [], 0
+    known = None if entities is None else uniques(_ids(entities))
+    for i in ids:
+        if await fits(view, attrs[i]):
+            rows = await read(view.attr, i)
+        elif known is None:
+            rows = await selected(view, i, lambda _: None, meter)
+        else:
+            rows = await of_entities(view, i, known, meter)
+        runs.append(rows)
+        size += rows.nbytes
+        if meter is not None:
+            meter.holds(size)
+    return runs
+
+
+def _ids(entities: Column) -> I64:
+    """Return the entity ids of a column: of mixed values, the numbers among them."""
+    if entities.kind == INT:
+        return entities.data
+    if entities.kind != OBJECT:
+        return EMPTY_I64
+    return np.array([x for x in entities.tolist() if type(x) is int and 0 <= x <= EMAX], np.int64)
 
 
 def _selected(view: View, terms: Sequence[Any], state: State) -> int | None:
@@ -310,7 +474,7 @@ async def _attributes(view: View, a: Any, state: State) -> list[int]:
     return ids
 
 
-async def _with_values(view: View, ids: Sequence[int], values: Column) -> list[Rows]:
+async def _with_values(view: View, ids: Sequence[int], values: Column, state: State) -> list[Rows]:
     """Return the datoms of attributes that have one of a few values: looked up in AVET.
 
     Of attributes without an index the columns are compared, where they can hold such values.
@@ -328,8 +492,11 @@ async def _with_values(view: View, ids: Sequence[int], values: Column) -> list[R
         else:
             columns.append(a)
     runs = await read_each(view.attr_range, seeks)
-    await fetch_attributes(view, columns)
     wanted = column_of(list(once.values()))
+    large = [a for a in columns if not await fits(view, view.schema.attrs[a])]
+    runs += [await of_values(view, a, wanted, state.meter) for a in large]
+    columns = [a for a in columns if a not in large]
+    await fetch_attributes(view, columns)
     for a in columns:
         rows = await read(view.attr, a)
         keys = shared_codes(rows.v, wanted)

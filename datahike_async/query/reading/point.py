@@ -48,8 +48,6 @@ class PointPlan:
 
         Raises NodeMiss; it may be called again.
         """
-        if view.past:
-            return None
         for value in inputs:
             kind = type(value)
             if kind is not str and kind is not int:

@@ -1,7 +1,8 @@
 """Statistics of attributes, from counts in the index and small samples: what planning goes by.
 
 Nothing here scans: a count is the sum of a few branch nodes, and how often a value occurs is
-counted in the index, or in a sample of columns that are at hand. What is not resident is guessed.
+counted in the index, or in a sample of columns that are at hand. Of a node that is not resident
+its parent knows how many rows it has, which leaves an estimate.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from datahike_async.errors import DatahikeError
 from datahike_async.index.columns import CODED, OBJECT, Column, Rows
 from datahike_async.index.protocol import Order
-from datahike_async.index.source import NodeMiss
 from datahike_async.query.relations.relation import codes, constant_mask
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.values.schema import Attr
@@ -21,7 +21,6 @@ from datahike_async.values.schema import Attr
 __all__ = ["Stats", "cached"]
 
 _SAMPLE: Final = 256
-_UNKNOWN: Final = 1e5
 # Of a value that could not be looked at: one in so many datoms.
 _SHARE: Final = 1 / 20
 
@@ -30,7 +29,10 @@ def cached(view: View, a: int) -> Rows | None:
     """Return all of an attribute if it has been put together already."""
     if isinstance(view, PastView):
         return view.cached(a)
-    return view.snapshot._attrs.get(a)
+    snapshot = view.snapshot
+    found = snapshot._attrs.get(a)
+    # Where no newer datom is in the memtable, the trees' columns are all there is.
+    return snapshot.trees.cached(a) if found is None and a not in snapshot.mem.by_a else found
 
 
 class Stats:
@@ -48,10 +50,7 @@ class Stats:
 
     def count(self, attr: Attr) -> float:
         """Return the datoms of an attribute."""
-        try:
-            return float(self.view.snapshot.rough_count(attr.id))
-        except NodeMiss:
-            return _UNKNOWN
+        return float(self.view.snapshot.rough_count(attr.id))
 
     def resident(self, attr: Attr) -> bool:
         """Whether the attribute's columns are at hand."""
@@ -108,27 +107,24 @@ class Stats:
         if attr.indexed:
             try:
                 value = attr.coerce(value, attr.ident)
+                bound = (attr.id, value)
                 index = self.view.snapshot.trees.current[Order.AVET]
-                return float(index.count_slice((attr.id, value), (attr.id, value)))
-            except (NodeMiss, TypeError, DatahikeError):
+                found, sure = index.estimate(bound, bound)
+                return float(found if sure else min(found, count * _SHARE))
+            except (TypeError, DatahikeError):
                 pass
         return count * _SHARE
 
-    def between(self, attr: Attr, lower: Any, upper: Any) -> float | None:
+    def between(self, attr: Attr, lower: Any, upper: Any) -> float:
         """Return about how many datoms of an indexed attribute lie between two of its values.
 
-        None leaves a side open. The answer is None where the index cannot tell without reading.
+        None leaves a side open.
         """
         a = attr.id
-        try:
-            return float(
-                self.view.snapshot.trees.current[Order.AVET].count_slice(
-                    (a,) if lower is None else (a, lower), (a,) if upper is None else (a, upper)
-                )
-                + len(self.view.snapshot.mem.by_a.get(a, ()))
-            )
-        except NodeMiss:
-            return None
+        found, _ = self.view.snapshot.trees.current[Order.AVET].estimate(
+            (a,) if lower is None else (a, lower), (a,) if upper is None else (a, upper)
+        )
+        return float(found + len(self.view.snapshot.mem.by_a.get(a, ())))
 
 
 def _sampled(column: Column) -> tuple[Column, float]:

@@ -9,14 +9,23 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
 from datahike_async.edn.types import Keyword, Symbol
-from datahike_async.index.arrays import firsts, numbered, ordered_bits, positions_of, taken, uniques
+from datahike_async.index.arrays import (
+    all_differ,
+    ascending,
+    firsts,
+    numbered,
+    ordered_bits,
+    positions_of,
+    taken,
+    uniques,
+)
 from datahike_async.index.columns import (
     BOOL,
     CODED,
@@ -26,8 +35,8 @@ from datahike_async.index.columns import (
     INT,
     OBJECT,
     Column,
-    object_array,
 )
+from datahike_async.index.objects import object_array
 from datahike_async.looks import PIECE, SMALL, STEP, pieces, tally, walked
 from datahike_async.values.types import typed_key
 
@@ -47,6 +56,9 @@ __all__ = [
 
 _SCALARS = frozenset({int, str, float, bool, Keyword, Symbol, datetime, UUID, bytes})
 
+# Of so many rows on it is seen whether a column of them ascends: then no two are equal.
+_ORDERED: Final = 1 << 10
+
 
 class Relation:
     """Columns by variable; ``count`` rows, also where there is no column (0 or 1 then)."""
@@ -62,6 +74,11 @@ class Relation:
 
     def __repr__(self) -> str:
         return f"<Relation {list(self.columns)} × {self.count}>"
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate bytes held."""
+        return sum(c.nbytes for c in self.columns.values())
 
     def take(self, positions: npt.NDArray[Any]) -> Relation:
         """Return the rows at ``positions`` (an index array or a boolean mask)."""
@@ -194,9 +211,8 @@ def _coded(left: Column, right: Column) -> tuple[npt.NDArray[Any], npt.NDArray[A
         right = right.compact()
         b = right.dictionary
         assert b is not None
-    find = a.index.get
     # Codes below -1 are never equal to one of the left side.
-    remap = np.fromiter((find(key, -2) for key in walked(b.keys)), np.int64, len(b))
+    remap = a.codes_of(b, -2)
     return left.data, taken(remap, right.data) if len(b) else right.data.astype(np.int64)
 
 
@@ -237,18 +253,32 @@ def distinct(relation: Relation) -> Relation:
         return relation
     if not relation.columns:
         return Relation({}, 1)
-    found, size = group_codes(list(relation.columns.values()), relation.count)
-    if size <= 16 * relation.count + 1024:
+    if relation.count >= _ORDERED:
+        for column in relation.columns.values():
+            if column.kind in (INT, INSTANT) and (
+                ascending(column.data) or all_differ(column.data)
+            ):
+                return relation
+    columns = list(relation.columns.values())
+    plain = [column for column in columns if column.kind != OBJECT]
+    if plain and len(plain) < len(columns) and _each_once(plain, relation.count) is None:
+        return relation  # objects, which take longest, need not be looked at
+    positions = _each_once(columns, relation.count)
+    return relation if positions is None else relation.take(uniques(positions))
+
+
+def _each_once(columns: Sequence[Column], count: int) -> I64 | None:
+    """Return a position of each different row of columns; None where all differ."""
+    found, size = group_codes(columns, count)
+    if size <= 16 * count + 1024:
         # Few possible rows: the last position written to each slot represents it.
         slot = np.full(size, -1, np.int64)
-        for start, stop in pieces(relation.count):
+        for start, stop in pieces(count):
             slot[found[start:stop]] = np.arange(start, stop)
         positions = taken(slot, slot >= 0)
     else:
         positions = firsts(found)[1]
-    if len(positions) == relation.count:
-        return relation
-    return relation.take(uniques(positions))
+    return None if len(positions) == count else positions
 
 
 def equal_mask(left: Column, right: Column) -> npt.NDArray[np.bool_]:

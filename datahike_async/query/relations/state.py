@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datahike_async.edn.types import Symbol
-from datahike_async.index.columns import Column
-from datahike_async.query.relations.joins import join
+from datahike_async.index.arrays import ascending
+from datahike_async.index.columns import INT, Column
+from datahike_async.query.relations.joins import join, parts_of
 from datahike_async.query.relations.relation import Relation, plain_column, unit
 
 if TYPE_CHECKING:
@@ -54,6 +55,24 @@ class State:
                 return found
         return None
 
+    def alone(self, variables: AbstractSet[Symbol] | Sequence[Symbol]) -> dict[Symbol, Any]:
+        """Return the values of variables that have one value, where others of them have more.
+
+        As a constant a value need not be repeated beside each row of the others.
+        """
+        homes = self.parted(variables)[0]
+        if len(homes) < 2:
+            return {}
+        single = [relation for relation in homes if relation.count == 1]
+        if len(single) == len(homes):
+            return {}
+        return {
+            v: relation.columns[v].tolist()[0]
+            for relation in single
+            for v in relation.columns
+            if v in variables
+        }
+
     def take(self, variables: Sequence[Symbol]) -> Relation:
         """Remove the relations that hold any of ``variables`` and return their product."""
         wanted, others = self.parted(variables)
@@ -73,13 +92,17 @@ class State:
             (others if relation.columns.keys().isdisjoint(variables) else wanted).append(relation)
         return wanted, others
 
-    def add(self, relation: Relation) -> None:
-        """Join a relation with those that share its variables."""
+    def add(self, relation: Relation, only: Relation | None = None) -> None:
+        """Join a relation with those that share its variables.
+
+        ``only`` are two columns that a clause to come will join, one of either side.
+        """
         if relation.columns:
             # One after the other: the product of two that only this one connects is never made.
             wanted, others = self.parted(relation.columns.keys())
             for known in sorted(wanted, key=len):
-                relation = join(known, relation, self.meter)
+                closes = only is not None and parts_of(only, known, relation)
+                relation = join(known, relation, self.meter, only if closes else None)
             self.relations = [*others, relation]
         elif not relation.count:
             self.relations.append(relation)
@@ -102,6 +125,19 @@ class State:
             kept = [v for v in relation.columns if v in wanted or uses.get(v, -1) >= at]
             if len(kept) < len(relation.columns):
                 relations[i] = relation.project(kept)
+        self.relations = relations
+
+    def spare(self, wanted: Iterable[Symbol], uses: Mapping[Symbol, int], at: int) -> None:
+        """Forget such columns where a glance tells that no two rows differ in them alone."""
+        relations, wanted = list(self.relations), frozenset(wanted)
+        for i, relation in enumerate(relations):
+            kept = {
+                v: c for v, c in relation.columns.items() if v in wanted or uses.get(v, -1) >= at
+            }
+            if len(kept) < len(relation.columns) and any(
+                c.kind == INT and ascending(c.data) for c in kept.values()
+            ):
+                relations[i] = Relation(kept, relation.count)
         self.relations = relations
 
     @property

@@ -32,7 +32,6 @@ from datahike_async.query.language.ast import (
     Clause,
 )
 from datahike_async.query.language.linear import Linear
-from datahike_async.query.language.ruleset import sourced
 from datahike_async.query.relations.joins import followed, semi
 from datahike_async.query.relations.reach import reachable
 from datahike_async.query.relations.relation import Relation, group_codes
@@ -143,7 +142,7 @@ async def _pairs(
 ) -> tuple[Column, Column]:
     state = run.state({})
     if source is not DEFAULT_SOURCE:
-        clauses = tuple(sourced(c, source) for c in clauses)
+        clauses = tuple(c.reading_from(source) for c in clauses)
     await solve(clauses, state, ends)
     found = await run.whole(state, list(dict.fromkeys(ends)))
     return found.columns[ends[0]], found.columns[ends[1]]

@@ -10,11 +10,13 @@ a step over many rows runs in a worker thread that the host lends.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from datahike_async.collector import set_aside
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import QueryError, shown
 from datahike_async.index.columns import Column
@@ -38,13 +40,23 @@ from datahike_async.query.limits.watch import Elsewhere, Watch
 from datahike_async.query.planning.cost import Known
 from datahike_async.query.planning.ordering import Step
 from datahike_async.query.planning.plan import Planner, Plans
-from datahike_async.query.reading.fetch import fetch_attributes, read_whole
-from datahike_async.query.reading.patterns import match_pattern, selects
+from datahike_async.query.reading.amount import read_together, read_whole, rows_selected
+from datahike_async.query.reading.fetch import SEEKS, fetch_attributes
+from datahike_async.query.reading.parts import has_room_for_all
+from datahike_async.query.reading.patterns import (
+    Part,
+    apart_by,
+    match_pattern,
+    part_of,
+    parts_of,
+    selects,
+)
 from datahike_async.query.relations.joins import join, union, without
 from datahike_async.query.relations.relation import Relation
 from datahike_async.query.relations.state import State
 from datahike_async.query.running.bound import Bound
 from datahike_async.query.running.functions import Functions
+from datahike_async.query.running.gather import Fold, Gathered, together
 from datahike_async.query.running.rules import Rules
 from datahike_async.query.running.run import Nested, Run
 from datahike_async.query.running.trace import Ran
@@ -64,6 +76,10 @@ _SHORT: Final = 8
 _REPLANS: Final = 8
 # How many of the clauses to come a pattern looks at, for what bounds it and what to fetch ahead.
 _AHEAD: Final = 64
+# So many rows are not joined with what they must not match.
+_ALONE: Final = 1 << 12
+# Where a step reads so much, what lives already is spared by the garbage collector meanwhile.
+_HUGE: Final = 1 << 22
 # More columns than this are made fewer also where there are few rows.
 _WIDE: Final = 24
 
@@ -92,7 +108,11 @@ class Engine(Run):
         self._depth = 0
         # Whether a database is so large that reading of it may take long.
         self._many = False
+        # Whether memory may have no room for all of an attribute.
+        self.limited = False
         for view in self.views.values():
+            self.meter.share(view.snapshot.trees.memory.query)
+            self.limited |= not has_room_for_all(view)
             if 8 * (len(view.snapshot.trees) + view.snapshot.n) >= LARGE:
                 self._many = True
 
@@ -107,15 +127,25 @@ class Engine(Run):
                 self.functions.check(call, consts)
 
     async def run(
-        self, clauses: Sequence[Clause], state: State, wanted: Sequence[Symbol] | None = None
+        self,
+        clauses: Sequence[Clause],
+        state: State,
+        wanted: Sequence[Symbol] | None = None,
+        fold: Fold | None = None,
     ) -> State:
         """Carry out ``clauses`` on ``state`` and return it.
 
         Of variables that are neither ``wanted`` nor in a clause to come the values may be dropped.
+        What is read in parts goes to ``fold``, where it takes them: then the state has no rows.
         """
         if len(clauses) == 1:
             if not state.empty:
-                await self._step(Step(clauses[0], "", -1.0, 0.0), state, ())
+                step = Step(clauses[0], "", -1.0, 0.0)
+                parts = await self._parts(step.clause, state, ()) if self.limited else []
+                if parts:
+                    await self._in_parts(step, parts, (), state, wanted, fold)
+                else:
+                    await self._step(step, state, ())
             return state
         if len(clauses) <= _SHORT and not any(isinstance(c, (Not, Or)) for c in clauses):
             steps = self.plan(clauses, state)
@@ -128,10 +158,18 @@ class Engine(Run):
                 return state
             step, at = steps[at], at + 1
             rest = [s.clause for s in steps[at : at + _AHEAD]]
-            if wanted is not None and state.relations and self._multiplies(step.clause, state):
-                if uses is None:
-                    uses = {v: i for i, s in enumerate(steps) for v in variables_of((s.clause,))}
-                await self.heavy(state.rows(), state.keep, wanted, uses, at - 1)
+            if self.limited:
+                parts = await self._parts(step.clause, state, rest)
+                if parts:
+                    rest = [s.clause for s in steps[at:]]
+                    await self._in_parts(step, parts, rest, state, wanted, fold)
+                    return state
+            if wanted is not None and state.relations:
+                multiplies = self._multiplies(step.clause, state)
+                if multiplies or state.rows() > SMALL:
+                    uses = uses or _uses(steps)
+                    forget = state.keep if multiplies else state.spare
+                    await self.heavy(state.rows(), forget, wanted, uses, at - 1)
             await self._step(step, state, rest)
             if at + 1 < len(steps) and again < _REPLANS and _far_off(step.rows, state.rows()):
                 clauses = [s.clause for s in steps[at:]]
@@ -139,6 +177,59 @@ class Engine(Run):
                 steps = await self.heavy(0, self.planner.order, clauses, state.consts, known)
                 at, again, uses = 0, again + 1, None
         return state
+
+    async def _parts(self, clause: Clause, state: State, rest: Sequence[Clause]) -> list[Part]:
+        """Return the parts that a clause is carried out in; none where memory has room for all."""
+        view = self.source(clause.source) if isinstance(clause, Pattern) else None
+        if not isinstance(view, View) or not isinstance(clause, Pattern):
+            return []
+        outer, self.meter.clause = self.meter.clause, clause
+        parts = await parts_of(view, clause, state, rest)
+        self.meter.clause = outer
+        return parts
+
+    async def _in_parts(
+        self,
+        step: Step,
+        parts: Sequence[Part],
+        rest: Sequence[Clause],
+        state: State,
+        wanted: Sequence[Symbol] | None,
+        fold: Fold | None,
+    ) -> None:
+        """Carry out a pattern and all that comes after it, for one part of its rows at a time."""
+        clause = step.clause
+        assert isinstance(clause, Pattern)
+        gathered = Gathered(self.meter)
+        sink: Fold = gathered if fold is None or not fold.takes(apart_by(clause)) else fold
+        names: Sequence[Symbol] = () if wanted is None else wanted
+        names = [v for v in names if v not in state.consts]
+        outer, traces = self.trace, []
+        for part in parts:
+            known = await self.heavy(state.rows(), part_of, part, clause, state)
+            inner = known or state.inner(state.consts, state.relations)
+            if outer is not None:
+                self.trace = []
+                traces.append(self.trace)
+            one = Step(clause, step.operator, step.rows / len(parts), 0.0)
+            one.part = part if known is None else None
+            await self._step(one, inner, rest)
+            if rest and not inner.empty:
+                await self.run(rest, inner, wanted)
+            if inner.empty:
+                continue
+            if wanted is None:
+                names = sorted(inner.variables() - state.consts.keys(), key=repr)
+            if sink is fold:
+                names = wanted or ()
+            found = await self.whole(inner, names)
+            outer_clause, self.meter.clause = self.meter.clause, clause
+            await self.heavy(found.count, sink.add, found)
+            self.meter.clause = outer_clause
+        self.trace = outer
+        if outer is not None:
+            outer += together(traces)
+        state.relations = [await self.heavy(0, gathered.relation, names)]
 
     def _multiplies(self, clause: Clause, state: State) -> bool:
         """Whether a clause may find several rows for one that is known, of which there are many."""
@@ -202,6 +293,8 @@ class Engine(Run):
         if state.relations:
             last = state.relations[-1]
             meter.rows(last.count, len(last.columns))
+            if last.count > _WORTH and meter.limited:
+                meter.holds(sum(relation.nbytes for relation in state.relations))
         if perf_counter() > self.watch.turn:
             await self.pause()
         meter.clause = outer
@@ -232,7 +325,7 @@ class Engine(Run):
         """Carry out a clause, in a worker thread where it touches many rows."""
         clause, watch = step.clause, self.watch
         if self.host is None or watch.inside:
-            return await self._one(clause, state, rest)
+            return await self._one(clause, state, rest, step.part)
         large = self._is_large(step, state) if step.large is None else step.large
         if not large:
             step.large = False
@@ -241,14 +334,17 @@ class Engine(Run):
                 return await self._one(clause, state, rest)
             relations, before = state.relations.copy(), watch.begin()
             try:
-                return await self._one(clause, state, rest)
+                return await self._one(clause, state, rest, step.part)
             except Elsewhere:
                 # It reads and joins alone, so it can begin anew; and in a thread the next time.
                 state.relations = relations
                 step.large = True
             finally:
                 watch.movable = before
-        return await watch.in_thread(lambda: self._one(clause, state, rest))
+        # So many nodes and values come to live that the collector would stop everyone to see them.
+        amount = self._amount(clause, state) if isinstance(clause, Pattern) else 0
+        with set_aside() if amount >= _HUGE and step.part is None else nullcontext():
+            return await watch.in_thread(lambda: self._one(clause, state, rest, step.part))
 
     def _is_large(self, step: Step, state: State) -> bool:
         clause = step.clause
@@ -258,34 +354,44 @@ class Engine(Run):
         if rows < LARGE and not self._many:
             return False
         if isinstance(clause, Pattern):
-            key = clause.terms[1]
-            view = self.views.get(clause.source)
-            if (
-                view is not None
-                and not isinstance(key, (Keyword, str))
-                and selects(view, clause.terms, state)
-            ):
-                return False
-            read = [(clause.source, key if isinstance(key, (Keyword, str)) else None)]
+            rows += self._amount(clause, state)
         else:
-            read = self._reads(clause)
-        for name, key in read:
-            source = self.source(name)
-            if isinstance(source, View):
-                stats = self.planner.stats(source)
-                attr = source.schema.by_key.get(key) if key is not None else None
-                if key is None:
-                    rows += 3 * int(stats.total())
-                elif attr is not None:
-                    # What is not put together yet costs several times what comparing it does.
-                    rows += int(stats.count(attr)) * (1 if stats.resident(attr) else 8)
-        if isinstance(clause, (RuleCall, Or, Not)):
+            if rows <= SEEKS and any(map(state.bound, variables_of([clause]))):
+                return False  # what is known bounds each of its steps, which are looked at alone
+            for name, key in self._reads(clause):
+                source = self.source(name)
+                if isinstance(source, View):
+                    rows += self._whole(source, key)
             rows *= 2
             plain = self.functions.is_builtin
             if rows >= LARGE and not plain_calls(clause, self.rules.rules, plain):
                 return False
         # The more rows a step is thought to give, the more it may.
         return rows + 2 * step.rows >= LARGE
+
+    def _amount(self, clause: Pattern, state: State) -> int:
+        """Return about how many rows a pattern reads."""
+        view = self.source(clause.source)
+        if not isinstance(view, View):
+            return 0
+        terms = [state.consts.get(t, t) if is_var(t) else t for t in clause.terms]
+        key = terms[1]
+        if not isinstance(key, (Keyword, str)):
+            return 0 if selects(view, clause.terms, state) else self._whole(view, None)
+        attr = view.schema.by_key.get(key)
+        if attr is None:
+            return 0
+        selected = rows_selected(self.planner.stats(view), attr, terms, state)
+        return self._whole(view, key) if selected is None else int(selected)
+
+    def _whole(self, view: View, key: Any) -> int:
+        """Return about how many rows reading all of an attribute counts for; None: of all."""
+        stats = self.planner.stats(view)
+        if key is None:
+            return 3 * int(stats.total())
+        attr = view.schema.by_key.get(key)
+        # What is not put together yet costs several times what comparing it does.
+        return 0 if attr is None else int(stats.count(attr)) * (1 if stats.resident(attr) else 8)
 
     def _reads(self, clause: Clause) -> list[tuple[Symbol, Any]]:
         """Return the (source, attribute) pairs of a clause and of the rules that it calls."""
@@ -295,15 +401,17 @@ class Engine(Run):
                 out.append((clause.source if source is DEFAULT_SOURCE else source, key))
         return out
 
-    async def _one(self, clause: Clause, state: State, todo: Sequence[Clause]) -> str:
+    async def _one(
+        self, clause: Clause, state: State, todo: Sequence[Clause], part: Part | None = None
+    ) -> str:
         if isinstance(clause, Pattern):
             source = self.source(clause.source)
             if todo and not self._ahead and isinstance(source, View):
                 attributes = read_whole(source, clause, todo, state)
-                if attributes:
+                if attributes and read_together(source, attributes):
                     self._ahead = True
                     await fetch_attributes(source, attributes)
-            return await match_pattern(source, clause, state, todo)
+            return await match_pattern(source, clause, state, todo, part)
         if isinstance(clause, Predicate):
             self._need(clause, state)
             return await self.functions.predicate(clause, state)
@@ -317,8 +425,7 @@ class Engine(Run):
         return await self.rules.call(clause, state)
 
     def _need(self, clause: Predicate | Function, state: State) -> None:
-        inputs = [t for t in (clause.function, *clause.args) if is_var(t)]
-        missing = [v for v in inputs if not state.bound(v)]
+        missing = [v for v in clause.inputs if not state.bound(v)]
         if missing:
             names = ", ".join(map(repr, dict.fromkeys(missing)))
             raise QueryError(
@@ -338,8 +445,11 @@ class Engine(Run):
             )
         columns = [v for v in shared if v not in state.consts]
         outer = await self.taken(state, columns)
-        known = await self.heavy(outer.count, outer.project, columns)
-        inner = state.inner(self._visible(clause.variables, state), [known])
+        # What many rows must not match is found by itself: nothing of theirs is joined with it.
+        seed = []
+        if not columns or not self._alone(clause, outer.count):
+            seed = [await self.heavy(outer.count, outer.project, columns)]
+        inner = state.inner(self._visible(clause.variables, state), seed)
         await self.run(clause.clauses, inner, columns)
         found = await self.whole(inner, columns)
         left = outer
@@ -349,6 +459,17 @@ class Engine(Run):
             left = outer.take(np.zeros(outer.count, np.bool_))
         state.relations.append(left)
         return "anti-join"
+
+    def _alone(self, clause: Not, rows: int) -> bool:
+        """Whether a branch is one pattern of an attribute with no more datoms than rows."""
+        pattern = clause.clauses[0]
+        if rows < _ALONE or len(clause.clauses) > 1 or not isinstance(pattern, Pattern):
+            return False
+        source, key = self.source(pattern.source), pattern.terms[1]
+        attr = source.schema.by_key.get(key) if isinstance(source, View) else None
+        if attr is None or is_var(key):
+            return False
+        return bool(self.planner.stats(source).count(attr) <= rows)
 
     def _visible(self, variables: Sequence[Symbol] | None, state: State) -> Mapping[Symbol, Any]:
         """Return the constants that a scope with a head sees."""
@@ -393,6 +514,11 @@ class Engine(Run):
         joined = await self.heavy(1 if few else 0, join, seed, found, self.meter)
         state.relations.append(joined)
         return "union"
+
+
+def _uses(steps: Sequence[Step]) -> dict[Symbol, int]:
+    """Return of each variable which step is the last to use it."""
+    return {v: i for i, step in enumerate(steps) for v in variables_of((step.clause,))}
 
 
 def _far_off(estimate: float, rows: int) -> bool:

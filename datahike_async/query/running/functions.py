@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
@@ -13,6 +14,7 @@ from datahike_async.functions import lookup_function
 from datahike_async.index.columns import Column
 from datahike_async.query.builtins.calls import call_rows, check_arity, is_async, named_function
 from datahike_async.query.builtins.columns import column_of_call, mask_of_call
+from datahike_async.query.builtins.matching import pattern_mask
 from datahike_async.query.builtins.supply import CHANCE, Supply
 from datahike_async.query.builtins.table import BUILTINS
 from datahike_async.query.language.ast import (
@@ -22,7 +24,6 @@ from datahike_async.query.language.ast import (
     Predicate,
     is_var,
 )
-from datahike_async.query.language.bindings import binding_variables
 from datahike_async.query.reading.lookups import DATABASE, check_lookup, read_database
 from datahike_async.query.relations.joins import product_where
 from datahike_async.query.relations.relation import (
@@ -64,6 +65,8 @@ class Functions:
         count = relation.count
         mask = None if name is None else await heavy(count, mask_of_call, name, args, count)
         how = "predicate on columns"
+        if mask is None and name is not None:
+            mask = await self._matched(clause, name, relation, args, state)
         if mask is None:
             how = "predicate by row"
             values = await self._call(clause, relation, args, state, predicate=True)
@@ -83,7 +86,7 @@ class Functions:
             relation, args = self._arguments(clause, state)
         else:
             relation, args = await heavy(0, self._arguments, clause, state)
-        bound = [v for v in binding_variables(clause.binding) if state.bound(v)]
+        bound = [v for v in clause.gives if state.bound(v)]
         column: Column | None = None
         name = self._builtin(clause.function)
         if name is not None and isinstance(clause.binding, BindScalar):
@@ -136,13 +139,19 @@ class Functions:
     # -- arguments -----------------------------------------------------------------------------
 
     def _arguments(self, clause: Predicate | Function, state: State) -> tuple[Relation, list[Any]]:
-        terms = (clause.function, *clause.args)
-        columns = [t for t in terms if is_var(t) and t not in state.consts]
+        columns = [t for t in clause.args if is_var(t) and t not in state.consts]
+        consts = state.consts
+        function = clause.function
+        if is_var(function) and function not in consts:
+            columns.append(function)
+        elif len(state.relations) > 1 and (alone := state.alone(columns)):
+            consts = {**consts, **alone}
+            columns = [v for v in columns if v not in alone]
         relation = state.take(columns)
         args: list[Any] = []
         for term in clause.args:
             if is_var(term):
-                args.append(state.consts[term] if term in state.consts else relation.columns[term])
+                args.append(consts[term] if term in consts else relation.columns[term])
             elif type(term) is Symbol and term.text[0] == "$":
                 args.append(self.run.source(term))
             elif type(term) is Symbol and term in self.given:
@@ -157,16 +166,15 @@ class Functions:
         Only the pairs that are kept are made. False where this is not the way to do it.
         """
         variables = [t for t in clause.args if is_var(t) and t not in state.consts]
+        consts = {**state.consts, **state.alone(variables)}
+        variables = [v for v in variables if v not in consts]
         two, others = state.parted(variables)
         if len(two) != 2 or two[0].count * two[1].count < _FUSED:
             return False
         left, right = two
 
         def test(pairs: Relation) -> Any:
-            args = [
-                state.consts.get(t, pairs.columns.get(t, t)) if is_var(t) else t
-                for t in clause.args
-            ]
+            args = [consts.get(t, pairs.columns.get(t, t)) if is_var(t) else t for t in clause.args]
             return mask_of_call(name, args, pairs.count)
 
         kept = product_where(left, right, variables, test, state.meter)
@@ -174,6 +182,21 @@ class Functions:
             return False
         state.relations = [*others, kept]
         return True
+
+    async def _matched(
+        self, clause: Predicate, name: str, relation: Relation, args: list[Any], state: State
+    ) -> npt.NDArray[np.bool_] | None:
+        """Return where a column matches a pattern; long texts are matched row by row."""
+        supply = self._supply(clause, relation.count)
+        found = await self.run.heavy(relation.count, pattern_mask, name, args, supply)
+        if found is None:
+            return None
+        mask, rest = found
+        if len(rest):
+            some = [a.take(rest) if isinstance(a, Column) else a for a in args]
+            few = relation.take(rest)
+            mask[rest] = await self._call(clause, few, some, state, predicate=True)
+        return mask
 
     async def _call(
         self,

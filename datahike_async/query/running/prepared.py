@@ -12,8 +12,6 @@ from datahike_async.query.language.ast import (
     Aggregate,
     BindScalar,
     Function,
-    Not,
-    Or,
     Predicate,
     Pull,
     Query,
@@ -22,9 +20,9 @@ from datahike_async.query.language.ast import (
 )
 from datahike_async.query.language.builtin_rules import RULE_NAMES
 from datahike_async.query.language.referring import Kept
-from datahike_async.query.language.ruleset import RuleSet, calls_in
+from datahike_async.query.language.ruleset import RuleSet
 from datahike_async.query.language.text import name_of
-from datahike_async.query.language.where import calls_of, canonical
+from datahike_async.query.language.where import calls_of, canonical, rules_called
 from datahike_async.query.planning.plan import Plans
 from datahike_async.query.reading.point import PointPlan, point_plan
 
@@ -72,10 +70,8 @@ class Prepared:
         # Whether inputs are single values, databases and rules alone.
         self.scalars = all(type(b) is BindScalar for b in query.ins)
         # Whether it is checked in no time.
-        self.simple = len(query.where) < _FEW and not any(
-            isinstance(clause, (Not, Or)) for clause in query.where
-        )
-        self.builtin_rules = calls_in(query.where) & RULE_NAMES
+        self.simple = len(query.where) < _FEW and not any(clause.children for clause in query.where)
+        self.builtin_rules = rules_called(query.where) & RULE_NAMES
         # The rules that it was checked with, and what it calls, also in rules that it reaches.
         self._checked: tuple[RuleSet, Calls] | None = None
         # What ``references`` keeps of it.
@@ -99,7 +95,7 @@ class Prepared:
         """
         rules.checker.check(self.query.where, bound)
         own = (*calls_of(self.query.where), *self.query.having)
-        calls = (*own, *rules.calls(calls_in(self.query.where)))
+        calls = (*own, *rules.calls(rules_called(self.query.where)))
         self._checked = (rules, calls)
         return calls
 

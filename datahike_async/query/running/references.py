@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.index.columns import CODED, OBJECT, Column
-from datahike_async.index.source import NodeMiss
+from datahike_async.index.source import NodeMiss, read
 from datahike_async.looks import walked as walked_values
 from datahike_async.query.language.ast import Clause
 from datahike_async.query.language.places import (
@@ -31,7 +31,7 @@ from datahike_async.query.language.rewriting import (
     companion,
     rewritten,
 )
-from datahike_async.query.reading.fetch import read, read_each
+from datahike_async.query.reading.fetch import read_each
 from datahike_async.query.relations.relation import Relation, column_of
 from datahike_async.snapshot.views import View
 from datahike_async.values.types import typed_key
@@ -170,7 +170,7 @@ async def _fetched(constants: Sequence[Constant], bound: Bound) -> tuple[Any, ..
     """Return the same where nodes are missing: of each source all are fetched together."""
     for name, view in bound.views.items():
         await read_each(view.entid, [(form,) for reading, form in constants if reading is name])
-    return await read(_stood_for, constants, bound)  # type: ignore[no-any-return]
+    return await read(_stood_for, constants, bound)
 
 
 async def _accompanied(

@@ -24,7 +24,7 @@ from datahike_async.query.language.ast import (
     RuleCall,
     is_var,
 )
-from datahike_async.query.language.ruleset import RuleSet, shown, sourced
+from datahike_async.query.language.ruleset import RuleSet, shown
 from datahike_async.query.relations.joins import matching, semi, union, without
 from datahike_async.query.relations.relation import (
     Relation,
@@ -344,7 +344,7 @@ class Rules:
     def _has_fresh(self, branch: RuleBranch, source: Symbol) -> bool:
         for clause in branch.clauses:
             if isinstance(clause, RuleCall) and clause.fresh:
-                called = sourced(clause, source)
+                called = clause.reading_from(source)
                 assert isinstance(called, RuleCall)
                 return self.fresh_count(called) > 0
         return True

@@ -52,6 +52,14 @@ class Ran:
         self.nodes = 0
         self.waves = 0
 
+    def add(self, other: Ran) -> None:
+        """Count in what the clause did another time, of other rows."""
+        self.rows += other.rows
+        self.relations += other.relations
+        self.seconds += other.seconds
+        self.nodes += other.nodes
+        self.waves += other.waves
+
     def data(self) -> dict[str, Any]:
         """Return the record under the names of Datahike's query statistics, and some of ours."""
         return {

@@ -1,0 +1,433 @@
+"""persistent-set: the default index, a copy-on-write B+-tree with columnar leaves.
+
+All leaves lie at one depth. A change copies the nodes from the touched leaves to the root and
+shares all others, so every older tree stays what it was. Children are held by node (not yet
+stored), by address (stored, resident only while the source's cache has them), or both.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from datahike_async.index.columns import I64, Column, Rows
+from datahike_async.index.persistent_set.apart import apart
+from datahike_async.index.persistent_set.lookup import Lookup
+from datahike_async.index.persistent_set.merge import merge_into
+from datahike_async.index.persistent_set.node import (
+    TOP,
+    Branch,
+    Leaf,
+    Node,
+    encode,
+    locate,
+    take_rows,
+    top,
+)
+from datahike_async.index.protocol import Bound, Index, Order
+from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
+
+__all__ = ["PersistentSet"]
+
+_BRANCH: Final = 256
+_AHEAD: Final = 16
+
+
+class PersistentSet:
+    """One sorted index. ``root`` is None when it is empty."""
+
+    __slots__ = ("_address", "_count", "_leaf", "_root", "_source", "order", "temporal")
+
+    def __init__(
+        self,
+        order: Order,
+        temporal: bool,
+        leaf: int,
+        root: Node | None,
+        count: int,
+        address: Address | None = None,
+        source: NodeSource | None = None,
+    ) -> None:
+        self.order = order
+        self.temporal = temporal
+        self._leaf = leaf
+        self._root = root
+        self._count = count
+        self._address = address
+        self._source = source
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"<PersistentSet {self.order.value} of {self._count}>"
+
+    # -- nodes ---------------------------------------------------------------------------------
+
+    def _top_node(self) -> Node | None:
+        if self._root is not None or self._address is None:
+            return self._root
+        assert self._source is not None
+        node: Node | None = self._source.get(self._address)
+        if node is None:
+            raise NodeMiss(self._source, [self._address])
+        self._root = node
+        return node
+
+    def _child(self, branch: Branch, slot: int, missing: list[Address]) -> Node | None:
+        node = branch.nodes[slot]
+        if node is None:
+            address = branch.addresses[slot]
+            assert address is not None
+            assert self._source is not None
+            node = self._source.get(address)
+            if node is None:
+                missing.append(address)
+        return node
+
+    def _leaves(self, lower: Bound, upper: Bound) -> list[Leaf]:
+        """Return the leaves that may hold keys between the bounds. Misses level by level."""
+        node = self._top_node()
+        if node is None:
+            return []
+        low, high = top(lower, self.order), top(upper, self.order)
+        level: list[Node] = [node]
+        while isinstance(level[0], Branch):
+            below: list[Node] = []
+            missing: list[Address] = []
+            last = len(level) - 1
+            for i, branch in enumerate(level):
+                assert isinstance(branch, Branch)
+                start = branch.start(low) if i == 0 else 0
+                stop = branch.stop(high) if i == last else len(branch.keys)
+                for slot in range(start, stop):
+                    child = self._child(branch, slot, missing)
+                    if child is not None:
+                        below.append(child)
+            if missing:
+                assert self._source is not None
+                raise NodeMiss(self._source, missing)
+            if not below:
+                return []
+            level = below
+        return level  # type: ignore[return-value]
+
+    def _point(self, bound: Bound) -> tuple[Leaf, int, int] | None:
+        """Return where all rows under ``bound`` lie, None if that is not in one leaf.
+
+        What a transaction and a lookup ask again and again: two bisections and no more.
+        """
+        node = self._root if self._root is not None else self._top_node()
+        low = top(bound, self.order)
+        high = (*low, TOP)
+        while isinstance(node, Branch):
+            keys = node.keys
+            slot = bisect_left(keys, low)
+            if slot == 0 or (slot < len(keys) and keys[slot] < high):
+                return None
+            child = node.nodes[slot - 1]
+            if child is None:
+                missing: list[Address] = []
+                child = self._child(node, slot - 1, missing)
+                if child is None:
+                    assert self._source is not None
+                    raise NodeMiss(self._source, missing)
+            node = child
+        return None if node is None else (node, *locate(node, bound, self.order))
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
+        """Return the rows between two bounds as runs; see :class:`Index`."""
+        if lower and _are_one(lower, upper, self.order):
+            found = self._point(lower)
+            if found is not None:
+                leaf, lo, hi = found
+                return [take_rows(leaf.rows, lo, hi)] if lo < hi else []
+        leaves = self._leaves(lower, upper)
+        out = []
+        last = len(leaves) - 1
+        for i, leaf in enumerate(leaves):
+            rows = leaf.rows
+            lo = locate(leaf, lower, self.order)[0] if i == 0 and lower else 0
+            hi = locate(leaf, upper, self.order)[1] if i == last and upper else len(rows)
+            if i == 0 and lo >= len(rows) and last > 0:
+                continue
+            # The bounds may both lie in a later leaf than the first one looked at.
+            if lo < hi:
+                out.append(take_rows(rows, lo, hi))
+        if self.order is Order.EAVT or len(out) < 2:
+            return out
+        return _by_attribute(out)
+
+    def chunks(
+        self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
+    ) -> Iterator[Rows]:
+        """Iterate over the rows between two bounds leaf by leaf; see :class:`Index`."""
+        low, high = top(lower, self.order), top(upper, self.order)
+
+        def walk(node: Node) -> Iterator[Rows]:
+            if isinstance(node, Leaf):
+                rows = node.rows
+                lo = locate(node, lower, self.order)[0] if lower else 0
+                hi = locate(node, upper, self.order)[1] if upper else len(rows)
+                if lo < hi:
+                    part = take_rows(rows, lo, hi)
+                    yield part.backwards() if reverse else part
+                return
+            slots = range(node.start(low), node.stop(high))
+            for slot in reversed(slots) if reverse else slots:
+                missing: list[Address] = []
+                child = self._child(node, slot, missing)
+                if child is None:
+                    # The whole range may be long; a few more nodes cost no more time than one.
+                    step = -1 if reverse else 1
+                    for ahead in range(slot + step, slot + step * _AHEAD, step):
+                        if ahead in slots:
+                            self._child(node, ahead, missing)
+                    assert self._source is not None
+                    raise NodeMiss(self._source, missing)
+                yield from walk(child)
+
+        root = self._top_node()
+        if root is not None:
+            yield from walk(root)
+
+    def count_slice(self, lower: Bound = (), upper: Bound = ()) -> int:
+        """Count the rows between two bounds, reading only nodes at its edges."""
+        if not lower and not upper:
+            return self._count
+        if lower and _are_one(lower, upper, self.order):
+            found = self._point(lower)
+            if found is not None:
+                return found[2] - found[1]
+        root = self._top_node()
+        if root is None:
+            return 0
+        missing: list[Address] = []
+        total = self._counted(root, lower, upper, missing)
+        if missing:
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        return total
+
+    def estimate(self, lower: Bound = (), upper: Bound = ()) -> tuple[int, bool]:
+        """Return about how many rows lie between two bounds; see :class:`Index`."""
+        try:
+            root = self._top_node()
+        except NodeMiss:
+            return self._count if not lower and not upper else self._count // 2, False
+        if root is None:
+            return 0, True
+        missing: list[Address] = []
+        return self._counted(root, lower, upper, missing), not missing
+
+    def _counted(self, root: Node, lower: Bound, upper: Bound, missing: list[Address]) -> int:
+        """Count the rows between two bounds; of a node that is missing one half is thought to be.
+
+        Only nodes in which a bound lies are looked at: of all others their parent knows the rows.
+        """
+        low, high = top(lower, self.order), top(upper, self.order)
+
+        def count(node: Node, left: bool, right: bool) -> int:
+            if isinstance(node, Leaf):
+                lo = locate(node, lower, self.order)[0] if left else 0
+                hi = locate(node, upper, self.order)[1] if right else len(node.rows)
+                return max(hi - lo, 0)
+            start = node.start(low) if left else 0
+            stop = node.stop(high) if right else len(node.keys)
+            if start >= stop:
+                return 0
+            total = sum(node.counts[start + 1 : stop - 1])
+            for slot in {start, stop - 1}:
+                edge_left, edge_right = left and slot == start, right and slot == stop - 1
+                if not edge_left and not edge_right:
+                    total += node.counts[slot]
+                    continue
+                child = self._child(node, slot, missing)
+                if child is None:
+                    total += (node.counts[slot] + 1) // 2
+                else:
+                    total += count(child, edge_left, edge_right)
+            return total
+
+        return count(root, bool(lower), bool(upper))
+
+    def cuts(self, lower: Bound, upper: Bound, rows: int) -> list[int]:
+        """Return entities that part one attribute into runs of rows; see :class:`Index`."""
+        low, high = top(lower, self.order), top(upper, self.order)
+        missing: list[Address] = []
+        out: list[int] = []
+        since = 0
+
+        def walk(branch: Branch, left: bool, right: bool) -> None:
+            nonlocal since
+            start = branch.start(low) if left else 0
+            stop = branch.stop(high) if right else len(branch.keys)
+            for slot in range(start, stop):
+                count = branch.counts[slot]
+                if branch.level > 1 and since + count > rows:
+                    child = self._child(branch, slot, missing)
+                    if isinstance(child, Branch):
+                        walk(child, left and slot == start, right and slot == stop - 1)
+                        continue
+                if since and since + count > rows:
+                    out.append(branch.keys[slot][1])
+                    since = 0
+                since += count
+
+        root = self._top_node()
+        if isinstance(root, Branch):
+            walk(root, True, True)
+        if missing:
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        return out
+
+    def lookup_many(self, bounds: Sequence[Column]) -> tuple[Rows, I64]:
+        """Return the rows under each of many bounds; see :class:`Index`."""
+        missing: list[Address] = []
+        lookup = Lookup(bounds, self.order, lambda branch, slot: self._child(branch, slot, missing))
+        root = self._top_node()
+        if root is not None:
+            lookup.walk(root, 0, len(bounds[0]))
+        if missing:
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        return lookup.found()
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def apart(self, other: Index) -> tuple[list[Rows], list[Rows]]:
+        """Return the rows of the leaves that only one of two sets has; see :class:`Index`."""
+        if not isinstance(other, PersistentSet) or other._source is not self._source:
+            return self.slice(), other.slice()
+        missing: list[Address] = []
+        roots = []
+        for each in (self, other):
+            node = each._top_node()
+            roots.append(None if node is None else (each._address or id(node), node))
+        found = apart(
+            roots[0],
+            roots[1],
+            lambda branch, slot: self._child(branch, slot, missing),
+            lambda branch, slot: other._child(branch, slot, missing),
+        )
+        if missing:
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        return found
+
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows]) -> PersistentSet:
+        """Return a set without ``removes`` and with ``adds``; see :class:`Index`."""
+        adds = [run for run in adds if len(run)]
+        removes = [run for run in removes if len(run)]
+        if not adds and not removes:
+            return self
+        missing: list[Address] = []
+
+        def child(branch: Branch, slot: int, needed: bool) -> Node | None:
+            return self._child(branch, slot, missing if needed else [])
+
+        before = self._top_node()
+        merged = merge_into(
+            before,
+            adds,
+            removes,
+            self.order,
+            self.temporal,
+            self._leaf,
+            _BRANCH,
+            child,
+            missing,
+            self._count,
+        )
+        if merged is None:
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        root, count = merged
+        if root is before:
+            return self
+        return PersistentSet(self.order, self.temporal, self._leaf, root, count, None, self._source)
+
+    # -- storing -------------------------------------------------------------------------------
+
+    def flush(self, sink: NodeSink) -> tuple[PersistentSet, Mapping[str, Any]]:
+        """Write unwritten nodes, children first; return the clean set and its root record."""
+        address = self._address
+        if address is None and self._root is not None:
+            address = self._store(self._root, sink)
+        record = {
+            "address": None if address is None else list(address),
+            "count": self._count,
+            "leaf": self._leaf,
+        }
+        root = None if address is None else sink.source.get(address)
+        clean = PersistentSet(
+            self.order, self.temporal, self._leaf, root, self._count, address, sink.source
+        )
+        return clean, record
+
+    def _store(self, node: Node, sink: NodeSink) -> Address:
+        if isinstance(node, Leaf):
+            # The cache counts what a leaf holds, not what it is a part of.
+            rows = node.rows.owned()
+            leaf = node if rows is node.rows else Leaf(rows)
+            return sink.put(encode(leaf), leaf)
+        addresses = list(node.addresses)
+        for slot, address in enumerate(addresses):
+            if address is None:
+                below = node.nodes[slot]
+                assert below is not None
+                addresses[slot] = self._store(below, sink)
+        # A new branch: older trees keep their nodes, this one lets go of its children.
+        clean = Branch(node.level, node.keys, node.counts, [None] * len(addresses), addresses)
+        return sink.put(encode(clean), clean)
+
+    def tops(self) -> Sequence[Address]:
+        """Return the root's address, unless it is resident."""
+        return [] if self._root is not None or self._address is None else [self._address]
+
+    def addresses(self) -> Iterator[Address]:
+        """Iterate over the addresses of all stored nodes."""
+        if self._address is not None:
+            yield self._address
+        root = self._top_node()
+        stack = [root] if root is not None else []
+        while stack:
+            node = stack.pop()
+            if not isinstance(node, Branch):
+                continue
+            missing: list[Address] = []
+            for slot, address in enumerate(node.addresses):
+                if address is not None:
+                    yield address
+                if node.level > 1 or node.nodes[slot] is not None:
+                    child = self._child(node, slot, missing)
+                    if child is not None:
+                        stack.append(child)
+            if missing:
+                assert self._source is not None
+                raise NodeMiss(self._source, missing)
+
+
+def _are_one(lower: Bound, upper: Bound, order: Order) -> bool:
+    """Whether two bounds are the same, where True, 1 and 1.0 are not."""
+    if lower is upper:
+        return True
+    at = 1 if order is Order.AVET else 2
+    if lower != upper or len(lower) <= at:
+        return lower == upper
+    kind = type(lower[at])
+    return kind is type(upper[at]) and kind is not tuple
+
+
+def _by_attribute(runs: list[Rows]) -> list[Rows]:
+    groups: list[list[Rows]] = []
+    for run in runs:
+        if groups and groups[-1][0].a[0] == run.a[0]:
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return [Rows.concat(group) for group in groups]

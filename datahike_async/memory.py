@@ -1,0 +1,95 @@
+"""How much memory a database may take, and how that is divided.
+
+The limit is the configuration's, or else the container's: of cgroups, of which the least that holds
+for this process counts. It is one of the whole process. So the shares leave a part of it to Python,
+to what is being written, and to what a step needs only while it runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["COLUMNS", "Memory", "container_limit", "memory_of"]
+
+COLUMNS: Final = 256 * 1024 * 1024
+"""Bytes of the attributes that are kept in columns, where no limit leaves less."""
+
+_NODES: Final = 8
+_KEPT: Final = 4
+_QUERY: Final = 4
+# What an old kernel says where there is no limit; no machine has so much.
+_ENDLESS: Final = 2**60
+_PLACES: Final = (("", "memory.max"), ("memory", "memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The shares of one database, in bytes.
+
+    ``nodes`` bounds its cache of nodes (None: by its own setting alone), ``columns`` the attributes
+    that are kept, ``query`` the columns of each query (None: by its budget alone).
+    """
+
+    nodes: int | None = None
+    columns: int = COLUMNS
+    query: int | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self.query is not None
+
+    def node_bytes(self, wanted: int) -> int:
+        """Return the bytes of a node cache for which ``wanted`` are set."""
+        return wanted if self.nodes is None else min(wanted, self.nodes)
+
+
+def memory_of(limit: int | None) -> Memory:
+    """Return the shares of a database for which ``limit`` bytes are set; None: the container's."""
+    if limit is None:
+        limit = _CONTAINER
+    if limit is None:
+        return Memory()
+    return Memory(limit // _NODES, min(limit // _KEPT, COLUMNS), limit // _QUERY)
+
+
+def container_limit(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Return the bytes that the control groups of this process allow, or None where none does.
+
+    A group's limit holds for those within it, so all above count too.
+    """
+    found: list[int] = []
+    try:
+        lines = groups.read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, place = rest.partition(":")
+        for controller, name in _PLACES:
+            if controller in controllers.split(","):
+                folder, _, file = ("/" + name).rpartition("/")
+                found += _limits(root / folder.lstrip("/"), place, file)
+    return min(found, default=None)
+
+
+def _limits(folder: Path, place: str, file: str) -> list[int]:
+    """Return the limits of a group and of those above it, as far as they can be seen."""
+    out: list[int] = []
+    parts = [part for part in place.split("/") if part not in ("", "..")]
+    for count in range(len(parts) + 1):
+        try:
+            text = folder.joinpath(*parts[:count], file).read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text.isdigit() and int(text) < _ENDLESS:
+            out.append(int(text))
+    return out
+
+
+# Looked up once, when this is imported: reading a file would hold up an event loop.
+_CONTAINER: Final = container_limit()

@@ -1,0 +1,173 @@
+"""Making a branch of a commit, and deleting one.
+
+A branch is a copied head: a checkpoint, and the records on top of it. Nothing else is copied, so it
+costs the same whatever the database holds.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Final
+from uuid import UUID
+
+from datahike_async.env import Env
+from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound
+from datahike_async.konserve.blob import Expected
+from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
+from datahike_async.konserve.store import Store
+from datahike_async.storage.branches.head import Head, Recent
+from datahike_async.storage.branches.read import is_live, read_branch, read_head, write_head
+from datahike_async.storage.branches.registry import (
+    Listed,
+    Registry,
+    change_registry,
+    read_registry,
+)
+from datahike_async.storage.branches.ring import EMPTY
+from datahike_async.storage.branches.walk import Place
+from datahike_async.storage.flush import write_blobs
+from datahike_async.storage.keys import head_key
+from datahike_async.storage.log.tail import Tail
+
+__all__ = ["begin_branch", "end_branch", "unknown_branch"]
+
+_ATTEMPTS: Final = 20
+_PATIENT: Final = 100
+"""More than the publications in a row after which a lone writer lets others in between."""
+
+
+async def begin_branch(store: Store, name: str, place: Place, epoch: int, env: Env) -> None:
+    """Make a branch of what is at a place.
+
+    Raises DatabaseExists ``:branch-already-exists``; konserve's errors.
+    """
+    there, revision = await read_head(store, name)
+    if is_live(there) and name in (await read_registry(store)).branches:
+        raise _exists(name)
+    publication = env.new_uuid()
+    base = replace(place.base, branch=name, born=publication).with_encoding()
+    tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
+    head = Head(base, 1, epoch, Recent(publication.bytes), EMPTY, tail.stored())
+    if not is_live(there):
+        await write_blobs(store, segments)
+        made = await _first(store, name, head, there, revision)
+    else:
+        # Somebody has begun this branch, and perhaps was ended half way: it is there now.
+        made = False
+    await _list(store, name, env, Listed(env.now(), place.commit.id, publication))
+    if not made:
+        raise _exists(name)
+
+
+async def _first(
+    store: Store, name: str, head: Head, there: Head | None, revision: Expected
+) -> bool:
+    """Write the first head of a branch; return False where there is one already.
+
+    ``there`` is what was read, with its ``revision``. What is left of a deleted branch is replaced;
+    no head of it is like any before.
+    """
+    born = head.base.born
+    for _ in range(_ATTEMPTS):
+        if there is not None:
+            head = replace(head, generation=there.generation + 1)
+        try:
+            await write_head(store, head, revision)
+        except (RevisionMismatch, OutcomeUnknown):
+            there, revision = await read_head(store, name)
+            if there is not None and there.base.born == born:
+                return True
+            if is_live(there):
+                return False
+        else:
+            return True
+    raise RevisionMismatch(f"Others kept changing branch :{name}; nothing was made.")
+
+
+async def end_branch(store: Store, name: str, env: Env) -> UUID | None:
+    """Delete a branch: whoever writes to it is told so, and its commits stay until collected.
+
+    Returns by which publication it was made; None where others have deleted it meanwhile.
+
+    Raises BadInput ``:cannot-delete-main-db-branch``, DatabaseNotFound ``:branch-does-not-exist``.
+    """
+    registry = await read_registry(store)
+    if name == registry.main:
+        raise BadInput(
+            f"Branch :{name} is the main branch of its database and cannot be deleted; "
+            "delete_database deletes all of it.",
+            error=":cannot-delete-main-db-branch",
+        )
+    known = name in registry.branches
+    born: UUID | None = None
+    turns = store.capabilities.turns
+    for _ in range(_PATIENT):
+        # Whoever writes to it all the time would be faster each time.
+        async with store.turn(head_key(name)) if turns else nullcontext():
+            try:
+                state = await read_branch(store, name, None)
+            except DatabaseNotFound:
+                state = None  # somebody has begun to delete it
+            if state is None:
+                if not known:
+                    raise unknown_branch(name, registry)
+                break
+            known, born = True, state.head.base.born
+            tomb = replace(
+                state.head,
+                generation=state.generation + 1,
+                recent=Recent(env.new_uuid().bytes),
+                ring=EMPTY,
+                tail=(),
+                deleted=True,
+            )
+            try:
+                await write_head(store, tomb, state.revision)
+                break
+            except (RevisionMismatch, OutcomeUnknown):
+                continue
+    else:
+        raise RevisionMismatch(f"Others kept writing to branch :{name}; it was not deleted.")
+    await _list(store, name, env)
+    return born
+
+
+async def _list(store: Store, name: str, env: Env, mine: Listed | None = None) -> None:
+    """List a branch if there is one, as ``mine`` if that is it, and none otherwise.
+
+    Done after a head came or went. Of those who do so at once the last lists what is there in the
+    end, and not what it has made or deleted itself.
+    """
+
+    async def as_it_is(registry: Registry) -> Registry | None:
+        head, _ = await read_head(store, name)
+        listed = registry.branches.get(name)
+        if not is_live(head):
+            return None if listed is None else registry.without(name)
+        born = head.base.born
+        if listed is not None and listed.publication == born:
+            return None
+        if mine is not None and mine.publication == born:
+            return registry.with_branch(name, mine)
+        return registry.with_branch(name, Listed(env.now(), None, born))
+
+    await change_registry(store, as_it_is)
+
+
+def unknown_branch(name: str, registry: Registry) -> DatabaseNotFound:
+    """Return the error for a branch that a store does not have."""
+    known = ", ".join(f":{one}" for one in sorted(registry.branches))
+    return DatabaseNotFound(
+        f"Branch :{name} does not exist; the branches of this database are {known}.",
+        error=":branch-does-not-exist",
+        branch=name,
+    )
+
+
+def _exists(name: str) -> DatabaseExists:
+    return DatabaseExists(
+        f"Branch :{name} already exists; delete it first, or give the new one another name.",
+        error=":branch-already-exists",
+        branch=name,
+    )

@@ -1,0 +1,128 @@
+"""Finding a commit in the past of a branch: the checkpoint before it, and the records up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from datahike_async.errors import CorruptData
+from datahike_async.index.source import Address
+from datahike_async.konserve.store import Store
+from datahike_async.storage.keys import checkpoint_key
+from datahike_async.storage.log.checkpoint import Checkpoint, decode_checkpoint
+from datahike_async.storage.log.reader import fetch_segment, fetch_segments
+from datahike_async.storage.log.records import (
+    Commit,
+    Record,
+    commit_id,
+    decode_record,
+    encode_record,
+    entries_of,
+    newest,
+    tx_of_commit,
+)
+
+__all__ = ["Past", "Place"]
+
+
+# Checkpoints, and logs of flushes, that are kept.
+_KEPT: Final = 256
+_SEGMENTS: Final = 4
+
+
+class Place(NamedTuple):
+    """Where a commit is: a checkpoint, and the records on top of it that end with the commit."""
+
+    base: Checkpoint
+    encoded: tuple[bytes, ...]
+    records: tuple[Record, ...]
+    commit: Commit
+
+
+class Past:
+    """What is known of the past of a store's branches. What was read is kept: it never changes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._checkpoints: dict[UUID, Checkpoint] = {}
+        # What each checkpoint has on top of the one before it.
+        self._records: dict[UUID, tuple[bytes, ...]] = {}
+
+    async def find(self, base: Checkpoint, tail: Sequence[bytes], commit: UUID) -> Place | None:
+        """Return where a commit is in the past of a branch; None where it is not in it.
+
+        ``base`` is the newest checkpoint of the branch, ``tail`` the records since.
+
+        Reads a few checkpoints, and the log of one flush. Raises CorruptData where they are gone.
+        """
+        tx = tx_of_commit(commit)
+        if base.tx < tx:
+            return _place(base, tail, commit)
+        if base.commit.id == commit:
+            return Place(base, (), (), base.commit)
+        later: Checkpoint | None = None
+        while (pointer := base.towards(tx)) is not None:
+            later, base = base, await self._checkpoint(pointer.id)
+        if base.tx > tx:
+            return None  # older than the first
+        if base.commit.id == commit:
+            return Place(base, (), (), base.commit)
+        if later is None:
+            return None
+        return _place(base, await self._after(base, later), commit)
+
+    async def _checkpoint(self, id: UUID) -> Checkpoint:
+        found = self._checkpoints.get(id)
+        if found is None:
+            if len(self._checkpoints) >= _KEPT:
+                self._checkpoints.clear()
+            key = checkpoint_key(id)
+            data = await self._store.bget(key)
+            if data is None:
+                raise CorruptData(
+                    f"{key} is not in the store, though the database refers to it.", place=key
+                )
+            found = self._checkpoints[id] = decode_checkpoint(data, key)
+        return found
+
+    async def _after(self, base: Checkpoint, later: Checkpoint) -> Sequence[bytes]:
+        """Return the records between two checkpoints that follow one another."""
+        found = self._records.get(later.id)
+        if found is None:
+            if len(self._records) >= _SEGMENTS:
+                self._records.clear()
+            parts: list[bytes] = []
+            at = None if later.log is None else Address(*later.log)
+            stop = None if base.log is None else Address(*base.log)
+            while at is not None and at != stop:
+                segment = await fetch_segment(self._store, at, checkpoint_key(later.id))
+                tail = await fetch_segments(self._store, segment.items, None, at.blob)
+                parts = [*tail.records, *parts]
+                at = segment.previous
+            found = self._records[later.id] = tuple(parts)
+        return found
+
+
+def _place(base: Checkpoint, encoded: Sequence[bytes], commit: UUID) -> Place | None:
+    """Return the place of a commit among records on top of a checkpoint."""
+    records: list[Record] = []
+    for i, data in enumerate(encoded):
+        record = decode_record(data, f"The log after {checkpoint_key(base.id)}")
+        for count, entry in enumerate(record.entries, 1):
+            if commit_id(record.publication, entry.tx) != commit:
+                continue
+            if count < len(record.entries):
+                # Others share its publication, and are not in its past.
+                record = record._replace(entries=record.entries[:count])
+                data = encode_record(
+                    record.generation,
+                    record.publication,
+                    entries_of(data)[:count],
+                    record.parents,
+                )
+            records.append(record)
+            whole = (*encoded[:i], data)
+            return Place(base, whole, tuple(records), newest(records, base.commit))
+        records.append(record)
+    return None

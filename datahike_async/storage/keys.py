@@ -1,0 +1,67 @@
+"""Every key under which something lies in the store of a database.
+
+Whoever sweeps, verifies or copies a store goes by these; nothing else lies there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+__all__ = [
+    "BRANCHES",
+    "CREATING",
+    "OURS",
+    "checkpoint_key",
+    "head_key",
+    "node_key",
+    "pack_key",
+    "probe_key",
+    "segment_key",
+]
+
+_HEAD: Final = "head/"
+_PACK: Final = "pack/"
+_NODE: Final = "node/"
+_LOG: Final = "log/"
+_PROBE: Final = "probe/"
+_COMMIT: Final = "commit/"
+
+CREATING: Final = "creating"
+"""The claim of whoever is creating the database."""
+
+BRANCHES: Final = "branches"
+"""The registry of branches."""
+
+OURS: Final = (_HEAD, _PACK, _NODE, _LOG, _COMMIT, _PROBE)
+"""What the keys of a database begin with."""
+
+
+def head_key(branch: str) -> str:
+    """Return the key of a branch's head: the one blob of it that changes."""
+    return _HEAD + branch
+
+
+def pack_key(flush: UUID, number: int) -> str:
+    """Return the key of a pack: nodes that one flush wrote, one after another."""
+    return f"{_PACK}{flush.hex}-{number}"
+
+
+def node_key(flush: UUID, number: int) -> str:
+    """Return the key of one node of a flush."""
+    return f"{_NODE}{flush.hex}-{number}"
+
+
+def segment_key(id: UUID) -> str:
+    """Return the key of a segment of the log."""
+    return f"{_LOG}{id.hex}"
+
+
+def checkpoint_key(flush: UUID) -> str:
+    """Return the key of the checkpoint that a flush wrote."""
+    return f"{_COMMIT}{flush.hex}"
+
+
+def probe_key(id: UUID) -> str:
+    """Return a key for trying a store."""
+    return f"{_PROBE}{id.hex}"

@@ -1,0 +1,147 @@
+"""Checkpoints: what a branch was at one of its flushes.
+
+A flush writes one, a commit none. Any commit is the newest checkpoint at or before it, and the
+records up to it. Checkpoints never change; the head of a branch carries a copy of its newest, so
+that a branch is opened by its head alone, and begins as a copy of one.
+
+Each says where some of those before it lie, so chosen that any of them is reached in a number of
+steps that grows with the logarithm of how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from itertools import count
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from datahike_async._version import __version__
+from datahike_async.errors import CorruptData, UnsupportedFormat
+from datahike_async.index.codec import pack, unpack
+from datahike_async.storage.log.records import Commit
+
+__all__ = ["FORMAT", "Checkpoint", "Pointer", "check_format", "decode_checkpoint"]
+
+FORMAT: Final = 2
+"""The format of checkpoints and heads. There was no release with format 1."""
+
+
+class Pointer(NamedTuple):
+    """A checkpoint: its id, the newest transaction in it, and how many were before it."""
+
+    id: UUID
+    tx: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What changes at a flush only. ``schema``, ``instant`` and so on are those of the trees.
+
+    ``born`` is the publication that began the branch: one that has its name and another is not it.
+    ``id`` is the flush that made it, under whose key it lies. ``commit`` is the newest commit in
+    the trees; ``log`` the address of the newest log segment;
+    ``back`` of each power of two the last checkpoint before this one whose depth is a multiple.
+    ``extra`` is what a newer version put there: it is carried on. ``encoded`` is this as bytes.
+    """
+
+    store: UUID
+    branch: str
+    born: UUID
+    config: Mapping[str, Any]
+    schema: Mapping[str, Any]
+    trees: Mapping[str, Any]
+    instant: datetime | None
+    log: Sequence[Any] | None
+    created: datetime
+    id: UUID
+    commit: Commit
+    back: Sequence[Pointer] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    encoded: bytes = field(default=b"", repr=False, compare=False)
+
+    @property
+    def tx(self) -> int:
+        """The newest transaction in the trees."""
+        return int(self.trees["max-tx"])
+
+    @property
+    def pointer(self) -> Pointer:
+        """What later checkpoints say of this one."""
+        return Pointer(self.id, self.tx, self.back[0].depth + 1 if self.back else 0)
+
+    def with_encoding(self) -> Checkpoint:
+        """Return the same with ``encoded`` filled in."""
+        data: dict[str, Any] = {**self.extra, "format": FORMAT, "software": __version__}
+        for name in _PLAIN:
+            data[name] = getattr(self, name)
+        data["commit"] = [self.commit.id, list(self.commit.parents)]
+        data["back"] = [list(pointer) for pointer in self.back]
+        return replace(self, encoded=pack(data))
+
+    def followed(self, **changed: Any) -> Checkpoint:
+        """Return the next checkpoint, which differs in fields that are given."""
+        return replace(self, back=self._back(), **changed).with_encoding()
+
+    def _back(self) -> list[Pointer]:
+        me = self.pointer
+        out: list[Pointer] = []
+        for power in count():
+            if me.depth % (1 << power) == 0:
+                out.append(me)
+            else:
+                out.append(self.back[min(power, len(self.back) - 1)])
+            if not out[-1].depth:
+                return out
+        raise AssertionError("the first checkpoint is a multiple of every power")
+
+    def towards(self, tx: int) -> Pointer | None:
+        """Return where to look next for the newest checkpoint that holds none after ``tx``.
+
+        None where that is this one, or none is that old.
+        """
+        if self.tx <= tx or not self.back:
+            return None
+        later = [pointer for pointer in self.back if pointer.tx > tx]
+        return later[-1] if later else self.back[0]
+
+
+_PLAIN: Final = [
+    f.name for f in fields(Checkpoint) if f.name not in ("commit", "back", "extra", "encoded")
+]
+_NAMES: Final = frozenset({*_PLAIN, "commit", "back", "format", "software"})
+
+
+def decode_checkpoint(data: bytes, where: str) -> Checkpoint:
+    """Decode a checkpoint. Raises CorruptData; UnsupportedFormat for that of a newer version."""
+    try:
+        kept = unpack(data)
+        check_format(kept["format"], where)
+        return Checkpoint(
+            **{name: kept[name] for name in _PLAIN},
+            commit=Commit(kept["commit"][0], tuple(kept["commit"][1])),
+            back=[Pointer(*pointer) for pointer in kept["back"]],
+            extra={name: value for name, value in kept.items() if name not in _NAMES},
+            encoded=data,
+        )
+    except (CorruptData, UnsupportedFormat):
+        raise
+    except Exception as error:
+        raise CorruptData(f"{where} holds a damaged checkpoint: {error!r}", place=where) from error
+
+
+def check_format(found: Any, where: str) -> None:
+    """Raise UnsupportedFormat unless this version reads a format."""
+    if type(found) is not int or found > FORMAT:
+        raise UnsupportedFormat(
+            f"{where} has format {found}; this version reads up to {FORMAT}. Upgrade "
+            "datahike-async to open this database.",
+            error=":db-was-written-with-newer-datahike-version",
+        )
+    if found < FORMAT:
+        raise UnsupportedFormat(
+            f"{where} has format {found}, which was written before version 0.1.0 was released; "
+            f"this version reads format {FORMAT}. Load its data into a new database."
+        )

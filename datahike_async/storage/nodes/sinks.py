@@ -1,0 +1,128 @@
+"""Sinks: where a flush puts its nodes before they are written.
+
+``PackSink`` lays them one after another into packs, ``NodeSink`` gives each a key. Neither
+writes: ``writes`` is what has to be durable before a head may name it. A pack ends with a footer
+(offset, length and CRC-32 of each part, CRC-32 of the whole), so that it can be checked and
+salvaged on its own.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any, Final
+from uuid import UUID
+
+from datahike_async.errors import CorruptData
+from datahike_async.index.codec import pack, unpack
+from datahike_async.index.source import Address
+from datahike_async.storage.keys import node_key, pack_key
+from datahike_async.storage.nodes.layout import Layout, pack_bytes
+from datahike_async.storage.nodes.store import NodeStore
+
+__all__ = ["Sink", "make_sink", "parts_of"]
+
+_FOOTER: Final = struct.Struct(">III8s")
+_MAGIC: Final = b"DHAPACK1"
+
+
+class Sink:
+    """Takes nodes and other parts of one flush; ``finish`` once all are in."""
+
+    def __init__(self, source: NodeStore, id: UUID) -> None:
+        self._source = source
+        self._id = id
+        self.writes: list[tuple[str, bytes]] = []
+        self.bytes = 0
+
+    @property
+    def source(self) -> NodeStore:
+        """The source that will find the nodes again; it has them already."""
+        return self._source
+
+    def put(self, data: bytes, node: Any) -> Address:
+        """Take an encoded node and return its address."""
+        address = self.put_part(data)
+        self._source.cache.put(address, node)
+        return address
+
+    def put_part(self, data: bytes) -> Address:
+        """Take bytes that are no node and return their address."""
+        raise NotImplementedError
+
+    def finish(self) -> list[tuple[str, bytes]]:
+        """Return all (key, bytes) that must be written."""
+        return self.writes
+
+
+class PackSink(Sink):
+    """One blob for many nodes."""
+
+    def __init__(self, source: NodeStore, id: UUID) -> None:
+        super().__init__(source, id)
+        self._most = pack_bytes(source.store.capabilities)
+        self._parts: list[bytes] = []
+        self._index: list[tuple[int, int, int]] = []
+        self._size = 0
+
+    def put_part(self, data: bytes) -> Address:
+        """Take bytes and return their address."""
+        if self._size and self._size + len(data) > self._most:
+            self._close()
+        crc = zlib.crc32(data)
+        address = Address(self._name(), self._size, len(data), crc)
+        self._index.append((self._size, len(data), crc))
+        self._parts.append(data)
+        self._size += len(data)
+        self.bytes += len(data)
+        return address
+
+    def _name(self) -> str:
+        return pack_key(self._id, len(self.writes))
+
+    def _close(self) -> None:
+        body = b"".join(self._parts)
+        index = pack([list(part) for part in self._index])
+        # The checksum of the whole covers the index too.
+        whole = zlib.crc32(index, zlib.crc32(body))
+        footer = _FOOTER.pack(len(body), len(index), whole, _MAGIC)
+        self.writes.append((self._name(), body + index + footer))
+        self._parts, self._index, self._size = [], [], 0
+
+    def finish(self) -> list[tuple[str, bytes]]:
+        """Close the last pack and return all."""
+        if self._size:
+            self._close()
+        return self.writes
+
+
+class KeySink(Sink):
+    """One key a node."""
+
+    def put_part(self, data: bytes) -> Address:
+        """Take bytes and return their address."""
+        key = node_key(self._id, len(self.writes))
+        self.writes.append((key, data))
+        self.bytes += len(data)
+        return Address(key, 0, len(data), zlib.crc32(data))
+
+
+def make_sink(layout: Layout, source: NodeStore, id: UUID) -> Sink:
+    """Return a sink for a layout; ``id`` must never have been used before."""
+    return PackSink(source, id) if layout is Layout.PACKS else KeySink(source, id)
+
+
+def parts_of(data: bytes, name: str) -> list[Address]:
+    """Return the addresses of all parts of a pack, checking the whole.
+
+    Raises CorruptData where it is not as it was written.
+    """
+    if len(data) < _FOOTER.size:
+        raise CorruptData(f"{name} is too short for a pack.", blob=name)
+    body, index, whole, magic = _FOOTER.unpack(data[-_FOOTER.size :])
+    if magic != _MAGIC or body + index + _FOOTER.size != len(data):
+        raise CorruptData(f"{name} does not end as a pack does.", blob=name)
+    if zlib.crc32(data[: body + index]) != whole:
+        raise CorruptData(f"{name} is damaged: the checksum of the pack is wrong.", blob=name)
+    parts = unpack(data[body : body + index])
+    return [Address(name, *part) for part in parts]

@@ -1,0 +1,233 @@
+"""NodeStore: the node source over a store. A hit is a dict lookup, a miss one wave of reads.
+
+Neighbouring ranges of a pack are read as one, all reads of a wave at once, and every node is
+checked against the CRC in its address before it is decoded.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import anyio
+
+from datahike_async.collector import spare
+from datahike_async.errors import CorruptData, WrongEventLoop
+from datahike_async.index.source import Address
+from datahike_async.konserve.loops import Home
+from datahike_async.konserve.store import Store
+from datahike_async.konserve.threads import await_on_loop, check_cancelled, in_thread
+from datahike_async.memory import Memory, memory_of
+from datahike_async.storage.nodes.cache import NodeCache
+from datahike_async.storage.nodes.layout import Layout, layout_of
+from datahike_async.storage.translate import konserve_errors
+
+__all__ = ["NodeStore"]
+
+_KEYS_AT_ONCE: Final = 256
+_DECODE_ON_LOOP: Final = 32 * 1024
+"""Stored bytes of nodes that one wave decodes on the event loop at most: some milliseconds."""
+
+
+class _Habit(NamedTuple):
+    """How to read packs. ``gap``: bytes between two nodes that are cheaper to read than to skip."""
+
+    gap: int
+    read_bytes: int
+    at_once: int
+
+
+_NEAR: Final = _Habit(16 * 1024, 1024 * 1024, 16)
+_REMOTE: Final = _Habit(256 * 1024, 4 * 1024 * 1024, 64)
+"""Where a request takes as long as a megabyte: fewer and longer ones, all in one round."""
+
+
+class _Read(NamedTuple):
+    blob: str
+    start: int
+    stop: int
+    addresses: list[Address]
+
+
+class NodeStore:
+    """Where trees get their nodes. ``decode`` is the index's; ``limit`` bounds the cache in bytes.
+
+    ``memory`` are the shares of the database: its nodes' bounds the cache too.
+
+    Belongs to the event loop it was made on; ``fetch`` may also be called from a worker thread
+    that the loop started.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        decode: Callable[[bytes], Any],
+        limit: int,
+        memory: Memory | None = None,
+    ) -> None:
+        self.store = store
+        self.decode = decode
+        self.memory = memory_of(None) if memory is None else memory
+        self.cache = NodeCache(self.memory.node_bytes(limit))
+        self.get: Callable[[Address], Any | None] = self.cache.get
+        self._layout = layout_of(store.capabilities)
+        self._habit = _REMOTE if store.capabilities.remote else _NEAR
+        self._home = Home()
+        self._loading: dict[Address, anyio.Event] = {}
+
+    def pinned(self) -> AbstractContextManager[object]:
+        """Keep whatever is fetched inside the block resident until it is left."""
+        return self.cache.pinned()
+
+    async def fetch(self, addresses: Sequence[Address]) -> None:
+        """Load nodes; afterwards ``get`` finds them (under ``pinned``: until the block is left).
+
+        Raises CorruptData naming blob and offset where the bytes are not what was written;
+        WrongEventLoop away from the event loop.
+        """
+        if self._home.is_running():
+            await self._fetch(addresses)
+        else:
+            check_cancelled()
+            await_on_loop(partial(self._fetch, addresses))
+
+    async def _fetch(self, addresses: Sequence[Address]) -> None:
+        elsewhere = self._home.elsewhere()
+        if elsewhere is not None:
+            raise WrongEventLoop(
+                f"This database value is used {elsewhere}, and what it needs is not in memory. "
+                "Open a connection here and take its value."
+            )
+        wanted = dict.fromkeys(addresses)
+        while wanted:
+            mine: list[Address] = []
+            waiting: anyio.Event | None = None
+            for address in list(wanted):
+                node = self.get(address)
+                if node is not None:
+                    # Once more, so that the caller's pin has it too.
+                    self.cache.put(address, node)
+                    del wanted[address]
+                elif address in self._loading:
+                    waiting = self._loading[address]
+                else:
+                    mine.append(address)
+            if mine:
+                await self._load(mine)
+                for address in mine:
+                    del wanted[address]
+            elif waiting is not None:
+                # Someone else is at it; should they fail, it is our turn.
+                await waiting.wait()
+
+    async def _load(self, addresses: list[Address]) -> None:
+        done = anyio.Event()
+        for address in addresses:
+            self._loading[address] = done
+        # The whole wave counts: reads that come in together are decoded one right after the other.
+        much = sum(address.length for address in addresses) > _DECODE_ON_LOOP
+        try:
+            with konserve_errors():
+                await self._read_all(_plan(addresses, self._habit), much)
+        finally:
+            for address in addresses:
+                del self._loading[address]
+            done.set()
+
+    async def _read_all(self, reads: list[_Read], much: bool) -> None:
+        if len(reads) == 1:
+            await self._read(reads[0], much)
+            return
+        if self._layout is Layout.NODES:
+            for start in range(0, len(reads), _KEYS_AT_ONCE):
+                part = reads[start : start + _KEYS_AT_ONCE]
+                found = await self.store.multi_get([read.blob for read in part])
+                await self._take([(read, found.get(read.blob)) for read in part], much)
+            return
+        failed: list[Exception] = []
+        todo = iter(reads)
+
+        async def worker() -> None:
+            for read in todo:
+                if failed:
+                    return
+                try:
+                    await self._read(read, much)
+                except Exception as error:
+                    # Kept bare: a task group would wrap it.
+                    failed.append(error)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(min(len(reads), self._habit.at_once)):
+                group.start_soon(worker)
+        if failed:
+            raise failed[0]
+
+    async def _read(self, read: _Read, much: bool) -> None:
+        await self._take([(read, await self.store.bget(read.blob, read.start, read.stop))], much)
+
+    async def _take(self, found: list[tuple[_Read, bytes | None]], much: bool) -> None:
+        nodes = await in_thread(self._decoded, found) if much else self._decoded(found)
+        for address, node in nodes:
+            self.cache.put(address, node)
+
+    def _decoded(self, found: list[tuple[_Read, bytes | None]]) -> list[tuple[Address, Any]]:
+        nodes = []
+        for read, data in found:
+            if data is None:
+                raise CorruptData(
+                    f"{read.blob} is not in the store, though the database refers to it.",
+                    error=":node-not-found",
+                    blob=read.blob,
+                )
+            nodes += [(a, self._decode(a, checked(a, data, read.start))) for a in read.addresses]
+            spare()
+        return nodes
+
+    def _decode(self, address: Address, data: bytes) -> Any:
+        try:
+            return self.decode(data)
+        except CorruptData as error:
+            raise _corrupt(address, str(error)) from error
+
+
+def checked(address: Address, data: bytes, start: int) -> bytes:
+    """Return the bytes of one node out of what was read from ``start`` on, if the CRC is right."""
+    at = address.offset - start
+    part = data[at : at + address.length]
+    if len(part) != address.length:
+        raise _corrupt(address, f"only {len(part)} of {address.length} bytes are there")
+    if zlib.crc32(part) != address.crc:
+        raise _corrupt(address, "the checksum is wrong")
+    return part
+
+
+def _corrupt(address: Address, why: str) -> CorruptData:
+    return CorruptData(
+        f"The node at {address.offset} of {address.blob} is damaged: {why}. Restore the blob from "
+        "a backup.",
+        blob=address.blob,
+        offset=address.offset,
+    )
+
+
+def _plan(addresses: Iterable[Address], habit: _Habit) -> list[_Read]:
+    """Group addresses into reads: near ranges of one blob together."""
+    reads: list[_Read] = []
+    for address in sorted(addresses):
+        stop = address.offset + address.length
+        last = reads[-1] if reads else None
+        if (
+            last is not None
+            and last.blob == address.blob
+            and address.offset - last.stop <= habit.gap
+            and stop - last.start <= habit.read_bytes
+        ):
+            last.addresses.append(address)
+            reads[-1] = last._replace(stop=max(stop, last.stop))
+        else:
+            reads.append(_Read(address.blob, address.offset, stop, [address]))
+    return reads

@@ -1,0 +1,316 @@
+"""Branches and commits: naming them, going back to them, making and deleting branches.
+
+A database is a graph of commits, as in git: each transaction is one, on the one before it. A branch
+is a name for the newest of a line of them. Any commit is a database value, and can be branched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from datahike_async.connection import (
+    Connection,
+    require_connection,
+    transact_on,
+    writer_of,
+)
+from datahike_async.database import Database, require_database
+from datahike_async.edn.types import Keyword
+from datahike_async.errors import ArgumentError, DatabaseNotFound, shown
+from datahike_async.index.columns import Rows
+from datahike_async.index.source import Reading
+from datahike_async.konserve.opening import store_place
+from datahike_async.konserve.threads import in_thread
+from datahike_async.snapshot.datoms import Datoms
+from datahike_async.snapshot.difference import difference
+from datahike_async.snapshot.views import View
+from datahike_async.storage.branches.branching import begin_branch, end_branch, unknown_branch
+from datahike_async.storage.branches.read import deleted_branch, read_branch, restore_at
+from datahike_async.storage.branches.registry import read_registry
+from datahike_async.storage.branches.walk import Place
+from datahike_async.storage.translate import konserve_errors
+from datahike_async.transactor.sharing import forget
+from datahike_async.values.report import TxReport
+
+__all__ = [
+    "Difference",
+    "branch",
+    "branch_as_db",
+    "branch_history",
+    "branches",
+    "commit_as_db",
+    "commit_id",
+    "delete_branch",
+    "diff",
+    "merge_db",
+    "parent_commit_ids",
+]
+
+
+def commit_id(db: Database) -> UUID | None:
+    """Return the id of the commit that a database is; None for a value that is no stored one. ::
+
+    report = await conn.transact([{":person/name": "Ada"}])
+    assert d.commit_id(report.db_after) == d.commit_id(conn.db())
+    """
+    return require_database(db).commit_id
+
+
+def parent_commit_ids(db: Database) -> frozenset[UUID]:
+    """Return the ids of the commits that a database was made on: one, of a merge several. ::
+
+    report = await conn.transact([{":person/name": "Ada"}])
+    assert d.parent_commit_ids(report.db_after) == {d.commit_id(report.db_before)}
+    """
+    return require_database(db).parent_commit_ids
+
+
+class Difference(NamedTuple):
+    """What one database says and another does not: see :func:`diff`."""
+
+    added: Datoms
+    removed: Datoms
+
+
+async def diff(before: Database, after: Database, *, transactions: bool = False) -> Difference:
+    """Return the datoms that are only in ``after``, and those that are only in ``before``.
+
+    Datoms are the same where entity, attribute and value are, whenever they were asserted. Entities
+    of transactions are left out without ``transactions``. The cost follows the difference: what two
+    states of one store, branches included, share is not looked at. Views of the past are compared
+    whole. ::
+
+        report = await conn.transact([{":person/name": "Ada"}])
+        found = await d.diff(report.db_before, report.db_after)
+        assert [(x.a, x.v) for x in found.added] == [(d.kw("person/name"), "Ada")]
+        assert not found.removed
+    """
+    left, right = require_database(before).view, require_database(after).view
+    call = partial(difference, left, right, transactions=transactions)
+    with Reading() as reading:
+        found: tuple[list[Rows], list[Rows]] = await reading.call(call, run=in_thread)
+    gone, new = found
+    return Difference(Datoms(right.schema, new), Datoms(left.schema, gone))
+
+
+async def branches(conn: Connection) -> frozenset[Keyword]:
+    """Return the names of all branches of a connection's database. ::
+
+    assert await d.branches(conn) == {d.kw("db")}
+    """
+    store = writer_of(conn).store
+    with konserve_errors():
+        registry = await read_registry(store)
+    return frozenset(Keyword(name) for name in registry.branches)
+
+
+async def branch(conn: Connection, from_: Any, new: Any) -> None:
+    """Make a branch ``new`` of a branch or of a commit, by its id.
+
+    It costs the same whatever the database holds. Connect to it with ``:branch`` in the config.
+
+    Raises ArgumentError ``:branch-must-be-keyword``, DatabaseExists ``:branch-already-exists``,
+    DatabaseNotFound ``:from-branch-does-not-point-to-existing-branch-or-commit``. ::
+
+        await d.branch(conn, ":db", ":trial")
+        assert d.kw("trial") in await d.branches(conn)
+    """
+    writer = writer_of(conn)
+    name = _name(new)
+    writer.require_writable()
+    with konserve_errors():
+        await writer.probe.check()
+        place = await _named(conn, from_)
+        if place is None:
+            raise DatabaseNotFound(
+                f"{shown(from_)} is neither a branch nor a commit of this database, so nothing can "
+                "be branched from it; branches(conn) lists the branches.",
+                error=":from-branch-does-not-point-to-existing-branch-or-commit",
+                from_=from_,
+            )
+        await begin_branch(writer.store, name, place, writer.epoch, writer.env)
+
+
+async def delete_branch(conn: Connection, name: Any) -> None:
+    """Delete a branch. Values of it that somebody holds can still be read, until a collection.
+
+    Its commits that no other branch has are found no more by their ids. Whoever has it open is told
+    so by the next transaction or ``sync``. Raises BadInput ``:cannot-delete-main-db-branch``,
+    DatabaseNotFound ``:branch-does-not-exist``. ::
+
+        await d.branch(conn, ":db", ":old")
+        await d.delete_branch(conn, ":old")
+        assert d.kw("old") not in await d.branches(conn)
+    """
+    writer = writer_of(conn)
+    wanted = _name(name)
+    writer.require_writable()
+    with konserve_errors():
+        await writer.probe.check()
+        place = await store_place(dict(writer.config.store))
+        born = await end_branch(writer.store, wanted, writer.env)
+    # Who connects from now on must not join what was opened before.
+    for transactor in forget(place, born) if born else ():
+        transactor.shut(deleted_branch(wanted))
+
+
+async def branch_as_db(conn: Connection, name: Any) -> Database:
+    """Return a branch as it is now, as a database value.
+
+    Raises DatabaseNotFound ``:branch-does-not-exist``. ::
+
+        assert await d.branch_as_db(conn, ":db") == conn.db()
+    """
+    wanted = _name(name)
+    conn = require_connection(conn)
+    if wanted == conn.config.branch:
+        return await conn.sync()
+    with konserve_errors():
+        place = await _head_of(conn, wanted)
+        if place is None:
+            raise unknown_branch(wanted, await read_registry(writer_of(conn).store))
+        return await _database(conn, place)
+
+
+async def commit_as_db(conn: Connection, commit: Any) -> Database | None:
+    """Return the database that a commit is; None where no branch has it in its past.
+
+    Raises ArgumentError ``:commit-id-must-be-uuid``. ::
+
+        before = conn.db()
+        await conn.transact([{":person/name": "Ada"}])
+        assert await d.commit_as_db(conn, d.commit_id(before)) == before
+    """
+    conn = require_connection(conn)
+    if not isinstance(commit, UUID):
+        raise ArgumentError(
+            f"A commit is named by its UUID, not by {shown(commit)}.",
+            error=":commit-id-must-be-uuid",
+        )
+    now = conn.db()
+    if now.commit_id == commit:
+        return now
+    with konserve_errors():
+        place = await _place(conn, commit)
+        return None if place is None else await _database(conn, place)
+
+
+async def branch_history(conn: Connection) -> AsyncGenerator[Database, None]:
+    """Iterate over the commits of a branch as databases, back to the first; each comes once.
+
+    Of what is next the one with the newest transaction comes first, so that a line of commits comes
+    from its end to its beginning. ::
+
+        await conn.transact([{":person/name": "Ada"}])
+        line = [db.commit_id async for db in d.branch_history(conn)]
+        assert line[0] == d.commit_id(conn.db())
+    """
+    start = require_connection(conn).db()
+    waiting: dict[UUID, Database] = {start.commit_id: start} if start.commit_id else {}
+    met = set(waiting)
+    while waiting:
+        newest = max(waiting, key=lambda commit: (waiting[commit].max_tx, commit.int))
+        db = waiting.pop(newest)
+        yield db
+        for parent in db.parent_commit_ids - met:
+            met.add(parent)
+            found = await commit_as_db(conn, parent)
+            if found is not None:
+                waiting[parent] = found
+
+
+async def merge_db(
+    conn: Connection,
+    parents: Iterable[Any],
+    tx_data: Any,
+    tx_meta: Mapping[Any, Any] | None = None,
+) -> TxReport:
+    """Commit a transaction that has other branches or commits as parents, too.
+
+    What is merged is what the transaction says; ``parents`` are names of branches and ids of
+    commits. Raises DatabaseNotFound ``:branch-does-not-exist``, and what ``transact`` raises. ::
+
+        await d.branch(conn, ":db", ":draft")
+        async with d.connect(conn.config, branch=":draft") as draft:
+            await draft.transact([{":person/name": "Bob"}])
+            other = d.commit_id(draft.db())
+        report = await d.merge_db(conn, [":draft"], [{":person/name": "Bob"}])
+        assert other in d.parent_commit_ids(report.db_after)
+    """
+    conn = require_connection(conn)
+    if isinstance(parents, (str, UUID, Keyword)) or not isinstance(parents, Iterable):
+        raise ArgumentError(
+            f"Parents are a collection of branches and commits, not {shown(parents)}."
+        )
+    found: dict[UUID, None] = {}
+    with konserve_errors():
+        for parent in parents:
+            place = await _named(conn, parent)
+            if place is None:
+                raise DatabaseNotFound(
+                    f"{shown(parent)} is neither a branch nor a commit of this database.",
+                    error=":branch-does-not-exist",
+                    branch=parent,
+                )
+            found[place.commit.id] = None
+    if not found:
+        raise ArgumentError(
+            "A merge has at least one parent beside the branch it is made on; give a branch.",
+            error=":must-provide-at-least-one-parent",
+        )
+    return await transact_on(conn, tuple(found), tx_data, tx_meta)
+
+
+def _name(value: Any) -> str:
+    """Return the name of a branch, without its colon."""
+    text = value.text if isinstance(value, Keyword) else value
+    if isinstance(text, str):
+        text = text.removeprefix(":")
+        if text and " " not in text and text.isprintable():
+            return text
+    raise ArgumentError(
+        f"A branch is named by a keyword such as :trial, not by {shown(value)}.",
+        error=":branch-must-be-keyword",
+    )
+
+
+async def _named(conn: Connection, of: Any) -> Place | None:
+    """Return where a branch, by its name, or a commit, by its id, is; None where it is nowhere."""
+    return await (_place(conn, of) if isinstance(of, UUID) else _head_of(conn, _name(of)))
+
+
+async def _head_of(conn: Connection, name: str) -> Place | None:
+    """Return where the newest commit of a branch is, None where there is no such branch."""
+    writer = writer_of(conn)
+    try:
+        state = await read_branch(writer.store, name, writer.store_id)
+    except DatabaseNotFound:
+        return None
+    if state is None:
+        return None
+    return Place(state.head.base, tuple(state.tail.records), state.records, state.commit)
+
+
+async def _place(conn: Connection, commit: UUID) -> Place | None:
+    """Return where a commit is in the past of any branch, its own first."""
+    writer = writer_of(conn)
+    found = await writer.past.find(*writer.line, commit)
+    if found is not None:
+        return found
+    for name in sorted((await read_registry(writer.store)).branches):
+        place = await _head_of(conn, name)
+        if place is not None:
+            found = await writer.past.find(place.base, place.encoded, commit)
+            if found is not None:
+                return found
+    return None
+
+
+async def _database(conn: Connection, place: Place) -> Database:
+    writer = writer_of(conn)
+    snapshot, _ = await restore_at(place.base, place.records, writer.factory, writer.source)
+    config = conn.config.on_branch(place.base.branch)
+    return Database(View(snapshot), config=config, commit=place.commit, env=writer.env)
