@@ -1,17 +1,30 @@
-"""``python -m benchmarks [workloads|queries [--quick]|guards|commits|opening|web|remote|…]``.
+"""``python -m benchmarks [NAME …] [--quick]``: workloads, queries, analytics, guards, commits, ….
 
-All of them without a name; ``turns`` has options of its own, and comes alone.
+All of them without a name; ``turns`` and ``scale`` have options of their own, and come alone.
 """
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import commits, guards, opening, queries, remote, turns, web, workloads, writing
+from benchmarks import (
+    commits,
+    guards,
+    opening,
+    queries,
+    remote,
+    scale,
+    turns,
+    web,
+    workloads,
+    writing,
+)
+from benchmarks.analytics import run as analytics
 
 RUNS = {
     "workloads": workloads.run,
     "queries": queries.run,
+    "analytics": analytics.run,
     "guards": guards.run,
     "commits": commits.run,
     "opening": opening.run,
@@ -19,23 +32,26 @@ RUNS = {
     "remote": remote.run,
     "stalls": writing.run,
 }
+ALONE = {"turns": turns.run, "scale": scale.run}
+QUICK = {"queries", "analytics"}
+"""Those that take ``--quick``."""
 
 
 def main() -> int:
     """Run the benchmarks that are named and return 1 where a bar is missed."""
-    if sys.argv[1:2] == ["turns"]:
-        return turns.run(*sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in ALONE:
+        return ALONE[sys.argv[1]](*sys.argv[2:])
     options = [word for word in sys.argv[1:] if word.startswith("-")]
     names = [word for word in sys.argv[1:] if word not in options] or list(RUNS)
     unknown = [name for name in names if name not in RUNS]
-    unknown += [option for option in options if option != "--quick" or "queries" not in names]
+    unknown += [option for option in options if option != "--quick" or not QUICK & {*names}]
     if unknown:
         print(f"unknown benchmark or option {unknown[0]!r}; known: {', '.join(RUNS)}")
         return 2
     failed = 0
     for name in names:
         print(f"== {name}", flush=True)
-        failed |= RUNS[name](*options) if name == "queries" else RUNS[name]()
+        failed |= RUNS[name](*options) if name in QUICK else RUNS[name]()
     return failed
 
 

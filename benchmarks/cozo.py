@@ -61,7 +61,7 @@ async def main(folder: Path) -> dict[str, Any]:
     graphs = read("graphs")
     results: dict[str, dict[str, Any]] = {}
     for work in read("plan"):
-        name, ids, script = work["data"], work["ids"], work["cozo"]
+        name, ids, script = work["data"], work["ids"], work["texts"]["Cozo"]
         name = "people" if name == "people with uid" else name
         if name not in made:
             made[name] = graph(graphs[name]) if name in graphs else people(read(name))

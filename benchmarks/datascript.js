@@ -84,6 +84,7 @@ function make(name) {
   if (name === 'people with uid') {
     return d.db_with(d.empty_db(uidSchema), read('people').map(p => ({ ...entity(p), uid: p[0] })));
   }
+  if (name === 'notes') return d.init_db(read('notes').map((note, i) => [i + 1, 'note', note]), schema);
   if (name === 'big') {
     const datoms = [];
     for (const p of read('big')) for (let i = 0; i < 5; i++) datoms.push([p[0], A[i], p[i + 1]]);

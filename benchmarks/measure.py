@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 BUSY: Final = 1.25
@@ -45,13 +46,14 @@ async def timed(
     samples: int = 9,
     warm: float = 0.3,
     target: float = 0.1,
+    attempts: int = _ATTEMPTS,
 ) -> Timing:
     """Time a call, after ``warm`` seconds of calling it; a sample is ``target`` seconds of calls.
 
     Of several attempts on a busy machine the least disturbed counts.
     """
     best: Timing | None = None
-    for _ in range(_ATTEMPTS):
+    for _ in range(attempts):
         before = calibration()
         ms = await _median(call, samples, warm, target)
         found = Timing(ms, max(before, calibration()))
@@ -104,6 +106,27 @@ def contents(answer: Any) -> dict[str, float]:
     walk(answer)
     rows = entities if entities or isinstance(answer, dict) else len(answer)
     return {"rows": rows, "sum": total}
+
+
+def digest(rows: Iterable[Any], *, ordered: bool = False) -> dict[str, int]:
+    """Return the number of rows and a checksum of all that is in them; ``ordered``: and of where.
+
+    A map is its keys and values in the order of the keys, a list within a row a bag.
+    """
+    count = total = 0
+    for row in rows:
+        text = f"{count if ordered else ''} {[_canonical(value) for value in row]}"
+        total += zlib.crc32(text.encode())
+        count += 1
+    return {"rows": count, "digest": total}
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return sorted((str(key), _canonical(inner)) for key, inner in value.items())
+    if isinstance(value, list):
+        return sorted(map(_canonical, value))
+    return str(value)
 
 
 def calibration() -> float:

@@ -100,6 +100,10 @@ BARS: dict[str, Bar] = {
 SET_BARS = _bars({"q1": 16, "q2": 11, "q3": 13, "q4": 19, "qpred1": 10, "qpred2": 10})
 
 
+def _cozo(name: str) -> dict[str, str]:
+    return {"Cozo": COZO[name]}
+
+
 def plan(count: int, *, big: bool) -> list[Workload]:
     """Return all workloads, with ``count`` people; ``big`` adds those over ten times as many."""
     some = tuple(row[0] for row in people(count)[:1000])
@@ -108,17 +112,19 @@ def plan(count: int, *, big: bool) -> list[Workload]:
         inputs = (50000,) if name == "qpred2" else ()
         text, parameters = (QUERIES | JOINS)[name], {"m": 50000} if inputs else {}
         return Workload(
-            prefix + name, data, "query", text, inputs, (), COZO[name], parameters, **options
+            prefix + name, data, "query", text, inputs, (), _cozo(name), parameters, **options
         )
 
     out = [query(name, "people") for name in QUERIES]
     out += [query(name, "people", samples=5) for name in JOINS]
     out += [
-        Workload(f"rules {graph}", graph, "query", CLOSURE, (RULES,), cozo=COZO["rules"], samples=7)
+        Workload(
+            f"rules {graph}", graph, "query", CLOSURE, (RULES,), texts=_cozo("rules"), samples=7
+        )
         for graph in [name.removeprefix("rules ") for name in RULE_BARS]
     ]
     out += [
-        Workload(name, "people with uid", "point", text, ids=some, cozo=COZO[name])
+        Workload(name, "people with uid", "point", text, ids=some, texts=_cozo(name))
         for name, text in POINTS.items()
     ]
     out.append(

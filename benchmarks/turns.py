@@ -5,7 +5,7 @@
 
 Each process has some tasks that commit in a loop. One of them is killed at the end, when its turn
 has come, and what that costs the others is shown. The example web application runs with one worker
-and with four. S3 is moto on loopback behind 30 ms; a process's CPU is its share of one core.
+and with four. S3 is ministack on loopback behind 30 ms; a process's CPU is its share of one core.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _stores(names: list[str]) -> Iterator[dict[str, Any]]:
 
         servers = Servers()
         try:
-            server = servers.get("moto")
+            server = servers.get("ministack")
             with Proxy(server.endpoint) as proxy:
                 proxy.latency = LATENCY
                 made["s3"] = ({**config_on(server), "endpoint": proxy.url}, proxy)
