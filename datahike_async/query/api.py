@@ -18,7 +18,7 @@ from datahike_async.query.answer.explain import Explained, explained
 from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.answer.shape import shape
 from datahike_async.query.answer.shaping import folding_of, shaped, shaped_rows
-from datahike_async.query.inputs import Request, bind, gathered, request_of, too_deep
+from datahike_async.query.inputs import Request, amount, bind, gathered, request_of, too_deep
 from datahike_async.query.language.ast import Clause, Query
 from datahike_async.query.language.parse import order_by_of, seconds_of
 from datahike_async.query.limits.budget import Meter, budget_of
@@ -205,7 +205,8 @@ async def _engine(
         if prepared.scalars and not _are_long(request.inputs):
             bound = bind(parsed, request.inputs)
         else:
-            bound = await watch.run(0, _bound, parsed, gathered(parsed, request.inputs), watch)
+            inputs = await gathered(parsed, request.inputs, watch)
+            bound = await watch.run(amount(inputs), _bound, parsed, inputs, watch)
     except RecursionError:
         raise too_deep() from None
     if prepared.builtin_rules:

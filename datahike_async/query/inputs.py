@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from random import Random
 from typing import Any, Final
 
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryError, shown
+from datahike_async.looks import PIECE, SMALL, pieces
 from datahike_async.query.language.ast import BindIgnore, BindScalar, Query, is_var
 from datahike_async.query.language.parse import DEFAULT_IN
 from datahike_async.query.language.text import binding_text
+from datahike_async.query.limits.watch import Watch
 from datahike_async.query.prepare import NO_RULES, rules_of
 from datahike_async.query.relations.relation import Relation, distinct, plain_value
 from datahike_async.query.relations.unify import bind_values
 from datahike_async.query.running.bound import Bound
 from datahike_async.snapshot.views import View
 
-__all__ = ["Request", "bind", "gathered", "request_of", "too_deep"]
+__all__ = ["Request", "amount", "bind", "gathered", "request_of", "too_deep"]
 
 _NONE: Final = Symbol("_")
+_SIZED: Final = (list, tuple, set, frozenset, dict)
 _ARGUMENTS: Final = (
     "query",
     "args",
@@ -163,15 +167,42 @@ def bind(parsed: Query, inputs: Sequence[Any]) -> Bound:
     return Bound(sources, views, rules, functions, consts, relations)
 
 
-def gathered(parsed: Query, inputs: Sequence[Any]) -> list[Any]:
-    """Return inputs of which iterators, for collections, are lists: what can be gone over again."""
+async def gathered(parsed: Query, inputs: Sequence[Any], watch: Watch) -> list[Any]:
+    """Return inputs of which iterators, for collections, are lists: what can be gone over again.
+
+    An iterator may belong to its thread, as a cursor of a database does. It is gone over here.
+    """
     out = list(inputs)
     for i, (binding, value) in enumerate(zip(parsed.ins, inputs, strict=False)):
-        if not isinstance(binding, (BindIgnore, BindScalar)):
-            out[i] = _iterable(value)
-        elif hasattr(type(value), "__next__") and getattr(binding, "name", _NONE).text[0] == "$":
-            out[i] = list(value)  # a source of tuples
+        source = getattr(binding, "name", _NONE).text[0] == "$"
+        collection = not isinstance(binding, (BindIgnore, BindScalar))
+        if hasattr(type(value), "__next__") and (collection or source):
+            out[i] = await _taken(value, watch)
+        elif collection and hasattr(value, "tolist"):
+            out[i] = await _listed(value, watch)
     return out
+
+
+async def _listed(array: Any, watch: Watch) -> Any:
+    """Return the values of an array of NumPy, or what is like one; of one without length, its."""
+    count = len(array) if getattr(array, "ndim", 1) else 0
+    if count <= PIECE:
+        return array.tolist()
+    parts = (array[start:stop].tolist() for start, stop in pieces(count))
+    return await _taken(chain.from_iterable(parts), watch)
+
+
+async def _taken(values: Iterator[Any], watch: Watch) -> list[Any]:
+    out: list[Any] = []
+    while part := list(islice(values, SMALL)):
+        out += part
+        await watch.pause()
+    return out
+
+
+def amount(inputs: Sequence[Any]) -> int:
+    """Return how many numbers binding the inputs counts for, as far as they tell."""
+    return sum(4 * len(value) for value in inputs if isinstance(value, _SIZED))
 
 
 def _not_as_many(parsed: Query, given: int) -> QueryError:
@@ -183,12 +214,3 @@ def _not_as_many(parsed: Query, given: int) -> QueryError:
         + (f"; nothing for {' '.join(missing)}." if missing else "."),
         error=":query/inputs",
     )
-
-
-def _iterable(value: Any) -> Any:
-    """Let any iterable (a generator, a NumPy array) stand for a collection."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if hasattr(value, "__next__"):
-        return list(value)
-    return value

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
+import anyio
+import anyio.lowlevel
+import numpy as np
 import pytest
 
 import datahike_async as d
 from datahike_async.database import empty_db
 from datahike_async.errors import QueryCanceled, QueryError, shown
+from datahike_async.looks import PIECE
 from datahike_async.query.builtins import size as builtins_size
 from datahike_async.query.builtins.calls import _Calls
 from datahike_async.query.builtins.table import BUILTINS
@@ -317,6 +322,40 @@ async def test_a_map_as_input_is_bound_in_pieces() -> None:
         assert await d.q(query, DB, MAP) == N
     # What there is more to do than with pairs is looked at, too.
     assert sum(counts) - pairs >= pairs + 3 * N
+
+
+async def test_an_iterator_is_gone_over_on_its_thread_and_others_have_their_turns() -> None:
+    threads: set[int] = set()
+    others = at_the_end = 0
+
+    def values() -> Iterator[int]:
+        nonlocal at_the_end
+        for i in range(300_000):
+            threads.add(threading.get_ident())
+            yield i
+        at_the_end = others
+
+    async def other() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        assert await d.q("[:find (count ?x) . :in [?x ...]]", values()) == 300_000
+        tasks.cancel_scope.cancel()
+    assert threads == {threading.get_ident()}
+    assert at_the_end > 1
+
+
+@pytest.mark.parametrize("count", [3, PIECE + 3])
+async def test_an_array_is_a_collection_of_its_values(count: int) -> None:
+    rows = np.arange(2 * count).reshape(count, 2)
+    assert await d.q("[:find (sum ?x) . :in [?x ...]]", rows[:, 0]) == sum(range(0, 2 * count, 2))
+    assert await d.q("[:find (sum ?y) . :in [[_ ?y]]]", rows) == sum(range(1, 2 * count, 2))
+    with pytest.raises(d.QueryError, match="Cannot bind value 7"):
+        await d.q("[:find ?x :in [?x ...]]", np.array(7))
 
 
 async def test_many_predicates_of_having_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
