@@ -29,7 +29,8 @@ from datahike_async.query.api import QueryStats
 from datahike_async.query.pulling import execute as pull_execute
 from datahike_async.snapshot import datoms as datom_access
 from datahike_async.snapshot.datoms import Datoms
-from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
+from datahike_async.snapshot.ids import EMAX, TX0
+from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.snapshot.views import View
 from datahike_async.storage.log.records import Commit

@@ -20,7 +20,7 @@ from datahike_async.index.columns import BOOL, I64, INSTANT, INT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import primary
 from datahike_async.looks import walked
-from datahike_async.snapshot.snapshot import TX0
+from datahike_async.snapshot.ids import TX0
 from datahike_async.snapshot.views import View
 from datahike_async.values.types import typed_key
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -21,20 +21,21 @@ from datahike_async.index.columns import I64, INT, Column, Rows, micros
 from datahike_async.index.memtable import Memtable, rows_of
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import merged, position_of, sorted_rows, without
+from datahike_async.snapshot.ids import EMAX, TX0
 from datahike_async.snapshot.trees import Trees
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import VALID_FROM, VALID_TO, Schema
 from datahike_async.values.types import typed_key
 from datahike_async.values.windows import check_window
 
-__all__ = ["EMAX", "TX0", "Snapshot"]
-
-TX0: Final = 0x20000000
-EMAX: Final = 0x7FFFFFFF
+__all__ = ["Snapshot"]
 
 
 class Snapshot:
-    """One state of a database. ``max_eid`` and ``max_tx`` are the highest ids in use."""
+    """One state of a database.
+
+    ``max_eid`` and ``max_tx`` are the highest ids in use, of entities in the block of the branch.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -465,7 +466,9 @@ class Snapshot:
         for e, _, since, _ in by_a.get(schema.by_key[VALID_FROM].id, ()):
             if e in ends:
                 check_window(e, since, ends[e])
-        max_eid = max((f[0] for f in facts.values() if f[0] < TX0), default=self.max_eid)
+        max_eid = max(
+            (f[0] for f in facts.values() if f[0] in self.trees.ids), default=self.max_eid
+        )
         max_tx = max((f[3] for f in facts.values()), default=self.max_tx)
         trees = self.trees.merge(runs, {}, {}, schema, max_eid, max_tx)
         return Snapshot(schema, trees, Memtable(), 0, 0, max_eid, max_tx)

@@ -24,6 +24,7 @@ from datahike_async.index.runs import sorted_rows
 from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
 from datahike_async.memory import Memory, memory_of
 from datahike_async.snapshot.columns import FOREVER, PRESENT, Change, Columns, Window, windowed
+from datahike_async.snapshot.ids import MAIN, TX0
 from datahike_async.snapshot.instants import NONE
 from datahike_async.values.schema import TX_INSTANT, Schema
 
@@ -40,7 +41,8 @@ _ROW: Final = 100
 class Trees:
     """The indexes of one state. Immutable but for the columns it keeps.
 
-    ``max_eid`` and ``max_tx`` bound what can be found here: newer entities need no look.
+    ``ids`` is the block that new entities get their ids of. ``max_eid``, the highest of these in
+    use, and ``max_tx`` bound what can be found here: newer entities need no look.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class Trees:
         "config",
         "current",
         "factory",
+        "ids",
         "max_eid",
         "max_tx",
         "memory",
@@ -69,11 +72,13 @@ class Trees:
         max_tx: int,
         memory: Memory | None = None,
         columns: Columns | None = None,
+        ids: range = MAIN,
     ) -> None:
         self.factory = factory
         self.config = config
         self.current = current
         self.temporal = temporal
+        self.ids = ids
         self.max_eid = max_eid
         self.max_tx = max_tx
         self.memory = memory_of(None) if memory is None else memory
@@ -121,7 +126,7 @@ class Trees:
 
     def may_have(self, e: int) -> bool:
         """Whether entity ``e`` (a transaction counts as one) can have datoms here."""
-        return e <= self.max_eid or self.max_tx >= e > 0x1FFFFFFF
+        return e <= self.max_tx if e >= TX0 else not self.max_eid < e < self.ids.stop
 
     def has_entity(self, e: int) -> bool:
         """Whether entity ``e`` has a current datom here."""
@@ -280,13 +285,27 @@ class Trees:
         if columns is None:
             columns = self.columns.carried({}, (), None, 0, max_tx)
         out = Trees(
-            self.factory, self.config, current, temporal, max_eid, max_tx, self.memory, columns
+            self.factory,
+            self.config,
+            current,
+            temporal,
+            max_eid,
+            max_tx,
+            self.memory,
+            columns,
+            self.ids,
         )
         out.widths = self.widths
         # A copy, made in one step: a flush reads this in a thread while readers add to it.
         sought = self._sought.copy()
         out._sought.update((a, n) for a, n in sought.items() if a not in changed)
         out._instants = self._instants
+        return out
+
+    def over(self, ids: range) -> Trees:
+        """Return the same trees, where new entities get their ids of another block."""
+        out = self._with(self.current, self.temporal, ids.start - 1, self.max_tx)
+        out.ids = ids
         return out
 
     # -- merging ---------------------------------------------------------------------------
@@ -414,7 +433,12 @@ class Trees:
 
         current = clean(self.current, "")
         temporal = None if self.temporal is None else clean(self.temporal, "temporal-")
-        record = {"roots": roots, "max-eid": self.max_eid, "max-tx": self.max_tx}
+        record = {
+            "roots": roots,
+            "max-eid": self.max_eid,
+            "max-tx": self.max_tx,
+            "ids": [self.ids.start, self.ids.stop],
+        }
         return self._with(current, temporal, self.max_eid, self.max_tx), record
 
     @classmethod
@@ -443,6 +467,7 @@ class Trees:
             record["max-eid"],
             record["max-tx"],
             memory,
+            ids=range(*record["ids"]),
         )
 
     def indexes(self) -> Iterator[Index]:

@@ -21,7 +21,8 @@ from datahike_async.index.columns import EMPTY_I64, I64, Rows
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import position_of, sorted_rows
 from datahike_async.snapshot.columns import FOREVER, Window, windowed
-from datahike_async.snapshot.snapshot import EMAX, Snapshot
+from datahike_async.snapshot.ids import EMAX
+from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import IDENT, TX_INSTANT, Schema
 from datahike_async.values.types import typed_key

@@ -22,6 +22,7 @@ from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.branches.read import BranchState, Growth, extend, restore
+from datahike_async.storage.branches.registry import take_block
 from datahike_async.storage.flush import Flushed, flush
 from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import Commit, encode_record
@@ -102,6 +103,10 @@ class Branch:
     def name(self) -> str:
         """The name of the branch."""
         return self.committer.base.branch
+
+    async def more_ids(self, block: range, count: int) -> range:
+        """Take another block of entity ids for the branch, for ``count`` new entities at least."""
+        return await take_block(self.store, block, count)
 
     def turn(self, *, looking: bool = True) -> AbstractAsyncContextManager[Turn]:
         """Queue for the turn to publish, at stores that have turns; ``looking`` for what is new."""

@@ -46,7 +46,7 @@ class _Outcome(NamedTuple):
 class Group:
     """Transactions on top of a branch's durable state. ``size`` counts bytes of the log.
 
-    ``bulk`` is a transaction that changed the trees: better none comes after it.
+    ``bulk`` is a transaction that changed the trees, or what they say: better none comes after it.
     """
 
     def __init__(self, branch: Branch, wrap: Wrap) -> None:
@@ -75,6 +75,8 @@ class Group:
             wrap=self._wrap,
             last_instant=self._instant,
             key=message.key,
+            more_ids=branch.more_ids,
+            foreign=bool(message.parents),
         )
         applied: Applied
         token = APPLYING.set(branch)
@@ -106,7 +108,7 @@ class Group:
         self._parents = message.parents
         self._outcomes.append(_Outcome(message, applied, None))
         self.size += len(entry)
-        if applied.bulk:
+        if applied.bulk or applied.reblocked:
             self.bulk = applied
 
     async def publish(self) -> UUID | None:

@@ -15,7 +15,8 @@ from datahike_async.edn.types import Keyword
 from datahike_async.edn.writer import write
 from datahike_async.errors import TransactionError
 from datahike_async.index.source import read
-from datahike_async.snapshot.snapshot import TX0, Snapshot
+from datahike_async.snapshot.ids import TX0
+from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.tx.forms import syntax_error
 from datahike_async.values.schema import IDEMPOTENCY_KEY, IDEMPOTENCY_TEMPIDS
 

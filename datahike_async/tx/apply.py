@@ -18,8 +18,9 @@ from datahike_async.env import Env
 from datahike_async.errors import TransactionError
 from datahike_async.index.source import NodeMiss, Reading, read
 from datahike_async.snapshot.draft import Draft
+from datahike_async.snapshot.ids import EMAX, SPARE, TX0, UsedUp
 from datahike_async.snapshot.known import Known
-from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
+from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.tx.bulk import LEAST, Bulk, carry_out, pays
 from datahike_async.tx.collect import collect
 from datahike_async.tx.done import Done
@@ -53,7 +54,7 @@ class Applied:
 
     ``before`` and ``after`` are snapshots. ``new_attrs`` are the attributes it interned, in the
     order of their ids, ``done`` what it did. ``bulk`` says that it changed the trees and left the
-    memtable empty.
+    memtable empty, ``reblocked`` that it took another block of entity ids, which trees name.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Applied:
         "done",
         "instant",
         "new_attrs",
+        "reblocked",
         "tempids",
         "tx",
         "tx_meta",
@@ -78,6 +80,8 @@ class Applied:
         tx_meta: dict[Keyword, Any],
         draft: Draft,
         bulk: Bulk | None,
+        *,
+        reblocked: bool,
     ) -> None:
         self.before = before
         self.after = after
@@ -87,6 +91,7 @@ class Applied:
         self.tx_meta = tx_meta
         self.new_attrs = [a.ident for a in after.schema.attrs[len(before.schema.attrs) :]]
         self.bulk = bulk is not None
+        self.reblocked = reblocked
         self.done = Done(draft.mem, draft.mark, len(draft.mem), bulk, after.schema.attrs, tx)
 
     def report(self, db_before: Any, db_after: Any) -> TxReport:
@@ -105,13 +110,17 @@ async def apply(
     last_instant: datetime | None = None,
     key: str | None = None,
     await_on: Callable[[Awaitable[Any]], Awaitable[Any]] | None = None,
+    more_ids: Callable[[range, int], Awaitable[range]] | None = None,
+    foreign: bool = False,
 ) -> Applied:
     """Apply a transaction to ``base``, storing nothing; keep its idempotency ``key`` with it.
 
     ``owner`` is the memtable's owner (None for values); ``wrap`` makes the database value that
     transaction functions get; ``last_instant`` is that of the newest transaction where the caller
     knows it; ``await_on`` awaits what transaction functions return, where this runs in a worker
-    thread. Raises TransactionError, and then ``base`` is as it was.
+    thread. ``more_ids`` takes a block for so many new entities where that of the branch is used up;
+    a value, which is nobody's branch, has some to spare. ``foreign`` allows for entity ids of other
+    branches. Raises TransactionError, and then ``base`` is as it was.
     """
     items, meta = normalize(tx_data, tx_meta)
     tx = base.max_tx + 1
@@ -125,11 +134,11 @@ async def apply(
         instant = last_instant + _MILLISECOND
     many = len(items) >= _MANY or (len(base.trees) > 0 and is_large(items, _FACTS))
     known: Known | None = None
-    bindings = Bindings()
+    bindings, block = Bindings(), base.trees.ids
     with Reading() as nodes:
         while True:
             draft = Draft(base, tx, owner)
-            entities = Entities(draft, bindings, base.max_eid)
+            entities = Entities(draft, bindings, foreign=foreign)
             run = Transaction(draft, entities, instant, now, wrap, own=own)
             try:
                 reported = run.begin(meta, key)
@@ -160,6 +169,21 @@ async def apply(
             except Retry:
                 base = draft.abort()
                 bindings.learn(entities)
+            except UsedUp as used:
+                base = draft.abort()
+                taken = _more(base, used.count, more_ids)
+                ids = await (taken if await_on is None else await_on(taken))
+                base = Snapshot(
+                    base.schema,
+                    base.trees.over(ids),
+                    base.mem,
+                    base.n,
+                    base.m,
+                    ids.start - 1,
+                    base.max_tx,
+                    base.state,
+                )
+                bindings = Bindings()
             except OwnInstant as found:
                 base = draft.abort()
                 instant, own = found.instant, True
@@ -173,13 +197,36 @@ async def apply(
                 draft.max_tx = tx
                 after = draft.commit() if bulk is None else draft.commit_bulk(trees)
                 return Applied(
-                    base, after, tx, run.instant, entities.tempids, reported, draft, bulk
+                    base,
+                    after,
+                    tx,
+                    run.instant,
+                    entities.tempids,
+                    reported,
+                    draft,
+                    bulk,
+                    reblocked=base.trees.ids != block,
                 )
+
+
+async def _more(
+    base: Snapshot, count: int, more_ids: Callable[[range, int], Awaitable[range]] | None
+) -> range:
+    """Return a block of entity ids, which is used next."""
+    if more_ids is not None:
+        return await more_ids(base.trees.ids, count)
+    if base.trees.ids == SPARE or count > len(SPARE):
+        raise TransactionError(
+            f"A value that is no branch has ids for {len(SPARE)} more entities at most; transact "
+            "on the branch.",
+            error=":entity-id/syntax",
+        )
+    return SPARE
 
 
 async def _bulk(draft: Draft, items: Sequence[Any], nodes: Reading) -> Bulk | None:
     """Return what many items do, or None where they have to be carried out one by one."""
-    stated = collect(draft.schema, items, draft.max_eid)
+    stated = collect(draft.schema, items, draft.trees.ids, draft.max_eid)
     if stated is None:
         return None
     often = not isinstance(items, Table)
@@ -297,7 +344,9 @@ def replay(
     except BaseException:
         draft.abort()
         raise
-    draft.max_eid = max_eid
+    if max_eid in draft.trees.ids:
+        # Else it is that of the branch which this one was made of.
+        draft.max_eid = max_eid
     draft.max_tx = tx
     return draft.commit()
 

@@ -17,7 +17,7 @@ from datahike_async.index.arrays import order_of, uniques
 from datahike_async.index.columns import CODED, EMPTY_I64, I64, INT, OBJECT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import sort_positions
-from datahike_async.snapshot.snapshot import TX0
+from datahike_async.snapshot.ids import TX0, UsedUp
 from datahike_async.snapshot.trees import Trees
 from datahike_async.tx.table import Facts, Stated
 from datahike_async.values.order import sort_key
@@ -162,12 +162,13 @@ class _Load:
             raise _OneByOne
         fresh = np.flatnonzero(eids < 0)
         eids[fresh] = np.arange(self._floor + 1, self._floor + 1 + len(fresh))
-        top = max(self._floor + len(fresh), int(eids.max()))
-        if top >= TX0:
-            raise _OneByOne
-        old = np.ones(len(eids), np.bool_)
+        stop = self._trees.ids.stop
+        if self._floor + len(fresh) >= stop:
+            raise UsedUp(len(fresh))
+        # Of this block: what lies above is not in use yet, but for what is stated here.
+        top = max(self._floor, int(eids[eids < stop].max(initial=0)))
+        old = (eids <= self._floor) | (eids >= stop)
         old[fresh] = False
-        old &= eids <= self._floor
         self._eids_of_rows = eids
         if _touched(self._trees, stated, eids[old]) > self._most:
             raise _OneByOne

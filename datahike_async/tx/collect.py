@@ -14,7 +14,7 @@ import numpy as np
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import TransactionError
 from datahike_async.index.columns import I64, Column
-from datahike_async.snapshot.snapshot import TX0
+from datahike_async.snapshot.ids import are_near
 from datahike_async.tx.checks import check_value, coerced
 from datahike_async.tx.entities import CURRENT_TX, is_tempid
 from datahike_async.tx.table import Facts, Stated, Table, stated
@@ -47,21 +47,21 @@ def is_plain(attr: Attr | None, schema: Schema) -> bool:
     )
 
 
-def collect(schema: Schema, items: Sequence[Any], floor: int) -> Stated | None:
+def collect(schema: Schema, items: Sequence[Any], ids: range, floor: int) -> Stated | None:
     """Return what items state, or None where any of them is not plain.
 
-    Entity ids up to ``floor`` may exist.
+    Of the block ``ids`` entity ids up to ``floor`` may exist.
     """
     try:
         if isinstance(items, Table):
-            return _of_table(schema, items, floor)
-        return _Maps(schema, items, floor).stated()
+            return _of_table(schema, items, ids, floor)
+        return _Maps(schema, items, ids, floor).stated()
     except (Unusual, TransactionError):
         # The ordinary path says what is wrong, where it comes to it.
         return None
 
 
-def _of_table(schema: Schema, table: Table, floor: int) -> Stated:
+def _of_table(schema: Schema, table: Table, ids: range, floor: int) -> Stated:
     facts = []
     for place, (name, rows, values, by) in enumerate(table.cells):
         attr, unique = schema.by_key.get(name), None if by is None else schema.by_key.get(by)
@@ -69,7 +69,7 @@ def _of_table(schema: Schema, table: Table, floor: int) -> Stated:
             raise Unusual
         if by is not None and (unique is None or not attr.is_ref or not _is_key(unique)):
             raise Unusual
-        if attr.is_ref and by is None and not 0 < values.data.min() <= values.data.max() <= floor:
+        if attr.is_ref and by is None and not are_near(values.data, ids, floor):
             raise Unusual
         if unique is None and _is_checked(attr):
             values = Column.of([check_value(attr, value) for value in values.tolist()])
@@ -89,10 +89,10 @@ def _is_checked(attr: Attr) -> bool:
 class _Maps:
     """Entity maps, taken together by the keys they have."""
 
-    def __init__(self, schema: Schema, items: Sequence[Any], floor: int) -> None:
+    def __init__(self, schema: Schema, items: Sequence[Any], ids: range, floor: int) -> None:
         self._schema = schema
         self._items = items
-        self._floor = floor
+        self._block, self._floor = ids, floor
         self._eids = np.full(len(items), -1, np.int64)
         self._ids: list[tuple[I64, Attr, Column]] = []
         self._tempids: dict[int, Any] = {}
@@ -149,7 +149,7 @@ class _Maps:
     def _named(self, refs: list[Any], rows: I64) -> None:
         types = set(map(type, refs))
         if types == {int} and min(refs) > 0:
-            if max(refs) >= TX0:
+            if not are_near(refs, self._block, self._block.stop):
                 raise Unusual
             self._eids[rows] = refs
         elif types <= {int, str} and all(map(is_tempid, refs)):
@@ -160,7 +160,7 @@ class _Maps:
 
     def _refs(self, attr: Attr, rows: I64, refs: list[Any], place: int) -> None:
         if set(map(type, refs)) == {int}:
-            if min(refs) <= 0 or max(refs) > self._floor:
+            if not are_near(refs, self._block, self._floor):
                 raise Unusual
             self._facts.append(Facts(attr, rows, Column.of(refs), None, place))
             return

@@ -8,7 +8,7 @@ from typing import Any, Final
 from datahike_async.edn.types import Char, Keyword
 from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.snapshot.draft import Draft
-from datahike_async.snapshot.snapshot import EMAX, TX0
+from datahike_async.snapshot.ids import BLOCKS, EMAX, TX0, UsedUp
 from datahike_async.snapshot.views import View
 from datahike_async.tx.forms import syntax_error
 from datahike_async.values.schema import Attr
@@ -77,10 +77,11 @@ class Entities:
 
     ``sure`` and ``guessed`` are what this run finds late, ``open`` the guesses of runs before it
     that it has not confirmed yet. A guess is not confirmed by what follows from itself: what open
-    guesses assert is noted, and who is found by it rests on them.
+    guesses assert is noted, and who is found by it rests on them. ``foreign``: ids of the blocks of
+    other branches may be stated, as a merge does.
     """
 
-    def __init__(self, draft: Draft, bindings: Bindings, floor: int) -> None:
+    def __init__(self, draft: Draft, bindings: Bindings, *, foreign: bool = False) -> None:
         self.draft = draft
         self.view = View(draft)
         self.upserted: dict[Any, int] = {}
@@ -100,8 +101,9 @@ class Entities:
         # Tempid -> (tempid, attribute) whose unique identity it is.
         self.claims: dict[Any, list[tuple[Any, Attr]]] = {}
         self.ids: dict[Any, int] = {}
-        # Ids above this one were given by this transaction: nothing can be stored of them.
-        self.floor = floor
+        # Those of them that are in use were given by this transaction: nothing is stored of them.
+        self.fresh = range(draft.max_eid + 1, draft.trees.ids.stop)
+        self._foreign = foreign
         self.tempids: dict[Any, int] = {}
         if bindings.runs:
             self._go_on(bindings)
@@ -140,10 +142,8 @@ class Entities:
     def new(self) -> int:
         """Return a fresh entity id."""
         eid = self.draft.max_eid + 1
-        if eid >= TX0:
-            raise TransactionError(
-                f"The database has used all {TX0} entity ids.", error=":entity-id/syntax"
-            )
+        if eid >= self.fresh.stop:
+            raise UsedUp(1)
         self.draft.max_eid = eid
         return eid
 
@@ -155,7 +155,7 @@ class Entities:
         draft = self.draft
         if eid in draft.mem.by_e or eid >= TX0:
             return False
-        if eid > self.floor:
+        if eid in self.fresh:
             return True
         # One look for the entity is cheaper than one for each of its attributes, unless these were
         # read beforehand.
@@ -234,7 +234,7 @@ class Entities:
             ref, eid = found.pop()
             if ref in self.upserted or self.ids[ref] == eid:
                 continue
-            if self.doubtful and self.claims and self.floor < eid < TX0:
+            if self.doubtful and self.claims and eid in self.fresh:
                 # New entities that are found through one another: the order decides who is who.
                 self.astray = self.guessing
                 raise Retry
@@ -260,9 +260,21 @@ class Entities:
                     error=":entity-id/syntax",
                     entity_id=eid,
                 )
-        elif eid > draft.max_eid:
-            draft.max_eid = eid
+        elif eid in self.fresh:
+            draft.max_eid = max(draft.max_eid, eid)
+        elif eid >= BLOCKS.start and not (self._foreign or self._is_there(eid)):
+            raise TransactionError(
+                f"Entity id {shown(eid)} belongs to another branch, if to any: those from "
+                f"{BLOCKS.start} on are given to what is new on branches. Choose one below, or use "
+                "a tempid.",
+                error=":entity-id/syntax",
+                entity_id=eid,
+            )
         return eid
+
+    def _is_there(self, eid: int) -> bool:
+        draft = self.draft
+        return eid in draft.trees.ids or eid in draft.mem.by_e or draft.trees.has_entity(eid)
 
     def existing(self, ref: Any, what: str) -> int | None:
         """Return the entity an id, ident or lookup ref names; None where nothing is found.

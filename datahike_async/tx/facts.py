@@ -15,7 +15,7 @@ from datahike_async.edn.types import Char, Keyword
 from datahike_async.errors import TransactionError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.snapshot.draft import Draft
-from datahike_async.snapshot.snapshot import TX0
+from datahike_async.snapshot.ids import TX0
 from datahike_async.tx.checks import check_value
 from datahike_async.tx.entities import Entities
 from datahike_async.tx.forms import keyword, require_attr, reserved, syntax_error

@@ -62,7 +62,7 @@ class Maps(Facts):
             eid = entities.tempid(ref)
         else:
             return False
-        if (len(pairs) > 1 or eid > entities.floor) and entities.is_new(eid):
+        if (len(pairs) > 1 or eid in entities.fresh) and entities.is_new(eid):
             row, tx = draft.mem.assert_row, draft.tx
             for attr, value in pairs:
                 kind = type(value)

@@ -10,6 +10,7 @@ not so, or has anything unusual in it, is left to the ordinary path, before anyt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from datahike_async.errors import TransactionError
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import I64
 from datahike_async.snapshot.changes import Change, change_many
-from datahike_async.snapshot.snapshot import TX0
+from datahike_async.snapshot.ids import TX0, UsedUp, are_near
 from datahike_async.tx.checks import coerced
 from datahike_async.tx.entities import CURRENT_TX, is_tempid
 from datahike_async.tx.transaction import Transaction
@@ -145,17 +146,15 @@ class _Segment:
     def named(self, refs: list[Any]) -> list[int]:
         """Return the known entities that ids and lookup refs name."""
         types = set(map(type, refs))
-        highest = self.draft.max_eid
+        near = partial(are_near, ids=self.draft.trees.ids, top=self.draft.max_eid)
         if types == {int}:
-            if min(refs) <= 0 or max(refs) > highest:
+            if not near(refs):
                 raise _Unusual
             return refs
         by_key = self.draft.schema.by_key
         out = []
         for ref in refs:
             if type(ref) is int:
-                if not 0 < ref <= highest:
-                    raise _Unusual
                 out.append(ref)
                 continue
             if type(ref) not in (list, tuple) or len(ref) != 2:
@@ -169,6 +168,8 @@ class _Segment:
             if len(found) != 1 or found[0] >= TX0:
                 raise _Unusual
             out.append(found[0])
+        if not near(out):
+            raise _Unusual
         return out
 
     def holders(self, attr: Attr, values: list[Any]) -> I64:
@@ -323,8 +324,8 @@ class _Maps(_Segment):
             if any(ref in ids for ref in refs.values()):
                 raise _Unusual
         fresh = int((eids < 0).sum())
-        if self.draft.max_eid + fresh >= TX0:
-            raise _Unusual
+        if self.draft.max_eid + fresh >= self.draft.trees.ids.stop:
+            raise UsedUp(fresh)
         out = eids.copy()
         if not refs:
             first = self.draft.max_eid + 1

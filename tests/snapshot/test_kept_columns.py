@@ -17,7 +17,8 @@ from datahike_async.index.columns import Column, Rows
 from datahike_async.index.dictionary import Dictionary
 from datahike_async.snapshot import columns as kept_columns
 from datahike_async.snapshot.draft import Draft
-from datahike_async.snapshot.snapshot import EMAX, TX0, Snapshot
+from datahike_async.snapshot.ids import EMAX, TX0
+from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.snapshot.views import View
 from datahike_async.values.order import sort_key

@@ -37,7 +37,7 @@ from datahike_async.query.pulling.map import EntityMap, copied
 from datahike_async.query.pulling.pattern import DB_ID, AttrSpec, Spec, parse_pattern
 from datahike_async.query.pulling.read import ALL, COLUMNS_FROM, SMALL, Reader
 from datahike_async.query.reading.fetch import merged
-from datahike_async.snapshot.snapshot import EMAX
+from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 

@@ -31,7 +31,7 @@ from datahike_async.query.reading.parts import (
 )
 from datahike_async.query.reading.stats import Stats, cached
 from datahike_async.query.relations.relation import code_of, constant_mask
-from datahike_async.snapshot.snapshot import EMAX
+from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key

@@ -6,7 +6,7 @@ from datahike_async.index.columns import I64, Rows
 from datahike_async.index.source import read
 from datahike_async.query.reading.fetch import bisects, read_each, sought
 from datahike_async.query.reading.stats import Stats
-from datahike_async.snapshot.snapshot import EMAX
+from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 

@@ -16,7 +16,7 @@ from datahike_async.query.language.bindings import forward_of
 from datahike_async.query.language.places import BY_ROW
 from datahike_async.query.reading.fetch import read_each
 from datahike_async.query.reading.parts import fits, of_entities, of_values
-from datahike_async.snapshot.snapshot import EMAX
+from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.views import View
 
 __all__ = ["DATABASE", "check_lookup", "read_database"]

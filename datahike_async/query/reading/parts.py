@@ -21,7 +21,7 @@ from datahike_async.query.limits.budget import Meter
 from datahike_async.query.reading.known import possible
 from datahike_async.query.reading.stats import Stats, cached
 from datahike_async.query.relations.relation import codes, shared_codes
-from datahike_async.snapshot.snapshot import EMAX
+from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 

@@ -51,7 +51,7 @@ from datahike_async.query.relations.relation import (
     plain_value,
     shared_codes,
 )
-from datahike_async.snapshot.snapshot import EMAX
+from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key

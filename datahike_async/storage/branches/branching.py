@@ -6,7 +6,7 @@ costs the same whatever the database holds.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
@@ -16,8 +16,15 @@ from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound
 from datahike_async.konserve.blob import Expected
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
+from datahike_async.snapshot.ids import LEAST, MAIN
 from datahike_async.storage.branches.head import Head, Recent
-from datahike_async.storage.branches.read import is_live, read_branch, read_head, write_head
+from datahike_async.storage.branches.read import (
+    is_live,
+    missing_branch,
+    read_branch,
+    read_head,
+    write_head,
+)
 from datahike_async.storage.branches.registry import (
     Listed,
     Registry,
@@ -28,9 +35,10 @@ from datahike_async.storage.branches.ring import EMPTY
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.flush import write_blobs
 from datahike_async.storage.keys import head_key
+from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.tail import Tail
 
-__all__ = ["begin_branch", "end_branch", "unknown_branch"]
+__all__ = ["begin_branch", "end_branch", "require_listed", "unknown_branch"]
 
 _ATTEMPTS: Final = 20
 _PATIENT: Final = 100
@@ -43,10 +51,11 @@ async def begin_branch(store: Store, name: str, place: Place, epoch: int, env: E
     Raises DatabaseExists ``:branch-already-exists``; konserve's errors.
     """
     there, revision = await read_head(store, name)
-    if is_live(there) and name in (await read_registry(store)).branches:
+    registry = await read_registry(store)
+    if is_live(there) and name in registry.branches:
         raise _exists(name)
     publication = env.new_uuid()
-    base = replace(place.base, branch=name, born=publication).with_encoding()
+    base = _with_ids(replace(place.base, branch=name, born=publication), registry.block(LEAST))
     tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
     head = Head(base, 1, epoch, Recent(publication.bytes), EMPTY, tail.stored())
     if not is_live(there):
@@ -141,18 +150,48 @@ async def _list(store: Store, name: str, env: Env, mine: Listed | None = None) -
     """
 
     async def as_it_is(registry: Registry) -> Registry | None:
-        head, _ = await read_head(store, name)
+        head, revision = await read_head(store, name)
         listed = registry.branches.get(name)
         if not is_live(head):
             return None if listed is None else registry.without(name)
         born = head.base.born
         if listed is not None and listed.publication == born:
             return None
+        block = head.base.ids
+        if block.start != registry.next_id:
+            # Others took it. Nobody opens this branch before it is listed, so none of it is used.
+            block = registry.block(LEAST)
+            base = _with_ids(head.base, block)
+            await write_head(
+                store, replace(head, base=base, generation=head.generation + 1), revision
+            )
+        made = Listed(env.now(), None, born)
         if mine is not None and mine.publication == born:
-            return registry.with_branch(name, mine)
-        return registry.with_branch(name, Listed(env.now(), None, born))
+            made = mine
+        return registry.with_branch(name, made).without_block(block)
 
-    await change_registry(store, as_it_is)
+    for _ in range(_ATTEMPTS):
+        with suppress(RevisionMismatch, OutcomeUnknown):
+            await change_registry(store, as_it_is)
+            return
+    raise RevisionMismatch(f"Others kept changing branch :{name}; whether it is there is unknown.")
+
+
+def _with_ids(base: Checkpoint, block: range) -> Checkpoint:
+    """Return a checkpoint where new entities get their ids of a block that is not used yet."""
+    trees = {**base.trees, "max-eid": block.start - 1, "ids": [block.start, block.stop]}
+    return replace(base, trees=trees).with_encoding()
+
+
+async def require_listed(store: Store, head: Head) -> None:
+    """Raise DatabaseNotFound where a branch was begun and is not listed yet: it has no ids yet."""
+    if len(head.recent) > 1 or head.base.ids.start == MAIN.start:
+        return
+    name = head.base.branch
+    registry = await read_registry(store)
+    listed = registry.branches.get(name)
+    if listed is None or listed.publication != head.base.born:
+        raise missing_branch(name)
 
 
 def unknown_branch(name: str, registry: Registry) -> DatabaseNotFound:

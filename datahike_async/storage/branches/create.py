@@ -16,7 +16,8 @@ from datahike_async.konserve.blob import ABSENT, Expected
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.memory import memory_of
-from datahike_async.snapshot.snapshot import TX0, Snapshot
+from datahike_async.snapshot.ids import TX0
+from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.branches.head import Head, Recent
 from datahike_async.storage.branches.read import is_live, read_head, write_head
@@ -180,7 +181,8 @@ async def _be_main(store: Store, head: Head, listed: Listed, fresh: bool) -> Non
         async def change(now: Registry, seen: Registry = registry) -> Registry | None:
             if now != seen:
                 return None
-            return Registry(name, {**(now.branches if now.main == name else {}), name: listed})
+            others = now.branches if now.main == name else {}
+            return replace(now, main=name, branches={**others, name: listed})
 
         await change_registry(store, change)
     raise RevisionMismatch(f"There is a database with branch :{registry.main} already.")

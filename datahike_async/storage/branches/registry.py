@@ -11,18 +11,21 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from datahike_async.errors import CorruptData, UnsupportedFormat
+from datahike_async.errors import CorruptData, TransactionError, UnsupportedFormat
 from datahike_async.index.codec import pack, unpack
 from datahike_async.konserve.blob import ABSENT, Expected
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
+from datahike_async.snapshot.ids import BLOCKS
 from datahike_async.storage.keys import BRANCHES
 from datahike_async.storage.log.checkpoint import FORMAT, check_format
 
-__all__ = ["Listed", "Registry", "change_registry", "first_registry", "read_registry"]
+__all__ = ["Listed", "Registry", "change_registry", "first_registry", "read_registry", "take_block"]
 
 _MAGIC: Final = "datahike-async/branches"
 _ATTEMPTS: Final = 20
+_LARGEST: Final = 1 << 20
+"""A block of more ids is taken by a transaction alone that needs them."""
 
 
 class Listed(NamedTuple):
@@ -37,11 +40,13 @@ class Listed(NamedTuple):
 class Registry:
     """The branches of a store by name. ``main`` is the first one, which is never deleted.
 
-    ``extra`` is what a newer version put there: it is carried on.
+    ``next_id`` is the first entity id that no branch has in its block. ``extra`` is what a newer
+    version put there: it is carried on.
     """
 
     main: str
     branches: Mapping[str, Listed]
+    next_id: int = BLOCKS.start
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def with_branch(self, name: str, listed: Listed) -> Registry:
@@ -52,8 +57,26 @@ class Registry:
         """Return the registry without a branch."""
         return replace(self, branches={n: b for n, b in self.branches.items() if n != name})
 
+    def block(self, size: int, least: int = 1) -> range:
+        """Return a block of ``size`` ids that no branch has, of fewer where there are no more.
 
-_NAMES: Final = frozenset({"main", "branches"})
+        Raises TransactionError where there are not so many as ``least``.
+        """
+        block = range(self.next_id, min(self.next_id + size, BLOCKS.stop))
+        if len(block) < least:
+            raise TransactionError(
+                f"The branches of this store have used the ids of {len(BLOCKS)} entities; only "
+                f"{len(block)} are left, and {least} are needed.",
+                error=":entity-id/syntax",
+            )
+        return block
+
+    def without_block(self, block: range) -> Registry:
+        """Return the registry once a block is handed out that it gave."""
+        return replace(self, next_id=block.stop)
+
+
+_NAMES: Final = frozenset({"main", "branches", "next-id"})
 
 
 def _encoded(registry: Registry) -> bytes:
@@ -61,6 +84,7 @@ def _encoded(registry: Registry) -> bytes:
         **registry.extra,
         "main": registry.main,
         "branches": {name: list(listed) for name, listed in registry.branches.items()},
+        "next-id": registry.next_id,
     }
     return pack([_MAGIC, FORMAT, fields])
 
@@ -74,6 +98,7 @@ def _decoded(data: Any) -> Registry:
         return Registry(
             fields["main"],
             {name: Listed(*listed) for name, listed in fields["branches"].items()},
+            fields["next-id"],
             {name: value for name, value in fields.items() if name not in _NAMES},
         )
     except UnsupportedFormat:
@@ -131,6 +156,23 @@ async def change_registry(
             continue
         return made
     raise RevisionMismatch("Others kept changing the branches of this store; nothing was changed.")
+
+
+async def take_block(store: Store, last: range, count: int) -> range:
+    """Take a block of entity ids for a branch that has used up its ``last`` one.
+
+    For ``count`` new entities at least, and larger from one to the next, so that a branch takes few
+    whatever it grows to. Raises TransactionError where there are none.
+    """
+    taken = range(0)
+
+    async def change(now: Registry) -> Registry:
+        nonlocal taken
+        taken = now.block(max(min(2 * len(last), _LARGEST), 2 * count), count)
+        return now.without_block(taken)
+
+    await change_registry(store, change)
+    return taken
 
 
 async def _write(store: Store, registry: Registry, expected: Expected) -> None:

@@ -68,6 +68,11 @@ class Checkpoint:
         return int(self.trees["max-tx"])
 
     @property
+    def ids(self) -> range:
+        """The block that new entities of the branch get their ids of."""
+        return range(*self.trees["ids"])
+
+    @property
     def pointer(self) -> Pointer:
         """What later checkpoints say of this one."""
         return Pointer(self.id, self.tx, self.back[0].depth + 1 if self.back else 0)

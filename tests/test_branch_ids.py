@@ -1,0 +1,297 @@
+"""Entity ids on branches: what is new on two of them is never the same entity."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import datahike_async as d
+from datahike_async.snapshot.ids import BLOCKS, MAIN, SPARE, UsedUp, are_near
+from datahike_async.storage.branches import branching
+from datahike_async.storage.branches.head import Head
+from datahike_async.storage.branches.read import write_head
+from datahike_async.storage.branches.registry import change_registry, read_registry, take_block
+from datahike_async.transactor.limits import Limits
+from datahike_async.tx import bulk
+
+pytestmark = pytest.mark.anyio
+
+FLUSHING = Limits(flush_rows=40, flush_bytes=2_000, flush_journal_bytes=4_000, close_rows=10**9)
+
+
+@pytest.fixture(params=["memory", "file", "lmdb"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
+    if request.param != "memory":
+        store["path"] = str(tmp_path / "db")
+    return {"store": store, "schema_flexibility": "read"}
+
+
+def on(config: dict[str, Any], branch: str) -> dict[str, Any]:
+    return {"store": config["store"], "branch": branch}
+
+
+async def entities(db: d.Database) -> dict[int, int]:
+    return {x.v: x.e for x in await db.datoms("aevt", ":n")}
+
+
+async def add(conn: d.Connection, numbers: range) -> None:
+    """Assert numbers of as many new entities, as the way is that so many go."""
+    await conn.transact([{":n": n} for n in numbers])
+
+
+@pytest.mark.parametrize("count", [1, 20, bulk.LEAST])
+async def test_what_is_new_on_two_branches_are_two_things(
+    config: dict[str, Any], count: int
+) -> None:
+    async with d.connect(config, create=True) as main:
+        await add(main, range(3))
+        await d.branch(main, ":db", ":left")
+        await d.branch(main, ":db", ":right")
+        async with d.connect(on(config, "left")) as left, d.connect(on(config, "right")) as right:
+            await add(left, range(10, 10 + count))
+            await d.branch(left, ":left", ":further")
+            async with d.connect(on(config, "further")) as further:
+                await add(further, range(2000, 2000 + count))
+                far = await entities(further.db())
+            await add(main, range(4000, 4000 + count))
+            await add(right, range(6000, 6000 + count))
+            await add(left, range(8000, 8000 + count))
+            found = [await entities(conn.db()) for conn in (main, left, right)]
+    together = {n: e for one in (*found, far) for n, e in one.items()}
+    assert len(together) == 3 + 5 * count
+    assert len(set(together.values())) == len(together)
+    # They stay who they are, whichever branch one looks from.
+    assert all(together[n] == e for one in (*found, far) for n, e in one.items())
+    assert all(e in MAIN for e in found[0].values())
+    async with d.connect(on(config, "left")) as left:
+        assert await entities(left.db()) == found[1]
+        await add(left, range(9990, 9993))
+        assert len(set((await entities(left.db())).values())) == len(found[1]) + 3
+
+
+@pytest.mark.parametrize("limits", [FLUSHING, Limits()], ids=["flushing", "tail"])
+async def test_a_branch_that_has_used_its_ids_takes_more(
+    config: dict[str, Any], limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(branching, "LEAST", 4)
+    rng = random.Random(8)
+    await d.create_database(config)
+    async with d.connect(config, limits=limits) as main:
+        await add(main, range(2))
+        for name in ("left", "right"):
+            await d.branch(main, ":db", name)
+        known: dict[str, dict[int, int]] = {name: {} for name in ("left", "right")}
+        at, commits = 100, []
+        for _ in range(6):
+            for name, mine in known.items():
+                async with d.connect(on(config, name), limits=limits) as conn:
+                    for count in (1, rng.randrange(1, 9), rng.choice([2, 30, bulk.LEAST])):
+                        report = await conn.transact(
+                            [{":n": at + i, ":db/id": f"t{i}"} for i in range(count)]
+                        )
+                        mine.update({at + i: report.tempids[f"t{i}"] for i in range(count)})
+                        at += count
+                        commits.append((report.db_after, await entities(report.db_after)))
+                    found = await entities(conn.db())
+                    assert {n: e for n, e in found.items() if n >= 100} == mine
+        for db, said in rng.sample(commits, 6):
+            there = await d.commit_as_db(main, db.commit_id)
+            assert there is not None
+            assert await entities(there) == said
+    every = [e for mine in known.values() for e in mine.values()]
+    assert len(set(every)) == len(every)
+    assert all(e in BLOCKS for e in every)
+
+
+@pytest.mark.parametrize("count", [2, 20, bulk.LEAST])
+async def test_the_main_branch_takes_more_too(config: dict[str, Any], count: int) -> None:
+    async with d.connect(config, create=True) as conn:
+        await conn.transact([{":db/id": MAIN.stop - 2, ":n": 1}])
+        await d.branch(conn, ":db", ":trial")
+        await conn.transact([{":n": 2 + i} for i in range(count)])
+        async with d.connect(on(config, "trial")) as trial:
+            await add(trial, range(5000, 5002))
+            other = await entities(trial.db())
+        found = await entities(conn.db())
+        assert len(set(found.values())) == count + 1
+        assert set(found.values()) & set(other.values()) == {MAIN.stop - 2}
+        await conn.transact([{":n": 2 + count}])
+    async with d.connect(config) as conn:
+        await conn.transact([{":n": 3 + count}])
+        found = await entities(conn.db())
+        assert len(set(found.values())) == count + 3
+
+
+async def test_a_block_that_was_taken_is_used_on_after_opening_again(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(branching, "LEAST", 4)
+    async with d.connect(config, create=True) as main:
+        store = main._transactor.store
+        await d.branch(main, ":db", ":trial")
+        for n in range(10):
+            async with d.connect(on(config, "trial")) as trial:
+                await add(trial, range(n, n + 1))
+        found = await entities(await d.branch_as_db(main, ":trial"))
+        first = BLOCKS.start
+        assert found == {n: first + n for n in range(10)}
+        assert (await read_registry(store)).next_id == first + 4 + 8
+
+
+@pytest.mark.parametrize("count", [1, 20, bulk.LEAST])
+async def test_an_entity_of_another_branch_is_known_by_its_identity(
+    config: dict[str, Any], count: int
+) -> None:
+    schema = {
+        ":db/ident": ":id",
+        ":db/valueType": ":db.type/long",
+        ":db/cardinality": ":db.cardinality/one",
+        ":db/unique": ":db.unique/identity",
+    }
+    async with d.connect(config, create=True) as main:
+        await main.transact([schema])
+        await d.branch(main, ":db", ":trial")
+        async with d.connect(on(config, "trial")) as trial:
+            await trial.transact([{":id": i, ":n": i} for i in range(count)])
+            theirs = await entities(trial.db())
+        items = [{":db/id": e, ":id": n, ":n": n} for n, e in theirs.items()]
+        await d.merge_db(main, [":trial"], items)
+        # Once from the memtable and once from the trees.
+        for add_to in (5000, 9000):
+            await main.transact([{":id": i, ":n": i + add_to} for i in range(count)])
+            assert await entities(main.db()) == {n + add_to: e for n, e in theirs.items()}
+
+
+async def test_a_value_of_a_branch_has_ids_to_spare(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(branching, "LEAST", 4)
+    async with d.connect(config, create=True) as main:
+        await d.branch(main, ":db", ":trial")
+        async with d.connect(on(config, "trial")) as trial:
+            await add(trial, range(3))
+            before = await entities(trial.db())
+            db = await trial.db().db_with([{":n": n} for n in range(10, 40)])
+            db = await db.db_with([{":n": 50}])
+            found = await entities(db)
+            assert len(set(found.values())) == 34
+            assert all(e in SPARE for n, e in found.items() if n >= 10)
+            # Nothing was taken for it.
+            await add(trial, range(60, 61))
+            assert set((await entities(trial.db())).values()) - set(before.values()) == {
+                max(before.values()) + 1
+            }
+
+
+async def test_ids_of_other_branches_are_stated_by_merges_alone(config: dict[str, Any]) -> None:
+    async with d.connect(config, create=True) as main:
+        await d.branch(main, ":db", ":trial")
+        async with d.connect(on(config, "trial")) as trial:
+            await add(trial, range(1))
+            (theirs,) = (await entities(trial.db())).values()
+            await trial.transact([[":db/add", theirs, ":m", 5]])
+        for many in (1, 20, bulk.LEAST):
+            stated = [{":db/id": theirs + i, ":n": i} for i in range(many)]
+            with pytest.raises(d.TransactionError, match="belongs to another branch") as caught:
+                await main.transact(stated)
+            assert caught.value.error == ":entity-id/syntax"
+            with pytest.raises(d.TransactionError, match="belongs to another branch"):
+                await main.transact([{":ref": theirs, ":n": 1}, [":db/add", theirs, ":n", 4]])
+        highest = main.db().max_eid
+        for many in (1, 20, bulk.LEAST):
+            items = [{":db/id": theirs + i, ":n": i} for i in range(many)]
+            await d.merge_db(main, [":trial"], items)
+            assert len(await entities(main.db())) == many
+        assert main.db().max_eid == highest
+        # Once it is there it can be written of.
+        await main.transact([[":db/add", theirs, ":m", 6]])
+        await add(main, range(9000, 9001))
+        assert (await entities(main.db()))[9000] == highest + 1
+    async with d.connect(config) as main:
+        assert main.db().max_eid == highest + 1
+        assert await d.q("[:find ?m . :in $ ?e :where [?e :m ?m]]", main.db(), theirs) == 6
+
+
+async def test_of_two_branches_begun_at_once_each_has_its_ids(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with d.connect(config, create=True) as main:
+        await add(main, range(2))
+        begun = False
+
+        async def between(store: Any, head: Head, revision: Any) -> None:
+            nonlocal begun
+            await write_head(store, head, revision)
+            if not begun:
+                # The other is begun after this head is there, and listed before.
+                begun = True
+                with pytest.raises(d.DatabaseNotFound):
+                    await d.connect(on(config, "left"))
+                await d.branch(main, ":db", ":right")
+
+        monkeypatch.setattr(branching, "write_head", between)
+        await d.branch(main, ":db", ":left")
+        found = []
+        for name in ("left", "right"):
+            async with d.connect(on(config, name)) as conn:
+                await add(conn, range(10, 12))
+                found.append(await entities(conn.db()))
+    assert found[0][10] != found[1][10]
+    assert {e for one in found for e in one.values()} == {
+        1,
+        2,
+        *range(BLOCKS.start, BLOCKS.start + 2),
+        *range(BLOCKS.start + 4096, BLOCKS.start + 4098),
+    }
+
+
+async def test_when_all_ids_are_used_nothing_is_written(config: dict[str, Any]) -> None:
+    async with d.connect(config, create=True) as main:
+        await d.branch(main, ":db", ":trial")
+        store = main._transactor.store
+
+        async def nearly(registry: Any) -> Any:
+            return registry.without_block(range(BLOCKS.stop - 3))
+
+        await change_registry(store, nearly)
+        async with d.connect(on(config, "trial")) as trial:
+            await add(trial, range(4096))
+            with pytest.raises(
+                d.TransactionError, match=f"only 3 are left, and {bulk.LEAST} are needed"
+            ):
+                await add(trial, range(5000, 5000 + bulk.LEAST))
+            await add(trial, range(6000, 6003))
+            with pytest.raises(d.TransactionError, match="only 0 are left"):
+                await add(trial, range(6003, 6004))
+            assert len(await entities(trial.db())) == 4099
+            await trial.transact([[":db/add", 1, ":m", 1]])
+        with pytest.raises(d.TransactionError, match="only 0 are left"):
+            await d.branch(main, ":db", ":further")
+        assert await d.branches(main) == {d.kw("db"), d.kw("trial")}
+        assert (await read_registry(store)).next_id == BLOCKS.stop
+
+
+async def test_a_block_is_as_large_as_what_needs_it(config: dict[str, Any]) -> None:
+    async with d.connect(config, create=True) as main:
+        store = main._transactor.store
+        assert len(await take_block(store, range(4096), 1)) == 8192
+        assert len(await take_block(store, range(4096), 10_000)) == 20_000
+        assert len(await take_block(store, MAIN, 1)) == 1 << 20
+
+
+def test_which_ids_may_be_stated_without_a_look() -> None:
+    assert are_near([1, 7], MAIN, 7)
+    assert not are_near([1, 8], MAIN, 7)
+    assert not are_near([0], MAIN, 7)
+    assert not are_near([-1, 4], MAIN, 7)
+    own = range(BLOCKS.start + 100, BLOCKS.start + 200)
+    assert are_near([3, MAIN.stop - 1, own.start, own.start + 5], own, own.start + 5)
+    assert not are_near([own.start + 6], own, own.start + 5)
+    assert not are_near([own.start - 1], own, own.start + 5)
+    assert not are_near([own.stop], own, own.start + 5)
+    assert UsedUp(4).count == 4
