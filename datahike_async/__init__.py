@@ -59,6 +59,7 @@ from datahike_async.errors import (
     EdnError,
     FencingUnsupported,
     HeadConflict,
+    MergeConflict,
     MissingLibrary,
     QueryCanceled,
     QueryError,
@@ -76,6 +77,8 @@ from datahike_async.index.registry import register_index
 from datahike_async.konserve import register_backend
 from datahike_async.lifecycle import create_database, database_exists, delete_database
 from datahike_async.loading.load import LoadReport, load
+from datahike_async.merges import merge, merge_base, merge_preview, revert
+from datahike_async.merging.report import Conflict, MergeReport
 from datahike_async.planned import attribute_error
 from datahike_async.query.answer.explain import Explained
 from datahike_async.query.answer.result import QueryList, QueryResult
@@ -113,6 +116,7 @@ __all__ = [
     "Char",
     "Config",
     "ConfigError",
+    "Conflict",
     "Connection",
     "ConnectionClosed",
     "CorruptData",
@@ -130,6 +134,8 @@ __all__ = [
     "HeadConflict",
     "Keyword",
     "LoadReport",
+    "MergeConflict",
+    "MergeReport",
     "MissingLibrary",
     "QueryCanceled",
     "QueryError",
@@ -175,7 +181,10 @@ __all__ = [
     "kw",
     "listen",
     "load",
+    "merge",
+    "merge_base",
     "merge_db",
+    "merge_preview",
     "parent_commit_ids",
     "pull",
     "pull_many",
@@ -186,6 +195,7 @@ __all__ = [
     "register_index",
     "release",
     "reverse_schema",
+    "revert",
     "rseek_datoms",
     "schema",
     "seek_datoms",

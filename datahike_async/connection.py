@@ -197,6 +197,7 @@ class Connection:
         expected_basis: Database | int | None = None,
         idempotency_key: str | None = None,
         parents: tuple[UUID, ...] = (),
+        foreign: bool = False,
     ) -> TxReport:
         self._check_open()
         self._check_home()
@@ -206,7 +207,7 @@ class Connection:
             expected_basis = options.get("expected_basis", expected_basis)
             idempotency_key = options.get("idempotency_key", idempotency_key)
         basis, key = checked_basis(expected_basis), checked_key(idempotency_key)
-        message = await self._transactor.transact(tx_data, tx_meta, basis, key, parents)
+        message = await self._transactor.transact(tx_data, tx_meta, basis, key, parents, foreign)
         if message.answer is not None:
             return await self._repeated(message.answer)
         return self._report(message)
@@ -425,9 +426,14 @@ async def transact_on(
     parents: tuple[UUID, ...],
     tx_data: Any,
     tx_meta: Mapping[Any, Any] | None = None,
+    expected_basis: Database | None = None,
 ) -> TxReport:
-    """Run a transaction whose commit has other commits as parents, too; see ``merge_db``."""
-    return await require_connection(conn)._transact(tx_data, tx_meta, parents=parents)
+    """Run a transaction whose commit has other commits as parents, too; see ``merge_db``.
+
+    It may state ids of entities that other branches have made.
+    """
+    opened = require_connection(conn)
+    return await opened._transact(tx_data, tx_meta, expected_basis, parents=parents, foreign=True)
 
 
 def db(conn: Connection) -> Database:

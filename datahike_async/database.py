@@ -262,13 +262,31 @@ class Database:
             report = await db.with_([{":person/email": "cy@example.org", ":person/name": "Cy"}])
             assert [datom.v for datom in report.tx_data][1:] == ["cy@example.org", "Cy"]
         """
+        return await self._applied(tx_data, tx_meta)
+
+    async def merged_with(self, tx_data: Any) -> Database:
+        """Return this value with what a merge does applied, which may state any branch's ids."""
+        report = await self._applied(tx_data, None, foreign=True)
+        return report.db_after  # type: ignore[no-any-return]
+
+    async def _applied(
+        self, tx_data: Any, tx_meta: Mapping[Any, Any] | None, *, foreign: bool = False
+    ) -> TxReport:
         if self.view.past:
             raise TransactionError(
                 "A view of the past cannot be modified; use the database it was made from.",
                 error=":transaction/filtered",
             )
         items, meta = normalize(await read_input(tx_data), tx_meta)
-        call = partial(apply, self.snapshot, items, tx_meta=meta, env=self._env, wrap=self._wrap)
+        call = partial(
+            apply,
+            self.snapshot,
+            items,
+            tx_meta=meta,
+            env=self._env,
+            wrap=self._wrap,
+            foreign=foreign,
+        )
         applied = await apply_beside(self.snapshot, items, call, absorb=True)
         return applied.report(self, self._wrap(applied.after))
 

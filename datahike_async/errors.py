@@ -25,6 +25,7 @@ __all__ = [
     "EdnError",
     "FencingUnsupported",
     "HeadConflict",
+    "MergeConflict",
     "MissingLibrary",
     "QueryCanceled",
     "QueryError",
@@ -177,6 +178,24 @@ class EdnError(BadInput):
 
 class TransactionError(BadInput):
     """The transaction was refused; nothing of it was written."""
+
+
+class MergeConflict(TransactionError):
+    """Two branches do not agree; nothing was written. ``report`` says on what.
+
+    It is the value that ``merge_preview`` returns: its ``conflicts`` are data.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error: str = ":merge/conflict",
+        report: Any = None,
+        **data: Any,
+    ) -> None:
+        super().__init__(message, error=error, **data)
+        self.report = report
 
 
 class QueryError(BadInput):

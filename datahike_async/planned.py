@@ -25,7 +25,7 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(
         (
             *("rename_branch", "force_branch", "tag", "untag", "tags"),
-            *("merge", "merge_base", "merge_preview", "rebase", "revert"),
+            "rebase",
         ),
         _BRANCHES,
     ),

@@ -43,10 +43,13 @@ __all__ = [
     "branches",
     "commit_as_db",
     "commit_id",
+    "database_at",
     "delete_branch",
     "diff",
     "merge_db",
+    "named_place",
     "parent_commit_ids",
+    "place_of",
 ]
 
 
@@ -123,7 +126,7 @@ async def branch(conn: Connection, from_: Any, new: Any) -> None:
     writer.require_writable()
     with konserve_errors():
         await writer.probe.check()
-        place = await _named(conn, from_)
+        place = await named_place(conn, from_)
         if place is None:
             raise DatabaseNotFound(
                 f"{shown(from_)} is neither a branch nor a commit of this database, so nothing can "
@@ -172,7 +175,7 @@ async def branch_as_db(conn: Connection, name: Any) -> Database:
         place = await _head_of(conn, wanted)
         if place is None:
             raise unknown_branch(wanted, await read_registry(writer_of(conn).store))
-        return await _database(conn, place)
+        return await database_at(conn, place)
 
 
 async def commit_as_db(conn: Connection, commit: Any) -> Database | None:
@@ -194,8 +197,8 @@ async def commit_as_db(conn: Connection, commit: Any) -> Database | None:
     if now.commit_id == commit:
         return now
     with konserve_errors():
-        place = await _place(conn, commit)
-        return None if place is None else await _database(conn, place)
+        place = await place_of(conn, commit)
+        return None if place is None else await database_at(conn, place)
 
 
 async def branch_history(conn: Connection) -> AsyncGenerator[Database, None]:
@@ -248,7 +251,7 @@ async def merge_db(
     found: dict[UUID, None] = {}
     with konserve_errors():
         for parent in parents:
-            place = await _named(conn, parent)
+            place = await named_place(conn, parent)
             if place is None:
                 raise DatabaseNotFound(
                     f"{shown(parent)} is neither a branch nor a commit of this database.",
@@ -277,9 +280,9 @@ def _name(value: Any) -> str:
     )
 
 
-async def _named(conn: Connection, of: Any) -> Place | None:
+async def named_place(conn: Connection, of: Any) -> Place | None:
     """Return where a branch, by its name, or a commit, by its id, is; None where it is nowhere."""
-    return await (_place(conn, of) if isinstance(of, UUID) else _head_of(conn, _name(of)))
+    return await (place_of(conn, of) if isinstance(of, UUID) else _head_of(conn, _name(of)))
 
 
 async def _head_of(conn: Connection, name: str) -> Place | None:
@@ -294,7 +297,7 @@ async def _head_of(conn: Connection, name: str) -> Place | None:
     return Place(state.head.base, tuple(state.tail.records), state.records, state.commit)
 
 
-async def _place(conn: Connection, commit: UUID) -> Place | None:
+async def place_of(conn: Connection, commit: UUID) -> Place | None:
     """Return where a commit is in the past of any branch, its own first."""
     writer = writer_of(conn)
     found = await writer.past.find(*writer.line, commit)
@@ -309,7 +312,8 @@ async def _place(conn: Connection, commit: UUID) -> Place | None:
     return None
 
 
-async def _database(conn: Connection, place: Place) -> Database:
+async def database_at(conn: Connection, place: Place) -> Database:
+    """Return the database that is at a place."""
     writer = writer_of(conn)
     snapshot, _ = await restore_at(place.base, place.records, writer.factory, writer.source)
     config = conn.config.on_branch(place.base.branch)

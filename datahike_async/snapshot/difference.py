@@ -22,6 +22,7 @@ from datahike_async.index.runs import primary
 from datahike_async.looks import walked
 from datahike_async.snapshot.ids import TX0
 from datahike_async.snapshot.views import View
+from datahike_async.values.schema import MERGE_ALSO
 from datahike_async.values.types import typed_key
 
 __all__ = ["difference"]
@@ -31,16 +32,19 @@ _PLAIN: Final = frozenset({INT, BOOL, INSTANT})
 
 
 def difference(
-    left: View, right: View, *, transactions: bool = False
+    left: View, right: View, *, transactions: bool = False, names: bool = False
 ) -> tuple[list[Rows], list[Rows]]:
     """Return the facts that only the one state has, and only the other: by entity and attribute.
 
     Facts are compared by entity, attribute and value, whenever they were asserted; entities of
-    transactions only with ``transactions``. Raises NodeMiss.
+    transactions only with ``transactions``, the ``names`` that entities have on other branches only
+    with these. Each run is of one attribute. Raises NodeMiss.
     """
     gone: list[Rows] = []
     new: list[Rows] = []
     for ident, entities in _candidates(left, right, transactions=transactions).items():
+        if ident is MERGE_ALSO and not names:
+            continue
         rows = [_of(view, ident, entities) for view in (left, right)]
         keys = [_keys(side) for side in rows]
         for out, mine, i, j in ((gone, rows[0], 0, 1), (new, rows[1], 1, 0)):

@@ -17,7 +17,7 @@ from datahike_async.beside import HUGE, apply_beside
 from datahike_async.collector import set_aside
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.storage.log.records import Commit, encode_entry, made_of
+from datahike_async.storage.log.records import Commit, encode_entry, made_of, tx_of_commit
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.committer import Sent
 from datahike_async.transactor.failures import mismatch
@@ -76,7 +76,9 @@ class Group:
             last_instant=self._instant,
             key=message.key,
             more_ids=branch.more_ids,
-            foreign=bool(message.parents),
+            foreign=message.foreign,
+            # So that a commit's transaction is newer than those of all that it was made on.
+            above=max(map(tx_of_commit, message.parents), default=0),
         )
         applied: Applied
         token = APPLYING.set(branch)

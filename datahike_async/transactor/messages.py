@@ -20,7 +20,8 @@ class Transact:
 
     ``commit`` is what it became, ``before`` the commit that it was applied to. ``basis`` is the
     transaction it must be applied on, ``key`` its idempotency key, ``parents`` what its commit has
-    for parents beside the one before; ``answer`` stands for ``applied`` where the key was known.
+    for parents beside the one before, ``foreign`` whether it may state ids of other branches' new
+    entities; ``answer`` stands for ``applied`` where the key was known.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Transact:
         "commit",
         "done",
         "error",
+        "foreign",
         "key",
         "parents",
         "tx_data",
@@ -44,12 +46,14 @@ class Transact:
         basis: int | None = None,
         key: str | None = None,
         parents: tuple[UUID, ...] = (),
+        foreign: bool = False,
     ) -> None:
         self.tx_data = tx_data
         self.tx_meta = tx_meta
         self.basis = basis
         self.key = key
         self.parents = parents
+        self.foreign = foreign or bool(parents)
         self.done = anyio.Event()
         self.applied: Applied | None = None
         self.answer: Answer | None = None

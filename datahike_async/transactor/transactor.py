@@ -206,6 +206,7 @@ class Transactor:
         basis: int | None = None,
         key: str | None = None,
         parents: tuple[UUID, ...] = (),
+        foreign: bool = False,
     ) -> Transact:
         """Send a transaction and wait until it is durable or refused.
 
@@ -220,7 +221,7 @@ class Transactor:
                 error=":transact/syntax",
             )
         self.require_writable()
-        message = Transact(*normalize(tx_data, tx_meta), basis, key, parents)
+        message = Transact(*normalize(tx_data, tx_meta), basis, key, parents, foreign)
         if self._is_shut():
             raise shut_down(self.fatal)
         if self._ended:

@@ -109,6 +109,7 @@ async def apply(
     wrap: Wrap | None = None,
     last_instant: datetime | None = None,
     key: str | None = None,
+    above: int = 0,
     await_on: Callable[[Awaitable[Any]], Awaitable[Any]] | None = None,
     more_ids: Callable[[range, int], Awaitable[range]] | None = None,
     foreign: bool = False,
@@ -117,13 +118,14 @@ async def apply(
 
     ``owner`` is the memtable's owner (None for values); ``wrap`` makes the database value that
     transaction functions get; ``last_instant`` is that of the newest transaction where the caller
-    knows it; ``await_on`` awaits what transaction functions return, where this runs in a worker
-    thread. ``more_ids`` takes a block for so many new entities where that of the branch is used up;
-    a value, which is nobody's branch, has some to spare. ``foreign`` allows for entity ids of other
-    branches. Raises TransactionError, and then ``base`` is as it was.
+    knows it; its id is ``above`` another transaction's, too; ``await_on`` awaits what transaction
+    functions return, where this runs in a worker thread. ``more_ids`` takes a block for so many new
+    entities where that of the branch is used up; a value, which is nobody's branch, has some to
+    spare. ``foreign`` allows for entity ids of other branches. Raises TransactionError, and then
+    ``base`` is as it was.
     """
     items, meta = normalize(tx_data, tx_meta)
-    tx = base.max_tx + 1
+    tx = max(base.max_tx, above) + 1
     if tx >= EMAX:
         raise TransactionError("The database has used all transaction ids.")
     if last_instant is None:

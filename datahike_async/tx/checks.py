@@ -9,7 +9,15 @@ from typing import Any, Final
 from datahike_async.errors import TransactionError, shown
 from datahike_async.functions import lookup_function
 from datahike_async.snapshot.draft import Draft
-from datahike_async.values.schema import CARDINALITY, IDENT, VALUE_TYPE, Attr, Schema, incomplete
+from datahike_async.values.schema import (
+    CARDINALITY,
+    IDENT,
+    LATE_ATTRIBUTES,
+    VALUE_TYPE,
+    Attr,
+    Schema,
+    incomplete,
+)
 from datahike_async.values.types import ANY, VALUE_TYPES, FloatArray
 
 __all__ = ["check_schema", "check_value", "coerced"]
@@ -110,7 +118,7 @@ def check_schema(draft: Draft, before: Schema, touched: set[int]) -> None:
         props = after.entities[eid]
         after.check_complete(props)
         new = after.by_key[props[IDENT]]
-        if new.system:
+        if new.system or new.ident in LATE_ATTRIBUTES:
             raise TransactionError(
                 f"System schema entity cannot be changed: {new.ident}.", error=":transact/schema"
             )

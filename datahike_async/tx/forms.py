@@ -12,7 +12,7 @@ from datahike_async.errors import TransactionError, shown
 from datahike_async.planned import SCHEMA_NAMESPACES
 from datahike_async.tx.table import Table
 from datahike_async.values.datom import Datom
-from datahike_async.values.schema import SCHEMA_PROPERTIES, Attr, Schema
+from datahike_async.values.schema import LATE_ATTRIBUTES, SCHEMA_PROPERTIES, Attr, Schema
 
 __all__ = [
     "LARGE",
@@ -226,7 +226,7 @@ def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") 
 
 
 def require_attr(key: Any, schema: Schema) -> Attr | None:
-    """Return the attribute of ``key``, None where a schema-on-read database may intern it.
+    """Return the attribute of ``key``, None where it may be interned: schema on read, or ours.
 
     Raises TransactionError where ``key`` can be no attribute, or must be in the schema and is not.
     """
@@ -242,6 +242,8 @@ def require_attr(key: Any, schema: Schema) -> Attr | None:
         raise syntax_error(
             f"Bad entity attribute {shown(key)}, expected a keyword{hint}", attribute=key
         )
+    if name in LATE_ATTRIBUTES:
+        return None
     if name.namespace in SCHEMA_NAMESPACES:
         raise TransactionError(
             f"{name} comes with a later version of datahike-async; nothing was written.",

@@ -40,6 +40,8 @@ IDEMPOTENCY_TEMPIDS: Final = _K("db.idempotency/tempids")
 KEPT_FOR_US: Final = frozenset({IDEMPOTENCY_KEY, IDEMPOTENCY_TEMPIDS})
 """What a user can read and not write."""
 ONE: Final = _K("db.cardinality/one")
+MERGE_STRATEGY: Final = _K("db.merge/strategy")
+MERGE_ALSO: Final = _K("db.merge/also")
 UNIQUE_IDENTITY: Final = _K("db.unique/identity")
 UNIQUE_VALUE: Final = _K("db.unique/value")
 
@@ -69,7 +71,18 @@ _SYSTEM: Final = (
     (IDEMPOTENCY_TEMPIDS, "string", False, None, False),
 )
 
-SYSTEM_ATTRIBUTES: Final = frozenset(row[0] for row in _SYSTEM)
+# The same, of attributes that a database has from the first datom of them on. Their ids are not
+# fixed, so that databases written before there were any are read as they are.
+_LATE: Final = {
+    # How values of an attribute that two branches changed are merged.
+    MERGE_STRATEGY: ("keyword", False, False),
+    # The ids that an entity has on other branches.
+    MERGE_ALSO: ("long", True, True),
+}
+LATE_ATTRIBUTES: Final = frozenset(_LATE)
+STRATEGIES: Final = frozenset(_K(f"db.merge/{name}") for name in ("both", "max", "min", "latest"))
+
+SYSTEM_ATTRIBUTES: Final = frozenset(row[0] for row in _SYSTEM) | LATE_ATTRIBUTES
 # Properties that make an entity an attribute definition (a doc or an ident alone does not).
 _DEFINING: Final = frozenset(
     {
@@ -246,7 +259,7 @@ class Schema:
         found = self.by_key.get(ident)
         if found is not None:
             return self, found
-        attr = Attr(ident, len(self.attrs))
+        attr = _interned(ident, len(self.attrs))
         return Schema(self.flexibility, [*self.attrs, attr], self.entities, self.idents), attr
 
     def with_entity(self, eid: int, props: Mapping[Keyword, Any]) -> Schema:
@@ -396,13 +409,40 @@ class Schema:
             )
         schema = cls.empty(data["flexibility"])
         attrs = list(schema.attrs)
-        attrs += [Attr(ident, i) for i, ident in enumerate(data["attrs"], data["system"])]
+        attrs += [_interned(ident, i) for i, ident in enumerate(data["attrs"], data["system"])]
         schema = cls(schema.flexibility, attrs, {}, dict(data["idents"]))
         entities = {eid: dict(props) for eid, props in data["entities"]}
         for eid, props in entities.items():
             found = schema.by_key[props[IDENT]]
             attrs[found.id] = _attr_of(found.ident, found.id, eid, props, schema)
         return cls(schema.flexibility, attrs, entities, schema.idents)
+
+
+def _interned(ident: Keyword, id: int) -> Attr:
+    """Return an attribute that no entity defines."""
+    late = _LATE.get(ident)
+    if late is None:
+        return Attr(ident, id)
+    type_, many, index = late
+    attr = Attr(ident, id, value_type=VALUE_TYPES[type_], many=many, index=index, system=True)
+    if ident is MERGE_STRATEGY:
+        attr.coerce = _strategy
+    return attr
+
+
+def _strategy(value: Any, attribute: object = None) -> Any:
+    """Return a strategy: one of ours, or the name of a function, which has a namespace."""
+    name = VALUE_TYPES["keyword"].coerce(value, attribute)
+    if name in STRATEGIES or name.namespace not in (None, MERGE_STRATEGY.namespace):
+        return name
+    known = ", ".join(sorted(map(repr, STRATEGIES)))
+    raise TransactionError(
+        f"{shown(name)} is no strategy of a merge; expected {known}, or the name, with a "
+        "namespace, that a function is registered under.",
+        error=":schema/validation",
+        attribute=attribute,
+        value=name,
+    )
 
 
 def _bad(ident: Keyword, prop: Keyword, value: Any, expected: str) -> TransactionError:

@@ -15,7 +15,6 @@ from datahike_async.storage.log.reader import fetch_segment, fetch_segments
 from datahike_async.storage.log.records import (
     Commit,
     Record,
-    commit_id,
     decode_record,
     encode_record,
     entries_of,
@@ -56,21 +55,25 @@ class Past:
 
         Reads a few checkpoints, and the log of one flush. Raises CorruptData where they are gone.
         """
-        tx = tx_of_commit(commit)
+        found = await self.at(base, tail, tx_of_commit(commit))
+        return found if found is not None and found.commit.id == commit else None
+
+    async def at(self, base: Checkpoint, tail: Sequence[bytes], tx: int) -> Place | None:
+        """Return where the commit of a transaction is in the past of a branch, as ``find`` does."""
         if base.tx < tx:
-            return _place(base, tail, commit)
-        if base.commit.id == commit:
+            return _place(base, tail, tx)
+        if base.tx == tx:
             return Place(base, (), (), base.commit)
         later: Checkpoint | None = None
         while (pointer := base.towards(tx)) is not None:
             later, base = base, await self._checkpoint(pointer.id)
         if base.tx > tx:
             return None  # older than the first
-        if base.commit.id == commit:
+        if base.tx == tx:
             return Place(base, (), (), base.commit)
         if later is None:
             return None
-        return _place(base, await self._after(base, later), commit)
+        return _place(base, await self._after(base, later), tx)
 
     async def _checkpoint(self, id: UUID) -> Checkpoint:
         found = self._checkpoints.get(id)
@@ -104,13 +107,13 @@ class Past:
         return found
 
 
-def _place(base: Checkpoint, encoded: Sequence[bytes], commit: UUID) -> Place | None:
-    """Return the place of a commit among records on top of a checkpoint."""
+def _place(base: Checkpoint, encoded: Sequence[bytes], tx: int) -> Place | None:
+    """Return the place of a transaction's commit among records on top of a checkpoint."""
     records: list[Record] = []
     for i, data in enumerate(encoded):
         record = decode_record(data, f"The log after {checkpoint_key(base.id)}")
         for count, entry in enumerate(record.entries, 1):
-            if commit_id(record.publication, entry.tx) != commit:
+            if entry.tx != tx:
                 continue
             if count < len(record.entries):
                 # Others share its publication, and are not in its past.

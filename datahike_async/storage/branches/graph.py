@@ -1,0 +1,115 @@
+"""The graph of commits: which commit was made on which, and where two lines of them part.
+
+A commit's transaction is newer than those of all that it was made on, so whoever goes from the
+newest back meets a commit after all that were made on it. Of each flush the log is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from datahike_async.pausing import pause
+from datahike_async.storage.branches.walk import Place
+from datahike_async.storage.log.records import commit_id, tx_of_commit
+
+__all__ = ["Graph", "Parting"]
+
+_BETWEEN: Final = 256
+_LEFT: Final = 1
+_RIGHT: Final = 2
+_OLD: Final = 4
+_LINES: Final = (8, 16)
+
+
+class Parting(NamedTuple):
+    """Where two commits part: their newest common ancestors, the newest first.
+
+    ``shared`` is the newest transaction that is the same one on both branches, 0 where that is not
+    known: it takes an ancestor that neither side has by a merge.
+    """
+
+    bases: tuple[UUID, ...]
+    shared: int
+
+
+class Graph:
+    """The parents of commits, as far as they were asked for.
+
+    ``find`` returns where a commit is in the past of some branch; where that is nowhere the graph
+    ends.
+    """
+
+    def __init__(self, find: Callable[[UUID], Awaitable[Place | None]]) -> None:
+        self._find = find
+        self._parents: dict[UUID, tuple[UUID, ...]] = {}
+
+    def learn(self, place: Place) -> None:
+        """Take over what is said of the commits at a place."""
+        before = place.base.commit.id
+        self._parents[before] = place.base.commit.parents
+        for record in place.records:
+            more = record.parents
+            for entry in record.entries:
+                commit = commit_id(record.publication, entry.tx)
+                self._parents[commit] = (before, *more)
+                before, more = commit, ()
+
+    async def parents(self, commit: UUID) -> tuple[UUID, ...]:
+        """Return the commits that one was made on; the first is the one before it on its branch."""
+        found = self._parents.get(commit)
+        if found is None:
+            place = await self._find(commit)
+            if place is not None:
+                self.learn(place)
+            found = self._parents.setdefault(commit, ())
+        return found
+
+    async def parting(self, left: UUID, right: UUID) -> Parting:
+        """Return where two commits part.
+
+        Reads no commit that is older than the oldest of their newest common ancestors, but for what
+        shares a flush with it.
+        """
+        marks: dict[UUID, int] = {}
+        waiting: list[tuple[int, int, UUID]] = []
+        done: set[UUID] = set()
+        fresh = 0
+
+        def mark(commit: UUID, flags: int) -> None:
+            nonlocal fresh
+            known = marks.get(commit)
+            if known is not None and commit in done:
+                return
+            if known is None:
+                heappush(waiting, (-tx_of_commit(commit), commit.int, commit))
+                fresh += not flags & _OLD
+            elif flags & _OLD and not known & _OLD:
+                fresh -= 1
+            marks[commit] = (known or 0) | flags
+
+        mark(left, _LEFT | _LINES[0])
+        mark(right, _RIGHT | _LINES[1])
+        bases: list[UUID] = []
+        shared = met = 0
+        while fresh:
+            met += 1
+            if not met % _BETWEEN:
+                await pause()
+            *_, commit = heappop(waiting)
+            flags = marks[commit]
+            done.add(commit)
+            if not flags & _OLD:
+                fresh -= 1
+                if flags & _LEFT and flags & _RIGHT:
+                    bases.append(commit)
+                    if all(flags & line for line in _LINES):
+                        shared = tx_of_commit(commit)
+                    flags |= _OLD
+            first = True
+            for parent in await self.parents(commit):
+                mark(parent, flags if first else flags & ~sum(_LINES))
+                first = False
+        return Parting(tuple(bases), shared if len(bases) == 1 else 0)
