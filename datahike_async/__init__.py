@@ -90,6 +90,7 @@ from datahike_async.values.datom import Datom
 from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.value_set import ValueSet
+from datahike_async.verification import Info, Verification, info, verify
 from datahike_async.versions import (
     Difference,
     branch,
@@ -132,6 +133,7 @@ __all__ = [
     "Explained",
     "FencingUnsupported",
     "HeadConflict",
+    "Info",
     "Keyword",
     "LoadReport",
     "MergeConflict",
@@ -151,6 +153,7 @@ __all__ = [
     "TxReport",
     "UnsupportedFormat",
     "ValueSet",
+    "Verification",
     "WriterError",
     "WriterFenced",
     "WrongEventLoop",
@@ -175,6 +178,7 @@ __all__ = [
     "explain",
     "history",
     "index_range",
+    "info",
     "init_db",
     "json_default",
     "jsonable",
@@ -204,5 +208,6 @@ __all__ = [
     "transact",
     "unlisten",
     "unregister_function",
+    "verify",
     "with_",
 ]

@@ -1,7 +1,8 @@
-"""The command line ``datahike-async``: demo, q, transact, branches, branch, log.
+"""The command line ``datahike-async``: demo, q, transact, branches, branch, log, info, verify.
 
 Databases are named by ``--path DIR`` (a file database) or ``--config EDN``. EDN goes in; EDN, JSON
-or a table comes out. Exit codes: 0 done, 1 an error of the database, 2 bad arguments.
+or a table comes out. Exit codes: 0 done, 1 an error of the database, or something that ``verify``
+found, 2 bad arguments.
 """
 
 from __future__ import annotations
@@ -75,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_database(log)
     log.add_argument("--limit", type=int, default=20, help="how many; default: 20")
     log.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
+    info = commands.add_parser("info", help="say what a database is made of: sizes, branches, …")
+    _add_database(info)
+    info.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
+    verify = commands.add_parser(
+        "verify", help="look whether all of a database is there and whole; exit code 1 if not"
+    )
+    _add_database(verify)
+    verify.add_argument("--deep", action="store_true", help="compare the log with the indexes, too")
+    verify.add_argument("--format", choices=("edn", "json", "table"), default="table")
     return parser
 
 
@@ -95,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "branches": _branches,
         "branch": _branch,
         "log": _log,
+        "info": _info,
+        "verify": _verify,
     }[arguments.command]
     try:
         return anyio.run(partial(command, arguments), backend=arguments.loop)
@@ -226,6 +240,33 @@ async def _log(arguments: argparse.Namespace) -> int:
             rows.append((d.commit_id(db), db.max_tx, instant, said or None))
     _print(("commit", "tx", "instant", "meta"), rows, arguments.format)
     return 0
+
+
+async def _info(arguments: argparse.Namespace) -> int:
+    _print_report(await d.info(_config(arguments)), arguments.format)
+    return 0
+
+
+async def _verify(arguments: argparse.Namespace) -> int:
+    report = await d.verify(_config(arguments), deep=arguments.deep)
+    _print_report(report, arguments.format)
+    return 0 if report.ok else 1
+
+
+def _print_report(report: d.Info | d.Verification, form: str) -> None:
+    """Print a report: in words where a table would be printed."""
+    if form == "table":
+        print(report)
+    elif form == "json":
+        print(_formatted(report, form))
+    else:
+        print(_formatted(_keyed(report.as_json()), form))
+
+
+def _keyed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {Keyword(key.replace("_", "-")): _keyed(one) for key, one in value.items()}
+    return [_keyed(one) for one in value] if isinstance(value, list) else value
 
 
 def _print(names: Sequence[str], rows: Sequence[tuple[Any, ...]], form: str) -> None:

@@ -42,7 +42,7 @@ _NAMES: Final[dict[str, str]] = {
         ("export_db", "import_db", "backup", "restore"),
         "until then, db.datoms(':eavt') reads all that there is",
     ),
-    **dict.fromkeys(("ensure_norms", "verify_chain", "verify", "put_blob", "get_blob"), _NOTHING),
+    **dict.fromkeys(("ensure_norms", "verify_chain", "put_blob", "get_blob"), _NOTHING),
     "register_tx_pred": "until then, :db/ensure and :db.attr/preds check what is written",
 }
 

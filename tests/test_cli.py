@@ -175,3 +175,19 @@ def test_branches_and_commits(cli):
     assert "trial" not in cli("branches", "--path", "db")
     said = cli("branch", "--path", "db", "trial", "--delete", code=1)
     assert ":branch-does-not-exist" in said
+
+
+def test_verify_and_info_say_how_a_database_is(cli, tmp_path):
+    cli("transact", "--path", "db", "--create", "-", stdin=SCHEMA)
+    said = cli("verify", "--path", "db", "--deep")
+    assert said.startswith("nothing is wrong: ")
+    assert json.loads(cli("verify", "--path", "db", "--format", "json"))["ok"] is True
+    assert ":ok true" in cli("verify", "--path", "db", "--format", "edn")
+    found = json.loads(cli("info", "--path", "db", "--format", "json"))
+    assert [branch["name"] for branch in found["branches"]] == ["db"]
+    assert "branch :db at commit" in cli("info", "--path", "db")
+    log = next((tmp_path / "db").glob("*.log"))
+    data = log.read_bytes()
+    log.write_bytes(data[:-100] + b"x" + data[-99:])
+    cli("verify", "--path", "db", code=1)
+    assert ":backend-does-not-exist" in cli("verify", "--path", "none", code=1)

@@ -36,6 +36,7 @@ NAMES = [
     "Explained",
     "FencingUnsupported",
     "HeadConflict",
+    "Info",
     "Keyword",
     "LoadReport",
     "MergeConflict",
@@ -55,6 +56,7 @@ NAMES = [
     "TxReport",
     "UnsupportedFormat",
     "ValueSet",
+    "Verification",
     "WriterError",
     "WriterFenced",
     "WrongEventLoop",
@@ -79,6 +81,7 @@ NAMES = [
     "explain",
     "history",
     "index_range",
+    "info",
     "init_db",
     "json_default",
     "jsonable",
@@ -108,6 +111,7 @@ NAMES = [
     "transact",
     "unlisten",
     "unregister_function",
+    "verify",
     "with_",
 ]
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from datahike_async.index.columns import I64, Column, Rows
 from datahike_async.index.source import Address, NodeSink, NodeSource
 
-__all__ = ["Bound", "Index", "IndexFactory", "Order"]
+__all__ = ["Bound", "Child", "Index", "IndexFactory", "Order"]
 
 Bound: TypeAlias = tuple[Any, ...]
 
@@ -30,6 +30,18 @@ class Order(Enum):
     EAVT = "eavt"
     AEVT = "aevt"
     AVET = "avet"
+
+
+class Child(NamedTuple):
+    """What a stored node says of one below it: how many datoms there are, and the first one's key.
+
+    ``key`` is as :meth:`IndexFactory.first` gives it. ``leaf`` says that it holds datoms itself.
+    """
+
+    address: Address
+    size: int
+    key: Any
+    leaf: bool
 
 
 class Index(Protocol):
@@ -148,4 +160,28 @@ class IndexFactory(Protocol):
 
     def decode(self, data: bytes) -> Any:
         """Decode one stored node; raise CorruptData where it is none."""
+        ...
+
+    def below(self, node: Any) -> Sequence[Child]:
+        """Return the children of a decoded node, in order; none of a leaf."""
+        ...
+
+    def rows(self, node: Any) -> Rows:
+        """Return the datoms of a decoded leaf."""
+        ...
+
+    def first(self, rows: Rows, order: Order) -> Any:
+        """Return the key of the first datom of a leaf."""
+        ...
+
+    def moved(self, node: Any, children: Sequence[Address]) -> bytes:
+        """Encode a decoded node that has children, which lie at other addresses now."""
+        ...
+
+    def top(self, root: Mapping[str, Any]) -> Child | None:
+        """Return what a root record names, whose key is not known; None for an empty index."""
+        ...
+
+    def rooted(self, root: Mapping[str, Any], address: Address) -> Mapping[str, Any]:
+        """Return a root record whose node lies at another address now."""
         ...

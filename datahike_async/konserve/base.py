@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 from uuid import UUID
 
 import anyio
@@ -22,6 +22,7 @@ from datahike_async.konserve.blob import (
     BlobStore,
     Capabilities,
     Expected,
+    Fault,
     Revision,
     Unchanged,
     Write,
@@ -31,6 +32,7 @@ from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch, Sto
 __all__ = [
     "BlobStoreBase",
     "close_now",
+    "faults_of",
     "gather",
     "listing",
     "refuse_forked",
@@ -86,6 +88,12 @@ async def listing(
     finally:
         if isinstance(pages, AsyncGenerator):
             await pages.aclose()
+
+
+async def faults_of(blobs: BlobStore) -> Sequence[Fault]:
+    """Return what a store finds wrong with itself beyond its blobs, if it looks at that."""
+    look = getattr(blobs, "faults", None)
+    return () if look is None else cast("Sequence[Fault]", await look())
 
 
 def close_now(blobs: BlobStore) -> None:
@@ -166,6 +174,13 @@ class BlobStoreBase(ABC):
         To be overridden by what holds files or the like. May come after ``close``, and again.
         """
         return
+
+    async def faults(self) -> Sequence[Fault]:
+        """Look over what the store is made of beyond the bytes of blobs, and write nothing.
+
+        To be overridden where there is such a thing: files with room in them, marks.
+        """
+        return ()
 
     async def read_latest(
         self, name: str, unless: Revision | None = None

@@ -40,6 +40,7 @@ __all__ = [
     "Capabilities",
     "ConditionalDomain",
     "Expected",
+    "Fault",
     "Journal",
     "JournalBlobStore",
     "News",
@@ -123,6 +124,13 @@ class Blob(NamedTuple):
 
     data: bytes
     revision: Revision
+
+
+class Fault(NamedTuple):
+    """What is wrong with a part of a store that no blob's bytes show: where, and what."""
+
+    place: str
+    message: str
 
 
 class Write(NamedTuple):

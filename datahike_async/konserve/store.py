@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 from datahike_async.konserve.appendlog import AppendLogs
-from datahike_async.konserve.base import listing
+from datahike_async.konserve.base import faults_of, listing
 from datahike_async.konserve.blob import (
     ABSENT,
     UNCHANGED,
@@ -22,6 +22,7 @@ from datahike_async.konserve.blob import (
     BlobStore,
     Capabilities,
     Expected,
+    Fault,
     Journal,
     JournalBlobStore,
     News,
@@ -232,6 +233,13 @@ class Store:
                     found = [encoding.open(name, blob.data) for name, blob in page.items()]
                     out += [encoding.meta(each) for each in found if each.kind != ELEMENT]
         return out
+
+    async def faults(self) -> Sequence[Fault]:
+        """Return what is wrong with what the store is made of, beyond the values in it.
+
+        Reads and writes no value. Only backends that have such parts, as files do, look at them.
+        """
+        return await faults_of(self.blobs)
 
     # -- writing -------------------------------------------------------------------------------
 

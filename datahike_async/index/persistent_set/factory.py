@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from datahike_async.errors import ConfigError, shown
 from datahike_async.index.columns import Rows
-from datahike_async.index.persistent_set.node import Node, decode
+from datahike_async.index.persistent_set.node import Branch, Leaf, Node, decode, encode, first_key
 from datahike_async.index.persistent_set.tree import PersistentSet
-from datahike_async.index.protocol import Order
+from datahike_async.index.protocol import Child, Order
 from datahike_async.index.source import Address, NodeSource
 
 __all__ = ["PersistentSetFactory"]
@@ -80,3 +80,34 @@ class PersistentSetFactory:
     def decode(self, data: bytes) -> Node:
         """Decode one stored node; raise CorruptData where it is none."""
         return decode(data)
+
+    def below(self, node: Node) -> list[Child]:
+        """Return the children of a node; none of a leaf."""
+        if isinstance(node, Leaf):
+            return []
+        leaf = node.level == 1
+        parts = zip(node.addresses, node.counts, node.keys, strict=True)
+        return [Child(at, count, key, leaf) for at, count, key in parts if at is not None]
+
+    def rows(self, node: Node) -> Rows:
+        """Return the datoms of a leaf."""
+        assert isinstance(node, Leaf)
+        return node.rows
+
+    def first(self, rows: Rows, order: Order) -> Any:
+        """Return the key of the first datom of a leaf."""
+        return first_key(rows, order)
+
+    def moved(self, node: Node, children: Sequence[Address]) -> bytes:
+        """Encode a node whose children lie elsewhere now."""
+        assert isinstance(node, Branch)
+        return encode(Branch(node.level, node.keys, node.counts, [], list(children)))
+
+    def top(self, root: Mapping[str, Any]) -> Child | None:
+        """Return what a root record names; None for an empty set."""
+        address = root["address"]
+        return None if address is None else Child(Address(*address), root["count"], None, False)
+
+    def rooted(self, root: Mapping[str, Any], address: Address) -> Mapping[str, Any]:
+        """Return a root record whose node lies elsewhere now."""
+        return {**root, "address": list(address)}

@@ -26,6 +26,7 @@ from uuid import UUID
 
 from datahike_async.konserve.backends import file_io as io
 from datahike_async.konserve.backends.file_blobs import STAMP, SUFFIX, header, load, present
+from datahike_async.konserve.backends.file_check import folder_faults
 from datahike_async.konserve.backends.file_guard import Guard
 from datahike_async.konserve.backends.file_journal import (
     START,
@@ -45,6 +46,7 @@ from datahike_async.konserve.blob import (
     Capabilities,
     ConditionalDomain,
     Expected,
+    Fault,
     Journal,
     Revision,
     Turn,
@@ -59,7 +61,7 @@ from datahike_async.konserve.errors import (
     StoreNotFound,
 )
 from datahike_async.konserve.file_lock import LOCK_SECONDS, FolderLock
-from datahike_async.konserve.threads import in_thread
+from datahike_async.konserve.threads import check_cancelled, in_thread
 from datahike_async.konserve.turns import Turns
 
 __all__ = ["MARKER_BYTES", "FileBlobStore"]
@@ -193,6 +195,14 @@ class FileBlobStore(BlobStoreBase):
         with io.system_errors("listing the store"):
             entries = os.listdir(self._folder)
         return sorted(e.removesuffix(SUFFIX) for e in entries if e.endswith(SUFFIX))
+
+    async def faults(self) -> Sequence[Fault]:
+        """Look over logs to the end of their files, marks, and the marker."""
+        return await self._hop(self._faults)
+
+    def _faults(self) -> list[Fault]:
+        with io.system_errors("looking over the store"):
+            return folder_faults(self._folder, self._marker, check_cancelled)
 
     # -- journals ------------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import cast
 
-from datahike_async.konserve.base import BlobStoreBase, close_now
+from datahike_async.konserve.base import BlobStoreBase, close_now, faults_of
 from datahike_async.konserve.blob import (
     Appended,
     Blob,
     BlobStore,
     Capabilities,
     Expected,
+    Fault,
     Journal,
     JournalBlobStore,
     Revision,
@@ -70,6 +71,10 @@ class PassingBlobStore(BlobStoreBase):
     def names(self) -> AsyncIterator[Sequence[str]]:
         """Hand on."""
         return self.blobs.names()
+
+    async def faults(self) -> Sequence[Fault]:
+        """Hand on."""
+        return await faults_of(self.blobs)
 
     async def write(self, name: str, data: bytes, expected: Expected = None) -> Revision:
         """Hand on."""

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import anyio
 
-from datahike_async.konserve.base import BlobStoreBase, close_now, listing
+from datahike_async.konserve.base import BlobStoreBase, close_now, faults_of, listing
 from datahike_async.konserve.blob import (
     UNCHANGED,
     Appended,
@@ -28,6 +28,7 @@ from datahike_async.konserve.blob import (
     BlobStore,
     Capabilities,
     Expected,
+    Fault,
     Journal,
     JournalBlobStore,
     Revision,
@@ -193,6 +194,10 @@ class TieredBlobStore(BlobStoreBase):
         async with listing(self._back.names()) as pages:
             async for page in pages:
                 yield page
+
+    async def faults(self) -> Sequence[Fault]:
+        """Ask the backend: what is wrong with a copy is made good from there."""
+        return await faults_of(self._back)
 
     # -- writing -------------------------------------------------------------------------------
 

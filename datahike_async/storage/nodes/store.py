@@ -17,6 +17,8 @@ import anyio
 from datahike_async.collector import spare
 from datahike_async.errors import CorruptData, WrongEventLoop
 from datahike_async.index.source import Address
+from datahike_async.konserve.base import gather
+from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.loops import Home
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import await_on_loop, check_cancelled, in_thread
@@ -25,7 +27,7 @@ from datahike_async.storage.nodes.cache import NodeCache
 from datahike_async.storage.nodes.layout import Layout, layout_of
 from datahike_async.storage.translate import konserve_errors
 
-__all__ = ["NodeStore"]
+__all__ = ["NodeStore", "read_raw"]
 
 _KEYS_AT_ONCE: Final = 256
 _DECODE_ON_LOOP: Final = 32 * 1024
@@ -231,3 +233,30 @@ def _plan(addresses: Iterable[Address], habit: _Habit) -> list[_Read]:
         else:
             reads.append(_Read(address.blob, address.offset, stop, [address]))
     return reads
+
+
+async def read_raw(
+    store: Store, addresses: Iterable[Address]
+) -> list[tuple[Address, bytes | Exception | None]]:
+    """Return the bytes of nodes as they lie in a store, past the cache; None for what is not there.
+
+    They are unchecked; where reading failed, the error stands in their place.
+    """
+    habit = _REMOTE if store.capabilities.remote else _NEAR
+    if layout_of(store.capabilities) is Layout.NODES:
+        habit = habit._replace(gap=-1)
+
+    async def one(read: _Read) -> list[tuple[Address, bytes | Exception | None]]:
+        try:
+            data = await store.bget(read.blob, read.start, read.stop)
+        except KonserveError as error:
+            return [(address, error) for address in read.addresses]
+        if data is None:
+            return [(address, None) for address in read.addresses]
+        return [
+            (a, data[a.offset - read.start : a.offset - read.start + a.length])
+            for a in read.addresses
+        ]
+
+    found = await gather(one, _plan(addresses, habit), habit.at_once)
+    return [pair for part in found for pair in part]

@@ -1,0 +1,367 @@
+"""Survey: everything that the heads of a store name, found without reading what has no names in it.
+
+Heads name checkpoints and segments, checkpoints name others, segments and roots, and nodes name
+nodes. Leaves are not read: where one lies stands in the node above. Takes some 300 bytes a node,
+which is 2 MB for a million datoms.
+
+Whoever surveys says what becomes of what is missing or damaged: it is noted, or raised.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from datahike_async.errors import CorruptData, DatahikeError
+from datahike_async.index.protocol import Child, IndexFactory, Order
+from datahike_async.index.registry import index_factory
+from datahike_async.index.source import Address
+from datahike_async.konserve.base import gather
+from datahike_async.konserve.errors import KonserveError
+from datahike_async.konserve.store import Store
+from datahike_async.konserve.threads import in_thread
+from datahike_async.storage.branches.read import BranchState, read_branch
+from datahike_async.storage.branches.registry import Registry, read_registry
+from datahike_async.storage.keys import BRANCHES, checkpoint_key, head_key
+from datahike_async.storage.log.checkpoint import Checkpoint, Pointer, decode_checkpoint
+from datahike_async.storage.log.records import Commit, SegmentParts, decode_segment
+from datahike_async.storage.log.tail import IN_THREAD
+from datahike_async.storage.nodes.store import read_raw
+from datahike_async.storage.translate import translate
+from datahike_async.values.schema import Schema
+
+__all__ = ["Link", "Node", "Root", "Seen", "Stop", "Survey"]
+
+_AT_ONCE: Final = 16
+_WAVE: Final = 128
+"""Branch nodes that are held at once."""
+
+Complain = Callable[[str, str, str], None]
+"""Told of what is wrong: the kind (``missing``, ``corrupt``, ``mismatch``), where, and what."""
+
+
+class Root(NamedTuple):
+    """A root of an index: the name of its record, what that names, and which index it is."""
+
+    name: str
+    top: Child | None
+    order: Order
+    temporal: bool
+
+
+@dataclass(slots=True, eq=False)
+class Stop:
+    """What is kept of a checkpoint, ``size`` bytes long; ``before`` is the one before it.
+
+    ``indexed`` are the attributes that are in AVET, ``forgetful`` those without a past.
+    """
+
+    id: UUID
+    tx: int
+    depth: int
+    size: int
+    commit: Commit
+    roots: list[Root]
+    factory: IndexFactory
+    log: Address | None
+    before: UUID | None
+    indexed: frozenset[int]
+    forgetful: frozenset[int]
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """What is known of a node. ``children`` is None of a leaf; ``count`` what is said of it.
+
+    ``key`` is what the node above says its first datom is, ``until`` the first of the next one.
+    """
+
+    order: Order
+    temporal: bool
+    count: int
+    key: Any
+    until: Any
+    factory: IndexFactory
+    children: list[Address] | None = None
+
+
+class Link(NamedTuple):
+    """A segment of the log: the one before it, and those that hold records for it."""
+
+    previous: Address | None
+    parts: list[Address]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the heads of a store name. ``blobs`` are the keys of all of it."""
+
+    registry: Registry | None = None
+    branches: dict[str, BranchState] = field(default_factory=dict)
+    stops: dict[UUID, Stop] = field(default_factory=dict)
+    segments: dict[Address, Link] = field(default_factory=dict)
+    nodes: dict[Address, Node] = field(default_factory=dict)
+    blobs: set[str] = field(default_factory=set)
+
+    def by_blob(self) -> dict[str, list[Address]]:
+        """Return the addresses of nodes by the blob they lie in."""
+        out: dict[str, list[Address]] = {}
+        for address in self.nodes:
+            out.setdefault(address.blob, []).append(address)
+        return out
+
+    def log_of(self, stop: Stop) -> list[Address]:
+        """Return the segments between the checkpoint before this one and it, the oldest first."""
+        before = None if stop.before is None else self.stops.get(stop.before)
+        end = None if before is None else before.log
+        out: list[Address] = []
+        at = stop.log
+        while at is not None and at != end and at not in out:
+            out.append(at)
+            link = self.segments.get(at)
+            at = None if link is None else link.previous
+        return out[::-1]
+
+
+class Survey:
+    """One survey of a store. ``complain`` is told of what is wrong; raising there ends it."""
+
+    def __init__(self, store: Store, complain: Complain) -> None:
+        self.store = store
+        self.seen = Seen()
+        self._complain = complain
+        self._schemas: dict[bytes, tuple[frozenset[int], frozenset[int]]] = {}
+
+    async def run(self, branches: Sequence[str] = ()) -> Seen:
+        """Look through the whole store, and return what its heads name.
+
+        ``branches`` are those to look at; all that the registry lists if none are given.
+        """
+        await self.heads(branches)
+        await self.checkpoints()
+        await self.log()
+        await self.nodes()
+        return self.seen
+
+    # -- heads ---------------------------------------------------------------------------------
+
+    async def heads(self, branches: Sequence[str] = ()) -> None:
+        """Read the registry and the heads that it lists."""
+        seen = self.seen
+        seen.blobs.add(BRANCHES)
+        try:
+            seen.registry = await read_registry(self.store)
+        except (DatahikeError, KonserveError) as error:
+            self._wrong(BRANCHES, error)
+        names = sorted(branches or (seen.registry.branches if seen.registry else ()))
+        for name in names:
+            key = head_key(name)
+            seen.blobs.add(key)
+            try:
+                state = await read_branch(self.store, name, None)
+            except (DatahikeError, KonserveError) as error:
+                self._wrong(key, error)
+                continue
+            if state is None:
+                self._complain("missing", key, f"branch :{name} is listed, and has no head")
+                continue
+            seen.branches[name] = state
+
+    def _wrong(self, place: str, error: Exception) -> None:
+        if isinstance(error, KonserveError):
+            error = translate(error)
+        if isinstance(error, CorruptData):
+            missing = "is not in the store" in str(error)
+            self._complain("missing" if missing else "corrupt", place, str(error))
+        else:
+            raise error
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    async def checkpoints(self) -> None:
+        """Read the checkpoints that heads name, and all that those name, in waves."""
+        wave: dict[UUID, Pointer] = {}
+        for name, state in self.seen.branches.items():
+            base = state.head.base
+            self._take(base, head_key(name), wave)
+            wave.setdefault(base.id, base.pointer)
+        met: set[UUID] = set()
+        while wave:
+            met |= wave.keys()
+            found = await gather(self._checkpoint, list(wave.values()), _AT_ONCE)
+            wave = {}
+            for one in found:
+                if one is not None:
+                    self._take(one, checkpoint_key(one.id), wave)
+            wave = {id_: pointer for id_, pointer in wave.items() if id_ not in met}
+
+    async def _checkpoint(self, pointer: Pointer) -> Checkpoint | None:
+        key = checkpoint_key(pointer.id)
+        self.seen.blobs.add(key)
+        try:
+            data = await self.store.bget(key)
+            if data is None:
+                self._complain("missing", key, "the checkpoint is not in the store")
+                return None
+            base = decode_checkpoint(data, key)
+        except (DatahikeError, KonserveError) as error:
+            self._wrong(key, error)
+            return None
+        if base.pointer != pointer:
+            self._complain(
+                "mismatch", key, f"the checkpoint is {base.pointer}, and {pointer} is named"
+            )
+        return base
+
+    def _take(self, base: Checkpoint, place: str, wave: dict[UUID, Pointer]) -> None:
+        """Keep what a checkpoint names."""
+        wave.update((pointer.id, pointer) for pointer in base.back)
+        try:
+            stop = self._stop(base)
+        except (KeyError, TypeError, ValueError, DatahikeError) as error:
+            self._complain("corrupt", place, f"the checkpoint names no trees: {error!r}")
+            return
+        known = self.seen.stops.setdefault(base.id, stop)
+        if known is not stop and (known.roots, known.log) != (stop.roots, stop.log):
+            self._complain("mismatch", place, "a head's copy of the checkpoint says otherwise")
+
+    def _stop(self, base: Checkpoint) -> Stop:
+        factory = index_factory(base.config["index"])
+        roots = []
+        for name, root in base.trees["roots"].items():
+            order = Order(name.removeprefix("temporal-"))
+            roots.append(Root(name, factory.top(root), order, name.startswith("temporal-")))
+        attrs = Schema.from_data(base.schema).attrs
+        return Stop(
+            base.id,
+            base.tx,
+            base.pointer.depth,
+            len(base.encoded),
+            base.commit,
+            roots,
+            factory,
+            None if base.log is None else Address(*base.log),
+            base.back[0].id if base.back else None,
+            frozenset(attr.id for attr in attrs if attr.indexed),
+            frozenset(attr.id for attr in attrs if attr.no_history),
+        )
+
+    # -- the log -------------------------------------------------------------------------------
+
+    async def log(self) -> None:
+        """Read the segments of the log, those of tails among them, in waves."""
+        wave: dict[Address, None] = {}
+        for state in self.seen.branches.values():
+            wave.update(dict.fromkeys(x for x in state.head.tail if isinstance(x, Address)))
+        for stop in self.seen.stops.values():
+            if stop.log is not None:
+                wave[stop.log] = None
+        while wave:
+            found = await gather(self._segment, list(wave), _AT_ONCE)
+            links = {at: link for at, link in zip(wave, found, strict=True) if link is not None}
+            self.seen.segments.update(links)
+            wave = {}
+            for link in links.values():
+                named = [*link.parts, *([link.previous] if link.previous else [])]
+                wave.update(dict.fromkeys(x for x in named if x not in self.seen.segments))
+
+    async def _segment(self, address: Address) -> Link | None:
+        self.seen.blobs.add(address.blob)
+        try:
+            data = await self.store.bget(address.blob)
+            if data is None:
+                self._complain("missing", address.blob, "the segment of the log is not there")
+                return None
+            if len(data) > IN_THREAD:
+                parts = await in_thread(checked_segment, address, data)
+            else:
+                parts = checked_segment(address, data)
+        except (DatahikeError, KonserveError) as error:
+            self._wrong(address.blob, error)
+            return None
+        return Link(parts.previous, [x for x in parts.items if isinstance(x, Address)])
+
+    # -- nodes ---------------------------------------------------------------------------------
+
+    async def nodes(self) -> None:
+        """Read all nodes that have children, level by level."""
+        wave: dict[Address, Node] = {}
+        for stop in self.seen.stops.values():
+            for root in stop.roots:
+                if root.top is not None:
+                    node = Node(root.order, root.temporal, root.top.size, None, None, stop.factory)
+                    wave.setdefault(root.top.address, node)
+        while wave:
+            below: dict[Address, Node] = {}
+            addresses = sorted(wave)
+            for start in range(0, len(addresses), _WAVE):
+                part = addresses[start : start + _WAVE]
+                found = await read_raw(self.store, part)
+                await in_thread(self._look_into, found, wave, below)
+            wave = below
+
+    def _look_into(
+        self,
+        found: Iterable[tuple[Address, bytes | Exception | None]],
+        wave: Mapping[Address, Node],
+        below: dict[Address, Node],
+    ) -> None:
+        seen = self.seen
+        for address, data in found:
+            node = wave[address]
+            seen.nodes[address] = node
+            seen.blobs.add(address.blob)
+            if isinstance(data, Exception):
+                self._wrong(address.blob, data)
+                continue
+            wrong = wrong_bytes(address, data)
+            if data is None or wrong:
+                kind = "missing" if data is None else "corrupt"
+                self._complain(kind, address.blob, f"the node at {address.offset} {wrong}")
+                continue
+            try:
+                children = node.factory.below(node.factory.decode(data))
+            except DatahikeError as error:
+                self._wrong(address.blob, error)
+                continue
+            if children:
+                self._below(address, node, children, below)
+
+    def _below(
+        self, address: Address, node: Node, children: Sequence[Child], below: dict[Address, Node]
+    ) -> None:
+        seen = self.seen
+        node.children = [child.address for child in children]
+        if sum(child.size for child in children) != node.count:
+            what = f"the node at {address.offset} does not count {node.count} datoms, as is said"
+            self._complain("mismatch", address.blob, what)
+        keys = [child.key for child in children[1:]]
+        for child, until in zip(children, [*keys, node.until], strict=True):
+            if child.address in seen.nodes or child.address in below:
+                continue
+            made = Node(node.order, node.temporal, child.size, child.key, until, node.factory)
+            if child.leaf:
+                seen.nodes[child.address] = made
+                seen.blobs.add(child.address.blob)
+            else:
+                below[child.address] = made
+
+
+def wrong_bytes(address: Address, data: bytes | None) -> str:
+    """Say what is wrong with the bytes at an address; nothing where they are as written."""
+    if data is None:
+        return "is not in the store"
+    if len(data) != address.length:
+        return f"has {len(data)} of {address.length} bytes"
+    return "has a wrong checksum" if zlib.crc32(data) != address.crc else ""
+
+
+def checked_segment(address: Address, data: bytes) -> SegmentParts:
+    """Decode the segment at an address. Raises CorruptData where it is another one, or damaged."""
+    wrong = wrong_bytes(address, data)
+    if wrong:
+        raise CorruptData(f"{address.blob}, a segment of the log, {wrong}.", blob=address.blob)
+    return decode_segment(data, address.blob)
