@@ -101,8 +101,13 @@ from datahike_async.versions import (
     commit_id,
     delete_branch,
     diff,
+    force_branch,
     merge_db,
     parent_commit_ids,
+    rename_branch,
+    tag,
+    tags,
+    untag,
 )
 
 
@@ -176,6 +181,7 @@ __all__ = [
     "diff",
     "empty_db",
     "explain",
+    "force_branch",
     "history",
     "index_range",
     "info",
@@ -198,6 +204,7 @@ __all__ = [
     "register_function",
     "register_index",
     "release",
+    "rename_branch",
     "reverse_schema",
     "revert",
     "rseek_datoms",
@@ -205,9 +212,12 @@ __all__ = [
     "seek_datoms",
     "since",
     "sym",
+    "tag",
+    "tags",
     "transact",
     "unlisten",
     "unregister_function",
+    "untag",
     "verify",
     "with_",
 ]

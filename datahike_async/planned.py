@@ -22,13 +22,7 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("entity", "entity_db", "touch"), _PULL),
     **dict.fromkeys(("filter", "is_filtered"), "until then, a predicate or a rule says it"),
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
-    **dict.fromkeys(
-        (
-            *("rename_branch", "force_branch", "tag", "untag", "tags"),
-            "rebase",
-        ),
-        _BRANCHES,
-    ),
+    "rebase": _BRANCHES,
     "tx_range": _TX,
     **dict.fromkeys(("gc_storage", "pin", "reachable_store_refs"), _NOTHING),
     **dict.fromkeys(("purge", "erasure_report"), "until then, delete_database erases all of it"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from datahike_async.connection import (
@@ -22,14 +22,23 @@ from datahike_async.edn.types import Keyword
 from datahike_async.errors import ArgumentError, DatabaseNotFound, shown
 from datahike_async.index.columns import Rows
 from datahike_async.index.source import Reading
+from datahike_async.konserve.errors import RevisionMismatch
 from datahike_async.konserve.opening import store_place
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.snapshot.difference import difference
+from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import View
-from datahike_async.storage.branches.branching import begin_branch, end_branch, unknown_branch
+from datahike_async.storage.branches.branching import (
+    begin_branch,
+    end_branch,
+    main_branch,
+    unknown_branch,
+)
+from datahike_async.storage.branches.forcing import write_value
 from datahike_async.storage.branches.read import deleted_branch, read_branch, restore_at
 from datahike_async.storage.branches.registry import read_registry
+from datahike_async.storage.branches.tagging import begin_tag, end_tag, read_tag
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.sharing import forget
@@ -46,11 +55,19 @@ __all__ = [
     "database_at",
     "delete_branch",
     "diff",
+    "force_branch",
     "merge_db",
     "named_place",
     "parent_commit_ids",
     "place_of",
+    "rename_branch",
+    "tag",
+    "tags",
+    "untag",
 ]
+
+
+_ATTEMPTS: Final = 20
 
 
 def commit_id(db: Database) -> UUID | None:
@@ -126,14 +143,7 @@ async def branch(conn: Connection, from_: Any, new: Any) -> None:
     writer.require_writable()
     with konserve_errors():
         await writer.probe.check()
-        place = await named_place(conn, from_)
-        if place is None:
-            raise DatabaseNotFound(
-                f"{shown(from_)} is neither a branch nor a commit of this database, so nothing can "
-                "be branched from it; branches(conn) lists the branches.",
-                error=":from-branch-does-not-point-to-existing-branch-or-commit",
-                from_=from_,
-            )
+        place = await _origin(conn, from_)
         await begin_branch(writer.store, name, place, writer.epoch, writer.env)
 
 
@@ -153,11 +163,113 @@ async def delete_branch(conn: Connection, name: Any) -> None:
     writer.require_writable()
     with konserve_errors():
         await writer.probe.check()
-        place = await store_place(dict(writer.config.store))
-        born = await end_branch(writer.store, wanted, writer.env)
-    # Who connects from now on must not join what was opened before.
-    for transactor in forget(place, born) if born else ():
-        transactor.shut(deleted_branch(wanted))
+        await _end(conn, wanted)
+
+
+async def rename_branch(conn: Connection, old: Any, new: Any) -> None:
+    """Give a branch another name. Whoever has it open is told so, as when it is deleted.
+
+    For a moment there are both. Raises BadInput ``:cannot-delete-main-db-branch``, and what
+    ``branch`` and ``delete_branch`` raise. ::
+
+        await d.branch(conn, ":db", ":tiral")
+        await d.rename_branch(conn, ":tiral", ":trial")
+        assert await d.branches(conn) == {d.kw("db"), d.kw("trial")}
+    """
+    writer = writer_of(conn)
+    wanted, name = _name(old), _name(new)
+    writer.require_writable()
+    with konserve_errors():
+        await writer.probe.check()
+        if wanted == (await read_registry(writer.store)).main:
+            raise main_branch(wanted)
+        for _ in range(_ATTEMPTS):
+            place = await _head_of(conn, wanted)
+            if place is None:
+                raise unknown_branch(wanted, await read_registry(writer.store))
+            await begin_branch(writer.store, name, place, writer.epoch, writer.env)
+            try:
+                await _end(conn, wanted, place.commit.id)
+                return
+            except RevisionMismatch:
+                # Somebody has written to it meanwhile.
+                await _end(conn, name)
+        raise RevisionMismatch(f"Others kept writing to branch :{wanted}; it was not renamed.")
+
+
+async def force_branch(conn: Connection, db: Database, name: Any, parents: Iterable[Any]) -> None:
+    """Have a branch be a database value, whatever it was before; it is made where there is none.
+
+    The value is of this store: a commit of any branch, or what ``with_`` made of one. It becomes a
+    commit on ``parents``, names of branches and ids of commits. Whoever has the branch open is told
+    so, as when it is deleted.
+
+    Raises ArgumentError ``:db-value-required``, ``:must-provide-at-least-one-parent``,
+    ``:branch-must-be-keyword``; DatabaseNotFound ``:branch-does-not-exist``. ::
+
+        before = conn.db()
+        await conn.transact([{":person/name": "Ada"}])
+        await d.force_branch(conn, before, ":trial", [":db"])
+        assert [*await d.diff(before, await d.branch_as_db(conn, ":trial"))] == [[], []]
+    """
+    writer = writer_of(conn)
+    wanted = _name(name)
+    writer.require_writable()
+    with konserve_errors():
+        value = await _value_of(conn, db)
+        found = await _parents(conn, parents)
+        await writer.probe.check()
+        born = await write_value(
+            writer.store, writer.source, value, wanted, found, writer.line[0], writer.env
+        )
+        await _shut(conn, wanted, born)
+
+
+async def tag(conn: Connection, name: Any, of: Any = None) -> None:
+    """Give a commit a name that stays, and keeps the commit whatever becomes of its branch.
+
+    ``of`` is a branch or the id of a commit; the newest one of the connection without it.
+
+    Raises DatabaseExists ``:tag-already-exists``, ArgumentError ``:tag-must-be-keyword``,
+    DatabaseNotFound ``:from-branch-does-not-point-to-existing-branch-or-commit``. ::
+
+        await d.tag(conn, ":v1")
+        assert (await d.tags(conn))[d.kw("v1")] == d.commit_id(conn.db())
+    """
+    writer = writer_of(conn)
+    wanted = _name(name, "tag")
+    writer.require_writable()
+    with konserve_errors():
+        await writer.probe.check()
+        of = conn.db().commit_id if of is None else of
+        place = await _origin(conn, of)
+        await begin_tag(writer.store, wanted, place, writer.epoch, writer.env)
+
+
+async def untag(conn: Connection, name: Any) -> None:
+    """Take a tag back. Raises DatabaseNotFound ``:tag-does-not-exist``. ::
+
+    await d.tag(conn, ":v1")
+    await d.untag(conn, ":v1")
+    assert await d.tags(conn) == {}
+    """
+    writer = writer_of(conn)
+    wanted = _name(name, "tag")
+    writer.require_writable()
+    with konserve_errors():
+        await writer.probe.check()
+        await end_tag(writer.store, wanted)
+
+
+async def tags(conn: Connection) -> dict[Keyword, UUID]:
+    """Return the tags of a connection's database, with the ids of the commits they name. ::
+
+    await d.tag(conn, ":v1")
+    assert await d.tags(conn) == {d.kw("v1"): d.commit_id(conn.db())}
+    """
+    with konserve_errors():
+        registry = await read_registry(writer_of(conn).store)
+    return {Keyword(name): tag.commit for name, tag in registry.tags.items()}
 
 
 async def branch_as_db(conn: Connection, name: Any) -> Database:
@@ -244,40 +356,87 @@ async def merge_db(
         assert other in d.parent_commit_ids(report.db_after)
     """
     conn = require_connection(conn)
+    with konserve_errors():
+        found = await _parents(conn, parents)
+    return await transact_on(conn, found, tx_data, tx_meta)
+
+
+async def _parents(conn: Connection, parents: Any) -> tuple[UUID, ...]:
+    """Return the ids of the commits that branches and ids name, each once."""
     if isinstance(parents, (str, UUID, Keyword)) or not isinstance(parents, Iterable):
         raise ArgumentError(
             f"Parents are a collection of branches and commits, not {shown(parents)}."
         )
     found: dict[UUID, None] = {}
-    with konserve_errors():
-        for parent in parents:
-            place = await named_place(conn, parent)
-            if place is None:
-                raise DatabaseNotFound(
-                    f"{shown(parent)} is neither a branch nor a commit of this database.",
-                    error=":branch-does-not-exist",
-                    branch=parent,
-                )
-            found[place.commit.id] = None
+    for parent in parents:
+        place = await named_place(conn, parent)
+        if place is None:
+            raise DatabaseNotFound(
+                f"{shown(parent)} is neither a branch nor a commit of this database.",
+                error=":branch-does-not-exist",
+                branch=parent,
+            )
+        found[place.commit.id] = None
     if not found:
         raise ArgumentError(
-            "A merge has at least one parent beside the branch it is made on; give a branch.",
+            "A merge, or a branch that is forced, has at least one parent; give a branch.",
             error=":must-provide-at-least-one-parent",
         )
-    return await transact_on(conn, tuple(found), tx_data, tx_meta)
+    return tuple(found)
 
 
-def _name(value: Any) -> str:
-    """Return the name of a branch, without its colon."""
+async def _value_of(conn: Connection, db: Any) -> Snapshot:
+    """Return the state of a value of a connection's store."""
+    value = db if isinstance(db, Database) and db.config is not None else None
+    mine, its = writer_of(conn).config.store, {} if value is None else dict(value.config.store)
+    same = its.get("id") == mine["id"] and await store_place(its) == await store_place(dict(mine))
+    if value is None or not same or value.view.past:
+        raise ArgumentError(
+            f"A branch can be a state of the database that {shown(conn)} is connected to, or what "
+            f"with_ made of one; {shown(db)} is a view of the past, or not of this store.",
+            error=":db-value-required",
+        )
+    return value.snapshot
+
+
+async def _end(conn: Connection, name: str, at: UUID | None = None) -> None:
+    """Delete a branch, if it is ``at`` a commit where one is given."""
+    writer = writer_of(conn)
+    await _shut(conn, name, await end_branch(writer.store, name, writer.env, at=at))
+
+
+async def _shut(conn: Connection, name: str, born: UUID | None) -> None:
+    """Close what is open of a branch that is gone; who connects from now on must not join it."""
+    if born is not None:
+        place = await store_place(dict(writer_of(conn).config.store))
+        for transactor in forget(place, born):
+            transactor.shut(deleted_branch(name))
+
+
+def _name(value: Any, of: str = "branch") -> str:
+    """Return the name of a branch or a tag, without its colon."""
     text = value.text if isinstance(value, Keyword) else value
     if isinstance(text, str):
         text = text.removeprefix(":")
         if text and " " not in text and text.isprintable():
             return text
     raise ArgumentError(
-        f"A branch is named by a keyword such as :trial, not by {shown(value)}.",
-        error=":branch-must-be-keyword",
+        f"A {of} is named by a keyword such as :trial, not by {shown(value)}.",
+        error=":branch-must-be-keyword" if of == "branch" else ":tag-must-be-keyword",
     )
+
+
+async def _origin(conn: Connection, of: Any) -> Place:
+    """Return where a branch or a commit is that something is to be made of."""
+    place = await named_place(conn, of)
+    if place is None:
+        raise DatabaseNotFound(
+            f"{shown(of)} is neither a branch nor a commit of this database, so nothing can be "
+            "made of it; branches(conn) lists the branches.",
+            error=":from-branch-does-not-point-to-existing-branch-or-commit",
+            from_=of,
+        )
+    return place
 
 
 async def named_place(conn: Connection, of: Any) -> Place | None:
@@ -303,8 +462,15 @@ async def place_of(conn: Connection, commit: UUID) -> Place | None:
     found = await writer.past.find(*writer.line, commit)
     if found is not None:
         return found
-    for name in sorted((await read_registry(writer.store)).branches):
+    registry = await read_registry(writer.store)
+    for name in sorted(registry.branches):
         place = await _head_of(conn, name)
+        if place is not None:
+            found = await writer.past.find(place.base, place.encoded, commit)
+            if found is not None:
+                return found
+    for tagged in registry.tags.values():
+        place = await read_tag(writer.store, tagged)
         if place is not None:
             found = await writer.past.find(place.base, place.encoded, commit)
             if found is not None:

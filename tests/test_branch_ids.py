@@ -217,37 +217,39 @@ async def test_ids_of_other_branches_are_stated_by_merges_alone(config: dict[str
         assert await d.q("[:find ?m . :in $ ?e :where [?e :m ?m]]", main.db(), theirs) == 6
 
 
+@pytest.mark.parametrize("opened", [False, True])
 async def test_of_two_branches_begun_at_once_each_has_its_ids(
-    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, opened: bool
 ) -> None:
+    """Also where somebody opens one of them before it is listed."""
+    found: dict[str, dict[int, int]] = {}
+
+    async def grow(name: str) -> None:
+        async with d.connect(on(config, name)) as conn:
+            await add(conn, range(10 * len(found), 10 * len(found) + 2))
+            found[name] = await entities(conn.db())
+
     async with d.connect(config, create=True) as main:
-        await add(main, range(2))
         begun = False
 
         async def between(store: Any, head: Head, revision: Any) -> None:
             nonlocal begun
             await write_head(store, head, revision)
             if not begun:
-                # The other is begun after this head is there, and listed before.
                 begun = True
-                with pytest.raises(d.DatabaseNotFound):
-                    await d.connect(on(config, "left"))
                 await d.branch(main, ":db", ":right")
+                if opened:
+                    await grow("left")
 
         monkeypatch.setattr(branching, "write_head", between)
         await d.branch(main, ":db", ":left")
-        found = []
-        for name in ("left", "right"):
-            async with d.connect(on(config, name)) as conn:
-                await add(conn, range(10, 12))
-                found.append(await entities(conn.db()))
-    assert found[0][10] != found[1][10]
-    assert {e for one in found for e in one.values()} == {
-        1,
-        2,
-        *range(BLOCKS.start, BLOCKS.start + 2),
-        *range(BLOCKS.start + 4096, BLOCKS.start + 4098),
-    }
+        await grow("right")
+        await grow("left")
+        assert await d.branches(main) == {d.kw("db"), d.kw("left"), d.kw("right")}
+    right, left = set(found["right"].values()), set(found["left"].values())
+    assert right == set(range(BLOCKS.start, BLOCKS.start + 2))
+    second = BLOCKS.start + 4096
+    assert left == set(range(second, second + (4 if opened else 2)))
 
 
 async def test_when_all_ids_are_used_nothing_is_written(config: dict[str, Any]) -> None:

@@ -79,6 +79,11 @@ class Snapshot:
         mem.owner = base.mem.owner
         return Snapshot(base.schema, trees, mem, 0, 0, base.max_eid, base.max_tx, base.state)
 
+    def in_block(self, ids: range) -> Snapshot:
+        """Return the same state, where new entities get their ids of another block."""
+        trees, top = self.trees.over(ids), ids.start - 1
+        return Snapshot(self.schema, trees, self.mem, self.n, self.m, top, self.max_tx, self.state)
+
     @property
     def keep_history(self) -> bool:
         """Whether retracted datoms are kept."""

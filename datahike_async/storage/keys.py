@@ -18,6 +18,7 @@ __all__ = [
     "pack_key",
     "probe_key",
     "segment_key",
+    "tag_key",
 ]
 
 _HEAD: Final = "head/"
@@ -26,6 +27,7 @@ _NODE: Final = "node/"
 _LOG: Final = "log/"
 _PROBE: Final = "probe/"
 _COMMIT: Final = "commit/"
+_TAG: Final = "tag/"
 
 CREATING: Final = "creating"
 """The claim of whoever is creating the database."""
@@ -33,7 +35,7 @@ CREATING: Final = "creating"
 BRANCHES: Final = "branches"
 """The registry of branches."""
 
-OURS: Final = (_HEAD, _PACK, _NODE, _LOG, _COMMIT, _PROBE)
+OURS: Final = (_HEAD, _PACK, _NODE, _LOG, _COMMIT, _TAG, _PROBE)
 """What the keys of a database begin with."""
 
 
@@ -60,6 +62,11 @@ def segment_key(id: UUID) -> str:
 def checkpoint_key(flush: UUID) -> str:
     """Return the key of the checkpoint that a flush wrote."""
     return f"{_COMMIT}{flush.hex}"
+
+
+def tag_key(publication: UUID) -> str:
+    """Return the key of a tag: a head that never changes."""
+    return f"{_TAG}{publication.hex}"
 
 
 def probe_key(id: UUID) -> str:

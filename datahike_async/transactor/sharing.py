@@ -26,7 +26,7 @@ from datahike_async.konserve.loops import Home, abandon_closed, outlast, start
 from datahike_async.konserve.opening import connect_store, release_store, store_place
 from datahike_async.konserve.store import Store
 from datahike_async.memory import memory_of
-from datahike_async.storage.branches.branching import require_listed
+from datahike_async.storage.branches.branching import list_branch, may_be_unlisted
 from datahike_async.storage.branches.create import NODE_BYTES
 from datahike_async.storage.branches.read import missing_branch, read_branch
 from datahike_async.storage.nodes.store import NodeStore
@@ -360,7 +360,9 @@ async def _opened(opening: Opening) -> Transactor:
             if state is None:
                 await release_store(await connect_store(config.opening()))
                 raise missing_branch(config.branch)
-            await require_listed(store, state.head)
+            if may_be_unlisted(state.head) and not store.read_only:
+                await list_branch(store, config.branch, env)
+                state = await read_branch(store, config.branch, None) or state
             base = state.head.base
             adopted = config.adopting(base.config)
             adopted = adopted.in_store({**config.store, "id": base.store})

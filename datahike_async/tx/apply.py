@@ -34,7 +34,7 @@ from datahike_async.tx.transaction import Transaction
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import SCHEMA_PROPERTIES, TX_INSTANT, Schema
 
-__all__ = ["ABSORB_AT", "Applied", "absorbed", "apply", "replay"]
+__all__ = ["ABSORB_AT", "Applied", "absorbed", "apply", "newest_instant", "replay"]
 
 ABSORB_AT: Final = 8192
 """Memtable operations from which merging them into the trees pays for readers."""
@@ -129,7 +129,7 @@ async def apply(
     if tx >= EMAX:
         raise TransactionError("The database has used all transaction ids.")
     if last_instant is None:
-        last_instant = await read(_newest_instant, base)
+        last_instant = await read(newest_instant, base)
     now = instant = env.now()
     own = False
     if last_instant is not None and instant <= last_instant:
@@ -174,17 +174,7 @@ async def apply(
             except UsedUp as used:
                 base = draft.abort()
                 taken = _more(base, used.count, more_ids)
-                ids = await (taken if await_on is None else await_on(taken))
-                base = Snapshot(
-                    base.schema,
-                    base.trees.over(ids),
-                    base.mem,
-                    base.n,
-                    base.m,
-                    ids.start - 1,
-                    base.max_tx,
-                    base.state,
-                )
+                base = base.in_block(await (taken if await_on is None else await_on(taken)))
                 bindings = Bindings()
             except OwnInstant as found:
                 base = draft.abort()
@@ -302,7 +292,8 @@ async def _items(
     return failed
 
 
-def _newest_instant(base: Snapshot) -> datetime | None:
+def newest_instant(base: Snapshot) -> datetime | None:
+    """Return the instant of the newest transaction, where history tells. Raises NodeMiss."""
     if base.max_tx == TX0 or not base.keep_history:
         return None
     found = base.values(base.max_tx, base.schema.by_key[TX_INSTANT].id)

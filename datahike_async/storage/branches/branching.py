@@ -6,6 +6,7 @@ costs the same whatever the database holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Final
@@ -19,8 +20,8 @@ from datahike_async.konserve.store import Store
 from datahike_async.snapshot.ids import LEAST, MAIN
 from datahike_async.storage.branches.head import Head, Recent
 from datahike_async.storage.branches.read import (
+    BranchState,
     is_live,
-    missing_branch,
     read_branch,
     read_head,
     write_head,
@@ -38,7 +39,16 @@ from datahike_async.storage.keys import head_key
 from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.tail import Tail
 
-__all__ = ["begin_branch", "end_branch", "require_listed", "unknown_branch"]
+__all__ = [
+    "begin_branch",
+    "end_branch",
+    "list_branch",
+    "main_branch",
+    "may_be_unlisted",
+    "replace_branch",
+    "unknown_branch",
+    "with_ids",
+]
 
 _ATTEMPTS: Final = 20
 _PATIENT: Final = 100
@@ -55,7 +65,7 @@ async def begin_branch(store: Store, name: str, place: Place, epoch: int, env: E
     if is_live(there) and name in registry.branches:
         raise _exists(name)
     publication = env.new_uuid()
-    base = _with_ids(replace(place.base, branch=name, born=publication), registry.block(LEAST))
+    base = with_ids(replace(place.base, branch=name, born=publication), registry.block(LEAST))
     tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
     head = Head(base, 1, epoch, Recent(publication.bytes), EMPTY, tail.stored())
     if not is_live(there):
@@ -64,7 +74,7 @@ async def begin_branch(store: Store, name: str, place: Place, epoch: int, env: E
     else:
         # Somebody has begun this branch, and perhaps was ended half way: it is there now.
         made = False
-    await _list(store, name, env, Listed(env.now(), place.commit.id, publication))
+    await list_branch(store, name, env, Listed(env.now(), place.commit.id, publication))
     if not made:
         raise _exists(name)
 
@@ -94,21 +104,62 @@ async def _first(
     raise RevisionMismatch(f"Others kept changing branch :{name}; nothing was made.")
 
 
-async def end_branch(store: Store, name: str, env: Env) -> UUID | None:
+async def end_branch(store: Store, name: str, env: Env, *, at: UUID | None = None) -> UUID | None:
     """Delete a branch: whoever writes to it is told so, and its commits stay until collected.
 
-    Returns by which publication it was made; None where others have deleted it meanwhile.
+    Returns by which publication it was made; None where others have deleted it meanwhile. ``at``:
+    only while this commit is its newest one, else RevisionMismatch is raised.
 
     Raises BadInput ``:cannot-delete-main-db-branch``, DatabaseNotFound ``:branch-does-not-exist``.
     """
     registry = await read_registry(store)
     if name == registry.main:
-        raise BadInput(
-            f"Branch :{name} is the main branch of its database and cannot be deleted; "
-            "delete_database deletes all of it.",
-            error=":cannot-delete-main-db-branch",
+        raise main_branch(name)
+
+    def tomb(state: BranchState) -> Head:
+        if at not in (None, state.commit.id):
+            raise RevisionMismatch(f"Branch :{name} has moved on, and was not deleted.")
+        return replace(
+            state.head,
+            generation=state.generation + 1,
+            recent=Recent(env.new_uuid().bytes),
+            ring=EMPTY,
+            tail=(),
+            deleted=True,
         )
-    known = name in registry.branches
+
+    born = await _replaced(store, name, tomb)
+    if born is None and name not in registry.branches:
+        raise unknown_branch(name, registry)
+    await list_branch(store, name, env)
+    return born
+
+
+async def replace_branch(store: Store, name: str, base: Checkpoint, env: Env) -> UUID | None:
+    """Have a branch be what a checkpoint says, whatever it was; it is made where there is none.
+
+    Returns by which publication the branch was made that it replaces, if any. Whoever writes to
+    that one is told so: this is another branch of its name.
+    """
+    head = Head(base, 1, 0, Recent(base.born.bytes), EMPTY, ())
+
+    def over(state: BranchState) -> Head:
+        return replace(head, generation=state.generation + 1, epoch=state.head.epoch)
+
+    before = await _replaced(store, name, over)
+    if before is None:
+        there, revision = await read_head(store, name)
+        if not await _first(store, name, head, there, revision):
+            raise RevisionMismatch(f"Others have made branch :{name} meanwhile.")
+    await list_branch(store, name, env)
+    return before
+
+
+async def _replaced(store: Store, name: str, make: Callable[[BranchState], Head]) -> UUID | None:
+    """Write another head over that of a branch, whoever writes to it at the same time.
+
+    Returns by which publication the branch was made; None where there is none.
+    """
     born: UUID | None = None
     turns = store.capabilities.turns
     for _ in range(_PATIENT):
@@ -117,33 +168,25 @@ async def end_branch(store: Store, name: str, env: Env) -> UUID | None:
             try:
                 state = await read_branch(store, name, None)
             except DatabaseNotFound:
-                state = None  # somebody has begun to delete it
+                state = None  # somebody has begun to delete it, perhaps this call
             if state is None:
-                if not known:
-                    raise unknown_branch(name, registry)
-                break
-            known, born = True, state.head.base.born
-            tomb = replace(
-                state.head,
-                generation=state.generation + 1,
-                recent=Recent(env.new_uuid().bytes),
-                ring=EMPTY,
-                tail=(),
-                deleted=True,
-            )
+                return born
+            head = make(state)
+            if state.head.base.born == head.base.born and not head.deleted:
+                return born  # no answer came, but it was written
+            born = state.head.base.born
             try:
-                await write_head(store, tomb, state.revision)
-                break
+                await write_head(store, head, state.revision)
+                return born
             except (RevisionMismatch, OutcomeUnknown):
                 continue
-    else:
-        raise RevisionMismatch(f"Others kept writing to branch :{name}; it was not deleted.")
-    await _list(store, name, env)
-    return born
+    raise RevisionMismatch(f"Others kept writing to branch :{name}; it is as it was.")
 
 
-async def _list(store: Store, name: str, env: Env, mine: Listed | None = None) -> None:
+async def list_branch(store: Store, name: str, env: Env, mine: Listed | None = None) -> None:
     """List a branch if there is one, as ``mine`` if that is it, and none otherwise.
+
+    Gives a branch that was not listed its block of entity ids.
 
     Done after a head came or went. Of those who do so at once the last lists what is there in the
     end, and not what it has made or deleted itself.
@@ -161,7 +204,7 @@ async def _list(store: Store, name: str, env: Env, mine: Listed | None = None) -
         if block.start != registry.next_id:
             # Others took it. Nobody opens this branch before it is listed, so none of it is used.
             block = registry.block(LEAST)
-            base = _with_ids(head.base, block)
+            base = with_ids(head.base, block)
             await write_head(
                 store, replace(head, base=base, generation=head.generation + 1), revision
             )
@@ -177,21 +220,27 @@ async def _list(store: Store, name: str, env: Env, mine: Listed | None = None) -
     raise RevisionMismatch(f"Others kept changing branch :{name}; whether it is there is unknown.")
 
 
-def _with_ids(base: Checkpoint, block: range) -> Checkpoint:
+def with_ids(base: Checkpoint, block: range) -> Checkpoint:
     """Return a checkpoint where new entities get their ids of a block that is not used yet."""
     trees = {**base.trees, "max-eid": block.start - 1, "ids": [block.start, block.stop]}
     return replace(base, trees=trees).with_encoding()
 
 
-async def require_listed(store: Store, head: Head) -> None:
-    """Raise DatabaseNotFound where a branch was begun and is not listed yet: it has no ids yet."""
-    if len(head.recent) > 1 or head.base.ids.start == MAIN.start:
-        return
-    name = head.base.branch
-    registry = await read_registry(store)
-    listed = registry.branches.get(name)
-    if listed is None or listed.publication != head.base.born:
-        raise missing_branch(name)
+def may_be_unlisted(head: Head) -> bool:
+    """Whether a branch may have been begun by somebody who was ended before he listed it.
+
+    Then it may not be written to before it is: the ids it names may be another branch's.
+    """
+    return len(head.recent) == 1 and head.base.ids.start != MAIN.start
+
+
+def main_branch(name: str) -> BadInput:
+    """Return the error for what would take the main branch away."""
+    return BadInput(
+        f"Branch :{name} is the main branch of its database and cannot be deleted or renamed; "
+        "delete_database deletes all of it.",
+        error=":cannot-delete-main-db-branch",
+    )
 
 
 def unknown_branch(name: str, registry: Registry) -> DatabaseNotFound:

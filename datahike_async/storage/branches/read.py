@@ -231,9 +231,10 @@ def _appended(key: str, new: Appended, generation: int, commit: Commit, recent: 
 
 
 def deleted_branch(branch: str) -> DatabaseNotFound:
-    """Return the error for a branch that was deleted."""
+    """Return the error for a branch that was deleted or replaced."""
     return DatabaseNotFound(
-        f"Branch :{branch} does not exist: it was deleted.",
+        f"Branch :{branch} does not exist as it was opened: it was deleted, or another one has its "
+        "name. Connect again, if there is one.",
         error=":branch-does-not-exist",
         branch=branch,
     )

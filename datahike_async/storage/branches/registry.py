@@ -1,4 +1,4 @@
-"""The registry: which branches a store has. Changed by compare-and-set, and seldom.
+"""The registry: which branches and tags a store has. Changed by compare-and-set, and seldom.
 
 A branch is there once it is listed here; its head comes before that, and goes after.
 """
@@ -20,7 +20,15 @@ from datahike_async.snapshot.ids import BLOCKS
 from datahike_async.storage.keys import BRANCHES
 from datahike_async.storage.log.checkpoint import FORMAT, check_format
 
-__all__ = ["Listed", "Registry", "change_registry", "first_registry", "read_registry", "take_block"]
+__all__ = [
+    "Listed",
+    "Registry",
+    "Tagged",
+    "change_registry",
+    "first_registry",
+    "read_registry",
+    "take_block",
+]
 
 _MAGIC: Final = "datahike-async/branches"
 _ATTEMPTS: Final = 20
@@ -36,9 +44,17 @@ class Listed(NamedTuple):
     publication: UUID
 
 
+class Tagged(NamedTuple):
+    """A tag: when it was made, of which commit, by which publication; under whose key it lies."""
+
+    created: datetime
+    commit: UUID
+    publication: UUID
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The branches of a store by name. ``main`` is the first one, which is never deleted.
+    """The branches and tags of a store by name. ``main`` is the first one, which is never deleted.
 
     ``next_id`` is the first entity id that no branch has in its block. ``extra`` is what a newer
     version put there: it is carried on.
@@ -47,6 +63,7 @@ class Registry:
     main: str
     branches: Mapping[str, Listed]
     next_id: int = BLOCKS.start
+    tags: Mapping[str, Tagged] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def with_branch(self, name: str, listed: Listed) -> Registry:
@@ -76,7 +93,7 @@ class Registry:
         return replace(self, next_id=block.stop)
 
 
-_NAMES: Final = frozenset({"main", "branches", "next-id"})
+_NAMES: Final = frozenset({"main", "branches", "next-id", "tags"})
 
 
 def _encoded(registry: Registry) -> bytes:
@@ -85,6 +102,7 @@ def _encoded(registry: Registry) -> bytes:
         "main": registry.main,
         "branches": {name: list(listed) for name, listed in registry.branches.items()},
         "next-id": registry.next_id,
+        "tags": {name: list(tag) for name, tag in registry.tags.items()},
     }
     return pack([_MAGIC, FORMAT, fields])
 
@@ -99,6 +117,7 @@ def _decoded(data: Any) -> Registry:
             fields["main"],
             {name: Listed(*listed) for name, listed in fields["branches"].items()},
             fields["next-id"],
+            {name: Tagged(*tag) for name, tag in fields["tags"].items()},
             {name: value for name, value in fields.items() if name not in _NAMES},
         )
     except UnsupportedFormat:
