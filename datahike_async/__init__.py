@@ -36,15 +36,7 @@ from datahike_async.api import (
     since,
 )
 from datahike_async.config import Config
-from datahike_async.connection import (
-    Connection,
-    connect,
-    db,
-    listen,
-    release,
-    transact,
-    unlisten,
-)
+from datahike_async.connection import Connection, connect
 from datahike_async.database import Database, db_with, empty_db, init_db, with_
 from datahike_async.edn import Char, Keyword, Symbol, Tagged, kw, sym
 from datahike_async.errors import (
@@ -90,6 +82,7 @@ from datahike_async.values.datom import Datom
 from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.value_set import ValueSet
+from datahike_async.verbs import db, listen, release, transact, transact_many, unlisten
 from datahike_async.verification import Info, Verification, info, verify
 from datahike_async.versions import (
     Difference,
@@ -215,6 +208,7 @@ __all__ = [
     "tag",
     "tags",
     "transact",
+    "transact_many",
     "unlisten",
     "unregister_function",
     "untag",

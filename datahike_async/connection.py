@@ -7,7 +7,7 @@ the loop, so an exception of an ``async with`` block comes out as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -41,20 +41,15 @@ from datahike_async.transactor.messages import Transact
 from datahike_async.transactor.sharing import Member, Opening, join
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
 from datahike_async.tx.answers import Answer, checked_basis, checked_key
-from datahike_async.tx.forms import take_options
+from datahike_async.tx.forms import normalize, take_options
 from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 
 __all__ = [
     "Connection",
     "connect",
-    "db",
-    "listen",
-    "release",
     "require_connection",
-    "transact",
     "transact_on",
-    "unlisten",
     "writer_of",
 ]
 
@@ -190,6 +185,45 @@ class Connection:
         """
         return await self._transact(tx_data, tx_meta, expected_basis, idempotency_key)
 
+    async def transact_many(
+        self, transactions: Iterable[Any], *, expected_basis: Database | int | None = None
+    ) -> list[TxReport]:
+        """Run several transactions, one on the other: all of them or, where one fails, none.
+
+        Each is what ``transact`` takes, ``{":tx-data": …, ":tx-meta": …}`` among that, and a commit
+        of its own. They become durable in one step, so a crash leaves all or none, too. Returns
+        their reports. Raises what ``transact`` raises, with the place of the one that failed, from
+        0, as ``error.data[":transaction"]``. ::
+
+            reports = await conn.transact_many(
+                [[{":person/name": "Ada", ":db/id": 1}], [[":db/add", 1, ":person/name", "Ann"]]]
+            )
+            assert [r.db_after.max_tx for r in reports] == [r.tx for r in reports]
+        """
+        self._check_open()
+        self._check_home()
+        if isinstance(transactions, (str, Mapping)) or not isinstance(transactions, Iterable):
+            raise ArgumentError(
+                f"transact_many takes a collection of transactions, not {shown(transactions)}."
+            )
+        basis = checked_basis(expected_basis)
+        messages: list[Transact] = []
+        for tx_data in transactions:
+            tx_data = await read_input(tx_data)
+            if isinstance(tx_data, (str, Mapping)):
+                tx_data, options = take_options(tx_data)
+                if options:
+                    raise ArgumentError(
+                        f"{', '.join(options)} can't be said of one transaction of several."
+                    )
+            messages.append(Transact(*normalize(tx_data, None)))
+        if not messages:
+            return []
+        first, *first.rest = messages
+        first.basis = basis
+        await self._transactor.send(first)
+        return [self._report(message) for message in messages]
+
     async def _transact(
         self,
         tx_data: Any,
@@ -207,7 +241,8 @@ class Connection:
             expected_basis = options.get("expected_basis", expected_basis)
             idempotency_key = options.get("idempotency_key", idempotency_key)
         basis, key = checked_basis(expected_basis), checked_key(idempotency_key)
-        message = await self._transactor.transact(tx_data, tx_meta, basis, key, parents, foreign)
+        message = Transact(*normalize(tx_data, tx_meta), basis, key, parents, foreign)
+        await self._transactor.send(message)
         if message.answer is not None:
             return await self._repeated(message.answer)
         return self._report(message)
@@ -396,7 +431,7 @@ def connect(
     return _Connecting(Config.of(config, **options), env, limits or Limits(), create)
 
 
-# -- Datahike's verbs --------------------------------------------------------------------------
+# -- for whoever is given a connection ----------------------------------------------------------
 
 
 def require_connection(conn: Any) -> Connection:
@@ -434,41 +469,3 @@ async def transact_on(
     """
     opened = require_connection(conn)
     return await opened._transact(tx_data, tx_meta, expected_basis, parents=parents, foreign=True)
-
-
-def db(conn: Connection) -> Database:
-    """Return the database of a connection as it is now."""
-    return require_connection(conn).db()
-
-
-async def transact(
-    conn: Connection,
-    tx_data: Any,
-    tx_meta: Mapping[Any, Any] | None = None,
-    *,
-    expected_basis: Database | int | None = None,
-    idempotency_key: str | None = None,
-) -> TxReport:
-    """Run a transaction; see :meth:`Connection.transact`."""
-    return await require_connection(conn).transact(
-        tx_data, tx_meta, expected_basis=expected_basis, idempotency_key=idempotency_key
-    )
-
-
-async def release(conn: Connection) -> None:
-    """Close a connection; see :meth:`Connection.release`."""
-    await require_connection(conn).release()
-
-
-def listen(conn: Connection, *arguments: Any) -> Any:
-    """Listen to commits, ``listen(conn, f)`` or ``listen(conn, key, f)``; return the key."""
-    if len(arguments) == 1:
-        return require_connection(conn).listen(arguments[0])
-    if len(arguments) == 2:
-        return require_connection(conn).listen(arguments[1], arguments[0])
-    raise ArgumentError("listen takes a connection, perhaps a key, and a function.")
-
-
-def unlisten(conn: Connection, key: Any) -> None:
-    """Stop listening; see :meth:`Connection.unlisten`."""
-    require_connection(conn).unlisten(key)

@@ -31,7 +31,6 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("tempid", "resolve_tempid"), _TEMPIDS),
     **dict.fromkeys(("squuid", "squuid_time_millis"), "until then, uuid.uuid4() makes ids"),
     "load_entities": "until then, init_db(datoms, schema) makes a database of datoms",
-    "transact_many": "until then, conn.transact takes what belongs together as one transaction",
     **dict.fromkeys(
         ("export_db", "import_db", "backup", "restore"),
         "until then, db.datoms(':eavt') reads all that there is",

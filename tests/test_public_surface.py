@@ -114,6 +114,7 @@ NAMES = [
     "since",
     "sym",
     "transact",
+    "transact_many",
     "unlisten",
     "unregister_function",
     "verify",

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from datahike_async.beside import HUGE, apply_beside
 from datahike_async.collector import set_aside
+from datahike_async.errors import DatahikeError
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.log.records import Commit, encode_entry, made_of, tx_of_commit
@@ -56,13 +57,35 @@ class Group:
         self._wrap = wrap
         self._state = branch.snapshot
         self._instant = branch.instant
+        self._messages: list[Transact] = []
         self._outcomes: list[_Outcome] = []
         self._entries: list[bytes] = []
         self._txs: list[int] = []
         self._parents: tuple[UUID, ...] = ()
 
     async def apply(self, message: Transact) -> None:
-        """Apply one more transaction; what it raises is kept for its caller."""
+        """Apply one more message; what it raises is kept for its caller."""
+        self._messages.append(message)
+        if not message.rest:
+            await self._apply(message)
+            return
+        before = (self._state, self._instant, self.size, self.bulk)
+        counts = len(self._outcomes), len(self._entries)
+        for place, one in enumerate((message, *message.rest)):
+            await self._apply(one)
+            error = self._outcomes[-1].error
+            if error is not None:
+                # The state before is still good: whoever goes on from it forks the memtable.
+                self._state, self._instant, self.size, self.bulk = before
+                del self._outcomes[counts[0] :]
+                del self._entries[counts[1] :], self._txs[counts[1] :]
+                error.add_note(f"In transaction {place + 1} of {len(message.rest) + 1}.")
+                if isinstance(error, DatahikeError):
+                    error.data[":transaction"] = place
+                self._outcomes.append(_Outcome(message, None, error))
+                return
+
+    async def _apply(self, message: Transact) -> None:
         data, state, branch = message.tx_data, self._state, self._branch
 
         call = partial(
@@ -140,8 +163,8 @@ class Group:
     async def again(self) -> Group:
         """Return the same messages applied to what the branch is now."""
         group = Group(self._branch, self._wrap)
-        for outcome in self._outcomes:
-            await group.apply(outcome.message)
+        for message in self._messages:
+            await group.apply(message)
         return group
 
     def answer(self, before: Commit, publication: UUID | None, last: Commit) -> list[Transact]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +21,8 @@ class Transact:
     ``commit`` is what it became, ``before`` the commit that it was applied to. ``basis`` is the
     transaction it must be applied on, ``key`` its idempotency key, ``parents`` what its commit has
     for parents beside the one before, ``foreign`` whether it may state ids of other branches' new
-    entities; ``answer`` stands for ``applied`` where the key was known.
+    entities; ``answer`` stands for ``applied`` where the key was known. ``rest`` are transactions
+    that follow this one in one publication, each with a reply of its own: all of them, or none.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class Transact:
         "foreign",
         "key",
         "parents",
+        "rest",
         "tx_data",
         "tx_meta",
     )
@@ -47,6 +49,7 @@ class Transact:
         key: str | None = None,
         parents: tuple[UUID, ...] = (),
         foreign: bool = False,
+        rest: Sequence[Transact] = (),
     ) -> None:
         self.tx_data = tx_data
         self.tx_meta = tx_meta
@@ -54,6 +57,7 @@ class Transact:
         self.key = key
         self.parents = parents
         self.foreign = foreign or bool(parents)
+        self.rest = rest
         self.done = anyio.Event()
         self.applied: Applied | None = None
         self.answer: Answer | None = None

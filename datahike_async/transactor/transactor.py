@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import anyio
@@ -70,7 +70,6 @@ from datahike_async.transactor.limits import Limits
 from datahike_async.transactor.mailbox import Mailbox
 from datahike_async.transactor.messages import Refresh, Transact
 from datahike_async.transactor.order import Order
-from datahike_async.tx.forms import normalize
 
 __all__ = ["Limits", "Subscriber", "Transactor", "Wrap"]
 
@@ -199,16 +198,8 @@ class Transactor:
 
     # -- callers -------------------------------------------------------------------------------
 
-    async def transact(
-        self,
-        tx_data: Any,
-        tx_meta: Mapping[Any, Any] | None,
-        basis: int | None = None,
-        key: str | None = None,
-        parents: tuple[UUID, ...] = (),
-        foreign: bool = False,
-    ) -> Transact:
-        """Send a transaction and wait until it is durable or refused.
+    async def send(self, message: Transact) -> Transact:
+        """Send a transaction and wait until it is durable or refused, with those that follow it.
 
         Cancelling before it is sent means it never happened; afterwards it takes its course.
         Raises the transaction's error; WriterError ``:writer-shut-down`` once the writer is closed,
@@ -221,7 +212,6 @@ class Transactor:
                 error=":transact/syntax",
             )
         self.require_writable()
-        message = Transact(*normalize(tx_data, tx_meta), basis, key, parents, foreign)
         if self._is_shut():
             raise shut_down(self.fatal)
         if self._ended:

@@ -1,0 +1,61 @@
+"""Datahike's verbs on connections, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datahike_async.connection import Connection, require_connection
+from datahike_async.database import Database
+from datahike_async.errors import ArgumentError
+from datahike_async.values.report import TxReport
+
+__all__ = ["db", "listen", "release", "transact", "transact_many", "unlisten"]
+
+
+def db(conn: Connection) -> Database:
+    """Return the database of a connection as it is now."""
+    return require_connection(conn).db()
+
+
+async def transact(
+    conn: Connection,
+    tx_data: Any,
+    tx_meta: Mapping[Any, Any] | None = None,
+    *,
+    expected_basis: Database | int | None = None,
+    idempotency_key: str | None = None,
+) -> TxReport:
+    """Run a transaction; see :meth:`Connection.transact`."""
+    return await require_connection(conn).transact(
+        tx_data, tx_meta, expected_basis=expected_basis, idempotency_key=idempotency_key
+    )
+
+
+async def transact_many(
+    conn: Connection,
+    transactions: Iterable[Any],
+    *,
+    expected_basis: Database | int | None = None,
+) -> list[TxReport]:
+    """Run several transactions, all or none; see :meth:`Connection.transact_many`."""
+    return await require_connection(conn).transact_many(transactions, expected_basis=expected_basis)
+
+
+async def release(conn: Connection) -> None:
+    """Close a connection; see :meth:`Connection.release`."""
+    await require_connection(conn).release()
+
+
+def listen(conn: Connection, *arguments: Any) -> Any:
+    """Listen to commits, ``listen(conn, f)`` or ``listen(conn, key, f)``; return the key."""
+    if len(arguments) == 1:
+        return require_connection(conn).listen(arguments[0])
+    if len(arguments) == 2:
+        return require_connection(conn).listen(arguments[1], arguments[0])
+    raise ArgumentError("listen takes a connection, perhaps a key, and a function.")
+
+
+def unlisten(conn: Connection, key: Any) -> None:
+    """Stop listening; see :meth:`Connection.unlisten`."""
+    require_connection(conn).unlisten(key)
