@@ -136,6 +136,22 @@ class Encoding:
         """Return the meta."""
         return dict(self._serializers[1].deserialize(envelope.meta))
 
+    def described(self, name: str, envelope: Envelope) -> dict[str, Any]:
+        """Return the meta of an envelope whose value was not read, and was not checked.
+
+        Raises CorruptValue, UnsupportedEncoding.
+        """
+        meta = envelope.meta
+        if envelope.encryptor:
+            cipher = self.encryptor
+            if cipher is None or cipher.id != envelope.encryptor:
+                raise UnsupportedEncoding(f"{name} was encrypted by an encryptor not given here.")
+            meta = cipher.decrypt(meta, name, "meta")
+        try:
+            return dict(self._serializers[1].deserialize(meta))
+        except (TypeError, ValueError) as error:
+            raise CorruptValue(f"{name} has a damaged meta: {error}") from error
+
     def seal_record(self, name: str, record: bytes) -> bytes:
         """Return a record as the journal of ``name`` keeps it."""
         return self.encryptor.encrypt(record, name, "record") if self.encryptor else record

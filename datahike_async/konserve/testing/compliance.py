@@ -27,6 +27,7 @@ from datahike_async.konserve.testing.laws.journals import JournalLaws
 from datahike_async.konserve.testing.laws.lifecycle import LifecycleLaws
 from datahike_async.konserve.testing.laws.many_keys import ManyKeysLaws
 from datahike_async.konserve.testing.laws.revisions import RevisionLaws
+from datahike_async.konserve.testing.laws.sweeping import SweepLaws
 from datahike_async.konserve.testing.laws.turns import TurnLaws
 from datahike_async.konserve.testing.laws.values import ValueLaws
 
@@ -40,6 +41,7 @@ class StoreCompliance(
     BinaryLaws,
     RevisionLaws,
     ManyKeysLaws,
+    SweepLaws,
     JournalLaws,
     ConcurrencyLaws,
     TurnLaws,

@@ -2,6 +2,7 @@
 
 ``lifecycle`` making, opening, deleting · ``values`` keys and values of every kind · ``binary``
 bytes, ranges, damage · ``revisions`` reading what is new, compare-and-set · ``many_keys`` several
-keys at once, listings · ``journals`` appending to a key · ``concurrency`` races · ``turns``
-queueing · ``cancellation`` calls that are given up · ``failure`` calls that fail.
+keys at once, listings · ``sweeping`` removing by name · ``journals`` appending to a key ·
+``concurrency`` races · ``turns`` queueing · ``cancellation`` calls that are given up · ``failure``
+calls that fail.
 """
