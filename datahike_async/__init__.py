@@ -35,6 +35,7 @@ from datahike_async.api import (
     seek_datoms,
     since,
 )
+from datahike_async.collection import Collected, gc_storage, pin
 from datahike_async.config import Config
 from datahike_async.connection import Connection, connect
 from datahike_async.database import Database, db_with, empty_db, init_db, with_
@@ -113,6 +114,7 @@ __all__ = [
     "BadInput",
     "Budget",
     "Char",
+    "Collected",
     "Config",
     "ConfigError",
     "Conflict",
@@ -175,6 +177,7 @@ __all__ = [
     "empty_db",
     "explain",
     "force_branch",
+    "gc_storage",
     "history",
     "index_range",
     "info",
@@ -189,6 +192,7 @@ __all__ = [
     "merge_db",
     "merge_preview",
     "parent_commit_ids",
+    "pin",
     "pull",
     "pull_many",
     "q",

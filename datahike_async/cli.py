@@ -1,4 +1,4 @@
-"""The command line ``datahike-async``: demo, q, transact, branches, branch, log, info, verify.
+"""The command line ``datahike-async``: demo, q, transact, branches, branch, log, info, verify, gc.
 
 Databases are named by ``--path DIR`` (a file database) or ``--config EDN``. EDN goes in; EDN, JSON
 or a table comes out. Exit codes: 0 done, 1 an error of the database, or something that ``verify``
@@ -87,6 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_database(verify)
     verify.add_argument("--deep", action="store_true", help="compare the log with the indexes, too")
     verify.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
+    gc = commands.add_parser("gc", help="collect garbage: remove what nothing needs any more")
+    _add_database(gc)
+    gc.add_argument("--dry-run", action="store_true", help="tell what could be freed, no more")
+    gc.add_argument("--commits", type=int, help="keep so many of each branch")
+    gc.add_argument("--seconds", type=float, help="keep those that are not older")
+    gc.add_argument("--remove-before", help="a transaction id or an instant (RFC 3339)")
+    gc.add_argument("--format", choices=("edn", "json", "table"), default="table")
     return parser
 
 
@@ -109,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "log": _log,
         "info": _info,
         "verify": _verify,
+        "gc": _gc,
     }[arguments.command]
     try:
         return anyio.run(partial(command, arguments), backend=arguments.loop)
@@ -267,6 +276,40 @@ def _keyed(value: Any) -> Any:
     if isinstance(value, dict):
         return {Keyword(key.replace("_", "-")): _keyed(one) for key, one in value.items()}
     return [_keyed(one) for one in value] if isinstance(value, list) else value
+
+
+async def _gc(arguments: argparse.Namespace) -> int:
+    said = {"commits": arguments.commits, "seconds": arguments.seconds}
+    retain = {key: value for key, value in said.items() if value is not None} or None
+    point = None if arguments.remove_before is None else _time_point(arguments.remove_before)
+    async with d.connect(_config(arguments)) as conn:
+        done = await d.gc_storage(conn, point, retain=retain, dry_run=arguments.dry_run)
+    rows = [
+        (name, kept.since, kept.since_tx, kept.checkpoints)
+        for name, kept in sorted(done.branches.items())
+    ]
+    if arguments.format == "table":
+        freed = "could be freed" if done.dry_run else "freed"
+        print(f"{done.freed} of {done.listed} blobs {freed}, {done.bytes} bytes; {done.kept} kept")
+        _print(("branch", "kept since", "tx", "checkpoints"), rows, "table")
+        return 0
+    told: dict[str, Any] = {
+        **{name: getattr(done, name) for name in ("epoch", "listed", "kept", "freed", "bytes")},
+        "dry-run": done.dry_run,
+        "pins": done.pins,
+        "branches": {
+            name: {"since": since, "tx": tx, "checkpoints": count}
+            for name, since, tx, count in rows
+        },
+    }
+    if arguments.format == "edn":
+        branches = {
+            Keyword(name): {Keyword(k): v for k, v in kept.items()}
+            for name, kept in told["branches"].items()
+        }
+        told = {Keyword(k): branches if k == "branches" else v for k, v in told.items()}  # type: ignore[misc]
+    print(_formatted(told, arguments.format))
+    return 0
 
 
 def _print(names: Sequence[str], rows: Sequence[tuple[Any, ...]], form: str) -> None:

@@ -24,7 +24,7 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
     "rebase": _BRANCHES,
     "tx_range": _TX,
-    **dict.fromkeys(("gc_storage", "pin", "reachable_store_refs"), _NOTHING),
+    "reachable_store_refs": _NOTHING,
     **dict.fromkeys(("purge", "erasure_report"), "until then, delete_database erases all of it"),
     **dict.fromkeys(("metrics", "warm_index", "warm_datoms", "warm_db"), _NOTHING),
     **dict.fromkeys(("fulltext", "knn"), _SEARCH),

@@ -19,7 +19,7 @@ from datahike_async.connection import (
 )
 from datahike_async.database import Database, require_database
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import ArgumentError, DatabaseNotFound, shown
+from datahike_async.errors import ArgumentError, DatabaseNotFound, SnapshotExpired, shown
 from datahike_async.index.columns import Rows
 from datahike_async.index.source import Reading
 from datahike_async.konserve.errors import RevisionMismatch
@@ -35,10 +35,17 @@ from datahike_async.storage.branches.branching import (
     main_branch,
     unknown_branch,
 )
+from datahike_async.storage.branches.finding import (
+    Line,
+    find_commit,
+    head_place,
+    require_kept,
+)
 from datahike_async.storage.branches.forcing import write_value
-from datahike_async.storage.branches.read import deleted_branch, read_branch, restore_at
-from datahike_async.storage.branches.registry import read_registry
-from datahike_async.storage.branches.tagging import begin_tag, end_tag, read_tag
+from datahike_async.storage.branches.origin import Origin
+from datahike_async.storage.branches.read import deleted_branch, restore_at
+from datahike_async.storage.branches.registry import Registry, read_registry
+from datahike_async.storage.branches.tagging import begin_tag, end_tag
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.sharing import forget
@@ -58,6 +65,7 @@ __all__ = [
     "force_branch",
     "merge_db",
     "named_place",
+    "origin_of",
     "parent_commit_ids",
     "place_of",
     "rename_branch",
@@ -143,8 +151,7 @@ async def branch(conn: Connection, from_: Any, new: Any) -> None:
     writer.require_writable()
     with konserve_errors():
         await writer.probe.check()
-        place = await _origin(conn, from_)
-        await begin_branch(writer.store, name, place, writer.epoch, writer.env)
+        await begin_branch(writer.store, name, partial(_origin, conn, from_), writer.env)
 
 
 async def delete_branch(conn: Connection, name: Any) -> None:
@@ -183,13 +190,20 @@ async def rename_branch(conn: Connection, old: Any, new: Any) -> None:
         await writer.probe.check()
         if wanted == (await read_registry(writer.store)).main:
             raise main_branch(wanted)
+        at: UUID | None = None
+
+        async def find(registry: Registry) -> Origin:
+            nonlocal at
+            origin = await _head_of(conn, wanted, registry)
+            if origin is None:
+                raise unknown_branch(wanted, registry)
+            at = origin.place.commit.id
+            return origin
+
         for _ in range(_ATTEMPTS):
-            place = await _head_of(conn, wanted)
-            if place is None:
-                raise unknown_branch(wanted, await read_registry(writer.store))
-            await begin_branch(writer.store, name, place, writer.epoch, writer.env)
+            await begin_branch(writer.store, name, find, writer.env)
             try:
-                await _end(conn, wanted, place.commit.id)
+                await _end(conn, wanted, at)
                 return
             except RevisionMismatch:
                 # Somebody has written to it meanwhile.
@@ -220,9 +234,13 @@ async def force_branch(conn: Connection, db: Database, name: Any, parents: Itera
         value = await _value_of(conn, db)
         found = await _parents(conn, parents)
         await writer.probe.check()
-        born = await write_value(
-            writer.store, writer.source, value, wanted, found, writer.line[0], writer.env
-        )
+        own = Line(conn.config.branch, *writer.line)
+
+        async def kept(registry: Registry) -> None:
+            await require_kept(writer.store, writer.past, registry, own, value.trees)
+
+        base, env = writer.line[0], writer.env
+        born = await write_value(writer.store, writer.source, value, wanted, found, base, env, kept)
         await _shut(conn, wanted, born)
 
 
@@ -243,8 +261,7 @@ async def tag(conn: Connection, name: Any, of: Any = None) -> None:
     with konserve_errors():
         await writer.probe.check()
         of = conn.db().commit_id if of is None else of
-        place = await _origin(conn, of)
-        await begin_tag(writer.store, wanted, place, writer.epoch, writer.env)
+        await begin_tag(writer.store, wanted, partial(_origin, conn, of), writer.env)
 
 
 async def untag(conn: Connection, name: Any) -> None:
@@ -285,7 +302,8 @@ async def branch_as_db(conn: Connection, name: Any) -> Database:
     if wanted == conn.config.branch:
         return await conn.sync()
     with konserve_errors():
-        place = await _head_of(conn, wanted)
+        writer = writer_of(conn)
+        place = await head_place(writer.store, wanted, writer.store_id)
         if place is None:
             raise unknown_branch(wanted, await read_registry(writer_of(conn).store))
         return await database_at(conn, place)
@@ -294,7 +312,8 @@ async def branch_as_db(conn: Connection, name: Any) -> Database:
 async def commit_as_db(conn: Connection, commit: Any) -> Database | None:
     """Return the database that a commit is; None where no branch has it in its past.
 
-    Raises ArgumentError ``:commit-id-must-be-uuid``. ::
+    Raises ArgumentError ``:commit-id-must-be-uuid``; SnapshotExpired where it is older than what
+    collections of garbage have left. ::
 
         before = conn.db()
         await conn.transact([{":person/name": "Ada"}])
@@ -315,10 +334,10 @@ async def commit_as_db(conn: Connection, commit: Any) -> Database | None:
 
 
 async def branch_history(conn: Connection) -> AsyncGenerator[Database, None]:
-    """Iterate over the commits of a branch as databases, back to the first; each comes once.
+    """Iterate over the commits of a branch as databases, back to the first that is kept.
 
-    Of what is next the one with the newest transaction comes first, so that a line of commits comes
-    from its end to its beginning. ::
+    Each comes once. Of what is next the one with the newest transaction comes first, so that a line
+    of commits comes from its end to its beginning. ::
 
         await conn.transact([{":person/name": "Ada"}])
         line = [db.commit_id async for db in d.branch_history(conn)]
@@ -333,7 +352,10 @@ async def branch_history(conn: Connection) -> AsyncGenerator[Database, None]:
         yield db
         for parent in db.parent_commit_ids - met:
             met.add(parent)
-            found = await commit_as_db(conn, parent)
+            try:
+                found = await commit_as_db(conn, parent)
+            except SnapshotExpired:
+                continue
             if found is not None:
                 waiting[parent] = found
 
@@ -427,56 +449,43 @@ def _name(value: Any, of: str = "branch") -> str:
     )
 
 
-async def _origin(conn: Connection, of: Any) -> Place:
+async def _origin(conn: Connection, of: Any, registry: Registry) -> Origin:
     """Return where a branch or a commit is that something is to be made of."""
-    place = await named_place(conn, of)
-    if place is None:
+    origin = await origin_of(conn, of, registry)
+    if origin is None:
         raise DatabaseNotFound(
             f"{shown(of)} is neither a branch nor a commit of this database, so nothing can be "
             "made of it; branches(conn) lists the branches.",
             error=":from-branch-does-not-point-to-existing-branch-or-commit",
             from_=of,
         )
-    return place
+    return origin
+
+
+async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | None:
+    """Return where a branch or a commit is, and from where on its past is kept, by a registry."""
+    if isinstance(of, UUID):
+        writer = writer_of(conn)
+        own = Line(conn.config.branch, *writer.line)
+        return await find_commit(writer.store, writer.past, registry, own, of)
+    return await _head_of(conn, _name(of), registry)
+
+
+async def _head_of(conn: Connection, name: str, registry: Registry) -> Origin | None:
+    writer = writer_of(conn)
+    place = await head_place(writer.store, name, writer.store_id)
+    return None if place is None else Origin(place, registry.floors.get(name))
 
 
 async def named_place(conn: Connection, of: Any) -> Place | None:
     """Return where a branch, by its name, or a commit, by its id, is; None where it is nowhere."""
-    return await (place_of(conn, of) if isinstance(of, UUID) else _head_of(conn, _name(of)))
-
-
-async def _head_of(conn: Connection, name: str) -> Place | None:
-    """Return where the newest commit of a branch is, None where there is no such branch."""
-    writer = writer_of(conn)
-    try:
-        state = await read_branch(writer.store, name, writer.store_id)
-    except DatabaseNotFound:
-        return None
-    if state is None:
-        return None
-    return Place(state.head.base, tuple(state.tail.records), state.records, state.commit)
+    origin = await origin_of(conn, of, await read_registry(writer_of(conn).store))
+    return None if origin is None else origin.place
 
 
 async def place_of(conn: Connection, commit: UUID) -> Place | None:
     """Return where a commit is in the past of any branch, its own first."""
-    writer = writer_of(conn)
-    found = await writer.past.find(*writer.line, commit)
-    if found is not None:
-        return found
-    registry = await read_registry(writer.store)
-    for name in sorted(registry.branches):
-        place = await _head_of(conn, name)
-        if place is not None:
-            found = await writer.past.find(place.base, place.encoded, commit)
-            if found is not None:
-                return found
-    for tagged in registry.tags.values():
-        place = await read_tag(writer.store, tagged)
-        if place is not None:
-            found = await writer.past.find(place.base, place.encoded, commit)
-            if found is not None:
-                return found
-    return None
+    return await named_place(conn, commit)
 
 
 async def database_at(conn: Connection, place: Place) -> Database:

@@ -15,6 +15,7 @@ import datahike_async as d
 from datahike_async.env import SYSTEM
 from datahike_async.konserve import opening as stores
 from datahike_async.storage.branches import branching
+from datahike_async.storage.branches.origin import Origin
 from datahike_async.storage.branches.read import read_branch
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.keys import BRANCHES
@@ -46,7 +47,11 @@ async def made_again_elsewhere(config: dict[str, Any], name: str) -> None:
     state = await read_branch(store, "db", None)
     assert state is not None
     place = Place(state.head.base, tuple(state.tail.records), state.records, state.commit)
-    await branching.begin_branch(store, name, place, 0, SYSTEM)
+
+    async def find(_: object) -> Origin:
+        return Origin(place, None)
+
+    await branching.begin_branch(store, name, find, SYSTEM)
     await stores.release_store(store)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
+from datahike_async.config.collecting import gc_config
 from datahike_async.config.names import (
     FIELDS,
     MOST_LEVELS,
@@ -101,6 +102,8 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
             value = text_of(value)
         elif key == "writer":
             value = writer_config(value)
+        elif key == "gc":
+            value = gc_config(value)
         elif key == "index-config":
             value = _index_config(value)
         elif key == "name" and value is not None and not isinstance(value, str):

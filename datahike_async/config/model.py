@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from datahike_async.config.checking import checked
+from datahike_async.config.collecting import GcConfig
 from datahike_async.config.names import (
     FIELDS,
     STORED,
@@ -57,6 +58,7 @@ class Config:
     allow_unsafe_config: bool = False
     value_caps: Any = None
     read_only: bool = False
+    gc: GcConfig | None = None
     given: frozenset[str] = frozenset()
 
     @classmethod
@@ -145,6 +147,8 @@ class Config:
                 value = {Keyword(k): v for k, v in public(value).items()}
             elif key == "writer":
                 value = {Keyword("backend"): Keyword(value.backend)}
+            elif key == "gc":
+                value = {Keyword("every"): value.every}
             elif key in ("schema-flexibility", "branch", "index"):
                 value = Keyword(value)
             elif key == "index-config":
@@ -188,7 +192,7 @@ def _check_supported(config: Config) -> None:
         raise refused("remote-peer", "connect to the store itself.")
     gc = config.online_gc
     if isinstance(gc, Mapping) and any(name_of(k) == "enabled" and v for k, v in gc.items()):
-        raise refused("online-gc", "collect offline.")
+        raise refused("online-gc", "use :gc, such as {:every 60}, which collects beside writers.")
     if config.value_caps is not None and not (
         isinstance(config.value_caps, Mapping) and not config.value_caps
     ):

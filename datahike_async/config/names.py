@@ -35,6 +35,7 @@ FIELDS: Final = {
     "allow-unsafe-config": "allow_unsafe_config",
     "value-caps": "value_caps",
     "read-only": "read_only",
+    "gc": "gc",
 }
 
 STORED: Final = (

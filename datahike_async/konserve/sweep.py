@@ -1,14 +1,16 @@
 """Sweep: going through a store by the names of its blobs, and removing those that nobody needs.
 
 Names are hashes of keys, so a collector goes forward: it lists all names, crosses out those of the
-keys that live, and looks at what is left, a few bytes of each, before it removes anything. Memory is
-bounded by the names: about a hundred bytes a blob.
+keys that live, and looks at what is left, a few bytes of each, before it removes anything. Memory
+is bounded by the names: about a hundred bytes a blob.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
+
+from anyio.lowlevel import checkpoint as pause
 
 from datahike_async.konserve.base import gather, listing
 from datahike_async.konserve.blob import Revision
@@ -23,15 +25,20 @@ _FIRST: Final = 1024
 """Bytes that hold all of most small blobs."""
 _AT_ONCE: Final = 16
 _SLICE: Final = 64
+_PAGE: Final = 10_000
 
 
 class Found(NamedTuple):
-    """What lies under a name: its key, its size and its revision."""
+    """What lies under a name: its key, its size and its revision.
+
+    ``written`` is when it was, in ms since 1970 by the clock of whoever wrote it; 0 where unknown.
+    """
 
     name: str
     key: Any
     size: int
     revision: Revision
+    written: int = 0
 
 
 class Names:
@@ -62,11 +69,15 @@ class Names:
             yield [name.hex() for name in left[start : start + size]]
 
 
-async def list_names(store: Store) -> AsyncIterator[Sequence[str]]:
-    """Iterate over pages of the names of all blobs, reading none of them."""
+async def list_names(store: Store) -> Names:
+    """List the names of all blobs, reading none of them."""
+    names = Names()
     async with listing(store.blobs.names()) as pages:
         async for page in pages:
-            yield page
+            for start in range(0, len(page), _PAGE):
+                names.add(page[start : start + _PAGE])
+                await pause()
+    return names
 
 
 async def look(store: Store, names: Sequence[str]) -> list[Found]:
@@ -93,12 +104,13 @@ async def look(store: Store, names: Sequence[str]) -> list[Found]:
             envelope = Envelope(
                 header.kind, header.serializer, header.compressor, b"", meta, header.encryptor
             )
-            key = store.encoding.described(name, envelope).get("key")
+            described = store.encoding.described(name, envelope)
+            key, written = described.get("key"), described.get("last-write")
             if name_of_key(key) != name:
                 return None
         except (CorruptValue, UnsupportedEncoding, ValueError):
             return None  # nothing is removed by what cannot be read
-        return Found(name, key, size, first.revision)
+        return Found(name, key, size, first.revision, written if type(written) is int else 0)
 
     return [found for found in await gather(one, names, _AT_ONCE) if found is not None]
 

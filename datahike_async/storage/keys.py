@@ -11,11 +11,16 @@ from uuid import UUID
 __all__ = [
     "BRANCHES",
     "CREATING",
+    "IMMUTABLE",
     "OURS",
+    "PINS",
+    "PROBES",
     "checkpoint_key",
+    "head_branch",
     "head_key",
     "node_key",
     "pack_key",
+    "pin_key",
     "probe_key",
     "segment_key",
     "tag_key",
@@ -28,6 +33,7 @@ _LOG: Final = "log/"
 _PROBE: Final = "probe/"
 _COMMIT: Final = "commit/"
 _TAG: Final = "tag/"
+_PIN: Final = "pin/"
 
 CREATING: Final = "creating"
 """The claim of whoever is creating the database."""
@@ -35,13 +41,27 @@ CREATING: Final = "creating"
 BRANCHES: Final = "branches"
 """The registry of branches."""
 
-OURS: Final = (_HEAD, _PACK, _NODE, _LOG, _COMMIT, _TAG, _PROBE)
+PINS: Final = "pins"
+"""Who keeps which commits from being collected."""
+
+IMMUTABLE: Final = (_PACK, _NODE, _LOG, _COMMIT, _TAG, _PIN)
+"""What the keys begin with of blobs that never change, and of which no key is used again."""
+
+PROBES: Final = _PROBE
+"""What the keys begin with by which a store is tried out."""
+
+OURS: Final = (_HEAD, *IMMUTABLE, _PROBE)
 """What the keys of a database begin with."""
 
 
 def head_key(branch: str) -> str:
     """Return the key of a branch's head: the one blob of it that changes."""
     return _HEAD + branch
+
+
+def head_branch(key: str) -> str | None:
+    """Return the branch whose head lies under a key; None for the key of anything else."""
+    return key.removeprefix(_HEAD) if key.startswith(_HEAD) else None
 
 
 def pack_key(flush: UUID, number: int) -> str:
@@ -67,6 +87,11 @@ def checkpoint_key(flush: UUID) -> str:
 def tag_key(publication: UUID) -> str:
     """Return the key of a tag: a head that never changes."""
     return f"{_TAG}{publication.hex}"
+
+
+def pin_key(id: UUID) -> str:
+    """Return the key under which a pin says what it keeps."""
+    return f"{_PIN}{id.hex}"
 
 
 def probe_key(id: UUID) -> str:

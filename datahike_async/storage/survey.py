@@ -23,9 +23,11 @@ from datahike_async.konserve.base import gather
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
+from datahike_async.storage.branches.pins import pinned_items, read_pins
 from datahike_async.storage.branches.read import BranchState, read_branch
 from datahike_async.storage.branches.registry import Registry, read_registry
-from datahike_async.storage.keys import BRANCHES, checkpoint_key, head_key
+from datahike_async.storage.branches.tagging import tagged_head
+from datahike_async.storage.keys import BRANCHES, PINS, checkpoint_key, head_key, pin_key, tag_key
 from datahike_async.storage.log.checkpoint import Checkpoint, Pointer, decode_checkpoint
 from datahike_async.storage.log.records import Commit, SegmentParts, decode_segment
 from datahike_async.storage.log.tail import IN_THREAD
@@ -97,7 +99,10 @@ class Link(NamedTuple):
 
 @dataclass(slots=True)
 class Seen:
-    """What the heads of a store name. ``blobs`` are the keys of all of it."""
+    """What the heads of a store name. ``blobs`` are the keys of all of it.
+
+    ``kept`` are segments that tags and pins name.
+    """
 
     registry: Registry | None = None
     branches: dict[str, BranchState] = field(default_factory=dict)
@@ -105,6 +110,7 @@ class Seen:
     segments: dict[Address, Link] = field(default_factory=dict)
     nodes: dict[Address, Node] = field(default_factory=dict)
     blobs: set[str] = field(default_factory=set)
+    kept: list[Address] = field(default_factory=list)
 
     def by_blob(self) -> dict[str, list[Address]]:
         """Return the addresses of nodes by the blob they lie in."""
@@ -126,6 +132,16 @@ class Seen:
         return out[::-1]
 
 
+class Named(NamedTuple):
+    """A checkpoint that is named, and the transaction before which a line that has it ends."""
+
+    pointer: Pointer
+    floor: int
+
+
+Wave = dict[UUID, Named]
+
+
 class Survey:
     """One survey of a store. ``complain`` is told of what is wrong; raising there ends it."""
 
@@ -133,6 +149,7 @@ class Survey:
         self.store = store
         self.seen = Seen()
         self._complain = complain
+        self._kept: list[tuple[str, Checkpoint]] = []
         self._schemas: dict[bytes, tuple[frozenset[int], frozenset[int]]] = {}
 
     async def run(self, branches: Sequence[str] = ()) -> Seen:
@@ -141,6 +158,8 @@ class Survey:
         ``branches`` are those to look at; all that the registry lists if none are given.
         """
         await self.heads(branches)
+        if not branches:
+            await self.kept()
         await self.checkpoints()
         await self.log()
         await self.nodes()
@@ -170,6 +189,38 @@ class Survey:
                 continue
             seen.branches[name] = state
 
+    async def kept(self) -> None:
+        """Read what tags and pins keep of the past, whatever becomes of branches."""
+        registry = self.seen.registry
+        try:
+            pins = await read_pins(self.store)
+        except (DatahikeError, KonserveError) as error:
+            self._wrong(PINS, error)
+            pins = {}
+        if pins:
+            self.seen.blobs.add(PINS)
+        for tagged in registry.tags.values() if registry else ():
+            key = tag_key(tagged.publication)
+            try:
+                head = await tagged_head(self.store, tagged)
+            except (DatahikeError, KonserveError) as error:
+                self._wrong(key, error)
+                continue
+            if head is not None:
+                self._keep(key, head.base, head.tail)
+        for id_ in pins:
+            key = pin_key(id_)
+            try:
+                self._keep(key, *await pinned_items(self.store, id_))
+            except (DatahikeError, KonserveError) as error:
+                if id_ in await read_pins(self.store):
+                    self._wrong(key, error)
+
+    def _keep(self, key: str, base: Checkpoint, items: Iterable[bytes | Address]) -> None:
+        self.seen.blobs.add(key)
+        self._kept.append((key, base))
+        self.seen.kept += [x for x in items if isinstance(x, Address)]
+
     def _wrong(self, place: str, error: Exception) -> None:
         if isinstance(error, KonserveError):
             error = translate(error)
@@ -183,20 +234,30 @@ class Survey:
 
     async def checkpoints(self) -> None:
         """Read the checkpoints that heads name, and all that those name, in waves."""
-        wave: dict[UUID, Pointer] = {}
+        wave: Wave = {}
+        floors = self.seen.registry.floors if self.seen.registry else {}
         for name, state in self.seen.branches.items():
             base = state.head.base
-            self._take(base, head_key(name), wave)
-            wave.setdefault(base.id, base.pointer)
-        met: set[UUID] = set()
+            floor = floors[name].tx if name in floors else 0
+            self._take(base, head_key(name), floor, wave)
+            known = wave.get(base.id)
+            if known is None or known.floor > floor:
+                wave[base.id] = Named(base.pointer, floor)
+        collected = self.seen.registry is not None and self.seen.registry.epoch > 0
+        for key, base in self._kept:
+            # Of what was before it, collections leave nothing for its sake.
+            self._take(base, key, base.tx + 1 if collected else 0, wave)
+        met: dict[UUID, int] = {}
         while wave:
-            met |= wave.keys()
-            found = await gather(self._checkpoint, list(wave.values()), _AT_ONCE)
-            wave = {}
-            for one in found:
+            met.update((id_, named.floor) for id_, named in wave.items())
+            pointers = [named.pointer for named in wave.values()]
+            found = await gather(self._checkpoint, pointers, _AT_ONCE)
+            below: Wave = {}
+            for named, one in zip(wave.values(), found, strict=True):
                 if one is not None:
-                    self._take(one, checkpoint_key(one.id), wave)
-            wave = {id_: pointer for id_, pointer in wave.items() if id_ not in met}
+                    self._take(one, checkpoint_key(one.id), named.floor, below)
+            # Once more what another branch has from further back on.
+            wave = {id_: at for id_, at in below.items() if id_ not in met or at.floor < met[id_]}
 
     async def _checkpoint(self, pointer: Pointer) -> Checkpoint | None:
         key = checkpoint_key(pointer.id)
@@ -216,9 +277,12 @@ class Survey:
             )
         return base
 
-    def _take(self, base: Checkpoint, place: str, wave: dict[UUID, Pointer]) -> None:
-        """Keep what a checkpoint names."""
-        wave.update((pointer.id, pointer) for pointer in base.back)
+    def _take(self, base: Checkpoint, place: str, floor: int, wave: Wave) -> None:
+        """Keep what a checkpoint names, but for what collections have removed."""
+        for pointer in base.back:
+            other = wave.get(pointer.id)
+            if pointer.tx >= floor and (other is None or other.floor > floor):
+                wave[pointer.id] = Named(pointer, floor)
         try:
             stop = self._stop(base)
         except (KeyError, TypeError, ValueError, DatahikeError) as error:
@@ -253,10 +317,17 @@ class Survey:
 
     async def log(self) -> None:
         """Read the segments of the log, those of tails among them, in waves."""
-        wave: dict[Address, None] = {}
+        wave: dict[Address, None] = dict.fromkeys(self.seen.kept)
         for state in self.seen.branches.values():
             wave.update(dict.fromkeys(x for x in state.head.tail if isinstance(x, Address)))
+        # The log before the oldest checkpoint that is kept of a line is not kept.
+        ends: set[Address | None] = {None}
         for stop in self.seen.stops.values():
+            before = None if stop.before is None else self.seen.stops.get(stop.before)
+            if before is None and stop.before is not None:
+                continue
+            if before is not None:
+                ends.add(before.log)
             if stop.log is not None:
                 wave[stop.log] = None
         while wave:
@@ -265,7 +336,8 @@ class Survey:
             self.seen.segments.update(links)
             wave = {}
             for link in links.values():
-                named = [*link.parts, *([link.previous] if link.previous else [])]
+                before_it = [] if link.previous in ends else [link.previous]
+                named = [x for x in (*link.parts, *before_it) if x is not None]
                 wave.update(dict.fromkeys(x for x in named if x not in self.seen.segments))
 
     async def _segment(self, address: Address) -> Link | None:

@@ -76,6 +76,11 @@ class Moved(Exception):
         super().__init__("the head has moved")
         self.state = state
 
+    @property
+    def is_fence(self) -> bool:
+        """Whether nobody has written anything: a collection of garbage has begun."""
+        return isinstance(self.state, Growth) and self.state.is_fence
+
 
 class Committer:
     """The head of one branch as this writer last published or read it."""
@@ -120,6 +125,8 @@ class Committer:
         self.commit = newest(growth.records, self.commit)
         self.recent = growth.recent
         self.ring = growth.ring
+        if growth.epoch is not None:
+            self.epoch = growth.epoch
         if growth.tail is not None:
             self.tail = growth.tail
         else:
@@ -144,7 +151,6 @@ class Committer:
             self.generation,
             self.commit,
             self.recent,
-            self.epoch,
             self.extra,
             base.encoded,
             self.tail,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
-from datahike_async.errors import DatahikeError
+from datahike_async.errors import DatahikeError, SnapshotExpired
 from datahike_async.events import FLUSH_FAILED, FLUSHED
 from datahike_async.konserve.errors import OutOfTurn
 from datahike_async.konserve.loops import start
@@ -83,7 +83,7 @@ class Flushing:
         self._wake()
 
     def _failed(self, error: DatahikeError) -> None:
-        if error.retryable:
+        if error.retryable or isinstance(error, SnapshotExpired):
             # Commits need less room than flushes: they go on, and the flush is tried again later.
             FLUSH_FAILED(branch=self._branch.name, error=error)
             self._floor = self._branch.snapshot.n
@@ -113,7 +113,7 @@ class Flushing:
                 if queued:
                     await order.give_way()
             except Moved as moved:
-                if exclusive:
+                if exclusive and not moved.is_fence:
                     self._shut(fenced(branch.name))
                     return
                 try:

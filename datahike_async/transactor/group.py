@@ -7,7 +7,7 @@ again, and what was refused on the old state may be right on the new one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from datahike_async.beside import HUGE, apply_beside
 from datahike_async.collector import set_aside
-from datahike_async.errors import DatahikeError
+from datahike_async.errors import DatahikeError, SnapshotExpired
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.log.records import Commit, encode_entry, made_of, tx_of_commit
@@ -159,6 +159,14 @@ class Group:
 
     def __len__(self) -> int:
         return len(self._outcomes)
+
+    async def on_what_is_there(self) -> Group:
+        """Return the group; applied anew where what it needs of an old state was collected."""
+        if any(isinstance(outcome.error, SnapshotExpired) for outcome in self._outcomes):
+            with suppress(Exception):  # what is wrong shows when it is published
+                await self._branch.refresh()
+                return await self.again()
+        return self
 
     async def again(self) -> Group:
         """Return the same messages applied to what the branch is now."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -28,9 +29,11 @@ from datahike_async.konserve.store import Store
 from datahike_async.memory import memory_of
 from datahike_async.storage.branches.branching import list_branch, may_be_unlisted
 from datahike_async.storage.branches.create import NODE_BYTES
+from datahike_async.storage.branches.expiry import why_missing
 from datahike_async.storage.branches.read import missing_branch, read_branch
 from datahike_async.storage.nodes.store import NodeStore
 from datahike_async.storage.translate import konserve_errors
+from datahike_async.transactor.collecting import Collecting
 from datahike_async.transactor.failures import loop_ended
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
 
@@ -99,6 +102,7 @@ class _Shared:
         self._registry = registry
         self._opening = opening
         self._scope = anyio.CancelScope()
+        self._collecting: Collecting | None = None
         registry.live[key] = self
 
     def begin(self) -> None:
@@ -160,6 +164,10 @@ class _Shared:
             return False
         if not self.members:
             self.transactor.stop()
+        gc = self._opening.config.gc
+        if gc is not None and not self.transactor.store.read_only:
+            self._collecting = Collecting(self.transactor, gc)
+            self._collecting.begin()
         OPENED(**self._described(), seconds=round(monotonic() - began, 6))
         self.opened.set()
         return True
@@ -183,6 +191,8 @@ class _Shared:
                 member.complain("its event loop ended")
         with anyio.move_on_after(self._opening.limits.close_seconds if lost else None, shield=True):
             try:
+                if self._collecting is not None:
+                    await self._collecting.stop()
                 await self.transactor.close()
             except Exception:
                 # What was acknowledged is durable; the flush only speeds up the next open.
@@ -361,14 +371,17 @@ async def _opened(opening: Opening) -> Transactor:
                 await release_store(await connect_store(config.opening()))
                 raise missing_branch(config.branch)
             if may_be_unlisted(state.head) and not store.read_only:
-                await list_branch(store, config.branch, env)
+                if not await list_branch(store, config.branch, env):
+                    raise missing_branch(config.branch)
                 state = await read_branch(store, config.branch, None) or state
             base = state.head.base
             adopted = config.adopting(base.config)
             adopted = adopted.in_store({**config.store, "id": base.store})
             factory = index_factory(adopted.index)
             limit = adopted.store_cache_size * NODE_BYTES
-            source = NodeStore(store, factory.decode, limit, memory_of(adopted.memory_limit))
+            memory = memory_of(adopted.memory_limit)
+            source = NodeStore(store, factory.decode, limit, memory)
+            source.explain = partial(why_missing, store, config.branch, factory, memory)
             return await Transactor.open(store, state, adopted, source, env, wrap, limits)
         except BaseException:
             with anyio.CancelScope(shield=True):

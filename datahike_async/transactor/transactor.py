@@ -171,11 +171,6 @@ class Transactor:
         return self._branch.env
 
     @property
-    def epoch(self) -> int:
-        """The last collection that the branch was told of."""
-        return self._branch.committer.epoch
-
-    @property
     def line(self) -> tuple[Checkpoint, Sequence[bytes]]:
         """The newest checkpoint of the branch, and the records since."""
         committer = self._branch.committer
@@ -458,6 +453,7 @@ class Transactor:
     async def _publish(self, group: Group, turn: AsyncExitStack) -> None:
         branch, name = self._branch, self.config.branch
         retries = self.config.writer.head_conflict_retries
+        group = group if self._exclusive else await group.on_what_is_there()
         began = branch.env.monotonic()
         while True:
             before, revision = self.commit, branch.committer.revision
@@ -481,7 +477,7 @@ class Transactor:
                 if self._loop_ended():
                     # Nothing of the group was written, and nothing more will be.
                     return
-                if self._exclusive:
+                if self._exclusive and not moved.is_fence:
                     group.fail(fenced, name)
                     self.shut(fenced(name))
                     return
@@ -492,6 +488,9 @@ class Transactor:
                     self.shut(as_ours(error))
                     group.fail(shut_down, self.fatal)
                     return
+                if moved.is_fence:  # nobody competes
+                    group = await group.again()
+                    continue
                 retries -= 1
                 if retries < 0:
                     group.fail(conflict, name)

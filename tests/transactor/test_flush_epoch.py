@@ -83,4 +83,4 @@ async def test_a_flush_of_an_older_epoch_is_stale(
         assert branch.committer.base.id != before
     async with d.connect(store=store) as conn:
         assert len(await conn.db().datoms("aevt", ":n")) == 52
-        assert conn._transactor.epoch == 1
+        assert conn._transactor._branch.committer.epoch == 1

@@ -6,7 +6,7 @@ costs the same whatever the database holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Final
@@ -19,6 +19,7 @@ from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.ids import LEAST, MAIN
 from datahike_async.storage.branches.head import Head, Recent
+from datahike_async.storage.branches.origin import Origin
 from datahike_async.storage.branches.read import (
     BranchState,
     is_live,
@@ -27,19 +28,21 @@ from datahike_async.storage.branches.read import (
     write_head,
 )
 from datahike_async.storage.branches.registry import (
+    Floor,
     Listed,
     Registry,
     change_registry,
     read_registry,
 )
+from datahike_async.storage.branches.retained import floor_at
 from datahike_async.storage.branches.ring import EMPTY
-from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.flush import write_blobs
 from datahike_async.storage.keys import head_key
 from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.tail import Tail
 
 __all__ = [
+    "MovedOn",
     "begin_branch",
     "end_branch",
     "list_branch",
@@ -55,28 +58,60 @@ _PATIENT: Final = 100
 """More than the publications in a row after which a lone writer lets others in between."""
 
 
-async def begin_branch(store: Store, name: str, place: Place, epoch: int, env: Env) -> None:
-    """Make a branch of what is at a place.
+class MovedOn(Exception):
+    """A collection has begun meanwhile; what was ``before`` is replaced already, if anything."""
 
-    Raises DatabaseExists ``:branch-already-exists``; konserve's errors.
+    def __init__(self, before: UUID | None = None) -> None:
+        super().__init__("a collection has begun")
+        self.before = before
+
+
+async def begin_branch(
+    store: Store, name: str, find: Callable[[Registry], Awaitable[Origin]], env: Env
+) -> None:
+    """Make a branch of what ``find`` finds, as far as the registry it is given keeps it.
+
+    Its head first, then the registry, at the epoch that was read before: where a collection began
+    in between, what it was made of may be gone, and all is done again.
+
+    Raises DatabaseExists ``:branch-already-exists``; konserve's errors; what ``find`` raises.
     """
-    there, revision = await read_head(store, name)
-    registry = await read_registry(store)
-    if is_live(there) and name in registry.branches:
-        raise _exists(name)
-    publication = env.new_uuid()
-    base = with_ids(replace(place.base, branch=name, born=publication), registry.block(LEAST))
-    tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
-    head = Head(base, 1, epoch, Recent(publication.bytes), EMPTY, tail.stored())
-    if not is_live(there):
+    for _ in range(_ATTEMPTS):
+        registry = await read_registry(store)
+        there, revision = await read_head(store, name)
+        if _is_there(there, name, registry):
+            if name in registry.branches:
+                raise _exists(name)
+            # Somebody has begun this branch, and perhaps was ended half way: it is there now.
+            await list_branch(store, name, env)
+            continue
+        origin = await find(registry)
+        place = origin.place
+        publication = env.new_uuid()
+        base = replace(place.base, branch=name, born=publication)
+        base = with_ids(base, registry.block(LEAST))
+        tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
+        head = Head(base, 1, registry.epoch, Recent(publication.bytes), EMPTY, tail.stored())
         await write_blobs(store, segments)
         made = await _first(store, name, head, there, revision)
-    else:
-        # Somebody has begun this branch, and perhaps was ended half way: it is there now.
-        made = False
-    await list_branch(store, name, env, Listed(env.now(), place.commit.id, publication))
-    if not made:
-        raise _exists(name)
+        listed = Listed(env.now(), place.commit.id, publication)
+        if await list_branch(store, name, env, listed, origin.floor):
+            if not made:
+                raise _exists(name)
+            return
+    raise RevisionMismatch(f"Others kept changing branch :{name}; nothing was made.")
+
+
+def _is_there(head: Head | None, name: str, registry: Registry) -> bool:
+    """Say whether there is a branch, or somebody is about to list one.
+
+    One that is not listed, and was begun before the last collection, never will be.
+    """
+    if not is_live(head):
+        return False
+    listed = registry.branches.get(name)
+    same = listed is not None and listed.publication == head.base.born
+    return same or head.epoch >= registry.epoch
 
 
 async def _first(
@@ -84,8 +119,8 @@ async def _first(
 ) -> bool:
     """Write the first head of a branch; return False where there is one already.
 
-    ``there`` is what was read, with its ``revision``. What is left of a deleted branch is replaced;
-    no head of it is like any before.
+    ``there`` is what was read, with its ``revision``. What is left of a deleted branch, or of one
+    that was never listed, is replaced; no head of it is like any before.
     """
     born = head.base.born
     for _ in range(_ATTEMPTS):
@@ -135,23 +170,30 @@ async def end_branch(store: Store, name: str, env: Env, *, at: UUID | None = Non
     return born
 
 
-async def replace_branch(store: Store, name: str, base: Checkpoint, env: Env) -> UUID | None:
+async def replace_branch(
+    store: Store, name: str, base: Checkpoint, epoch: int, env: Env
+) -> UUID | None:
     """Have a branch be what a checkpoint says, whatever it was; it is made where there is none.
 
     Returns by which publication the branch was made that it replaces, if any. Whoever writes to
-    that one is told so: this is another branch of its name.
+    that one is told so: this is another branch of its name. Raises MovedOn where a collection has
+    begun since the ``epoch`` in which all that the checkpoint needs was kept.
     """
-    head = Head(base, 1, 0, Recent(base.born.bytes), EMPTY, ())
+    head = Head(base, 1, epoch, Recent(base.born.bytes), EMPTY, ())
 
     def over(state: BranchState) -> Head:
-        return replace(head, generation=state.generation + 1, epoch=state.head.epoch)
+        if state.head.epoch > epoch:
+            raise MovedOn
+        return replace(head, generation=state.generation + 1)
 
     before = await _replaced(store, name, over)
     if before is None:
         there, revision = await read_head(store, name)
         if not await _first(store, name, head, there, revision):
             raise RevisionMismatch(f"Others have made branch :{name} meanwhile.")
-    await list_branch(store, name, env)
+    listed = Listed(env.now(), None, base.born)
+    if not await list_branch(store, name, env, listed, floor_at(base) if epoch else None):
+        raise MovedOn(before)
     return before
 
 
@@ -183,22 +225,38 @@ async def _replaced(store: Store, name: str, make: Callable[[BranchState], Head]
     raise RevisionMismatch(f"Others kept writing to branch :{name}; it is as it was.")
 
 
-async def list_branch(store: Store, name: str, env: Env, mine: Listed | None = None) -> None:
+async def list_branch(
+    store: Store,
+    name: str,
+    env: Env,
+    mine: Listed | None = None,
+    floor: Floor | None = None,
+) -> bool:
     """List a branch if there is one, as ``mine`` if that is it, and none otherwise.
 
     Gives a branch that was not listed its block of entity ids.
 
     Done after a head came or went. Of those who do so at once the last lists what is there in the
-    end, and not what it has made or deleted itself.
+    end, and not what it has made or deleted itself. A head that was begun before the last
+    collection is not listed any more, and False is returned. ``floor`` is from where on its
+    past is kept.
     """
+    refused = False
 
     async def as_it_is(registry: Registry) -> Registry | None:
+        nonlocal refused
+        refused = False
         head, revision = await read_head(store, name)
         listed = registry.branches.get(name)
         if not is_live(head):
             return None if listed is None else registry.without(name)
         born = head.base.born
         if listed is not None and listed.publication == born:
+            return None
+        is_mine = mine is not None and mine.publication == born
+        if head.epoch < registry.epoch:
+            # Where a branch was listed before, its head will be told of the epoch.
+            refused = is_mine or listed is None
             return None
         block = head.base.ids
         if block.start != registry.next_id:
@@ -208,15 +266,17 @@ async def list_branch(store: Store, name: str, env: Env, mine: Listed | None = N
             await write_head(
                 store, replace(head, base=base, generation=head.generation + 1), revision
             )
-        made = Listed(env.now(), None, born)
-        if mine is not None and mine.publication == born:
-            made = mine
-        return registry.with_branch(name, made).without_block(block)
+        registry = registry.without_block(block)
+        if is_mine and mine is not None:
+            return registry.with_branch(name, mine, floor)
+        # Whoever has made it knows what of its past is kept; without that, what is sure to be.
+        sure = floor_at(head.base) if registry.epoch else None
+        return registry.with_branch(name, Listed(env.now(), None, born), sure)
 
     for _ in range(_ATTEMPTS):
         with suppress(RevisionMismatch, OutcomeUnknown):
             await change_registry(store, as_it_is)
-            return
+            return not refused
     raise RevisionMismatch(f"Others kept changing branch :{name}; whether it is there is unknown.")
 
 

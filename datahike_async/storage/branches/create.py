@@ -181,8 +181,8 @@ async def _be_main(store: Store, head: Head, listed: Listed, fresh: bool) -> Non
         async def change(now: Registry, seen: Registry = registry) -> Registry | None:
             if now != seen:
                 return None
-            others = now.branches if now.main == name else {}
-            return replace(now, main=name, branches={**others, name: listed})
+            kept = now.branches if now.main == name else {}
+            return replace(now, main=name, branches={**kept, name: listed}, floors={})
 
         await change_registry(store, change)
     raise RevisionMismatch(f"There is a database with branch :{registry.main} already.")

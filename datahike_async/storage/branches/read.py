@@ -79,7 +79,8 @@ class Growth:
 
     The fields say what those of ``BranchState`` say; ``encoded`` and ``records`` hold the new
     records alone, so that taking it over costs by what is new. ``tail`` is the whole, where a head
-    told how it lies now; None where the records were appended to a journal.
+    told how it lies now, and ``epoch`` that of the head; None where the records were appended to a
+    journal.
     """
 
     revision: Revision
@@ -90,6 +91,12 @@ class Growth:
     records: tuple[Record, ...]
     ring: Ring = EMPTY
     tail: Tail | None = None
+    epoch: int | None = None
+
+    @property
+    def is_fence(self) -> bool:
+        """Whether nobody has written anything: a collection has told the branch that it began."""
+        return self.epoch is not None and not self.records
 
     def without(self, generation: int) -> Growth:
         """Return what lies beyond a generation."""
@@ -108,17 +115,18 @@ class Known(NamedTuple):
     generation: int
     commit: Commit
     recent: Recent
-    epoch: int
     extra: Mapping[str, Any]
     base: bytes
     tail: Tail
 
     def underlies(self, head: Head, tail: Tail) -> bool:
-        """Say whether a head has these records, perhaps more, and nothing else that is new."""
+        """Say whether a head has these records, perhaps more, and nothing else that is new.
+
+        But perhaps an epoch: whoever collects leaves all else as it is.
+        """
         records = self.tail.records
         return (
             head.base.encoded == self.base
-            and head.epoch == self.epoch
             and head.extra == self.extra
             and tail.records[: len(records)] == records
         )
@@ -167,19 +175,33 @@ async def reread_branch(
     head = await _sized(size, decode_head, data, key, store_id)
     if head.deleted or (known is not None and head.base.born != known.born):
         raise deleted_branch(branch)
-    tail = await fetch_segments(store, head.tail, None if known is None else known.tail, key)
-    if known is not None and not journal and known.underlies(head, tail):
-        new = tail.records[len(known.tail.records) :]
-        records = await _sized(new, _records, key, new)
-        counts = (head.generation, newest(records, known.commit), head.recent)
-        return Growth(revision, *counts, tuple(new), records, head.ring, tail)
-    records = await _sized(tail.records, _records, key, tail.records)
-    past = (head.generation, newest(records, head.base.commit), head.recent)
+    try:
+        tail = await fetch_segments(store, head.tail, None if known is None else known.tail, key)
+    except CorruptData:
+        if await _is_replaced(store, key, revision):
+            # By one that names other segments; those may be gone by now.
+            return await reread_branch(store, branch, store_id, known)
+        raise
+    grows = known is not None and known.underlies(head, tail)
+    under = known.commit if known is not None and grows else head.base.commit
+    new = tail.records[len(known.tail.records) :] if known is not None and grows else tail.records
+    records = await _sized(new, _records, key, new)
+    past = (head.generation, newest(records, under), head.recent)
     grown = await _sized(journal, _appended, key, Appended(journal, revision), *past)
     for record in grown.encoded:
         tail.append(record)
     counts = (grown.generation, grown.commit, grown.recent)
+    if grows:
+        encoded, found_records = (*new, *grown.encoded), (*records, *grown.records)
+        return Growth(revision, *counts, encoded, found_records, head.ring, tail, head.epoch)
     return BranchState(head, revision, *counts, tail, (*records, *grown.records))
+
+
+async def _is_replaced(store: Store, key: str, revision: Revision) -> bool:
+    if store.capabilities.journal:
+        found = await store.journal(key, since=revision)
+        return not (found is UNCHANGED or isinstance(found, Appended))
+    return await store.get(key, with_revision=True, unless=revision) is not UNCHANGED
 
 
 async def read_head(store: Store, branch: str) -> tuple[Head | None, Expected]:

@@ -21,6 +21,7 @@ from datahike_async.storage.keys import BRANCHES
 from datahike_async.storage.log.checkpoint import FORMAT, check_format
 
 __all__ = [
+    "Floor",
     "Listed",
     "Registry",
     "Tagged",
@@ -52,12 +53,22 @@ class Tagged(NamedTuple):
     publication: UUID
 
 
+class Floor(NamedTuple):
+    """The oldest commit that a branch keeps: the last of a checkpoint, and its transaction."""
+
+    checkpoint: UUID
+    tx: int
+    commit: UUID
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
     """The branches and tags of a store by name. ``main`` is the first one, which is never deleted.
 
-    ``next_id`` is the first entity id that no branch has in its block. ``extra`` is what a newer
-    version put there: it is carried on.
+    ``next_id`` is the first entity id that no branch has in its block. ``epoch`` counts
+    collections, and ``floors`` says what the last one has kept of a branch: of one that is not
+    named there, all. ``collected`` is when it began. ``extra`` is what a newer version put there:
+    it is carried on.
     """
 
     main: str
@@ -65,14 +76,24 @@ class Registry:
     next_id: int = BLOCKS.start
     tags: Mapping[str, Tagged] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    floors: Mapping[str, Floor] = field(default_factory=dict)
+    collected: datetime | None = None
 
-    def with_branch(self, name: str, listed: Listed) -> Registry:
-        """Return the registry with one branch more."""
-        return replace(self, branches={**self.branches, name: listed})
+    def with_branch(self, name: str, listed: Listed, floor: Floor | None = None) -> Registry:
+        """Return the registry with one branch more, which has a past from a floor on."""
+        floors = {n: f for n, f in self.floors.items() if n != name}
+        if floor is not None:
+            floors[name] = floor
+        return replace(self, branches={**self.branches, name: listed}, floors=floors)
 
     def without(self, name: str) -> Registry:
         """Return the registry without a branch."""
-        return replace(self, branches={n: b for n, b in self.branches.items() if n != name})
+        return replace(
+            self,
+            branches={n: b for n, b in self.branches.items() if n != name},
+            floors={n: f for n, f in self.floors.items() if n != name},
+        )
 
     def block(self, size: int, least: int = 1) -> range:
         """Return a block of ``size`` ids that no branch has, of fewer where there are no more.
@@ -93,7 +114,8 @@ class Registry:
         return replace(self, next_id=block.stop)
 
 
-_NAMES: Final = frozenset({"main", "branches", "next-id", "tags"})
+_COLLECTING: Final = frozenset({"epoch", "floors", "collected"})
+_NAMES: Final = frozenset({"main", "branches", "next-id", "tags"}) | _COLLECTING
 
 
 def _encoded(registry: Registry) -> bytes:
@@ -104,6 +126,11 @@ def _encoded(registry: Registry) -> bytes:
         "next-id": registry.next_id,
         "tags": {name: list(tag) for name, tag in registry.tags.items()},
     }
+    if registry.epoch:
+        # Before the first collection there is nothing to say.
+        fields["epoch"] = registry.epoch
+        fields["floors"] = {name: list(floor) for name, floor in registry.floors.items()}
+        fields["collected"] = registry.collected
     return pack([_MAGIC, FORMAT, fields])
 
 
@@ -119,6 +146,9 @@ def _decoded(data: Any) -> Registry:
             fields["next-id"],
             {name: Tagged(*tag) for name, tag in fields["tags"].items()},
             {name: value for name, value in fields.items() if name not in _NAMES},
+            epoch=fields.get("epoch", 0),
+            floors={name: Floor(*floor) for name, floor in fields.get("floors", {}).items()},
+            collected=fields.get("collected"),
         )
     except UnsupportedFormat:
         raise

@@ -6,14 +6,17 @@ key of its own, that of its publication, and is there once the registry names it
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 from datahike_async.env import Env
 from datahike_async.errors import CorruptData, DatabaseExists, DatabaseNotFound
-from datahike_async.konserve.errors import KonserveError
+from datahike_async.konserve.errors import KonserveError, RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.storage.branches.head import Head, Recent, decode_head, encode_head
+from datahike_async.storage.branches.origin import Origin
 from datahike_async.storage.branches.registry import (
     Registry,
     Tagged,
@@ -28,12 +31,28 @@ from datahike_async.storage.log.reader import fetch_segments
 from datahike_async.storage.log.records import decode_record, newest
 from datahike_async.storage.log.tail import Tail
 
-__all__ = ["begin_tag", "end_tag", "read_tag"]
+__all__ = ["begin_tag", "end_tag", "read_tag", "tagged_head"]
+
+_ATTEMPTS: Final = 20
 
 
-async def begin_tag(store: Store, name: str, place: Place, epoch: int, env: Env) -> None:
-    """Give what is at a place a name. Raises DatabaseExists ``:tag-already-exists``."""
-    _require_free(await read_registry(store), name)
+async def begin_tag(
+    store: Store, name: str, find: Callable[[Registry], Awaitable[Origin]], env: Env
+) -> None:
+    """Give what ``find`` finds a name, as far as the registry it is given keeps it.
+
+    Where a collection has begun since, all is done again. Raises DatabaseExists
+    ``:tag-already-exists``, and what ``find`` raises.
+    """
+    for _ in range(_ATTEMPTS):
+        registry = await read_registry(store)
+        _require_free(registry, name)
+        if await _tagged(store, name, (await find(registry)).place, registry.epoch, env):
+            return
+    raise RevisionMismatch(f"Collections kept beginning; tag :{name} was not made.")
+
+
+async def _tagged(store: Store, name: str, place: Place, epoch: int, env: Env) -> bool:
     made = Tagged(env.now(), place.commit.id, env.new_uuid())
     tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
     head = Head(place.base, 1, epoch, Recent(made.publication.bytes), EMPTY, tail.stored())
@@ -43,9 +62,9 @@ async def begin_tag(store: Store, name: str, place: Place, epoch: int, env: Env)
         if now.tags.get(name) == made:
             return None
         _require_free(now, name)
-        return replace(now, tags={**now.tags, name: made})
+        return replace(now, tags={**now.tags, name: made}) if now.epoch == epoch else None
 
-    await change_registry(store, change)
+    return (await change_registry(store, change)).tags.get(name) == made
 
 
 async def end_tag(store: Store, name: str) -> None:
@@ -69,15 +88,23 @@ async def end_tag(store: Store, name: str) -> None:
         await store.dissoc(tag_key(gone.publication))
 
 
-async def read_tag(store: Store, tag: Tagged) -> Place | None:
-    """Return where the commit of a tag is; None where the tag was taken back meanwhile."""
+async def tagged_head(store: Store, tag: Tagged) -> Head | None:
+    """Return what a tag names, as a head; None where the tag was taken back meanwhile."""
     key = tag_key(tag.publication)
     data = await store.bget(key)
     if data is None:
         if tag in (await read_registry(store)).tags.values():
             raise CorruptData(f"{key} is not in the store, though a tag refers to it.", place=key)
         return None
-    head = decode_head(data, key, None)
+    return decode_head(data, key, None)
+
+
+async def read_tag(store: Store, tag: Tagged) -> Place | None:
+    """Return where the commit of a tag is; None where the tag was taken back meanwhile."""
+    head = await tagged_head(store, tag)
+    if head is None:
+        return None
+    key = tag_key(tag.publication)
     tail = await fetch_segments(store, head.tail, None, key)
     records = tuple(decode_record(record, f"The tail of {key}") for record in tail.records)
     return Place(head.base, tuple(tail.records), records, newest(records, head.base.commit))

@@ -9,6 +9,8 @@ from uuid import UUID
 from datahike_async.errors import CorruptData
 from datahike_async.index.source import Address
 from datahike_async.konserve.store import Store
+from datahike_async.storage.branches.registry import read_registry
+from datahike_async.storage.branches.retained import expired
 from datahike_async.storage.keys import checkpoint_key
 from datahike_async.storage.log.checkpoint import Checkpoint, decode_checkpoint
 from datahike_async.storage.log.reader import fetch_segment, fetch_segments
@@ -59,7 +61,20 @@ class Past:
         return found if found is not None and found.commit.id == commit else None
 
     async def at(self, base: Checkpoint, tail: Sequence[bytes], tx: int) -> Place | None:
-        """Return where the commit of a transaction is in the past of a branch, as ``find`` does."""
+        """Return where the commit of a transaction is in the past of a branch, as ``find`` does.
+
+        Raises SnapshotExpired where what leads there was collected.
+        """
+        try:
+            return await self._at(base, tail, tx)
+        except CorruptData as error:
+            if error.error == ":node-not-found":
+                floors = (await read_registry(self._store)).floors.values()
+                if any(tx < floor.tx for floor in floors):
+                    raise expired(f"What was there at transaction {tx}") from error
+            raise
+
+    async def _at(self, base: Checkpoint, tail: Sequence[bytes], tx: int) -> Place | None:
         if base.tx < tx:
             return _place(base, tail, tx)
         if base.tx == tx:
@@ -84,7 +99,9 @@ class Past:
             data = await self._store.bget(key)
             if data is None:
                 raise CorruptData(
-                    f"{key} is not in the store, though the database refers to it.", place=key
+                    f"{key} is not in the store, though the database refers to it.",
+                    error=":node-not-found",
+                    place=key,
                 )
             found = self._checkpoints[id] = decode_checkpoint(data, key)
         return found

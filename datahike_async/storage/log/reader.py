@@ -62,6 +62,7 @@ def _checked(address: Address, data: bytes | None, where: str) -> SegmentParts:
         raise CorruptData(
             f"{address.blob}, a segment of the log that {where} names, {why}. Restore it from a "
             "backup.",
+            error=":node-not-found" if data is None else None,
             blob=address.blob,
             place=where,
         )

@@ -7,7 +7,7 @@ checked against the CRC in its address before it is decoded.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from datahike_async.collector import spare
-from datahike_async.errors import CorruptData, WrongEventLoop
+from datahike_async.errors import CorruptData, DatahikeError, WrongEventLoop
 from datahike_async.index.source import Address
 from datahike_async.konserve.base import gather
 from datahike_async.konserve.errors import KonserveError
@@ -78,6 +78,8 @@ class NodeStore:
         self._layout = layout_of(store.capabilities)
         self._habit = _REMOTE if store.capabilities.remote else _NEAR
         self._home = Home()
+        # Asked what to raise where a node is missing, by who knows what there is of branches.
+        self.explain: Callable[[CorruptData], Awaitable[DatahikeError]] | None = None
         self._loading: dict[Address, anyio.Event] = {}
 
     def pinned(self) -> AbstractContextManager[object]:
@@ -133,7 +135,12 @@ class NodeStore:
         much = sum(address.length for address in addresses) > _DECODE_ON_LOOP
         try:
             with konserve_errors():
-                await self._read_all(_plan(addresses, self._habit), much)
+                try:
+                    await self._read_all(_plan(addresses, self._habit), much)
+                except CorruptData as error:
+                    if error.error != ":node-not-found" or self.explain is None:
+                        raise
+                    raise await self.explain(error) from error
         finally:
             for address in addresses:
                 del self._loading[address]

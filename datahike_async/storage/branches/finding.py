@@ -1,0 +1,139 @@
+"""Finding a commit in the pasts of all branches, as far as collections have left them.
+
+What a commit is read or branched from has to be kept by the registry that was read before it, and
+still be when something new names it: whoever makes that compares the registry's epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from datahike_async.errors import CorruptData, DatabaseNotFound, SnapshotExpired
+from datahike_async.konserve.store import Store
+from datahike_async.snapshot.trees import Trees
+from datahike_async.storage.branches.origin import Origin
+from datahike_async.storage.branches.pins import pinned_place, read_pins
+from datahike_async.storage.branches.read import read_branch
+from datahike_async.storage.branches.registry import Floor, Registry, read_registry
+from datahike_async.storage.branches.retained import expired, floor_at
+from datahike_async.storage.branches.tagging import read_tag
+from datahike_async.storage.branches.walk import Past, Place
+from datahike_async.storage.log.checkpoint import Checkpoint
+from datahike_async.storage.log.records import tx_of_commit
+
+__all__ = ["Line", "find_commit", "head_place", "require_kept"]
+
+_ATTEMPTS: Final = 5
+_FIRST_TX: Final = 0x20000000
+
+
+class Line(NamedTuple):
+    """A branch as somebody knows it: its newest checkpoint, and the records since."""
+
+    branch: str
+    base: Checkpoint
+    tail: Sequence[bytes]
+
+
+async def head_place(store: Store, name: str, store_id: UUID) -> Place | None:
+    """Return where the newest commit of a branch is, None where there is no such branch."""
+    try:
+        state = await read_branch(store, name, store_id)
+    except DatabaseNotFound:
+        return None
+    if state is None:
+        return None
+    return Place(state.head.base, tuple(state.tail.records), state.records, state.commit)
+
+
+async def find_commit(
+    store: Store, past: Past, registry: Registry, own: Line, commit: UUID
+) -> Origin | None:
+    """Return where a commit is in the past of any branch, ``own`` first, of a tag or a pin.
+
+    None where it is nowhere. Raises SnapshotExpired where it is older than what is kept.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return await _found(store, past, registry, own, commit)
+        except (CorruptData, SnapshotExpired) as error:
+            gone = error.error in (":node-not-found", ":snapshot/expired")
+            now = await read_registry(store)
+            if not gone or now.epoch == registry.epoch:
+                raise
+            if attempt == _ATTEMPTS - 1:
+                raise _too_old(commit) from error
+            registry = now  # a collection was faster
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _found(
+    store: Store, past: Past, registry: Registry, own: Line, commit: UUID
+) -> Origin | None:
+    tx, below = tx_of_commit(commit), False
+    names = sorted(registry.branches, key=lambda name: (name != own.branch, name))
+    for name in names:
+        floor = registry.floors.get(name)
+        if floor is not None and tx < floor.tx:
+            below = True
+            continue
+        if name == own.branch and _is_kept(own.base, floor):
+            found = await past.find(own.base, own.tail, commit)
+            if found is not None and _is_kept(found.base, floor):
+                return Origin(found, floor)
+        head = await head_place(store, name, own.base.store)
+        if head is not None:
+            found = await past.find(head.base, head.encoded, commit)
+            if found is not None:
+                return Origin(found, floor)
+    for tagged in registry.tags.values():
+        place = await read_tag(store, tagged)
+        # What a tag keeps begins with its checkpoint; before the first collection, all is there.
+        if place is not None and (not registry.epoch or tx >= place.base.tx):
+            found = await past.find(place.base, place.encoded, commit)
+            if found is not None:
+                return Origin(found, floor_at(place.base) if registry.epoch else None)
+    if not below:
+        return None
+    for id_, pin in (await read_pins(store)).items():
+        if pin.commit == commit:
+            place = await pinned_place(store, id_)
+            return Origin(place, floor_at(place.base))
+    if tx < _FIRST_TX:
+        return None
+    raise _too_old(commit)
+
+
+async def require_kept(
+    store: Store, past: Past, registry: Registry, own: Line, trees: Trees
+) -> None:
+    """Raise SnapshotExpired unless trees are those of a checkpoint that a registry keeps.
+
+    Before the first collection all are.
+    """
+    if not registry.epoch:
+        return
+    tops = [next(iter(index.addresses()), None) for index in trees.indexes()]
+    top = trees.factory.top
+    for name in sorted(registry.branches, key=lambda name: (name != own.branch, name)):
+        floor = registry.floors.get(name)
+        head = await head_place(store, name, own.base.store)
+        if head is None or (floor is not None and trees.max_tx < floor.tx):
+            continue
+        place = await past.at(head.base, head.encoded, trees.max_tx)
+        if place is None or place.base.tx != trees.max_tx:
+            continue
+        kept = [top(root) for root in place.base.trees["roots"].values()]
+        if [None if one is None else one.address for one in kept] == tops:
+            return
+    raise expired("Something that this database value needs may be gone: what it was made of")
+
+
+def _is_kept(base: Checkpoint, floor: Floor | None) -> bool:
+    return floor is None or base.tx >= floor.tx
+
+
+def _too_old(commit: UUID) -> SnapshotExpired:
+    return expired(f"Commit {commit} is older than what is kept of this database: it", commit)
