@@ -87,7 +87,8 @@ async def test_states_differ_in_what_their_sets_of_datoms_differ_in(
         await check(other, main.db())
 
 
-async def test_what_is_shared_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "with the top of one side"])
+async def test_what_is_shared_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
     schema = {":n": {":db/valueType": ":db.type/long", ":db/cardinality": ":db.cardinality/one"}}
     config = {"store": {"backend": "memory", "id": uuid4()}}
     once = Limits(flush_rows=10, close_rows=1)
@@ -100,6 +101,8 @@ async def test_what_is_shared_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) 
     async with d.connect(config, limits=once) as conn:
         old: Any = await d.commit_as_db(conn, d.commit_id(before))
         new: Any = await d.commit_as_db(conn, d.commit_id(after))
+        if warm:
+            assert await old.datoms("eavt", 1)
         waves: list[int] = []
         token = fetched.set(waves)
         found = await d.diff(old, new)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import is_
 from typing import Any, Final
 
 import numpy as np
@@ -169,16 +170,33 @@ def _unequal(left: Rows, right: Rows, renamed: I64) -> I64:
 
 
 def _equal(left: Column, right: Column) -> npt.NDArray[np.bool_]:
+    """Return which values are surely equal: what these are not is looked at again."""
     if left.kind == right.kind and left.kind in _PLAIN:
         return np.asarray(left.data == right.data)
     ours, theirs = left.tolist(), right.tolist()
-    kinds = list(map(type, ours))
-    # Equal tuples may hold 1 and True.
-    if ours == theirs and kinds == list(map(type, theirs)) and tuple not in kinds:
-        return np.ones(len(ours), np.bool_)
-    pairs = zip(ours, theirs, strict=True)
-    return np.fromiter(
-        (x is y or typed_key(x) == typed_key(y) for x, y in walked(pairs, count=len(ours))),
-        np.bool_,
-        len(ours),
-    )
+    same = np.ones(len(ours), np.bool_)
+    same[_unequal_at(ours, theirs)] = False
+    kinds, others = list(map(type, ours)), list(map(type, theirs))
+    if kinds != others:
+        same &= np.fromiter(map(is_, kinds, others), np.bool_, len(kinds))
+    if tuple in kinds:
+        # Equal ones may hold 1 and True.
+        for i in np.flatnonzero(same).tolist():
+            same[i] = kinds[i] is not tuple or typed_key(ours[i]) == typed_key(theirs[i])
+    return same
+
+
+def _unequal_at(left: list[Any], right: list[Any]) -> list[int]:
+    """Return where two lists differ, which they do in few places: halves that are equal are not."""
+    out: list[int] = []
+    waiting = [(0, len(left))]
+    while waiting:
+        low, high = waiting.pop()
+        if left[low:high] == right[low:high]:
+            continue
+        if high - low == 1:
+            out.append(low)
+            continue
+        middle = (low + high) // 2
+        waiting += [(low, middle), (middle, high)]
+    return out

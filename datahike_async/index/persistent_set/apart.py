@@ -7,11 +7,12 @@ are not stored yet by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 from datahike_async.index.columns import Rows
-from datahike_async.index.persistent_set.node import Branch, Leaf, Node
+from datahike_async.index.persistent_set.node import Branch, Node
 
 __all__ = ["apart"]
 
@@ -28,47 +29,43 @@ def apart(
     """Return the rows of the leaves that only the one tree has, and only the other, ascending.
 
     A root is what tells it apart, and the node; None of a tree without any. A child that is None
-    is missing, which its function has noted; what is returned is then of no use.
+    is missing, which its function has noted; what is returned is then of no use. All of one level
+    are asked for, and none below: what these share is known only once all are there.
     """
-    sides: list[list[tuple[int, Any, Any]]] = [
-        [] if root is None else [(_level(root[1]), root[0], root[1])] for root in (left, right)
-    ]
-    children = (left_child, right_child)
-    top = max((level for side in sides for level, _, _ in side), default=_LEAVES)
+    roots, children = (left, right), (left_child, right_child)
+    top = max((_level(root[1]) for root in roots if root is not None), default=_LEAVES)
+    # Of each side what may be its own at a level: what tells a node apart -> it, or where it hangs.
+    sides: list[dict[Any, Any]] = [{}, {}]
     for level in range(top, _LEAVES - 1, -1):
-        shared = {key for at, key, _ in sides[0] if at == level} & {
-            key for at, key, _ in sides[1] if at == level
-        }
-        for i, child in enumerate(children):
-            below: list[tuple[int, Any, Any]] = []
-            for at, key, item in sides[i]:
-                if at == level and key in shared:
-                    continue
-                if at < level:
-                    below.append((at, key, item))
-                    continue
-                node = child(*item) if isinstance(item, tuple) else item
-                if node is None:
-                    continue
-                if isinstance(node, Branch):
-                    below += [
-                        (level - 1, _key(node, slot), (node, slot))
-                        for slot in range(len(node.keys))
-                    ]
-                else:
-                    below.append((-1, key, node))
-            sides[i] = below
-    return _rows(sides[0]), _rows(sides[1])
+        for i, root in enumerate(roots):
+            if root is not None and _level(root[1]) == level:
+                sides[i] = dict([root])
+        shared = sides[0].keys() & sides[1].keys()
+        own: list[list[Any]] = []
+        missing = False
+        for side, child in zip(sides, children, strict=True):
+            items = [item for key, item in side.items() if key not in shared]
+            nodes = [child(*item) if isinstance(item, tuple) else item for item in items]
+            missing = missing or None in nodes
+            own.append(nodes)
+        if missing:
+            break
+        if level == _LEAVES:
+            return [leaf.rows for leaf in own[0]], [leaf.rows for leaf in own[1]]
+        sides = [_below(nodes) for nodes in own]
+    return [], []
+
+
+def _below(branches: list[Branch]) -> dict[Any, tuple[Branch, int]]:
+    """Return what tells the children of branches apart, and where they hang."""
+    out: dict[Any, tuple[Branch, int]] = {}
+    for branch in branches:
+        keys: Sequence[Any] = branch.addresses
+        if None in keys:
+            keys = [id(n) if at is None else at for at, n in zip(keys, branch.nodes, strict=True)]
+        out.update(zip(keys, zip(repeat(branch), range(len(keys))), strict=True))
+    return out
 
 
 def _level(node: Node) -> int:
     return node.level if isinstance(node, Branch) else _LEAVES
-
-
-def _key(branch: Branch, slot: int) -> Any:
-    address = branch.addresses[slot]
-    return id(branch.nodes[slot]) if address is None else address
-
-
-def _rows(side: list[tuple[int, Any, Any]]) -> list[Rows]:
-    return [node.rows for _, _, node in side if isinstance(node, Leaf)]
