@@ -90,7 +90,9 @@ async def test_states_differ_in_what_their_sets_of_datoms_differ_in(
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "with the top of one side"])
 async def test_what_is_shared_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
     schema = {":n": {":db/valueType": ":db.type/long", ":db/cardinality": ":db.cardinality/one"}}
-    config = {"store": {"backend": "memory", "id": uuid4()}}
+    config: dict[str, Any] = {"store": {"backend": "memory", "id": uuid4()}}
+    if warm:
+        config["index_config"] = {"branching-factor": 64}  # for trees of three levels
     once = Limits(flush_rows=10, close_rows=1)
     async with d.connect(config, create=True, limits=once) as conn:
         await conn.transact([{":db/ident": a, **props} for a, props in schema.items()])
