@@ -121,7 +121,7 @@ class Changes:
         elsewhere = aliases(base, gone)
         if elsewhere:
             # Theirs is older than the base, where that is undone, and knew other names.
-            for one, called in names_in(theirs, elsewhere).items():
+            for one, called in names_in(theirs, elsewhere).called.items():
                 if one not in of_base and called and one not in present(theirs, array([one])):
                     of_base[one] = min(called)
         ids = array([*_ids(self._new), *(of_base.get(x, x) for x in gone.tolist())])
@@ -133,24 +133,24 @@ class Changes:
         in_ours, in_base = names_in(ours, known), names_in(base, known)
         conflicts: list[Conflict] = []
         ours_of: dict[int, int] = {}
-        for x, called in in_ours.items():
+        for x, called in in_ours.called.items():
             if len(called) > 1:
                 listed = ", ".join(map(str, sorted(called)))
                 why = f"theirs takes the entities {listed} of ours for one"
                 conflicts.append(Conflict("identity", min(called), None, theirs=x, why=why))
             # What ours has no more it called as the base did.
-            found = called or in_base[x]
+            found = called or in_base.called[x]
             if found and (len(found) > 1 or x not in found):
                 ours_of[x] = min(found)
         self._of_base, self.ours_of, self.conflicts = of_base, ours_of, conflicts
-        self.old = {x for x, called in in_base.items() if called}
-        self.here = {x for x, called in in_ours.items() if called}
+        self.old, self.here = in_base.alive, in_ours.alive
         self.there = present(theirs, ids)
 
     def identify(self) -> None:
         """Find the new entities that ours has made, too, by unique identity. Raises NodeMiss."""
         ours_of, same = dict(self.ours_of), dict[int, int]()
         conflicts: dict[Any, Conflict] = {}
+        claimed: list[tuple[int, Attr, Any, int]] = []
         rows = list(self._unique_rows())
         gone = self._unique_gone()
         waiting: dict[int, list[int]] = {}
@@ -162,23 +162,37 @@ class Changes:
         while at:
             claims: dict[int, dict[int, Any]] = {}
             for x, attr, v, h in self._held([rows[i] for i in at], ours_of, gone):
-                if self._is_twin(x, attr):
+                if self._is_twin(x, attr) and h not in self._old_here:
                     claims.setdefault(x, {})[h] = (attr, v)
                 else:
-                    conflicts[attr.ident, h, typed_key(v)] = _claimed(x, attr, v, h)
+                    claimed.append((x, attr, v, h))
             new = self._agreed(claims, ours_of, same, conflicts)
             at = sorted({i for x in new for i in waiting.get(x, ())})
+        for x, attr, v, h in claimed:
+            # Which tuples there will be shows when they are made of their parts.
+            if ours_of.get(x, x) != h and not attr.tuple_attrs:
+                conflicts[attr.ident, h, typed_key(v)] = _claimed(x, attr, v, h)
         names = aliases(self.theirs, array(same))
         self.also = {h: {x, *names.get(x, ())} - {h} for x, h in same.items()}
         self.ours_of, self.same = ours_of, same
         self.conflicts += conflicts.values()
 
     def _unique_rows(self) -> Iterator[tuple[int, Attr, Any, Elements]]:
+        """Go through the unique values that theirs gave to entities, as theirs calls them."""
+        of_base = self._of_base
+        # What the base says under other names is nothing new.
+        known = {
+            (run.attr.ident, of_base.get(e, e), typed_key(renamed(v, run.where, of_base)))
+            for run in self._gone
+            if of_base and run.attr.unique
+            for e, v, _ in run
+        }
         for run in self._new:
             attr = self.ours.schema.by_key.get(run.attr.ident)
             if attr is not None and attr.unique and attr.value_type is run.attr.value_type:
                 for x, v, _ in run:
-                    yield x, attr, v, run.where
+                    if not known or (attr.ident, x, typed_key(v)) not in known:
+                        yield x, attr, v, run.where
 
     def _unique_gone(self) -> set[tuple[Keyword, int, Any]]:
         """Return the unique values that theirs took from their entities, as ours calls them."""
@@ -211,7 +225,7 @@ class Changes:
         twins = {h for *_, h in out}
         names = aliases(self.ours, array(twins))
         known = {h: {h, *names.get(h, ())} for h in twins}
-        self._old_here = {h for h, called in names_in(self.base, known).items() if called}
+        self._old_here = names_in(self.base, known).alive
         self._theirs_too = present(self.theirs, array(twins))
         return out
 
@@ -236,9 +250,7 @@ class Changes:
         new = []
         for x, found in claims.items():
             for h, (attr, v) in found.items():
-                if h in self._old_here:
-                    conflicts[attr.ident, h, typed_key(v)] = _claimed(x, attr, v, h)
-                elif (
+                if (
                     len(found) > 1
                     or len(by_twin[h]) > 1
                     or same.get(x, h) != h

@@ -8,7 +8,7 @@ many at a time: a pass over an index each.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,19 +70,28 @@ def aliases(view: View, ids: I64) -> dict[int, list[int]]:
     return out
 
 
-def names_in(view: View, known: Mapping[int, Iterable[int]]) -> dict[int, set[int]]:
-    """Return for each id what a state calls the entity that has one of several ids elsewhere.
+class Names(NamedTuple):
+    """What a state calls entities that have several ids: ``called``, by one of these.
 
-    That is none where it knows none of them, and several where it has several entities.
+    That is none where it knows none of them, and several where it has several entities. ``alive``
+    are those of which it has datoms.
     """
+
+    called: dict[int, set[int]]
+    alive: set[int]
+
+
+def names_in(view: View, known: Mapping[int, Iterable[int]]) -> Names:
+    """Return what a state calls the entity that has one of several ids elsewhere."""
     ids = array(x for several in known.values() for x in several)
-    called = survivors(view, ids)
-    there = present(view, ids)
-    out: dict[int, set[int]] = {}
+    found = survivors(view, ids)
+    there = present(view, array([*ids.tolist(), *found.values()]) if found else ids)
+    out = Names({}, set())
     for one, several in known.items():
-        out[one] = {called[x] for x in several if x in called} | {
-            x for x in several if x in there and x not in called
-        }
+        called = {found.get(x, x) for x in several if x in found or x in there}
+        out.called[one] = called & there or called
+        if not called.isdisjoint(there):
+            out.alive.add(one)
     return out
 
 

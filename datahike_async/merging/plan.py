@@ -88,6 +88,8 @@ class Plan:
         self._when: tuple[dict[int, datetime], dict[int, datetime]] = ({}, {})
         self._removed: dict[int, list[tuple[Keyword, Any]]] = {}
         self._skipped: set[int] = set()
+        self._dead: set[int] = set()
+        self._given: set[int] = set()
         self._found: list[Conflict] = []
         self._added: list[Fact] = []
         self._retracted: list[Fact] = []
@@ -121,10 +123,15 @@ class Plan:
         also = [
             Fact(e, MERGE_ALSO, name)
             for e, names in sorted(self.changes.also.items())
-            if e not in self._removed and e not in self._skipped
+            if self._lives(e)
             for name in sorted(names)
         ]
         return items_of([*self._added, *also], self._retracted)
+
+    def _lives(self, e: int) -> bool:
+        """Whether an entity of ours has datoms after the merge."""
+        here = self.changes.theirs_of.get(e, e) in self.changes.here
+        return e in self._given or (here and e not in self._removed)
 
     @property
     def report(self) -> MergeReport:
@@ -225,6 +232,9 @@ class Plan:
                 skipped.add(e)
                 why = "ours retracted it, and theirs changed it"
                 found.append(Conflict("entity", e, None, why=why))
+        self._dead = {
+            e for e in said if (x := theirs_of.get(e, e)) in changes.old and x not in changes.here
+        }
         gone = {e for e in said if theirs_of.get(e, e) not in changes.there} - given
         gone = {e for e in gone if theirs_of.get(e, e) in changes.here}
         removed: dict[int, list[tuple[Keyword, Any]]] = {e: [] for e in gone}
@@ -242,7 +252,7 @@ class Plan:
                         found.append(Conflict("entity", e, None, why=why))
                     skipped.add(e)
                 removed[e].append((attr.ident, v))
-        self._skipped = skipped
+        self._skipped, self._given = skipped, given
         self._removed = {e: facts for e, facts in removed.items() if e not in skipped}
         self._found = found
 
@@ -270,6 +280,8 @@ class Plan:
             if y > self._shared:
                 why = f"theirs refers to its transaction {y}, which is none of ours"
                 yield Conflict("transaction", e, ident, theirs=y, why=why)
+        elif {e, y} & self._skipped:
+            return  # told already
         elif x in changes.old and x in changes.there and x not in changes.here:
             why = f"theirs refers to entity {y}, which ours retracted"
             yield Conflict("reference", e, ident, theirs=y, why=why)
@@ -288,13 +300,14 @@ class Plan:
             keys = changes.keys.get(attr.ident, {})
             for p, y in walked(zip(rows.e.tolist(), rows.v.tolist(), strict=True)):
                 key = keys.get(p)
-                if p not in self._removed and (key is None or typed_key(y) not in key.gone):
+                known = p in self._removed or p in self._skipped
+                if not known and (key is None or typed_key(y) not in key.gone):
                     left.append((p, attr.ident, y))
         if not left:
             return []
         holders = {p for p, _, _ in left}
         names = aliases(self.ours, array(holders))
-        called = names_in(self.theirs, {p: {p, *names.get(p, ())} for p in holders})
+        called = names_in(self.theirs, {p: {p, *names.get(p, ())} for p in holders}).called
         found = []
         for p, ident, y in left:
             attr_there = self.theirs.schema.by_key.get(ident)
@@ -324,7 +337,7 @@ class Plan:
         changes = self.changes
         for ident in sorted(changes.keys, key=lambda ident: ident.text):
             for e, key in walked(sorted(changes.keys[ident].items())):
-                if e in self._removed or e in self._skipped:
+                if e in self._removed or e in self._skipped or e in self._dead:
                     continue
                 here = self._here[ident].get(e, {})
                 if self._many[ident]:

@@ -141,7 +141,7 @@ async def apply(
         while True:
             draft = Draft(base, tx, owner)
             entities = Entities(draft, bindings, foreign=foreign)
-            run = Transaction(draft, entities, instant, now, wrap, own=own)
+            run = Transaction(draft, entities, instant, now, wrap, own=own, late=foreign)
             try:
                 reported = run.begin(meta, key)
                 bulk = None

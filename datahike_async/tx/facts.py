@@ -60,7 +60,8 @@ def schema_properties(draft: Draft, eid: int) -> dict[Keyword, Any]:
 class Facts(ABC):
     """The running transaction, and what it can do to single facts.
 
-    ``instant`` is when it happens, by the clock, which shows ``now``, or its ``own``.
+    ``instant`` is when it happens, by the clock, which shows ``now``, or its ``own``. Composite
+    tuples follow each item, or ``late`` all of them: then entities can exchange theirs.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Facts(ABC):
         wrap: Wrap | None,
         *,
         own: bool = False,
+        late: bool = False,
     ) -> None:
         self.draft = draft
         self.entities = entities
         self.instant = instant
         self.now = now
         self.own = own
+        self.late = late
         self.wrap = wrap
         self.meta: dict[Keyword, Any] = {}
         self.schema_before = draft.schema
@@ -210,22 +213,39 @@ class Facts(ABC):
         draft = self.draft
         schema = draft.schema
         wanted = {attr.ident: attr for group in schema.composites.values() for attr in group}
+        if self.late:
+            self._drop_composites(list(wanted.values()))
         for eid in self.composite_dirty:
             for attr in wanted.values():
-                parts = []
-                for name in attr.tuple_attrs:
-                    part = schema.by_key.get(name)
-                    values = draft.values(eid, part.id) if part is not None else []
-                    parts.append(values[0] if values else None)
-                if all(part is None for part in parts):
+                value = self._composite(eid, attr)
+                if value is None:
                     draft.retract_all(eid, attr)
                     continue
-                value = tuple(parts)
                 if attr.unique is not None:
                     self._check_unique(eid, attr, value)
                 if draft.add(eid, attr, value) and self.entities.open and attr.unique is not None:
                     self.entities.asserted(eid, attr, value)
         self.composite_dirty.clear()
+
+    def _composite(self, eid: int, attr: Attr) -> tuple[Any, ...] | None:
+        """Return the tuple that an entity has by its parts, None where it has none of them."""
+        parts = []
+        for name in attr.tuple_attrs:
+            part = self.draft.schema.by_key.get(name)
+            values = self.draft.values(eid, part.id) if part is not None else []
+            parts.append(values[0] if values else None)
+        return None if all(part is None for part in parts) else tuple(parts)
+
+    def _drop_composites(self, wanted: list[Attr]) -> None:
+        """Retract the tuples that will be others, so that another entity may have them."""
+        draft = self.draft
+        for attr in wanted:
+            if attr.unique is None:
+                continue
+            for eid in self.composite_dirty:
+                value = self._composite(eid, attr)
+                if value is None or draft.find(eid, attr.id, value) is None:
+                    draft.retract_all(eid, attr)
 
     def _check_window(self, eid: int) -> None:
         """Raise TransactionError where the valid time of an entity ends before it began."""

@@ -124,7 +124,7 @@ class Transaction(Vectors):
             )
         if self.schema_dirty:
             self._update_schema()
-        if self.composite_dirty:
+        if self.composite_dirty and not self.late:
             self._update_composites()
         return None
 
@@ -135,6 +135,8 @@ class Transaction(Vectors):
 
     def finish(self) -> None:
         """Check what can only be checked once everything is there."""
+        if self.composite_dirty:
+            self._update_composites()
         if self.schema_entities:
             check_schema(self.draft, self.schema_before, self.schema_entities)
         for spec, eid in self.ensured:
