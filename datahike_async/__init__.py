@@ -35,6 +35,7 @@ from datahike_async.api import (
     seek_datoms,
     since,
 )
+from datahike_async.backups import Backup, backup, restore
 from datahike_async.collection import Collected, gc_storage, pin
 from datahike_async.config import Config
 from datahike_async.connection import Connection, connect
@@ -111,6 +112,7 @@ def __getattr__(name: str) -> NoReturn:
 
 __all__ = [
     "ArgumentError",
+    "Backup",
     "BadInput",
     "Budget",
     "Char",
@@ -159,6 +161,7 @@ __all__ = [
     "WrongEventLoop",
     "__version__",
     "as_of",
+    "backup",
     "branch",
     "branch_as_db",
     "branch_history",
@@ -202,6 +205,7 @@ __all__ = [
     "register_index",
     "release",
     "rename_branch",
+    "restore",
     "reverse_schema",
     "revert",
     "rseek_datoms",

@@ -1,4 +1,5 @@
-"""The command line ``datahike-async``: demo, q, transact, branches, branch, log, info, verify, gc.
+"""The command line ``datahike-async``: demo, q, transact, branches, branch, log, info, verify, gc,
+backup, restore.
 
 Databases are named by ``--path DIR`` (a file database) or ``--config EDN``. EDN goes in; EDN, JSON
 or a table comes out. Exit codes: 0 done, 1 an error of the database, or something that ``verify``
@@ -95,7 +96,23 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--seconds", type=float, help="keep those that are not older")
     gc.add_argument("--remove-before", help="a transaction id or an instant (RFC 3339)")
     gc.add_argument("--format", choices=("edn", "json", "table"), default="table")
+    backup = commands.add_parser("backup", help="copy a database, or bring a copy up to date")
+    _add_database(backup)
+    _add_place(backup, "to", "of the copy")
+    restore = commands.add_parser("restore", help="make a database of a copy of it")
+    _add_database(restore)
+    _add_place(restore, "from", "of the copy that is to be restored")
+    for copying in (backup, restore):
+        copying.add_argument("--only", action="append", help="a branch; may be repeated")
+        copying.add_argument("--id", type=UUID, help="of what is made; default: as in the source")
+        copying.add_argument("--format", choices=("edn", "json", "table"), default="table")
     return parser
+
+
+def _add_place(parser: argparse.ArgumentParser, name: str, what: str) -> None:
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument(f"--{name}", dest="place", help=f"the folder {what}")
+    group.add_argument(f"--{name}-config", dest="place_config", help=f"the configuration {what}")
 
 
 def _add_database(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "info": _info,
         "verify": _verify,
         "gc": _gc,
+        "backup": _backup,
+        "restore": _restore,
     }[arguments.command]
     try:
         return anyio.run(partial(command, arguments), backend=arguments.loop)
@@ -262,7 +281,29 @@ async def _verify(arguments: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _print_report(report: d.Info | d.Verification, form: str) -> None:
+async def _backup(arguments: argparse.Namespace) -> int:
+    done = await d.backup(
+        _config(arguments), _place(arguments), branches=arguments.only, id=arguments.id
+    )
+    _print_report(done, arguments.format)
+    return 0
+
+
+async def _restore(arguments: argparse.Namespace) -> int:
+    done = await d.restore(
+        _place(arguments), _config(arguments), branches=arguments.only, id=arguments.id
+    )
+    _print_report(done, arguments.format)
+    return 0
+
+
+def _place(arguments: argparse.Namespace) -> Any:
+    if arguments.place is None:
+        return arguments.place_config
+    return {"store": {"backend": "file", "path": arguments.place}}
+
+
+def _print_report(report: d.Backup | d.Info | d.Verification, form: str) -> None:
     """Print a report: in words where a table would be printed."""
     if form == "table":
         print(report)

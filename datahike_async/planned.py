@@ -32,7 +32,7 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("squuid", "squuid_time_millis"), "until then, uuid.uuid4() makes ids"),
     "load_entities": "until then, init_db(datoms, schema) makes a database of datoms",
     **dict.fromkeys(
-        ("export_db", "import_db", "backup", "restore"),
+        ("export_db", "import_db"),
         "until then, db.datoms(':eavt') reads all that there is",
     ),
     **dict.fromkeys(("ensure_norms", "verify_chain", "put_blob", "get_blob"), _NOTHING),

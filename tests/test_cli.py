@@ -191,3 +191,18 @@ def test_verify_and_info_say_how_a_database_is(cli, tmp_path):
     log.write_bytes(data[:-100] + b"x" + data[-99:])
     cli("verify", "--path", "db", code=1)
     assert ":backend-does-not-exist" in cli("verify", "--path", "none", code=1)
+
+
+def test_backup_and_restore_copy_a_database(cli):
+    cli("transact", "--path", "db", "--create", "-", stdin=SCHEMA)
+    cli("transact", "--path", "db", '[{:name "Ada" :age 36}]')
+    cli("branch", "--path", "db", ":trial")
+    assert "branch :trial at commit" in cli("backup", "--path", "db", "--to", "copy")
+    again = json.loads(cli("backup", "--path", "db", "--to", "copy", "--format", "json"))
+    assert (again["blobs"], again["rewritten"]) == (0, False)
+    said = cli("restore", "--path", "restored", "--from", "copy", "--only", ":db")
+    assert "branch :trial" not in said
+    assert "Ada" in cli("q", "--path", "restored", "[:find ?n :where [_ :name ?n]]")
+    assert ":db-already-exists" in cli("restore", "--path", "restored", "--from", "copy", code=1)
+    cli("verify", "--path", "restored")
+    assert "--to" in cli("backup", "--path", "db", code=2)

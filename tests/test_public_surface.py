@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = [
     "ArgumentError",
+    "Backup",
     "BadInput",
     "Budget",
     "Char",
@@ -63,6 +64,7 @@ NAMES = [
     "WrongEventLoop",
     "__version__",
     "as_of",
+    "backup",
     "branch",
     "branch_as_db",
     "branch_history",
@@ -109,6 +111,7 @@ NAMES = [
     "register_function",
     "register_index",
     "release",
+    "restore",
     "reverse_schema",
     "revert",
     "rseek_datoms",

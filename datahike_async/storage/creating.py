@@ -47,7 +47,7 @@ from datahike_async.storage.probe import Probe
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.tx.apply import Applied
 
-__all__ = ["create", "store_exists"]
+__all__ = ["create", "has_lapsed", "holds_other_data", "make_store", "probe_of", "store_exists"]
 
 _LOOKED_AT: Final = 16
 _ATTEMPTS: Final = 20
@@ -76,14 +76,14 @@ async def create(config: Config, env: Env) -> Config:
     # What is wrong with the input shows before a store is made.
     made = await first_head(config, initial, env)
     with konserve_errors():
-        store, fresh = await _store(config, env)
+        store, fresh = await make_store(config, env)
         try:
             store_id = store.id or await _identity(store, config) or env.new_uuid()
             if store.capabilities.remote:
                 made = await first_head(config, initial, env, remote=True)
             try:
                 if not store.capabilities.compares:
-                    await _probe(store, store_id, config, env).check()
+                    await probe_of(store, store_id, config, env).check()
                     await write_first_head(store, store_id, config, *made, env)
                 else:
                     await _Claim(store, store_id, config, env).keep(made, fresh)
@@ -96,7 +96,8 @@ async def create(config: Config, env: Env) -> Config:
     return completed
 
 
-def _probe(store: Store, store_id: UUID, config: Config, env: Env) -> Probe:
+def probe_of(store: Store, store_id: UUID, config: Config, env: Env) -> Probe:
+    """Return what finds out whether the store of a config can be trusted."""
     return Probe(store, store_id, config.store["backend"], env, trust=config.writer.trusting)
 
 
@@ -107,8 +108,11 @@ async def store_exists(config: Config) -> bool:
     return await stores.store_exists(config.opening())
 
 
-async def _store(config: Config, env: Env) -> tuple[Store, bool]:
-    """Return the store, and whether it was made here: others may make or delete it meanwhile."""
+async def make_store(config: Config, env: Env) -> tuple[Store, bool]:
+    """Return the store, and whether it was made here: others may make or delete it meanwhile.
+
+    Raises konserve's errors.
+    """
     plain = {key: value for key, value in config.store.items() if value is not None}
     for attempt in range(_ATTEMPTS):
         try:
@@ -152,7 +156,7 @@ class _Claim:
         try:
             store = self._store
             expected = ABSENT if fresh else await self._awaited()
-            await _probe(store, self._id, self._config, self._env).check()
+            await probe_of(store, self._id, self._config, self._env).check()
             claim = await self._taken(expected)
             try:
                 await write_first_head(store, self._id, self._config, *made, self._env)
@@ -194,8 +198,16 @@ class _Claim:
             found, revision = await self._found()
             if is_live((await read_head(self._store, self._config.branch))[0]):
                 raise _exists(self._config)
+            if found is not None and found.get("copy") is not None:
+                raise ConfigError(
+                    f"The store at {shown(self._config)} holds a copy of a database that was begun "
+                    "and not finished. Finish it by the same backup or restore, or remove it with "
+                    "delete_database.",
+                    error=":backup/incomplete",
+                )
             if found is None:
-                await self._refuse_data()
+                if await holds_other_data(self._store):
+                    raise _occupied(self._config)
                 return ABSENT
             now = anyio.current_time()
             if revision != seen:
@@ -204,25 +216,6 @@ class _Claim:
                 return seen or ABSENT
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-
-    async def _refuse_data(self) -> None:
-        """Raise ConfigError where a store is neither empty nor that of a database."""
-        names: list[str] = []
-        async with listing(self._store.blobs.names()) as pages:
-            async for page in pages:
-                names += islice(page, _LOOKED_AT - len(names))
-                if len(names) >= _LOOKED_AT:
-                    break
-        if not names:
-            return
-        found = await self._store.blobs.read_many(names)
-        keys = [
-            self._store.encoding.meta(self._store.encoding.open(name, blob.data)).get("key")
-            for name, blob in found.items()
-        ]
-        ours = [k for k in keys if isinstance(k, str) and (k == CREATING or k.startswith(OURS))]
-        if keys and not ours:
-            raise _occupied(self._config)
 
     async def _given_up(self, claim: Revision) -> None:
         """Say that nobody is at it any more."""
@@ -233,11 +226,35 @@ class _Claim:
             return  # then it lapses
 
 
+async def holds_other_data(store: Store) -> bool:
+    """Say whether a store is neither empty nor that of a database, or of what was to be one."""
+    names: list[str] = []
+    async with listing(store.blobs.names()) as pages:
+        async for page in pages:
+            names += islice(page, _LOOKED_AT - len(names))
+            if len(names) >= _LOOKED_AT:
+                break
+    if not names:
+        return False
+    found = await store.blobs.read_many(names)
+    keys = [
+        store.encoding.meta(store.encoding.open(name, blob.data)).get("key")
+        for name, blob in found.items()
+    ]
+    ours = [k for k in keys if isinstance(k, str) and (k == CREATING or k.startswith(OURS))]
+    return bool(keys) and not ours
+
+
 async def _removed(store: Store, claim: Revision) -> None:
     try:
         await store.dissoc(CREATING, expected_revision=claim)
     except KonserveError:
         return  # Beside a head nobody looks at it.
+
+
+def has_lapsed(claim: Mapping[str, Any]) -> bool:
+    """Say whether nobody is creating the database any more that a claim speaks of."""
+    return _patience(claim) == 0
 
 
 def _patience(claim: Mapping[str, Any]) -> float:

@@ -23,9 +23,9 @@ from datahike_async.konserve.base import gather
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
-from datahike_async.storage.branches.pins import pinned_items, read_pins
+from datahike_async.storage.branches.pins import Pins, pinned_items, read_pins
 from datahike_async.storage.branches.read import BranchState, read_branch
-from datahike_async.storage.branches.registry import Registry, read_registry
+from datahike_async.storage.branches.registry import Floor, Registry, read_registry
 from datahike_async.storage.branches.tagging import tagged_head
 from datahike_async.storage.keys import BRANCHES, PINS, checkpoint_key, head_key, pin_key, tag_key
 from datahike_async.storage.log.checkpoint import Checkpoint, Pointer, decode_checkpoint
@@ -58,6 +58,7 @@ class Root(NamedTuple):
 class Stop:
     """What is kept of a checkpoint, ``size`` bytes long; ``before`` is the one before it.
 
+    ``back`` says where those before it lie; ``logged``, that the log since the last is kept.
     ``indexed`` are the attributes that are in AVET, ``forgetful`` those without a past.
     """
 
@@ -72,6 +73,8 @@ class Stop:
     before: UUID | None
     indexed: frozenset[int]
     forgetful: frozenset[int]
+    back: tuple[Pointer, ...]
+    logged: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +124,8 @@ class Seen:
 
     def log_of(self, stop: Stop) -> list[Address]:
         """Return the segments between the checkpoint before this one and it, the oldest first."""
+        if not stop.logged:
+            return []
         before = None if stop.before is None else self.stops.get(stop.before)
         end = None if before is None else before.log
         out: list[Address] = []
@@ -130,16 +135,6 @@ class Seen:
             link = self.segments.get(at)
             at = None if link is None else link.previous
         return out[::-1]
-
-
-class Named(NamedTuple):
-    """A checkpoint that is named, and the transaction before which a line that has it ends."""
-
-    pointer: Pointer
-    floor: int
-
-
-Wave = dict[UUID, Named]
 
 
 class Survey:
@@ -152,14 +147,15 @@ class Survey:
         self._kept: list[tuple[str, Checkpoint]] = []
         self._schemas: dict[bytes, tuple[frozenset[int], frozenset[int]]] = {}
 
-    async def run(self, branches: Sequence[str] = ()) -> Seen:
+    async def run(self, branches: Sequence[str] = (), *, pins: bool = True) -> Seen:
         """Look through the whole store, and return what its heads name.
 
-        ``branches`` are those to look at; all that the registry lists if none are given.
+        ``branches`` are those to look at; all that the registry lists, and tags, if none are given,
+        and with ``pins`` what readers keep.
         """
         await self.heads(branches)
         if not branches:
-            await self.kept()
+            await self.kept(pins=pins)
         await self.checkpoints()
         await self.log()
         await self.nodes()
@@ -189,15 +185,15 @@ class Survey:
                 continue
             seen.branches[name] = state
 
-    async def kept(self) -> None:
+    async def kept(self, *, pins: bool = True) -> None:
         """Read what tags and pins keep of the past, whatever becomes of branches."""
         registry = self.seen.registry
+        readers: Pins = {}
         try:
-            pins = await read_pins(self.store)
+            readers = await read_pins(self.store) if pins else {}
         except (DatahikeError, KonserveError) as error:
             self._wrong(PINS, error)
-            pins = {}
-        if pins:
+        if readers:
             self.seen.blobs.add(PINS)
         for tagged in registry.tags.values() if registry else ():
             key = tag_key(tagged.publication)
@@ -208,7 +204,7 @@ class Survey:
                 continue
             if head is not None:
                 self._keep(key, head.base, head.tail)
-        for id_ in pins:
+        for id_ in readers:
             key = pin_key(id_)
             try:
                 self._keep(key, *await pinned_items(self.store, id_))
@@ -233,64 +229,64 @@ class Survey:
     # -- checkpoints ---------------------------------------------------------------------------
 
     async def checkpoints(self) -> None:
-        """Read the checkpoints that heads name, and all that those name, in waves."""
-        wave: Wave = {}
+        """Read the checkpoints that heads name, and those before them, down to the floors."""
         floors = self.seen.registry.floors if self.seen.registry else {}
-        for name, state in self.seen.branches.items():
-            base = state.head.base
-            floor = floors[name].tx if name in floors else 0
-            self._take(base, head_key(name), floor, wave)
-            known = wave.get(base.id)
-            if known is None or known.floor > floor:
-                wave[base.id] = Named(base.pointer, floor)
-        collected = self.seen.registry is not None and self.seen.registry.epoch > 0
         for key, base in self._kept:
-            # Of what was before it, collections leave nothing for its sake.
-            self._take(base, key, base.tx + 1 if collected else 0, wave)
-        met: dict[UUID, int] = {}
-        while wave:
-            met.update((id_, named.floor) for id_, named in wave.items())
-            pointers = [named.pointer for named in wave.values()]
-            found = await gather(self._checkpoint, pointers, _AT_ONCE)
-            below: Wave = {}
-            for named, one in zip(wave.values(), found, strict=True):
-                if one is not None:
-                    self._take(one, checkpoint_key(one.id), named.floor, below)
-            # Once more what another branch has from further back on.
-            wave = {id_: at for id_, at in below.items() if id_ not in met or at.floor < met[id_]}
+            self._take(base, key)
+        for name, state in self.seen.branches.items():
+            self._take(state.head.base, head_key(name))
+            await self._line(state.head.base.pointer, floors.get(name))
 
-    async def _checkpoint(self, pointer: Pointer) -> Checkpoint | None:
+    async def _line(self, newest: Pointer, floor: Floor | None) -> None:
+        """Go back from a checkpoint in waves: each names several of those before it."""
+        collected = self.seen.registry is not None and self.seen.registry.epoch > 0
+        wave, met = [newest], {newest.id}
+        while wave:
+            stops = await gather(self._checkpoint, wave, _AT_ONCE)
+            wave = []
+            for stop in stops:
+                if stop is None or (floor is not None and stop.id == floor.checkpoint):
+                    continue
+                kept = [pointer for pointer in stop.back if _is_kept(pointer, floor)]
+                # Collections keep the log since the one before where that is kept.
+                if (kept and kept[0] is stop.back[0]) or not (stop.back or collected):
+                    stop.logged = True
+                wave += [pointer for pointer in kept if pointer.id not in met]
+                met.update(pointer.id for pointer in kept)
+
+    async def _checkpoint(self, pointer: Pointer) -> Stop | None:
+        """Return what is kept of a checkpoint, which is read the first time that it is met."""
         key = checkpoint_key(pointer.id)
+        known = self.seen.stops.get(pointer.id)
+        if known is not None and key in self.seen.blobs:
+            return known
         self.seen.blobs.add(key)
         try:
             data = await self.store.bget(key)
             if data is None:
                 self._complain("missing", key, "the checkpoint is not in the store")
-                return None
+                return known
             base = decode_checkpoint(data, key)
         except (DatahikeError, KonserveError) as error:
             self._wrong(key, error)
-            return None
+            return known
         if base.pointer != pointer:
             self._complain(
                 "mismatch", key, f"the checkpoint is {base.pointer}, and {pointer} is named"
             )
-        return base
+        return self._take(base, key)
 
-    def _take(self, base: Checkpoint, place: str, floor: int, wave: Wave) -> None:
-        """Keep what a checkpoint names, but for what collections have removed."""
-        for pointer in base.back:
-            other = wave.get(pointer.id)
-            if pointer.tx >= floor and (other is None or other.floor > floor):
-                wave[pointer.id] = Named(pointer, floor)
+    def _take(self, base: Checkpoint, place: str) -> Stop | None:
+        """Keep what a checkpoint says."""
         try:
             stop = self._stop(base)
         except (KeyError, TypeError, ValueError, DatahikeError) as error:
             self._complain("corrupt", place, f"the checkpoint names no trees: {error!r}")
-            return
+            return None
         known = self.seen.stops.setdefault(base.id, stop)
-        if known is not stop and (known.roots, known.log) != (stop.roots, stop.log):
-            self._complain("mismatch", place, "a head's copy of the checkpoint says otherwise")
+        if (known.roots, known.log) != (stop.roots, stop.log):
+            self._complain("mismatch", place, "a copy of the checkpoint says otherwise")
+        return known
 
     def _stop(self, base: Checkpoint) -> Stop:
         factory = index_factory(base.config["index"])
@@ -311,34 +307,38 @@ class Survey:
             base.back[0].id if base.back else None,
             frozenset(attr.id for attr in attrs if attr.indexed),
             frozenset(attr.id for attr in attrs if attr.no_history),
+            tuple(base.back),
         )
 
     # -- the log -------------------------------------------------------------------------------
 
     async def log(self) -> None:
         """Read the segments of the log, those of tails among them, in waves."""
-        wave: dict[Address, None] = dict.fromkeys(self.seen.kept)
-        for state in self.seen.branches.values():
-            wave.update(dict.fromkeys(x for x in state.head.tail if isinstance(x, Address)))
-        # The log before the oldest checkpoint that is kept of a line is not kept.
-        ends: set[Address | None] = {None}
-        for stop in self.seen.stops.values():
-            before = None if stop.before is None else self.seen.stops.get(stop.before)
-            if before is None and stop.before is not None:
-                continue
-            if before is not None:
-                ends.add(before.log)
-            if stop.log is not None:
-                wave[stop.log] = None
+        seen = self.seen
+        # Each with where to stop: what lies before that was collected, or belongs to another line.
+        wave: dict[Address, set[Address | None]] = {}
+        for stop in seen.stops.values():
+            before = None if stop.before is None else seen.stops.get(stop.before)
+            end = None if before is None else before.log
+            if stop.logged and stop.log is not None and stop.log != end:
+                wave.setdefault(stop.log, set()).add(end)
+        alone = dict.fromkeys(seen.kept)
+        for state in seen.branches.values():
+            alone.update(dict.fromkeys(x for x in state.head.tail if isinstance(x, Address)))
+        for at in alone:
+            wave.setdefault(at, set())
         while wave:
             found = await gather(self._segment, list(wave), _AT_ONCE)
-            links = {at: link for at, link in zip(wave, found, strict=True) if link is not None}
-            self.seen.segments.update(links)
-            wave = {}
-            for link in links.values():
-                before_it = [] if link.previous in ends else [link.previous]
-                named = [x for x in (*link.parts, *before_it) if x is not None]
-                wave.update(dict.fromkeys(x for x in named if x not in self.seen.segments))
+            below: dict[Address, set[Address | None]] = {}
+            for (at, ends), link in zip(wave.items(), found, strict=True):
+                if link is None:
+                    continue
+                seen.segments[at] = link
+                for part in link.parts:
+                    below.setdefault(part, set())
+                if link.previous is not None and ends - {link.previous}:
+                    below.setdefault(link.previous, set()).update(ends - {link.previous})
+            wave = {at: ends for at, ends in below.items() if at not in seen.segments}
 
     async def _segment(self, address: Address) -> Link | None:
         self.seen.blobs.add(address.blob)
@@ -420,6 +420,10 @@ class Survey:
                 seen.blobs.add(child.address.blob)
             else:
                 below[child.address] = made
+
+
+def _is_kept(pointer: Pointer, floor: Floor | None) -> bool:
+    return floor is None or pointer.tx > floor.tx or pointer.id == floor.checkpoint
 
 
 def wrong_bytes(address: Address, data: bytes | None) -> str:

@@ -27,6 +27,7 @@ from datahike_async.konserve.errors import CorruptValue, UnsupportedEncoding
 from datahike_async.konserve.serializers import name_of_key
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
+from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.keys import OURS, checkpoint_key
 from datahike_async.storage.log.checkpoint import decode_checkpoint
 from datahike_async.storage.log.records import Record, decode_record, decode_segment
@@ -43,6 +44,7 @@ from datahike_async.storage.survey import (
 
 __all__ = ["Checked", "Finding", "verify_store"]
 
+_ATTEMPTS: Final = 4
 _AT_ONCE: Final = 8
 _KEPT: Final = 1000
 _BLOCK: Final = 8192
@@ -107,6 +109,11 @@ async def verify_store(
     ``progress`` is told how many blobs have been read, and of how many. Raises konserve's errors
     where the store cannot be reached; UnsupportedFormat where a newer version wrote it.
     """
+    for _ in range(_ATTEMPTS - 1):
+        look = _Look(store, deep, progress)
+        found = await look.run(branches)
+        if not await look.was_overtaken():
+            return found
     return await _Look(store, deep, progress).run(branches)
 
 
@@ -146,6 +153,13 @@ class _Look:
         found.branches, found.checkpoints = len(seen.branches), len(seen.stops)
         found.segments, found.nodes = len(seen.segments), len(seen.nodes)
         return found
+
+    async def was_overtaken(self) -> bool:
+        """Say whether what is missing may have been collected while it was looked for."""
+        registry = self._seen.registry
+        if registry is None or all(x.kind != "missing" for x in self._found.findings):
+            return False
+        return (await read_registry(self._store)).epoch != registry.epoch
 
     async def _names(self) -> list[str]:
         names: list[str] = []
@@ -356,6 +370,8 @@ class _Look:
         key = checkpoint_key(stop.id)
         base: Stop | None = None
         before: dict[str, Total | None] = {}
+        if not stop.logged:
+            return
         if stop.before is not None:
             base = self._seen.stops.get(stop.before)
             if base is None:

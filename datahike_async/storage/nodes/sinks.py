@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from datahike_async.storage.keys import node_key, pack_key
 from datahike_async.storage.nodes.layout import Layout, pack_bytes
 from datahike_async.storage.nodes.store import NodeStore
 
-__all__ = ["Sink", "make_sink", "parts_of"]
+__all__ = ["Sink", "make_sink", "packed", "parts_of"]
 
 _FOOTER: Final = struct.Struct(">III8s")
 _MAGIC: Final = b"DHAPACK1"
@@ -81,12 +82,7 @@ class PackSink(Sink):
         return pack_key(self._id, len(self.writes))
 
     def _close(self) -> None:
-        body = b"".join(self._parts)
-        index = pack([list(part) for part in self._index])
-        # The checksum of the whole covers the index too.
-        whole = zlib.crc32(index, zlib.crc32(body))
-        footer = _FOOTER.pack(len(body), len(index), whole, _MAGIC)
-        self.writes.append((self._name(), body + index + footer))
+        self.writes.append((self._name(), packed(self._parts, self._index)))
         self._parts, self._index, self._size = [], [], 0
 
     def finish(self) -> list[tuple[str, bytes]]:
@@ -94,6 +90,15 @@ class PackSink(Sink):
         if self._size:
             self._close()
         return self.writes
+
+
+def packed(parts: Sequence[bytes], index: Sequence[tuple[int, int, int]]) -> bytes:
+    """Return the bytes of a pack; ``index`` has offset, length and CRC-32 of each part."""
+    body = b"".join(parts)
+    listed = pack([list(part) for part in index])
+    # The checksum of the whole covers the index too.
+    whole = zlib.crc32(listed, zlib.crc32(body))
+    return body + listed + _FOOTER.pack(len(body), len(listed), whole, _MAGIC)
 
 
 class KeySink(Sink):
