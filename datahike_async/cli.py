@@ -1,9 +1,9 @@
-"""The command line ``datahike-async``: demo, q, transact, branches, branch, log, info, verify, gc,
-backup, restore.
+"""The command line ``datahike-async``: demo, q, transact, branches, branch, log, diff, merge, info,
+verify, gc, backup, restore.
 
 Databases are named by ``--path DIR`` (a file database) or ``--config EDN``. EDN goes in; EDN, JSON
-or a table comes out. Exit codes: 0 done, 1 an error of the database, or something that ``verify``
-found, 2 bad arguments.
+or a table comes out. Exit codes: 0 done, 1 an error of the database, something that ``verify``
+found, or conflicts of a merge, 2 bad arguments.
 """
 
 from __future__ import annotations
@@ -78,6 +78,21 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--limit", type=int, default=20, help="how many; default: 20")
     log.add_argument("--format", choices=("edn", "json", "table"), default="table")
 
+    diff = commands.add_parser("diff", help="list what two branches or commits differ in")
+    _add_database(diff)
+    diff.add_argument("before", help="a branch, or the id of a commit")
+    diff.add_argument("after", nargs="?", help="another; default: the one opened")
+    diff.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
+    merge = commands.add_parser(
+        "merge", help="take over what another branch has changed; exit code 1 for conflicts"
+    )
+    _add_database(merge)
+    merge.add_argument("source", help="a branch, or the id of a commit")
+    merge.add_argument("--preview", action="store_true", help="tell what it would do, no more")
+    merge.add_argument("--on-conflict", choices=("abort", "ours", "theirs"), default="abort")
+    merge.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
     info = commands.add_parser("info", help="say what a database is made of: sizes, branches, …")
     _add_database(info)
     info.add_argument("--format", choices=("edn", "json", "table"), default="table")
@@ -132,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "branches": _branches,
         "branch": _branch,
         "log": _log,
+        "diff": _diff,
+        "merge": _merge,
         "info": _info,
         "verify": _verify,
         "gc": _gc,
@@ -303,7 +320,7 @@ def _place(arguments: argparse.Namespace) -> Any:
     return {"store": {"backend": "file", "path": arguments.place}}
 
 
-def _print_report(report: d.Backup | d.Info | d.Verification, form: str) -> None:
+def _print_report(report: d.Backup | d.Info | d.Verification | d.MergeReport, form: str) -> None:
     """Print a report: in words where a table would be printed."""
     if form == "table":
         print(report)
@@ -351,6 +368,53 @@ async def _gc(arguments: argparse.Namespace) -> int:
         told = {Keyword(k): branches if k == "branches" else v for k, v in told.items()}  # type: ignore[misc]
     print(_formatted(told, arguments.format))
     return 0
+
+
+async def _diff(arguments: argparse.Namespace) -> int:
+    async with d.connect(_config(arguments), read_only=True) as conn:
+        before = await _state(conn, arguments.before)
+        after = conn.db() if arguments.after is None else await _state(conn, arguments.after)
+        found = await d.diff(before, after)
+    rows = [
+        (op, x.e, x.a, x.v)
+        for op, datoms in (("retract", found.removed), ("add", found.added))
+        for x in datoms
+    ]
+    _print(("op", "e", "a", "v"), rows, arguments.format)
+    return 0
+
+
+async def _state(conn: d.Connection, name: str) -> d.Database:
+    """Return what a branch or a commit is."""
+    of = _commit_or_branch(name)
+    if not isinstance(of, UUID):
+        return await d.branch_as_db(conn, of)
+    found = await d.commit_as_db(conn, of)
+    if found is None:
+        raise d.DatabaseNotFound(f"No branch has the commit {of}.", error=":branch-does-not-exist")
+    return found
+
+
+def _commit_or_branch(name: str) -> UUID | str:
+    try:
+        return UUID(name)
+    except ValueError:
+        return name
+
+
+async def _merge(arguments: argparse.Namespace) -> int:
+    source = _commit_or_branch(arguments.source)
+    preview = arguments.preview
+    async with d.connect(_config(arguments), read_only=preview) as conn:
+        merge = d.merge_preview if preview else d.merge
+        try:
+            report = await merge(conn, source, on_conflict=arguments.on_conflict)
+        except d.MergeConflict as error:
+            if error.error != ":merge/conflict":
+                raise
+            report = error.report
+    _print_report(report, arguments.format)
+    return 1 if report.conflicts else 0
 
 
 def _print(names: Sequence[str], rows: Sequence[tuple[Any, ...]], form: str) -> None:

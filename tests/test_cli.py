@@ -24,7 +24,7 @@ def cli(request, tmp_path, monkeypatch, capsys):
     """The program called in this process: one of its own takes a second to start."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, stdin=None, code=0):
+    def run(*arguments, stdin=None, code=0, out=None):
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         try:
             done = main(["--loop", request.param, *arguments])
@@ -32,7 +32,7 @@ def cli(request, tmp_path, monkeypatch, capsys):
             done = end.code
         said = capsys.readouterr()
         assert done == code, said.out + said.err
-        return said.out if code == 0 else said.err
+        return said.out if out or (out is None and code == 0) else said.err
 
     return run
 
@@ -169,6 +169,20 @@ def test_branches_and_commits(cli):
     assert log[1]["meta"] == {":why": "first"}
     assert [row["tx"] for row in log] == sorted((row["tx"] for row in log), reverse=True)
     assert "first" in cli("log", "--path", "db", "--limit", "1")
+    found = json.loads(cli("diff", "--path", "db", ":db", ":trial", "--format", "json"))
+    assert [(row["op"], row["v"]) for row in found] == [("add", "Bob")]
+    assert "retract" in cli("diff", "--path", "db", listed[1]["commit"])
+    assert "+" in cli("merge", "--path", "db", "--preview", ":trial")
+    assert "Bob" not in cli("q", "--path", "db", names)
+    said = json.loads(cli("merge", "--path", "db", ":trial", "--format", "json"))
+    assert [fact[2] for fact in said["added"]] == ["Bob"]
+    assert "Nothing to merge" in cli("merge", "--path", "db", ":trial")
+    cli("transact", "--path", "db", '[[:db/add 1 :name "Ida"]]')
+    cli("transact", "--path", "db", "--branch", "trial", '[[:db/add 1 :name "Eda"]]')
+    said = cli("merge", "--path", "db", ":trial", "--format", "edn", code=1, out=True)
+    assert ':kind "value"' in said
+    cli("merge", "--path", "db", ":trial", "--on-conflict", "theirs")
+    assert "Eda" in cli("q", "--path", "db", names)
     cli("branch", "--path", "db", "back", "--of", log[2]["commit"])
     assert "Ada" not in cli("q", "--path", "db", "--branch", "back", names)
     cli("branch", "--path", "db", "trial", "--delete")
