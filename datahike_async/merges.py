@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
+from datahike_async.collector import set_aside
 from datahike_async.connection import Connection, require_connection, transact_on, writer_of
 from datahike_async.database import Database
 from datahike_async.edn.types import Keyword
@@ -289,7 +290,7 @@ class _Merging:
 
 async def _made(base: Database, ours: Database, theirs: Database, **options: Any) -> Plan:
     plan = Plan(base.view, ours.view, theirs.view, **options)
-    with Reading() as reading:
+    with Reading() as reading, set_aside():
         await reading.call(plan.make, run=in_thread)
     return plan
 

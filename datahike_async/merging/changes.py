@@ -7,8 +7,9 @@ it needs and may be made again after NodeMiss: what it leaves behind it leaves a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from datahike_async.collector import spare
 from datahike_async.edn.types import Keyword
 from datahike_async.index.columns import Column, Rows
 from datahike_async.looks import walked
@@ -18,6 +19,7 @@ from datahike_async.merging.names import (
     array,
     elements_of,
     names_in,
+    names_of,
     present,
     references,
     renamed,
@@ -39,14 +41,28 @@ class Value(NamedTuple):
     t: int
 
 
+# For the many that have none: nothing is ever put in here.
+_NOTHING: Final[dict[Any, Value]] = {}
+
+
 class Key:
     """What theirs took away and gave at one attribute of one entity, by typed key."""
 
     __slots__ = ("gone", "new")
 
     def __init__(self) -> None:
-        self.gone: dict[Any, Value] = {}
-        self.new: dict[Any, Value] = {}
+        self.gone = self.new = _NOTHING
+
+    def put(self, v: Any, t: int, *, gone: bool) -> None:
+        """Note a value that was taken away or given."""
+        if gone:
+            if self.gone is _NOTHING:
+                self.gone = {}
+            self.gone[typed_key(v)] = Value(v, t)
+        else:
+            if self.new is _NOTHING:
+                self.new = {}
+            self.new[typed_key(v)] = Value(v, t)
 
 
 class _Run:
@@ -125,21 +141,22 @@ class Changes:
                 if one not in of_base and called and one not in present(theirs, array([one])):
                     of_base[one] = min(called)
         ids = array([*_ids(self._new), *(of_base.get(x, x) for x in gone.tolist())])
-        known: dict[int, set[int]] = {x: {x} for x in ids.tolist()}
+        known: dict[int, set[int]] = {}
         for x, names in aliases(theirs, ids).items():
-            known[x].update(names)
+            known[x] = {x, *names}
         for old, x in of_base.items():
-            known[x].add(old)
-        in_ours, in_base = names_in(ours, known), names_in(base, known)
+            known.setdefault(x, {x}).add(old)
+        in_ours, in_base = names_of(ours, ids, known), names_of(base, ids, known)
         conflicts: list[Conflict] = []
         ours_of: dict[int, int] = {}
-        for x, called in in_ours.called.items():
+        for x in in_ours.called.keys() | in_base.called.keys():
+            called = in_ours.of(x)
             if len(called) > 1:
                 listed = ", ".join(map(str, sorted(called)))
                 why = f"theirs takes the entities {listed} of ours for one"
                 conflicts.append(Conflict("identity", min(called), None, theirs=x, why=why))
             # What ours has no more it called as the base did.
-            found = called or in_base.called[x]
+            found = called or in_base.of(x)
             if found and (len(found) > 1 or x not in found):
                 ours_of[x] = min(found)
         self._of_base, self.ours_of, self.conflicts = of_base, ours_of, conflicts
@@ -303,8 +320,8 @@ class Changes:
                     key = by_e.get(here)
                     if key is None:
                         key = by_e[here] = Key()
-                    v = self._value(v, where, base)
-                    (key.gone if base else key.new)[typed_key(v)] = Value(v, t)
+                    key.put(self._value(v, where, base), t, gone=base)
+                spare()
         if self._of_base or self.ours_of:
             _cancel(keys)
         known = aliases(self.ours, array(also))

@@ -24,6 +24,7 @@ __all__ = [
     "array",
     "elements_of",
     "names_in",
+    "names_of",
     "present",
     "references",
     "renamed",
@@ -80,6 +81,13 @@ class Names(NamedTuple):
     called: dict[int, set[int]]
     alive: set[int]
 
+    def of(self, one: int) -> set[int]:
+        """Return what an entity is called."""
+        found = self.called.get(one)
+        if found is not None:
+            return found
+        return {one} if one in self.alive else set()
+
 
 def names_in(view: View, known: Mapping[int, Iterable[int]]) -> Names:
     """Return what a state calls the entity that has one of several ids elsewhere."""
@@ -93,6 +101,19 @@ def names_in(view: View, known: Mapping[int, Iterable[int]]) -> Names:
         if not called.isdisjoint(there):
             out.alive.add(one)
     return out
+
+
+def names_of(view: View, ids: I64, known: Mapping[int, Iterable[int]]) -> Names:
+    """Return what a state calls entities of which few, the ``known`` ones, have several ids.
+
+    Of the others ``called`` has those alone that the state calls otherwise.
+    """
+    several = np.fromiter(known, np.int64)
+    plain = ids[~np.isin(ids, several)]
+    found = survivors(view, plain)
+    out = names_in(view, {**known, **{x: (x,) for x in found}})
+    rest = plain[~np.isin(plain, array(found))] if found else plain
+    return Names(out.called, out.alive | present(view, rest))
 
 
 # Which elements of a tuple are references; True says that the value itself is one.

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from datahike_async.collector import spare
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import ArgumentError, shown
 from datahike_async.index.columns import INT, Column
@@ -62,8 +63,12 @@ class Plan:
     """A merge of theirs into ours. Call ``make``, then read ``items`` and ``report``.
 
     ``shared`` is the newest transaction that both have under the same id; ``unify`` says whether
-    new entities of one unique identity become one.
+    new entities of one unique identity become one. ``items`` are the transaction, ``report`` what
+    it comes to, without the commits.
     """
+
+    items: list[Any]
+    report: MergeReport
 
     def __init__(
         self,
@@ -102,6 +107,7 @@ class Plan:
         while self._done < len(steps):
             steps[self._done]()
             self._done += 1
+            spare()
 
     def _steps(self) -> Sequence[Callable[[], None]]:
         changes = self.changes
@@ -115,34 +121,29 @@ class Plan:
             self._read_references,
             self._read_instants,
             self._decide,
+            self._write_down,
         )
 
-    @property
-    def items(self) -> list[Any]:
-        """The transaction."""
+    def _write_down(self) -> None:
         also = [
             Fact(e, MERGE_ALSO, name)
             for e, names in sorted(self.changes.also.items())
             if self._lives(e)
             for name in sorted(names)
         ]
-        return items_of([*self._added, *also], self._retracted)
-
-    def _lives(self, e: int) -> bool:
-        """Whether an entity of ours has datoms after the merge."""
-        here = self.changes.theirs_of.get(e, e) in self.changes.here
-        return e in self._given or (here and e not in self._removed)
-
-    @property
-    def report(self) -> MergeReport:
-        """What the plan comes to, without the commits."""
-        return MergeReport(
+        self.items = items_of([*self._added, *also], self._retracted)
+        self.report = MergeReport(
             added=tuple(self._added),
             retracted=tuple(self._retracted),
             conflicts=tuple(sorted([*self.changes.conflicts, *self._found], key=_place)),
             settled=tuple(self._settled),
             same=self.changes.same,
         )
+
+    def _lives(self, e: int) -> bool:
+        """Whether an entity of ours has datoms after the merge."""
+        here = self.changes.theirs_of.get(e, e) in self.changes.here
+        return e in self._given or (here and e not in self._removed)
 
     # -- reading -------------------------------------------------------------------------------
 
