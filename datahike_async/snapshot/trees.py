@@ -404,6 +404,27 @@ class Trees:
             None if old.all() else ended.take(~old),
         )
 
+    def without(
+        self, current: Mapping[int, Rows], temporal: Mapping[int, Rows], schema: Schema
+    ) -> Trees:
+        """Return trees without datoms, of the present and of the past, by attribute.
+
+        Columns are put together anew: no past of these attributes is what it was. Raises NodeMiss.
+        """
+        assert self.temporal is not None
+        sides = (dict(self.current), current), (dict(self.temporal), temporal)
+        missing: dict[Address, NodeSource] = {}
+        for indexes, gone in sides:
+            for order in _ORDERS:
+                try:
+                    indexes[order] = indexes[order].merge([], _runs(gone, order, schema))
+                except NodeMiss as miss:
+                    missing.update(dict.fromkeys(miss.addresses, miss.source))
+        for source in dict.fromkeys(missing.values()):
+            raise NodeMiss(source, [a for a, s in missing.items() if s is source])
+        columns = Columns(self.memory.columns)
+        return self._with(sides[0][0], sides[1][0], self.max_eid, self.max_tx, columns)
+
     def backfill(self, a: int) -> Trees:
         """Return trees whose AVET also holds attribute ``a``, which has become indexed."""
         current = dict(self.current)

@@ -128,14 +128,19 @@ class Branch:
         self.snapshot = after
         return publication
 
-    async def publish_trees(self, sent: Sent, after: Snapshot, instant: datetime | None) -> UUID:
-        """Commit transactions that changed the trees, by flushing them with all that they hold."""
+    async def publish_trees(
+        self, sent: Sent, after: Snapshot, instant: datetime | None, *, anew: bool = False
+    ) -> UUID:
+        """Commit transactions that changed the trees, by flushing them with all that they hold.
+
+        With ``anew`` the log and the checkpoints begin with them: nothing leads to those before.
+        """
         committer = self.committer
         publication = self.env.new_uuid()
         commit = committer.following(publication, sent)
         record = encode_record(committer.generation + 1, publication, sent.entries, sent.parents)
-        records = [*committer.tail.stored(), record]
-        flushed = await self._write(after, records, commit, instant)
+        records = [record] if anew else [*committer.tail.stored(), record]
+        flushed = await self._write(after, records, commit, instant, anew=anew)
         await committer.publish_bulk(flushed.base, publication)
         self.snapshot = self._over(flushed, after, Memtable())
         return publication
@@ -195,12 +200,15 @@ class Branch:
         records: Sequence[bytes | Address],
         commit: Commit,
         instant: datetime | None,
+        *,
+        anew: bool = False,
     ) -> Flushed:
         """Write what ``snapshot`` holds after ``commit``, and the checkpoint that says so."""
         base, id_ = self.committer.base, self.env.new_uuid()
 
         def checkpoint(trees: Mapping[str, Any], log: Sequence[Any] | None) -> Checkpoint:
-            return base.followed(
+            made = base.begun_anew if anew else base.followed
+            return made(
                 id=id_,
                 trees=trees,
                 schema=snapshot.schema.to_data(),
@@ -212,7 +220,7 @@ class Branch:
         return await flush(
             snapshot,
             records,
-            base.log,
+            None if anew else base.log,
             store=self.store,
             source=self.source,
             layout=self.layout,

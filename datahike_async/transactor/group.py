@@ -48,6 +48,7 @@ class Group:
     """Transactions on top of a branch's durable state. ``size`` counts bytes of the log.
 
     ``bulk`` is a transaction that changed the trees, or what they say: better none comes after it.
+    What was before one that purges is not written any more.
     """
 
     def __init__(self, branch: Branch, wrap: Wrap) -> None:
@@ -62,6 +63,8 @@ class Group:
         self._entries: list[bytes] = []
         self._txs: list[int] = []
         self._parents: tuple[UUID, ...] = ()
+        # From which transaction on the log is written; None: all of it.
+        self._purged: int | None = None
 
     async def apply(self, message: Transact) -> None:
         """Apply one more message; what it raises is kept for its caller."""
@@ -133,8 +136,10 @@ class Group:
         self._parents = message.parents
         self._outcomes.append(_Outcome(message, applied, None))
         self.size += len(entry)
-        if applied.bulk or applied.reblocked:
+        if applied.bulk or applied.reblocked or applied.purged is not None:
             self.bulk = applied
+        if applied.purged is not None:
+            self._purged = len(self._entries) - 1
 
     async def publish(self) -> UUID | None:
         """Make the group durable, and return the id of its publication.
@@ -146,9 +151,11 @@ class Group:
             # Nothing to write; the state may still be a fresh copy of the old one.
             branch.snapshot = self._state
             return None
-        sent = Sent(self._entries, self._txs, self._parents)
+        sent = Sent(self._entries[self._purged or 0 :], self._txs, self._parents)
         if self.bulk is not None:
-            publication = await branch.publish_trees(sent, self._state, self._instant)
+            publication = await branch.publish_trees(
+                sent, self._state, self._instant, anew=self._purged is not None
+            )
             if self.bulk.after is self._state:
                 # The report must not keep alive what now lies in the store.
                 self.bulk.after = branch.snapshot

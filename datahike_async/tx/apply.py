@@ -28,6 +28,7 @@ from datahike_async.tx.entities import Bindings, Entities, Retry
 from datahike_async.tx.facts import OwnInstant, Wrap, schema_properties
 from datahike_async.tx.forms import is_large, normalize
 from datahike_async.tx.prefetch import PART, prefetch
+from datahike_async.tx.purge import Purged, PurgeMet, purged, split
 from datahike_async.tx.segments import segments
 from datahike_async.tx.table import Table
 from datahike_async.tx.transaction import Transaction
@@ -55,6 +56,7 @@ class Applied:
     ``before`` and ``after`` are snapshots. ``new_attrs`` are the attributes it interned, in the
     order of their ids, ``done`` what it did. ``bulk`` says that it changed the trees and left the
     memtable empty, ``reblocked`` that it took another block of entity ids, which trees name.
+    ``purged`` counts the datoms that are gone as if they had never been; None: nothing was to go.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class Applied:
         "done",
         "instant",
         "new_attrs",
+        "purged",
         "reblocked",
         "tempids",
         "tx",
@@ -82,6 +85,7 @@ class Applied:
         bulk: Bulk | None,
         *,
         reblocked: bool,
+        purged: int | None,
     ) -> None:
         self.before = before
         self.after = after
@@ -92,11 +96,20 @@ class Applied:
         self.new_attrs = [a.ident for a in after.schema.attrs[len(before.schema.attrs) :]]
         self.bulk = bulk is not None
         self.reblocked = reblocked
+        self.purged = purged
         self.done = Done(draft.mem, draft.mark, len(draft.mem), bulk, after.schema.attrs, tx)
 
     def report(self, db_before: Any, db_after: Any) -> TxReport:
         """Return the report around the database values of both states."""
-        return TxReport(db_before, db_after, self.tx, self.tempids, self.tx_meta, lambda: self.done)
+        return TxReport(
+            db_before,
+            db_after,
+            self.tx,
+            self.tempids,
+            self.tx_meta,
+            lambda: self.done,
+            purged=self.purged or 0,
+        )
 
 
 async def apply(
@@ -137,6 +150,8 @@ async def apply(
     many = len(items) >= _MANY or (len(base.trees) > 0 and is_large(items, _FACTS))
     known: Known | None = None
     bindings, block = Bindings(), base.trees.ids
+    before: Snapshot | None = None
+    erased = Purged(base, 0, frozenset())
     with Reading() as nodes:
         while True:
             draft = Draft(base, tx, owner)
@@ -144,6 +159,7 @@ async def apply(
             run = Transaction(draft, entities, instant, now, wrap, own=own, late=foreign)
             try:
                 reported = run.begin(meta, key)
+                run.recompute(erased.composites)
                 bulk = None
                 if len(items) >= LEAST:
                     bulk = await _bulk(draft, items, nodes)
@@ -176,6 +192,16 @@ async def apply(
                 taken = _more(base, used.count, more_ids)
                 base = base.in_block(await (taken if await_on is None else await_on(taken)))
                 bindings = Bindings()
+            except PurgeMet:
+                base = draft.abort()
+                try:
+                    forms, items = _purges(items, again=before is not None)
+                    before = base
+                    erased = await nodes.call(purged, await absorbed(base), forms)
+                except TransactionError as error:
+                    error.base = base  # type: ignore[attr-defined]
+                    raise
+                base = erased.state
             except OwnInstant as found:
                 base = draft.abort()
                 instant, own = found.instant, True
@@ -189,7 +215,7 @@ async def apply(
                 draft.max_tx = tx
                 after = draft.commit() if bulk is None else draft.commit_bulk(trees)
                 return Applied(
-                    base,
+                    before or base,
                     after,
                     tx,
                     run.instant,
@@ -198,6 +224,7 @@ async def apply(
                     draft,
                     bulk,
                     reblocked=base.trees.ids != block,
+                    purged=None if before is None else erased.datoms,
                 )
 
 
@@ -214,6 +241,16 @@ async def _more(
             error=":entity-id/syntax",
         )
     return SPARE
+
+
+def _purges(items: Sequence[Any], *, again: bool) -> tuple[list[tuple[str, Any]], list[Any]]:
+    if again:
+        raise TransactionError(
+            "Nothing was purged: a form that purges was made by a transaction function. Write it "
+            "into the transaction.",
+            error=":transact/purge",
+        )
+    return split(items)
 
 
 async def _bulk(draft: Draft, items: Sequence[Any], nodes: Reading) -> Bulk | None:

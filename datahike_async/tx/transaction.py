@@ -7,7 +7,7 @@ to be aborted by the caller (``apply``), so that nothing of a failed transaction
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -127,6 +127,12 @@ class Transaction(Vectors):
         if self.composite_dirty and not self.late:
             self._update_composites()
         return None
+
+    def recompute(self, entities: Iterable[int]) -> None:
+        """Make composite tuples of entities anew, of which parts were purged."""
+        self.composite_dirty.update(dict.fromkeys(entities))
+        if self.composite_dirty:
+            self._update_composites()
 
     def forget(self) -> None:
         """Leave an item that failed; what should have followed from it does not."""

@@ -13,6 +13,7 @@ from datahike_async.tx.checks import check_value
 from datahike_async.tx.entities import CURRENT_TX, is_tempid
 from datahike_async.tx.forms import keyword, require_attr, reserved, syntax_error
 from datahike_async.tx.maps import Maps
+from datahike_async.tx.purge import PURGES, PurgeMet
 from datahike_async.values.datom import Datom
 from datahike_async.values.schema import KEPT_FOR_US, Attr
 
@@ -23,9 +24,6 @@ _ALIASES: Final = {
     "db.fn/retractEntity": "db/retractEntity",
     "db.fn/retractAttribute": "db/retractAttribute",
 }
-_PURGES: Final = frozenset(
-    {"db/purge", "db.purge/attribute", "db.purge/entity", "db.history.purge/before"}
-)
 
 
 class Vectors(Maps):
@@ -57,12 +55,8 @@ class Vectors(Maps):
                 self._retract_entity(eid)
         elif text == "db/cas":
             self._op_cas(item)
-        elif text in _PURGES:
-            raise TransactionError(
-                f":{text} comes with a later version of datahike-async; :db/retract keeps the past "
-                "readable.",
-                error=":transact/purge",
-            )
+        elif text in PURGES:
+            raise PurgeMet
         elif text == "db.fn/call":
             self._arity(item, 2, None)
             return self._call(item[1], item[2:])

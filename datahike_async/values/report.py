@@ -23,6 +23,7 @@ class TxReport(Json, Mapping[Any, Any]):
     is what was said of the transaction, ``:db/txInstant`` always among it; ``tx`` is its id.
     ``repeated`` says that it had been run before, under the same idempotency key; without history
     both databases are then the present one, and ``tx_data`` is what is left of its datoms.
+    ``purged`` counts the datoms of the present and the past that it purged, which are not shown.
     """
 
     json_schema: ClassVar[JsonSchema] = {
@@ -33,8 +34,9 @@ class TxReport(Json, Mapping[Any, Any]):
             "tx_data": {"type": "array", "items": Datom.json_schema},
             "tx_meta": {"type": "object"},
             "repeated": {"type": "boolean"},
+            "purged": {"type": "integer"},
         },
-        "required": ["tx", "tempids", "tx_data", "tx_meta", "repeated"],
+        "required": ["tx", "tempids", "tx_data", "tx_meta", "repeated", "purged"],
     }
 
     def __init__(
@@ -47,6 +49,7 @@ class TxReport(Json, Mapping[Any, Any]):
         load: Callable[[], Sequence[Datom]],
         *,
         repeated: bool = False,
+        purged: int = 0,
     ) -> None:
         self.db_before = db_before
         self.db_after = db_after
@@ -54,6 +57,7 @@ class TxReport(Json, Mapping[Any, Any]):
         self.tempids = tempids
         self.tx_meta = tx_meta
         self.repeated = repeated
+        self.purged = purged
         self._load = load
 
     @cached_property
@@ -88,6 +92,7 @@ class TxReport(Json, Mapping[Any, Any]):
             "tx_data": [datom.as_json() for datom in self.tx_data],
             "tx_meta": jsonable(self.tx_meta),
             "repeated": self.repeated,
+            "purged": self.purged,
         }
 
     def __repr__(self) -> str:

@@ -90,6 +90,10 @@ class Checkpoint:
         """Return the next checkpoint, which differs in fields that are given."""
         return replace(self, back=self._back(), **changed).with_encoding()
 
+    def begun_anew(self, **changed: Any) -> Checkpoint:
+        """Return the next checkpoint, from which nothing leads to those before it."""
+        return replace(self, back=(), **changed).with_encoding()
+
     def _back(self) -> list[Pointer]:
         me = self.pointer
         out: list[Pointer] = []
