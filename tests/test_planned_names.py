@@ -85,12 +85,3 @@ async def test_schemas_say_so(flexibility: str, data: list[object]) -> None:
     with pytest.raises(d.TransactionError, match=LATER) as caught:
         await d.empty_db(schema_flexibility=flexibility).db_with(data)
     assert caught.value.error == ":transact/schema"
-
-
-@pytest.mark.parametrize(
-    "form", [[":db/purge", 1, ":a", 1], [":db.purge/entity", 1], [":db.purge/attribute", 1, ":a"]]
-)
-async def test_transactions_say_so(form: list[object]) -> None:
-    with pytest.raises(d.TransactionError, match=LATER) as caught:
-        await d.empty_db().db_with([form])
-    assert caught.value.error == ":transact/purge"

@@ -291,7 +291,7 @@ REFUSED = [
     ('[{:pair ["x" "y"]}]', ":transact/schema", ":pair"),
     ('[{:short "long"}]', ":transact/max-length", "3"),
     ("[{:even 1}]", ":transact/attr-pred", "test/even"),
-    ("[[:db/purge 1 :age 1]]", ":transact/purge", "later version"),
+    ("[[:db/purge 1 :none 1]]", ":transact/purge", ":none"),
     ("[{:db/ident :x :db/valueType :db.type/string}]", ":transact/schema", ":db/cardinality"),
     ("[{:db/ident :x :db/valueType :db.type/strin :db/cardinality :db.cardinality/one}]",
      ":schema/validation", ":db.type/strin"),
