@@ -181,7 +181,7 @@ async def things(db: d.Database) -> dict[str, tuple[Any, Any, Any]]:
         "pull": (await db.pull("[:name :born :key :knows]", 1), d.EntityMap, pulled),
         "report": (report, d.TxReport, {
             "tx": tx, "tempids": {"new": 3}, "tx_meta": {":db/txInstant": made},
-            "tx_data": datoms, "repeated": False}),
+            "tx_data": datoms, "repeated": False, "purged": 0}),
         "set": (d.ValueSet([2**60, 1]), d.ValueSet, [1, str(2**60)]),
         "keyword": (d.kw("a/b"), d.Keyword, ":a/b"),
         "symbol": (d.sym("?e"), d.Symbol, "?e"),
