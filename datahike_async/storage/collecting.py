@@ -381,7 +381,8 @@ class _Lines:
         return count
 
     async def keep_alone(self, base: Checkpoint, tail: Iterable[bytes | Address]) -> None:
-        """Keep the trees of a checkpoint and the records on top of it, and nothing before."""
+        """Keep a checkpoint, its trees and the records on top of it, and nothing before."""
+        self._names.keep([checkpoint_key(base.id)])
         await self._keep_trees(base)
         self._keep_items(tail)
 

@@ -238,8 +238,8 @@ async def list_branch(
 
     Done after a head came or went. Of those who do so at once the last lists what is there in the
     end, and not what it has made or deleted itself. A head that was begun before the last
-    collection is not listed any more, and False is returned. ``floor`` is from where on its
-    past is kept.
+    collection is not listed any more, or was removed by that, and False is returned. ``floor`` is
+    from where on its past is kept.
     """
     refused = False
 
@@ -249,6 +249,8 @@ async def list_branch(
         head, revision = await read_head(store, name)
         listed = registry.branches.get(name)
         if not is_live(head):
+            # Without a head that was there a moment ago, a collection has removed it.
+            refused = head is None and mine is not None
             return None if listed is None else registry.without(name)
         born = head.base.born
         if listed is not None and listed.publication == born:
