@@ -220,3 +220,18 @@ def test_backup_and_restore_copy_a_database(cli):
     assert ":db-already-exists" in cli("restore", "--path", "restored", "--from", "copy", code=1)
     cli("verify", "--path", "restored")
     assert "--to" in cli("backup", "--path", "db", code=2)
+
+
+def test_garbage_is_collected_or_only_counted(cli):
+    cli("transact", "--path", "db", "--create", SCHEMA)
+    cli("branch", "--path", "db", "trial")
+    cli("branch", "--path", "db", "trial", "--delete")
+    told = json.loads(cli("gc", "--path", "db", "--dry-run", "--format", "json"))
+    assert told["dry-run"] is True
+    assert "could be freed" in cli("gc", "--path", "db", "--dry-run")
+    done = json.loads(cli("gc", "--path", "db", "--commits", "1", "--format", "json"))
+    assert list(done["branches"]) == ["db"]
+    assert done["epoch"] == 1
+    assert ":epoch 2" in cli("gc", "--path", "db", "--remove-before", "0", "--format", "edn")
+    assert " kept" in cli("gc", "--path", "db", "--seconds", "1")
+    assert "expected" in cli("gc", "--path", "db", "--commits", "0", code=1)

@@ -94,7 +94,8 @@ def _is_enough(base: Checkpoint, count: int, keep: Retention, now: datetime) -> 
     """Whether nothing before a checkpoint is to be kept; ``count`` commits come after it."""
     if keep.commits is not None and count + 1 < keep.commits:
         return False
-    if keep.seconds is not None and not _is_before(base, now - timedelta(seconds=keep.seconds)):
+    # Instants may be ahead of the clock: who keeps none for its age does not look at it.
+    if keep.seconds and not _is_before(base, now - timedelta(seconds=keep.seconds)):
         return False
     return keep.before is None or _is_before(base, keep.before)
 
