@@ -213,7 +213,8 @@ class Survey:
                     self._wrong(key, error)
 
     def _keep(self, key: str, base: Checkpoint, items: Iterable[bytes | Address]) -> None:
-        self.seen.blobs.add(key)
+        # The checkpoint itself, too: what is branched from it goes back to it.
+        self.seen.blobs |= {key, checkpoint_key(base.id)}
         self._kept.append((key, base))
         self.seen.kept += [x for x in items if isinstance(x, Address)]
 
