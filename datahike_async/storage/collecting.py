@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
+from anyio import sleep
 from anyio.lowlevel import checkpoint as pause
 
 from datahike_async.config.collecting import Retention
@@ -72,6 +73,7 @@ from datahike_async.storage.nodes.store import NodeStore
 __all__ = ["Collected", "Collection", "KeptBranch"]
 
 _ATTEMPTS: Final = 4
+_PAUSE: Final = 0.03
 _PROBE_SECONDS: Final = 3600.0
 _SLICE: Final = 32
 """Blobs that are removed in one step: on files a commit waits for it."""
@@ -149,14 +151,15 @@ class Collection:
             )
         for attempt in range(_ATTEMPTS):
             names = await list_names(self._store)
-            registry = await self._fenced()
             try:
+                registry = await self._fenced()
                 branches, pins = await self._mark(names, registry)
             except (CorruptData, SnapshotExpired):
-                now = await read_registry(self._store)
-                if attempt + 1 == _ATTEMPTS or now.epoch == registry.epoch:
+                if attempt + 1 == _ATTEMPTS:
                     raise
-                # Another collection, which keeps less, has begun since.
+                # Another collection, which keeps less, may have begun since, or a copy be under
+                # way, whose head is there before the registry says from where on it goes.
+                await sleep(_PAUSE * 4**attempt)
                 continue
             return await self._sweep(names, registry, branches, pins)
         raise AssertionError("the last attempt returns or raises")

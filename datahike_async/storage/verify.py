@@ -44,7 +44,7 @@ from datahike_async.storage.survey import (
 
 __all__ = ["Checked", "Finding", "verify_store"]
 
-_ATTEMPTS: Final = 4
+_ATTEMPTS: Final = 16
 _AT_ONCE: Final = 8
 _KEPT: Final = 1000
 _BLOCK: Final = 8192
