@@ -7,6 +7,7 @@ is a name for the newest of a line of them. Any commit is a database value, and 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -31,6 +32,7 @@ from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import View
 from datahike_async.storage.branches.branching import (
     begin_branch,
+    both_in_use,
     end_branch,
     main_branch,
     unknown_branch,
@@ -73,7 +75,6 @@ __all__ = [
     "tags",
     "untag",
 ]
-
 
 _ATTEMPTS: Final = 20
 
@@ -203,11 +204,13 @@ async def rename_branch(conn: Connection, old: Any, new: Any) -> None:
         for _ in range(_ATTEMPTS):
             await begin_branch(writer.store, name, find, writer.env)
             try:
-                await _end(conn, wanted, at)
+                with suppress(DatabaseNotFound):  # where others have deleted it that is as good
+                    await _end(conn, wanted, at)
                 return
             except RevisionMismatch:
-                # Somebody has written to it meanwhile.
-                await _end(conn, name)
+                # Somebody has written to it meanwhile, and perhaps to the new one as well.
+                with both_in_use(wanted, name), suppress(DatabaseNotFound):
+                    await _end(conn, name, at)
         raise RevisionMismatch(f"Others kept writing to branch :{wanted}; it was not renamed.")
 
 

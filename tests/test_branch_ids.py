@@ -10,11 +10,14 @@ from uuid import uuid4
 import pytest
 
 import datahike_async as d
+from datahike_async.konserve.errors import RevisionMismatch, StoreIOError, StoreUnavailable
 from datahike_async.snapshot.ids import BLOCKS, MAIN, SPARE, UsedUp, are_near
-from datahike_async.storage.branches import branching
+from datahike_async.storage.branches import branching, forcing, registry
 from datahike_async.storage.branches.head import Head
 from datahike_async.storage.branches.read import write_head
 from datahike_async.storage.branches.registry import change_registry, read_registry, take_block
+from datahike_async.storage.probe import Probe
+from datahike_async.transactor import branch as transactor_branch
 from datahike_async.transactor.limits import Limits
 from datahike_async.tx import bulk
 
@@ -284,6 +287,145 @@ async def test_a_block_is_as_large_as_what_needs_it(config: dict[str, Any]) -> N
         assert len(await take_block(store, range(4096), 1)) == 8192
         assert len(await take_block(store, range(4096), 10_000)) == 20_000
         assert len(await take_block(store, MAIN, 1)) == 1 << 20
+
+
+@pytest.fixture
+async def few(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A database with branch :trial; branches begin with blocks of four ids."""
+    monkeypatch.setattr(branching, "LEAST", 4)
+    monkeypatch.setattr(forcing, "LEAST", 4)
+    async with d.connect(config, create=True) as main:
+        await d.branch(main, ":db", ":trial")
+    return config
+
+
+@pytest.mark.parametrize("form", ["one by one", "together"])
+async def test_a_large_transaction_takes_few_blocks(
+    few: dict[str, Any], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Also one of more entities than a block is large that is taken for no transaction's sake."""
+    monkeypatch.setattr(registry, "_LARGEST", 8)
+    count = 3000
+    items: list[Any] = [{":n": n} for n in range(count)]
+    if form == "one by one":
+        items = [[":db/add", f"t{n}", ":n", n] for n in range(count)]
+    async with d.connect(on(few, "trial")) as trial:
+        await trial.transact([*items, [":db/add", "last", ":n", count]])
+        assert len(await entities(trial.db())) == count + 1
+        taken = (await read_registry(trial._transactor.store)).next_id - BLOCKS.start
+    assert taken < 8 * count
+
+
+async def test_what_fails_time_and_again_takes_one_block(few: dict[str, Any]) -> None:
+    async def fails(_: Any) -> Any:
+        raise ValueError("its own")
+
+    async with d.connect(on(few, "trial")) as trial:
+        store = trial._transactor.store
+        for n in range(5):
+            with pytest.raises(ValueError, match="its own"):
+                await trial.transact([*({":n": n} for n in range(6)), [":db.fn/call", fails]])
+        taken = (await read_registry(store)).next_id
+        assert taken <= BLOCKS.start + 4 + 16
+        await add(trial, range(10))
+        assert (await read_registry(store)).next_id <= taken + 32
+        await add(trial, range(10, 12))
+        found = await entities(trial.db())
+    async with d.connect(on(few, "trial")) as trial:
+        await add(trial, range(20, 60))
+        found = {**await entities(trial.db()), **found}
+        assert len(set(found.values())) == len(found) == 52
+
+
+@pytest.mark.parametrize("many", [1, 20])
+async def test_an_id_of_its_own_may_be_stated_where_more_are_needed(
+    few: dict[str, Any], many: int
+) -> None:
+    async with d.connect(on(few, "trial")) as trial:
+        last = BLOCKS.start + 3
+        await trial.transact([{":db/id": last, ":n": 1}, *({":n": 2 + i} for i in range(many))])
+        found = await entities(trial.db())
+        assert found[1] == last
+        assert len(set(found.values())) == many + 1
+
+
+@pytest.mark.parametrize(
+    ("planted", "error"),
+    [
+        (StoreIOError, d.StorageError),
+        (StoreUnavailable, d.StorageError),
+        (RevisionMismatch, d.HeadConflict),
+    ],
+)
+async def test_what_prevents_a_block_from_being_taken_is_told_as_the_store_s(
+    few: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    planted: type[Exception],
+    error: type[d.DatahikeError],
+) -> None:
+    async def fails(*_: Any) -> range:
+        raise planted("planted")
+
+    async with d.connect(on(few, "trial")) as trial:
+        with monkeypatch.context() as patch:
+            patch.setattr(transactor_branch, "take_block", fails)
+            with pytest.raises(error, match="planted"):
+                await add(trial, range(6))
+        await add(trial, range(6))
+        assert len(await entities(trial.db())) == 6
+
+
+async def test_a_block_is_taken_from_a_store_that_compares_alone(
+    few: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_: Probe) -> None:
+        raise d.FencingUnsupported("it lies")
+
+    async with d.connect(on(few, "trial")) as trial:
+        store = trial._transactor.store
+        before = await read_registry(store)
+        monkeypatch.setattr(Probe, "check", fails)
+        with pytest.raises(d.FencingUnsupported):
+            await add(trial, range(6))
+        assert await read_registry(store) == before
+
+
+async def test_values_of_a_branch_made_of_a_value_have_other_ids_to_spare(
+    few: dict[str, Any],
+) -> None:
+    async with d.connect(on(few, "trial")) as trial:
+        made = await trial.db().db_with([{":n": n} for n in range(10)])
+        await d.force_branch(trial, made, ":forced", [":trial"])
+        async with d.connect(on(few, "forced")) as forced:
+            await add(forced, range(100, 104))
+            made = forced.db()
+            for n in (200, 201):
+                made = await made.db_with([{":n": n}])
+            found = await entities(made)
+        assert all(found[n] in SPARE for n in (9, 200, 201))
+        assert len(set(found.values())) == len(found) == 16
+
+
+async def test_a_value_of_an_old_commit_gives_out_no_id_of_what_was_merged(
+    config: dict[str, Any],
+) -> None:
+    """Its checkpoint is one of the main branch, and so is the block that this one names."""
+    async with d.connect(config, create=True) as main:
+        await add(main, range(1))
+        await d.branch(main, ":db", ":other")
+        await d.branch(main, ":db", ":trial")
+        await add(main, range(1, 2))
+        async with d.connect(on(config, "trial")) as trial:
+            await d.merge(trial, ":db")
+            merged = d.commit_id(trial.db())
+            await add(trial, range(2, 3))
+            await trial._transactor.flushing.prepare()
+            await trial._transactor._publish_flush()
+            old = await d.commit_as_db(trial, merged)
+            assert old is not None
+            found = await entities(await old.db_with([{":n": 9}]))
+            assert sorted(found) == [0, 1, 9]
+            assert len(set(found.values())) == 3
 
 
 def test_which_ids_may_be_stated_without_a_look() -> None:

@@ -9,7 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 
 import datahike_async as d
-from datahike_async.storage.branches import branching
+from datahike_async import versions
+from datahike_async.konserve.errors import OutcomeUnknown
+from datahike_async.storage.branches import branching, registry
 from datahike_async.storage.keys import tag_key
 from datahike_async.transactor.limits import Limits
 
@@ -182,6 +184,46 @@ async def test_what_is_written_while_a_branch_is_renamed_goes_along(
         assert await numbers(await d.branch_as_db(main, ":new")) == [7]
 
 
+async def test_what_is_written_to_both_names_meanwhile_stays(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with d.connect(config, create=True) as main:
+        await d.branch(main, ":db", ":old")
+        end = versions._end
+
+        async def slow(*args: Any) -> None:
+            monkeypatch.setattr(versions, "_end", end)
+            for name, n in (("new", 7), ("old", 8)):
+                async with d.connect(on(config, name)) as conn:
+                    await conn.transact([{":n": n}])
+            await end(*args)
+
+        monkeypatch.setattr(versions, "_end", slow)
+        with pytest.raises(d.HeadConflict, match="both are there"):
+            await d.rename_branch(main, ":old", ":new")
+        assert await numbers(await d.branch_as_db(main, ":old")) == [8]
+        assert await numbers(await d.branch_as_db(main, ":new")) == [7]
+
+
+async def test_a_tag_that_others_made_again_is_left_where_no_answer_came(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with d.connect(config, create=True) as conn:
+        await d.tag(conn, ":v1")
+        later = (await conn.transact([{":n": 1}])).db_after
+        write = registry._write
+
+        async def unheard(*args: Any) -> None:
+            monkeypatch.setattr(registry, "_write", write)
+            await write(*args)
+            await d.tag(conn, ":v1")
+            raise OutcomeUnknown("planted")
+
+        monkeypatch.setattr(registry, "_write", unheard)
+        await d.untag(conn, ":v1")
+        assert await d.tags(conn) == {d.kw("v1"): d.commit_id(later)}
+
+
 # -- a value for a branch --------------------------------------------------------------------------
 
 
@@ -241,6 +283,67 @@ async def test_a_branch_can_be_a_value_of_this_store_alone(
         with pytest.raises(d.ArgumentError):
             await d.force_branch(main, main.db(), 3, [":db"])
         assert await d.branches(main) == {d.kw("db")}
+
+
+@pytest.mark.parametrize("config", ["memory"], indirect=True)  # the others' turns keep them out
+async def test_a_branch_that_others_delete_meanwhile_is_made_again(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with d.connect(config, create=True) as main:
+        await main.transact([{":n": 1}])
+        await d.branch(main, ":db", ":trial")
+        write = branching.write_head
+
+        async def slow(*args: Any) -> None:
+            monkeypatch.setattr(branching, "write_head", write)
+            await d.delete_branch(main, ":trial")
+            await write(*args)
+
+        monkeypatch.setattr(branching, "write_head", slow)
+        await d.force_branch(main, main.db(), ":trial", [":db"])
+        assert await d.branches(main) == {d.kw("db"), d.kw("trial")}
+        assert await numbers(await d.branch_as_db(main, ":trial")) == [1]
+
+
+@pytest.mark.parametrize("config", ["memory"], indirect=True)
+async def test_a_branch_that_others_made_again_is_left_where_no_answer_came(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with d.connect(config, create=True) as main:
+        await d.branch(main, ":db", ":trial")
+        write = branching.write_head
+
+        async def unheard(*args: Any) -> None:
+            monkeypatch.setattr(branching, "write_head", write)
+            await write(*args)
+            await d.branch(main, ":db", ":trial")
+            async with d.connect(on(config, "trial")) as trial:
+                await trial.transact([{":n": 5}])
+            raise OutcomeUnknown("planted")
+
+        monkeypatch.setattr(branching, "write_head", unheard)
+        await d.delete_branch(main, ":trial")
+        assert await numbers(await d.branch_as_db(main, ":trial")) == [5]
+        assert await d.branches(main) == {d.kw("db"), d.kw("trial")}
+
+
+async def test_a_branch_made_an_older_value_parts_where_its_parent_says(
+    config: dict[str, Any],
+) -> None:
+    async with d.connect(config, create=True) as main:
+        await main.transact([{":n": 1}])
+        before = main.db()
+        await main.transact([{":n": 2}])
+        parent = d.commit_id(main.db())
+        await d.force_branch(main, before, ":back", [":db"])
+        assert await d.merge_base(main, ":db", ":back") == (parent,)
+        await main.transact([{":n": 3}])
+        async with d.connect(on(config, "back")) as back:
+            await back.transact([{":n": 4}])
+        assert await d.merge_base(main, ":back", ":db") == (parent,)
+        await d.merge(main, ":back")
+        # As after a revert of what the branch does not have.
+        assert await numbers(main.db()) == [1, 3, 4]
 
 
 async def test_a_branch_that_was_forced_and_not_listed_is_listed_by_who_opens_it(

@@ -84,6 +84,21 @@ class Snapshot:
         trees, top = self.trees.over(ids), ids.start - 1
         return Snapshot(self.schema, trees, self.mem, self.n, self.m, top, self.max_tx, self.state)
 
+    def highest(self, ids: range) -> int:
+        """Return the highest of some ids that an entity has or had, else the one before them all.
+
+        Raises NodeMiss.
+        """
+        top = ids.start - 1
+        for indexes in (self.trees.current, self.trees.temporal):
+            if indexes is not None:
+                first, last = (ids.start,), (ids.stop - 1,)
+                for rows in indexes[Order.EAVT].chunks(first, last, reverse=True):
+                    top = max(top, int(rows.e.max(initial=top)))
+                    break
+        e = np.array(self.mem.e[: self.m], np.int64)
+        return max(top, int(e[(e > top) & (e < ids.stop)].max(initial=top)))
+
     @property
     def keep_history(self) -> bool:
         """Whether retracted datoms are kept."""

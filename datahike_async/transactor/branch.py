@@ -28,6 +28,7 @@ from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import Commit, encode_record
 from datahike_async.storage.nodes.layout import layout_of
 from datahike_async.storage.nodes.store import NodeStore
+from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.committer import Committer, Sent
 
 __all__ = ["Branch", "Prepared"]
@@ -67,6 +68,8 @@ class Branch:
         self.layout = layout_of(store.capabilities)
         self.instant: datetime | None = None
         self.snapshot: Snapshot
+        # Entity ids that were taken for a transaction which was not published.
+        self._held: range | None = None
 
     async def adopt(self, state: BranchState | Growth) -> None:
         """Take over what was read from the store: the whole, or what is new."""
@@ -105,8 +108,17 @@ class Branch:
         return self.committer.base.branch
 
     async def more_ids(self, block: range, count: int) -> range:
-        """Take another block of entity ids for the branch, for ``count`` new entities at least."""
-        return await take_block(self.store, block, count)
+        """Take another block of entity ids for the branch, for ``count`` new entities at least.
+
+        One that was taken already serves again until something is published that has ids of it: who
+        fails or is overtaken time and again must not use up those of all branches.
+        """
+        with konserve_errors():
+            await self.committer.probe.check()
+            held = self._held
+            if held is None or held == block or len(held) < count:
+                held = self._held = await take_block(self.store, block, count)
+        return held
 
     def turn(self, *, looking: bool = True) -> AbstractAsyncContextManager[Turn]:
         """Queue for the turn to publish, at stores that have turns; ``looking`` for what is new."""
@@ -125,7 +137,7 @@ class Branch:
     async def publish(self, sent: Sent, after: Snapshot) -> UUID:
         """Commit encoded transactions, after which the state is ``after``."""
         publication = await self.committer.publish(sent)
-        self.snapshot = after
+        self._have(after)
         return publication
 
     async def publish_trees(
@@ -142,8 +154,14 @@ class Branch:
         records = [record] if anew else [*committer.tail.stored(), record]
         flushed = await self._write(after, records, commit, instant, anew=anew)
         await committer.publish_bulk(flushed.base, publication)
-        self.snapshot = self._over(flushed, after, Memtable())
+        self._have(self._over(flushed, after, Memtable()))
         return publication
+
+    def _have(self, after: Snapshot) -> None:
+        """Go on from what was published."""
+        self.snapshot = after
+        if after.trees.ids == self._held:
+            self._held = None
 
     async def prepare_flush(self) -> Prepared:
         """Write the nodes of the present state. Transactions may go on meanwhile."""

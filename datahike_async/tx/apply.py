@@ -155,7 +155,7 @@ async def apply(
     with Reading() as nodes:
         while True:
             draft = Draft(base, tx, owner)
-            entities = Entities(draft, bindings, foreign=foreign)
+            entities = Entities(draft, bindings, foreign=foreign, own=block)
             run = Transaction(draft, entities, instant, now, wrap, own=own, late=foreign)
             try:
                 reported = run.begin(meta, key)
@@ -234,13 +234,15 @@ async def _more(
     """Return a block of entity ids, which is used next."""
     if more_ids is not None:
         return await more_ids(base.trees.ids, count)
-    if base.trees.ids == SPARE or count > len(SPARE):
+    # Branches that were made of such values may have some of these already.
+    left = range(await read(base.highest, SPARE) + 1, SPARE.stop)
+    if base.trees.ids.stop == SPARE.stop or count > len(left):
         raise TransactionError(
-            f"A value that is no branch has ids for {len(SPARE)} more entities at most; transact "
+            f"A value that is no branch has ids for {len(left)} more entities at most; transact "
             "on the branch.",
             error=":entity-id/syntax",
         )
-    return SPARE
+    return left
 
 
 def _purges(items: Sequence[Any], *, again: bool) -> tuple[list[tuple[str, Any]], list[Any]]:
@@ -364,7 +366,10 @@ def replay(
             schema, _ = schema.with_attr(ident)
         draft.schema = schema
         dirty: dict[int, None] = {}
+        ids, top = draft.trees.ids, draft.max_eid
         for e, a, v, t, added in operations:
+            if e > top and e in ids:
+                top = e
             attr = draft.schema.attrs[a]
             draft.redo(e, attr, v, t, added)
             if attr.ident in SCHEMA_PROPERTIES:
@@ -374,9 +379,9 @@ def replay(
     except BaseException:
         draft.abort()
         raise
-    if max_eid in draft.trees.ids:
-        # Else it is that of the branch which this one was made of.
-        draft.max_eid = max_eid
+    # What an entry says may be of another block: that of the branch which this one was made of, or,
+    # where a commit is looked up under an older checkpoint, one that the branch took since.
+    draft.max_eid = max(top, max_eid) if max_eid in ids else top
     draft.max_tx = tx
     return draft.commit()
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from datahike_async.edn.types import Char, Keyword
 from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.snapshot.draft import Draft
-from datahike_async.snapshot.ids import BLOCKS, EMAX, TX0, UsedUp
+from datahike_async.snapshot.ids import BLOCKS, EMAX, MAIN, TX0, UsedUp
 from datahike_async.snapshot.views import View
 from datahike_async.tx.forms import syntax_error
 from datahike_async.values.schema import Attr
@@ -78,10 +78,13 @@ class Entities:
     ``sure`` and ``guessed`` are what this run finds late, ``open`` the guesses of runs before it
     that it has not confirmed yet. A guess is not confirmed by what follows from itself: what open
     guesses assert is noted, and who is found by it rests on them. ``foreign``: ids of the blocks of
-    other branches may be stated, as a merge does.
+    other branches may be stated, as a merge does. ``own`` is the block that the transaction began
+    with, of which ids may be stated though another one was taken since. ``made`` counts new ids.
     """
 
-    def __init__(self, draft: Draft, bindings: Bindings, *, foreign: bool = False) -> None:
+    def __init__(
+        self, draft: Draft, bindings: Bindings, *, foreign: bool = False, own: range = MAIN
+    ) -> None:
         self.draft = draft
         self.view = View(draft)
         self.upserted: dict[Any, int] = {}
@@ -103,7 +106,9 @@ class Entities:
         self.ids: dict[Any, int] = {}
         # Those of them that are in use were given by this transaction: nothing is stored of them.
         self.fresh = range(draft.max_eid + 1, draft.trees.ids.stop)
+        self.made = 0
         self._foreign = foreign
+        self._own = own
         self.tempids: dict[Any, int] = {}
         if bindings.runs:
             self._go_on(bindings)
@@ -116,6 +121,7 @@ class Entities:
         self.given = dict(bindings.given)
         self.void = {self.given[r]: e for r, e in self.upserted.items() if r in self.given}
         self.ids = {**self.given, **self.upserted}
+        self.made = len(self.given)
         draft = self.draft
         draft.max_eid = max(draft.max_eid, max(self.given.values(), default=0))
 
@@ -142,8 +148,10 @@ class Entities:
     def new(self) -> int:
         """Return a fresh entity id."""
         eid = self.draft.max_eid + 1
+        self.made += 1
         if eid >= self.fresh.stop:
-            raise UsedUp(1)
+            # All that were given before, too, or a large transaction would take one after another.
+            raise UsedUp(self.made)
         self.draft.max_eid = eid
         return eid
 
@@ -274,7 +282,9 @@ class Entities:
 
     def _is_there(self, eid: int) -> bool:
         draft = self.draft
-        return eid in draft.trees.ids or eid in draft.mem.by_e or draft.trees.has_entity(eid)
+        if eid in draft.trees.ids or eid in self._own:
+            return True
+        return eid in draft.mem.by_e or draft.trees.has_entity(eid)
 
     def existing(self, ref: Any, what: str) -> int | None:
         """Return the entity an id, ident or lookup ref names; None where nothing is found.

@@ -325,9 +325,10 @@ class _Maps(_Segment):
                 raise _Unusual
         fresh = int((eids < 0).sum())
         if self.draft.max_eid + fresh >= self.draft.trees.ids.stop:
-            raise UsedUp(fresh)
+            raise UsedUp(entities.made + fresh)
         out = eids.copy()
         if not refs:
+            entities.made += fresh
             first = self.draft.max_eid + 1
             out[eids < 0] = np.arange(first, first + fresh)
             self.draft.max_eid += fresh

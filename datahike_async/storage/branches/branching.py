@@ -6,8 +6,8 @@ costs the same whatever the database holds.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
@@ -44,6 +44,7 @@ from datahike_async.storage.log.tail import Tail
 __all__ = [
     "MovedOn",
     "begin_branch",
+    "both_in_use",
     "end_branch",
     "list_branch",
     "main_branch",
@@ -163,7 +164,7 @@ async def end_branch(store: Store, name: str, env: Env, *, at: UUID | None = Non
             deleted=True,
         )
 
-    born = await _replaced(store, name, tomb)
+    born, _ = await _replaced(store, name, tomb)
     if born is None and name not in registry.branches:
         raise unknown_branch(name, registry)
     await list_branch(store, name, env)
@@ -186,21 +187,33 @@ async def replace_branch(
             raise MovedOn
         return replace(head, generation=state.generation + 1)
 
-    before = await _replaced(store, name, over)
-    if before is None:
-        there, revision = await read_head(store, name)
-        if not await _first(store, name, head, there, revision):
-            raise RevisionMismatch(f"Others have made branch :{name} meanwhile.")
+    before: UUID | None = None
+    for _ in range(_ATTEMPTS):
+        found, written = await _replaced(store, name, over)
+        before = found or before
+        if not written:
+            # There is none, or none any more. Ours may be what others have deleted by now.
+            there, revision = await read_head(store, name)
+            written = there is not None and there.base.born == base.born
+            written = written or await _first(store, name, head, there, revision)
+        if written:
+            break
+    else:
+        raise RevisionMismatch(f"Others kept making and deleting branch :{name}; it is theirs.")
     listed = Listed(env.now(), None, base.born)
     if not await list_branch(store, name, env, listed, floor_at(base) if epoch else None):
         raise MovedOn(before)
     return before
 
 
-async def _replaced(store: Store, name: str, make: Callable[[BranchState], Head]) -> UUID | None:
+async def _replaced(
+    store: Store, name: str, make: Callable[[BranchState], Head]
+) -> tuple[UUID | None, bool]:
     """Write another head over that of a branch, whoever writes to it at the same time.
 
-    Returns by which publication the branch was made; None where there is none.
+    Returns by which publication the branch was made (None where there was none), and whether the
+    head was written: it is not where there is no branch, or none any more. One that is to be
+    deleted is not looked for under its name again once it has gone.
     """
     born: UUID | None = None
     turns = store.capabilities.turns
@@ -212,14 +225,16 @@ async def _replaced(store: Store, name: str, make: Callable[[BranchState], Head]
             except DatabaseNotFound:
                 state = None  # somebody has begun to delete it, perhaps this call
             if state is None:
-                return born
+                return born, False
             head = make(state)
             if state.head.base.born == head.base.born and not head.deleted:
-                return born  # no answer came, but it was written
+                return born, True  # no answer came, but it was written
+            if head.deleted and born not in (None, state.head.base.born):
+                return born, False  # another one has its name, since that was deleted
             born = state.head.base.born
             try:
                 await write_head(store, head, state.revision)
-                return born
+                return born, True
             except (RevisionMismatch, OutcomeUnknown):
                 continue
     raise RevisionMismatch(f"Others kept writing to branch :{name}; it is as it was.")
@@ -303,6 +318,18 @@ def main_branch(name: str) -> BadInput:
         "delete_database deletes all of it.",
         error=":cannot-delete-main-db-branch",
     )
+
+
+@contextmanager
+def both_in_use(old: str, new: str) -> Iterator[None]:
+    """Say that both are there where the branch that was to replace another has moved on."""
+    try:
+        yield
+    except RevisionMismatch as error:
+        raise RevisionMismatch(
+            f"Branch :{old} was written to while it was renamed, and so was :{new} already; both "
+            "are there. Merge one into the other, and delete that."
+        ) from error
 
 
 def unknown_branch(name: str, registry: Registry) -> DatabaseNotFound:

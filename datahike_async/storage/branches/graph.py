@@ -1,7 +1,8 @@
 """The graph of commits: which commit was made on which, and where two lines of them part.
 
 A commit's transaction is newer than those of all that it was made on, so whoever goes from the
-newest back meets a commit after all that were made on it. Of each flush the log is read once.
+newest back meets a commit after all that were made on it. One alone may be older than its parents:
+that of a branch which was made to be a value. Of each flush the log is read once.
 """
 
 from __future__ import annotations
@@ -45,11 +46,15 @@ class Graph:
     def __init__(self, find: Callable[[UUID], Awaitable[Place | None]]) -> None:
         self._find = find
         self._parents: dict[UUID, tuple[UUID, ...]] = {}
+        # Commits that need not hold what their parents do.
+        self._forced: set[UUID] = set()
 
     def learn(self, place: Place) -> None:
         """Take over what is said of the commits at a place."""
         before = place.base.commit.id
         self._parents[before] = place.base.commit.parents
+        if not place.base.back and place.base.commit.parents:
+            self._forced.add(before)
         for record in place.records:
             more = record.parents
             for entry in record.entries:
@@ -80,15 +85,17 @@ class Graph:
 
         def mark(commit: UUID, flags: int) -> None:
             nonlocal fresh
-            known = marks.get(commit)
-            if known is not None and commit in done:
+            known = marks.get(commit, 0)
+            if known | flags == known:
                 return
-            if known is None:
+            if not known or commit in done:
+                # Once more where something older than this turned out to be made on it.
+                done.discard(commit)
                 heappush(waiting, (-tx_of_commit(commit), commit.int, commit))
-                fresh += not flags & _OLD
+                fresh += not (known | flags) & _OLD
             elif flags & _OLD and not known & _OLD:
                 fresh -= 1
-            marks[commit] = (known or 0) | flags
+            marks[commit] = known | flags
 
         mark(left, _LEFT | _LINES[0])
         mark(right, _RIGHT | _LINES[1])
@@ -104,12 +111,16 @@ class Graph:
             if not flags & _OLD:
                 fresh -= 1
                 if flags & _LEFT and flags & _RIGHT:
-                    bases.append(commit)
+                    if commit not in bases:
+                        bases.append(commit)
                     if all(flags & line for line in _LINES):
                         shared = tx_of_commit(commit)
                     flags |= _OLD
-            first = True
-            for parent in await self.parents(commit):
+            elif commit in bases:
+                bases.remove(commit)
+            parents = await self.parents(commit)
+            first = commit not in self._forced
+            for parent in parents:
                 mark(parent, flags if first else flags & ~sum(_LINES))
                 first = False
         return Parting(tuple(bases), shared if len(bases) == 1 else 0)

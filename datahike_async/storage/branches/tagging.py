@@ -78,6 +78,8 @@ async def end_tag(store: Store, name: str) -> None:
             if gone is None:
                 raise unknown_tag(name, now)
             return None
+        if gone not in (None, found):
+            return None  # no answer came, but it was taken back, and another one has its name
         gone = found
         return replace(now, tags={n: tag for n, tag in now.tags.items() if n != name})
 
