@@ -79,6 +79,7 @@ from datahike_async.query.answer.result import QueryList, QueryResult
 from datahike_async.query.api import QueryStats
 from datahike_async.query.limits.budget import Budget
 from datahike_async.query.pulling.map import EntityMap
+from datahike_async.rebasing import rebase
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.values.datom import Datom
 from datahike_async.values.json_form import json_default, jsonable
@@ -200,6 +201,7 @@ __all__ = [
     "pull_many",
     "q",
     "query_stats",
+    "rebase",
     "register_backend",
     "register_function",
     "register_index",

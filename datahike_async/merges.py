@@ -34,7 +34,19 @@ from datahike_async.storage.translate import konserve_errors
 from datahike_async.values.report import TxReport
 from datahike_async.versions import database_at, named_place, place_of
 
-__all__ = ["merge", "merge_base", "merge_preview", "revert"]
+__all__ = [
+    "Merging",
+    "commit_db",
+    "found_place",
+    "graph_of",
+    "made_plan",
+    "merge",
+    "merge_base",
+    "merge_preview",
+    "refused",
+    "require_agreed",
+    "revert",
+]
 
 _ATTEMPTS: Final = 100
 _SHOWN: Final = 5
@@ -66,8 +78,8 @@ async def merge_base(conn: Connection, a: Any, b: Any) -> tuple[UUID, ...]:
     """
     conn = require_connection(conn)
     with konserve_errors():
-        places = [await _found(conn, side) for side in (a, b)]
-        graph = _graph(conn, places)
+        places = [await found_place(conn, side) for side in (a, b)]
+        graph = graph_of(conn, places)
         return (await graph.parting(*(place.commit.id for place in places))).bases
 
 
@@ -90,9 +102,9 @@ async def merge_preview(
         assert not found.conflicts
     """
     conn = require_connection(conn)
-    merging = _Merging(conn, on_conflict, resolve)
+    merging = Merging(conn, on_conflict, resolve)
     with konserve_errors():
-        place = await _found(conn, source)
+        place = await found_place(conn, source)
     ours = conn.db()
     report, items = await merging.plan(ours, place)
     if report.up_to_date or report.conflicts:
@@ -100,7 +112,7 @@ async def merge_preview(
     try:
         await ours.merged_with(items)
     except TransactionError as error:
-        return replace(report, conflicts=(_refused(error),))
+        return replace(report, conflicts=(refused(error),))
     return report
 
 
@@ -141,16 +153,16 @@ async def merge(
         assert (await d.merge(conn, ":taken")).up_to_date
     """
     conn = require_connection(conn)
-    merging = _Merging(conn, on_conflict, resolve)
+    merging = Merging(conn, on_conflict, resolve)
     writer_of(conn).require_writable()
     with konserve_errors():
-        place = await _found(conn, source)
+        place = await found_place(conn, source)
 
     async def commit(ours: Database) -> tuple[MergeReport, TxReport | None]:
         report, items = await merging.plan(ours, place)
         if report.up_to_date:
             return report, None
-        _require_agreed(report)
+        require_agreed(report)
         return report, await _transacted(conn, ours, report, items, tx_meta, (place.commit.id,))
 
     return await _published(conn, commit)
@@ -180,7 +192,7 @@ async def revert(
         assert {fact.v for fact in undone.retracted} == {"cy@example.org", "Cy"}
     """
     conn = require_connection(conn)
-    merging = _Merging(conn, on_conflict, resolve)
+    merging = Merging(conn, on_conflict, resolve)
     if not transactions:
         raise ArgumentError("revert takes at least one transaction to undo.")
     if parent is not None and (type(parent) is not int or parent < 1):
@@ -195,7 +207,7 @@ async def revert(
 
     async def commit(ours: Database) -> tuple[MergeReport, TxReport | None]:
         report, items = await merging.undo(ours, undone)
-        _require_agreed(report)
+        require_agreed(report)
         if not report.changes:
             return report, None
         return report, await _transacted(conn, ours, report, items, tx_meta, ())
@@ -203,8 +215,8 @@ async def revert(
     return await _published(conn, commit)
 
 
-class _Merging:
-    """How a merge is to be made: what settles its conflicts."""
+class Merging:
+    """How a merge is to be made: ``options`` are what settles its conflicts."""
 
     def __init__(self, conn: Connection, on_conflict: str, resolve: Resolve | None) -> None:
         if on_conflict not in CHOICES:
@@ -214,21 +226,21 @@ class _Merging:
         if resolve is not None and not callable(resolve):
             raise ArgumentError(f"resolve is a function of a conflict, not {shown(resolve)}.")
         self._conn = conn
-        self._options: dict[str, Any] = {"on_conflict": on_conflict, "resolve": resolve}
+        self.options: dict[str, Any] = {"on_conflict": on_conflict, "resolve": resolve}
 
     async def plan(self, ours: Database, place: Place) -> tuple[MergeReport, list[Any]]:
         """Return what taking over the commit at a place comes to, and the transaction."""
         conn, mine, other = self._conn, ours.commit_id, place.commit.id
         assert mine is not None
         with konserve_errors():
-            graph = _graph(conn, [place])
+            graph = graph_of(conn, [place])
             bases, shared = await graph.parting(mine, other)
             report = MergeReport(ours=mine, theirs=other, bases=bases)
             if other in bases:
                 return replace(report, up_to_date=True), []
             base = await self._base(graph, report)
             theirs = await database_at(conn, place)
-        plan = await _made(base, ours, theirs, shared=shared, **self._options)
+        plan = await made_plan(base, ours, theirs, shared=shared, **self.options)
         found = replace(plan.report, ours=mine, theirs=other, bases=bases)
         return found, plan.items
 
@@ -241,14 +253,14 @@ class _Merging:
                 error=":merge/no-base",
                 report=report,
             )
-        states = [await _commit(self._conn, commit) for commit in report.bases]
+        states = [await commit_db(self._conn, commit) for commit in report.bases]
         if len(states) == 1:
             return states[0]
         # Each has merged an older state of the other: their common past is what these come to.
         below = (await graph.parting(*report.bases[:2])).bases
         if len(states) == 2 and len(below) == 1:
-            base = await _commit(self._conn, below[0])
-            plan = await _made(base, *states)
+            base = await commit_db(self._conn, below[0])
+            plan = await made_plan(base, *states)
             if not plan.report.conflicts:
                 try:
                     return await states[0].merged_with(plan.items)
@@ -269,8 +281,8 @@ class _Merging:
         bases = tuple(after.commit_id for after, _ in undone if after.commit_id is not None)
         state, settled = ours, list[Conflict]()
         for after, before in undone:
-            plan = await _made(
-                after, state, before, shared=before.max_tx, unify=False, **self._options
+            plan = await made_plan(
+                after, state, before, shared=before.max_tx, unify=False, **self.options
             )
             settled += plan.report.settled
             conflicts = plan.report.conflicts
@@ -278,24 +290,26 @@ class _Merging:
                 try:
                     state = await state.merged_with(plan.items)
                 except TransactionError as error:
-                    conflicts = (_refused(error),)
+                    conflicts = (refused(error),)
             if conflicts:
                 report = replace(plan.report, conflicts=conflicts)
                 return replace(report, ours=ours.commit_id, bases=bases), []
         if len(undone) > 1:
-            plan = await _made(ours, ours, state, shared=ours.max_tx, unify=False)
+            plan = await made_plan(ours, ours, state, shared=ours.max_tx, unify=False)
         report = replace(plan.report, settled=tuple(settled))
         return replace(report, ours=ours.commit_id, bases=bases), plan.items
 
 
-async def _made(base: Database, ours: Database, theirs: Database, **options: Any) -> Plan:
+async def made_plan(base: Database, ours: Database, theirs: Database, **options: Any) -> Plan:
+    """Return the plan of a merge, made in a worker thread."""
     plan = Plan(base.view, ours.view, theirs.view, **options)
     with Reading() as reading, set_aside():
         await reading.call(plan.make, run=in_thread)
     return plan
 
 
-def _graph(conn: Connection, places: Sequence[Place]) -> Graph:
+def graph_of(conn: Connection, places: Sequence[Place]) -> Graph:
+    """Return the graph of commits; commits at places, and before them, are found fastest."""
     past = writer_of(conn).past
 
     async def find(commit: UUID) -> Place | None:
@@ -311,7 +325,7 @@ def _graph(conn: Connection, places: Sequence[Place]) -> Graph:
     return graph
 
 
-async def _found(conn: Connection, source: Any) -> Place:
+async def found_place(conn: Connection, source: Any) -> Place:
     """Return where a branch or commit is."""
     of = source.commit_id if isinstance(source, Database) else source
     if of is None or (isinstance(source, Database) and source.view.past):
@@ -328,7 +342,8 @@ async def _found(conn: Connection, source: Any) -> Place:
     return place
 
 
-async def _commit(conn: Connection, commit: UUID) -> Database:
+async def commit_db(conn: Connection, commit: UUID) -> Database:
+    """Return the database that a commit is. Raises SnapshotExpired where it is found no more."""
     place = await place_of(conn, commit)
     if place is None:
         raise SnapshotExpired(
@@ -366,7 +381,7 @@ async def _undone(conn: Connection, one: Any, parent: int | None) -> tuple[Datab
     if len(parents) < (parent or 1):
         raise ArgumentError(f"{shown(of)} has {len(parents)} parents; parent={parent} is none.")
     after = await database_at(conn, place)
-    return after, await _commit(conn, parents[(parent or 1) - 1])
+    return after, await commit_db(conn, parents[(parent or 1) - 1])
 
 
 async def _transacted(
@@ -382,7 +397,7 @@ async def _transacted(
     except TransactionError as error:
         if error.error == ":transact/basis-mismatch":
             raise
-        _require_agreed(replace(report, conflicts=(_refused(error),)), error)
+        require_agreed(replace(report, conflicts=(refused(error),)), error)
         raise
 
 
@@ -402,7 +417,7 @@ async def _published(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _refused(error: TransactionError) -> Conflict:
+def refused(error: TransactionError) -> Conflict:
     """Return the conflict that it is that a transaction is refused."""
     kind = _KINDS.get(error.error or "", "refused")
     entity, attribute = error.data.get(":entity-id"), error.data.get(":attribute")
@@ -414,7 +429,7 @@ def _refused(error: TransactionError) -> Conflict:
     )
 
 
-def _require_agreed(report: MergeReport, cause: BaseException | None = None) -> None:
+def require_agreed(report: MergeReport, cause: BaseException | None = None) -> None:
     """Raise MergeConflict where a report has conflicts."""
     if not report.conflicts:
         return

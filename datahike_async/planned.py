@@ -11,7 +11,6 @@ from typing import Any, Final
 __all__ = ["FUNCTIONS", "SCHEMA_NAMESPACES", "attribute_error", "planned"]
 
 _PULL: Final = "until then, pull reads entities: await db.pull('[*]', eid)"
-_BRANCHES: Final = "until then, branch makes branches, and merge_db commits what is merged by hand"
 _RULES: Final = "until then, the built-in rules valid-at, valid-between and valid-during see it"
 _TX: Final = "until then, query db.history() for [?e ?a ?v ?tx ?added]"
 _SEARCH: Final = "until then, register_function makes a Python function known to queries"
@@ -22,7 +21,6 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("entity", "entity_db", "touch"), _PULL),
     **dict.fromkeys(("filter", "is_filtered"), "until then, a predicate or a rule says it"),
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
-    "rebase": _BRANCHES,
     "tx_range": _TX,
     "reachable_store_refs": _NOTHING,
     **dict.fromkeys(("purge", "erasure_report"), "until then, delete_database erases all of it"),

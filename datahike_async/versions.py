@@ -71,6 +71,7 @@ __all__ = [
     "parent_commit_ids",
     "place_of",
     "rename_branch",
+    "shut_branch",
     "tag",
     "tags",
     "untag",
@@ -244,7 +245,7 @@ async def force_branch(conn: Connection, db: Database, name: Any, parents: Itera
 
         base, env = writer.line[0], writer.env
         born = await write_value(writer.store, writer.source, value, wanted, found, base, env, kept)
-        await _shut(conn, wanted, born)
+        await shut_branch(conn, wanted, born)
 
 
 async def tag(conn: Connection, name: Any, of: Any = None) -> None:
@@ -428,10 +429,10 @@ async def _value_of(conn: Connection, db: Any) -> Snapshot:
 async def _end(conn: Connection, name: str, at: UUID | None = None) -> None:
     """Delete a branch, if it is ``at`` a commit where one is given."""
     writer = writer_of(conn)
-    await _shut(conn, name, await end_branch(writer.store, name, writer.env, at=at))
+    await shut_branch(conn, name, await end_branch(writer.store, name, writer.env, at=at))
 
 
-async def _shut(conn: Connection, name: str, born: UUID | None) -> None:
+async def shut_branch(conn: Connection, name: str, born: UUID | None) -> None:
     """Close what is open of a branch that is gone; who connects from now on must not join it."""
     if born is not None:
         place = await store_place(dict(writer_of(conn).config.store))

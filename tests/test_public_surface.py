@@ -107,6 +107,7 @@ NAMES = [
     "pull_many",
     "q",
     "query_stats",
+    "rebase",
     "register_backend",
     "register_function",
     "register_index",

@@ -15,7 +15,7 @@ from uuid import uuid4
 import anyio
 
 import datahike_async as d
-from datahike_async.merges import _Merging
+from datahike_async.merges import Merging
 from datahike_async.transactor.limits import Limits
 from datahike_async.versions import named_place
 from tests.merging import oracle
@@ -250,7 +250,7 @@ class Scene:
         """Merging the other way round comes to the same, up to the names of entities."""
         other, place = self.conns[j], await named_place(self.conns[j], BRANCHES[i])
         assert place is not None
-        report, items = await _Merging(other, "abort", None).plan(other.db(), place)
+        report, items = await Merging(other, "abort", None).plan(other.db(), place)
         if report.up_to_date:
             return
         of = wanted.classes

@@ -505,6 +505,32 @@ async def test_the_base_is_found_through_flushes(store: dict[str, Any]) -> None:
             assert found.max_tx < db.max_tx
 
 
+async def test_a_branch_that_was_forced_has_the_base_that_it_was_given(two: Two) -> None:
+    before = two.ours.db()
+    await two.go([[":db/add", 100, ":age", 7]], [])
+    await two.go([[":db/add", 100, ":age", 8]], [])
+    now = d.commit_id(two.ours.db())
+    await d.force_branch(two.ours, before, ":back", [":db"])
+    await two.go([[":db/add", 101, ":age", 9]], [])
+    assert await d.merge_base(two.ours, ":db", ":back") == (now,)
+    report = await d.merge(two.ours, ":back")
+    assert {(x.e, x.v) for x in report.added} == {(100, 1)}
+    assert (await two.has(101))[":age"] == 9
+
+
+async def test_what_is_new_on_two_branches_has_ids_of_its_own(two: Two) -> None:
+    await two.go([{":first": "x", ":tag": "o"}], [{":first": "y", ":friend": {":first": "z"}}])
+    theirs = [x.e for x in await two.theirs.db().datoms("aevt", ":first")]
+    await two.merged()
+    found = {x.v: x.e for x in await two.ours.db().datoms("aevt", ":first")}
+    assert {found["y"], found["z"]} == set(theirs)
+    assert len(set(found.values())) == 3
+    # What another branch has made comes back as it was.
+    gone = await two.ours.transact([[":db/retractEntity", found["y"]]])
+    await d.revert(two.ours, gone)
+    assert (await two.has(found["y"]))[":first"] == "y"
+
+
 async def test_a_merge_is_planned_anew_where_others_commit_meanwhile(two: Two) -> None:
     await two.theirs.transact([[":db/add", 100, ":tag", f"t{i}"] for i in range(200)])
     done = []

@@ -50,6 +50,7 @@ __all__ = [
     "main_branch",
     "may_be_unlisted",
     "replace_branch",
+    "replace_head",
     "unknown_branch",
     "with_ids",
 ]
@@ -164,7 +165,7 @@ async def end_branch(store: Store, name: str, env: Env, *, at: UUID | None = Non
             deleted=True,
         )
 
-    born, _ = await _replaced(store, name, tomb)
+    born, _ = await replace_head(store, name, tomb)
     if born is None and name not in registry.branches:
         raise unknown_branch(name, registry)
     await list_branch(store, name, env)
@@ -189,7 +190,7 @@ async def replace_branch(
 
     before: UUID | None = None
     for _ in range(_ATTEMPTS):
-        found, written = await _replaced(store, name, over)
+        found, written = await replace_head(store, name, over)
         before = found or before
         if not written:
             # There is none, or none any more. Ours may be what others have deleted by now.
@@ -206,7 +207,7 @@ async def replace_branch(
     return before
 
 
-async def _replaced(
+async def replace_head(
     store: Store, name: str, make: Callable[[BranchState], Head]
 ) -> tuple[UUID | None, bool]:
     """Write another head over that of a branch, whoever writes to it at the same time.

@@ -7,7 +7,7 @@ that of a branch which was made to be a value. Of each flush the log is read onc
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -79,48 +79,72 @@ class Graph:
         shares a flush with it.
         """
         marks: dict[UUID, int] = {}
+        queued: set[UUID] = set()
         waiting: list[tuple[int, int, UUID]] = []
-        done: set[UUID] = set()
         fresh = 0
 
         def mark(commit: UUID, flags: int) -> None:
             nonlocal fresh
-            known = marks.get(commit, 0)
-            if known | flags == known:
-                return
-            if not known or commit in done:
-                # Once more where something older than this turned out to be made on it.
-                done.discard(commit)
+            before = marks.get(commit, 0)
+            after = marks[commit] = before | flags
+            if commit in queued:
+                fresh -= bool(after & _OLD) - bool(before & _OLD)
+            elif after != before:
+                queued.add(commit)
                 heappush(waiting, (-tx_of_commit(commit), commit.int, commit))
-                fresh += not (known | flags) & _OLD
-            elif flags & _OLD and not known & _OLD:
-                fresh -= 1
-            marks[commit] = known | flags
+                fresh += not after & _OLD
 
         mark(left, _LEFT | _LINES[0])
         mark(right, _RIGHT | _LINES[1])
-        bases: list[UUID] = []
-        shared = met = 0
-        while fresh:
+        bases: dict[UUID, None] = {}
+        met = 0
+        while fresh or (len(bases) > 1 and waiting and -waiting[0][0] >= _oldest(bases)):
             met += 1
             if not met % _BETWEEN:
                 await pause()
             *_, commit = heappop(waiting)
+            queued.discard(commit)
             flags = marks[commit]
-            done.add(commit)
-            if not flags & _OLD:
-                fresh -= 1
-                if flags & _LEFT and flags & _RIGHT:
-                    if commit not in bases:
-                        bases.append(commit)
-                    if all(flags & line for line in _LINES):
-                        shared = tx_of_commit(commit)
-                    flags |= _OLD
-            elif commit in bases:
-                bases.remove(commit)
+            fresh -= not flags & _OLD
+            if flags & _LEFT and flags & _RIGHT:
+                if not flags & _OLD:
+                    bases[commit] = None
+                flags |= _OLD
             parents = await self.parents(commit)
             first = commit not in self._forced
             for parent in parents:
                 mark(parent, flags if first else flags & ~sum(_LINES))
                 first = False
-        return Parting(tuple(bases), shared if len(bases) == 1 else 0)
+        # One that is in the past of another was met before it: only where a branch was forced.
+        newest = [one for one in bases if not marks[one] & _OLD]
+        alone = len(newest) == 1 and all(marks[newest[0]] & line for line in _LINES)
+        return Parting(tuple(newest), tx_of_commit(newest[0]) if alone else 0)
+
+    async def lacking(self, left: UUID, right: UUID) -> list[UUID]:
+        """Return the commits of a branch, which ``left`` is the newest of, that ``right`` lacks.
+
+        They come newest first; what came in by merges is not among them.
+        """
+        past, waiting = {right}, [(-tx_of_commit(right), right)]
+        out: list[UUID] = []
+        while True:
+            while waiting and -waiting[0][0] >= tx_of_commit(left):
+                _, commit = heappop(waiting)
+                for parent in await self.parents(commit):
+                    if parent not in past:
+                        past.add(parent)
+                        heappush(waiting, (-tx_of_commit(parent), parent))
+                if not len(past) % _BETWEEN:
+                    await pause()
+            if left in past:
+                return out
+            out.append(left)
+            parents = await self.parents(left)
+            if not parents:
+                return out
+            left = parents[0]
+
+
+def _oldest(commits: Iterable[UUID]) -> int:
+    """Return the transaction of the oldest of commits."""
+    return min(map(tx_of_commit, commits))
