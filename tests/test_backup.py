@@ -455,9 +455,10 @@ def _heads_first() -> Iterator[None]:
 
     async def late(self: Any, keys: Any) -> None:
         registry = await self._selected()
-        await self._publish(registry)
-        self._registry = registry
-        self._there = {
+        receiver = self._receiver
+        await receiver.publish(registry)
+        receiver.registry = registry
+        receiver.there = {
             name: await read_branch(self._target, name, None) for name in registry.branches
         }
         await whole(self, keys)

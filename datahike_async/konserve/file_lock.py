@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -28,7 +29,7 @@ try:
 except ImportError:  # Windows; whoever opens a store there is told so
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "LOCK_SECONDS", "FileLock", "FolderLock", "lock_seconds"]
+__all__ = ["LOCK", "LOCK_SECONDS", "FileLock", "FolderLock", "is_record", "lock_seconds"]
 
 LOCK: Final = "lock"
 """The file in which the holder of a folder's lock says who it is."""
@@ -38,6 +39,8 @@ LOCK_SECONDS: Final = 10.0
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 _MODE: Final = 0o600
 _RECORD: Final = 192
+_CHECK: Final = 10
+"""Bytes of a record that are its checksum."""
 """Bytes of what a holder writes about itself, padded: shorter ones must not leave rests."""
 _LOOK_EVERY: Final = 32
 """Every commit takes a lock or two: they look so seldom whether a file is still there."""
@@ -108,13 +111,17 @@ class FileLock:
         return True
 
     def holder(self) -> list[str]:
-        """Return what the last one who took the lock said: its process, its host, ``about``."""
+        """Return what the last one who took the lock said: its process, its host, ``about``.
+
+        Nothing where that is damaged, or was cut off.
+        """
         try:
             fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except OSError:
             return []
         try:
-            return os.pread(fd, _RECORD, 0).decode("utf-8", "replace").split()
+            data = os.pread(fd, _RECORD, 0)
+            return data.decode("utf-8", "replace").split()[:-1] if is_record(data) else []
         except OSError:
             return []
         finally:
@@ -184,8 +191,7 @@ class FileLock:
 
     def _sign(self, about: str) -> None:
         if about != self._about:
-            said = f"{os.getpid()} {_host()} {about}".encode(errors="replace")[: _RECORD - 1]
-            self._about, self._record = about, said.ljust(_RECORD - 1) + b"\n"
+            self._about, self._record = about, _signed(f"{os.getpid()} {_host()} {about}")
         # What cannot be said costs a name in a message, nothing else.
         with suppress(OSError):
             if (
@@ -320,6 +326,21 @@ def _busy(holder: list[str], seconds: float, where: str) -> StoreBusy:
 def _close(fd: int) -> None:
     with suppress(OSError):  # it is closed all the same, and holds nothing that counts
         os.close(fd)
+
+
+def _signed(said: str) -> bytes:
+    """Return what a lock's file says of who has the lock, with a checksum."""
+    body = said.encode(errors="replace")[: _RECORD - _CHECK].ljust(_RECORD - _CHECK)
+    return _checked(body)
+
+
+def _checked(body: bytes) -> bytes:
+    return body + b" %08x\n" % zlib.crc32(body)
+
+
+def is_record(data: bytes) -> bool:
+    """Say whether what a lock's file holds is as somebody wrote it."""
+    return len(data) == _RECORD and data == _checked(data[:-_CHECK])
 
 
 def _host() -> str:

@@ -11,69 +11,48 @@ copy starts over with what the heads name then; it keeps what it has written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import anyio
 
-from datahike_async.env import Env
+from datahike_async.collector import set_aside
 from datahike_async.errors import (
-    ConfigError,
     CorruptData,
-    DatabaseExists,
     DatabaseNotFound,
-    SnapshotExpired,
     StorageError,
 )
 from datahike_async.index.source import Address
 from datahike_async.konserve.base import gather, listing
-from datahike_async.konserve.blob import ABSENT, Expected
-from datahike_async.konserve.errors import KonserveError, OutcomeUnknown, RevisionMismatch
+from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.serializers import name_of_key
 from datahike_async.konserve.store import Store
-from datahike_async.storage.branches.branching import end_branch, unknown_branch
-from datahike_async.storage.branches.head import Head, decode_head, encode_head
-from datahike_async.storage.branches.read import (
-    BranchState,
-    is_live,
-    read_branch,
-    read_head,
-    write_head,
-)
+from datahike_async.konserve.threads import in_thread
+from datahike_async.storage.branches.branching import unknown_branch
+from datahike_async.storage.branches.head import decode_head, encode_head
 from datahike_async.storage.branches.registry import (
     Registry,
-    change_registry,
-    first_registry,
     read_registry,
 )
-from datahike_async.storage.branches.ring import EMPTY
-from datahike_async.storage.branches.walk import Past
-from datahike_async.storage.creating import has_lapsed, holds_other_data
 from datahike_async.storage.flush import write_blobs
-from datahike_async.storage.keys import BRANCHES, CREATING, checkpoint_key, head_key, tag_key
+from datahike_async.storage.keys import BRANCHES, checkpoint_key, head_key, tag_key
 from datahike_async.storage.log.checkpoint import Checkpoint, decode_checkpoint
 from datahike_async.storage.moving import Moving, alike
 from datahike_async.storage.nodes.layout import Layout, layout_of
+from datahike_async.storage.receiving import Copying, Gone, Receiver
 from datahike_async.storage.survey import Seen, Stop, Survey
 
 __all__ = ["Copied", "Copying", "copy_store"]
 
 _ATTEMPTS: Final = 5
 _PAUSE: Final = 0.05
-_NODES: Final = 256
+_NODES: Final = 64
 _PACKS: Final = 8
 """Blobs that are on their way together, small ones or of some MB."""
 _AT_ONCE: Final = 8
-_COPIED: Final = "copied"
-"""Under which a head of a copy says of which commit it is one: who writes to it changes that."""
-
-
-class _Gone(Exception):
-    """Something that the heads named is not there any more, or the target has changed meanwhile."""
 
 
 @dataclass(slots=True)
@@ -87,24 +66,6 @@ class Copied:
     rewritten: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Copying:
-    """What is to be copied, and how: ``branches`` are all where it is None.
-
-    ``fresh``: the target must have no database. ``basis`` are commits that the branches of the
-    target have to be at, if it is given.
-    """
-
-    source: Store
-    target: Store
-    id: UUID
-    env: Env
-    branches: Collection[str] | None = None
-    fresh: bool = False
-    basis: Mapping[str, UUID] | None = None
-    progress: Callable[[int, int], object] | None = None
-
-
 async def copy_store(job: Copying) -> Copied:
     """Copy a database into a store, which holds none, or an earlier copy of this one.
 
@@ -115,8 +76,9 @@ async def copy_store(job: Copying) -> Copied:
     done = Copied()
     for attempt in range(_ATTEMPTS):
         try:
-            await _Copy(job, done).run()
-        except _Gone as gone:
+            with set_aside():
+                await _Copy(job, done).run()
+        except Gone as gone:
             if attempt == _ATTEMPTS - 1:
                 failed = StorageError(
                     f"The copy was overtaken {_ATTEMPTS} times ({gone}); nothing of it is shown "
@@ -132,7 +94,7 @@ async def copy_store(job: Copying) -> Copied:
 
 def _raise(kind: str, place: str, message: str) -> None:
     if kind == "missing":
-        raise _Gone(f"{place} is missing from the source: {message}")
+        raise Gone(f"{place} is missing from the source: {message}")
     raise CorruptData(
         f"{place} is damaged ({kind}): {message} Nothing was copied of it.", place=place
     )
@@ -152,36 +114,32 @@ class _Copy:
         self._job = job
         self._source, self._target = job.source, job.target
         self._done = done
-        self._there: dict[str, BranchState] = {}
-        self._registry: Registry | None = None
+        self._receiver = Receiver(job, self._moved, self._write)
         self._names: set[str] = set()
         self._seen = Seen()
         self._places: dict[Address, Address] | None = None
         self._count = self._of = 0
 
     async def run(self) -> None:
-        done = self._done
+        done, receiver = self._done, self._receiver
         mine = await self._selected()
-        await self._look_at_target(mine)
+        await receiver.look(mine)
         self._seen = await self._surveyed(mine)
-        await self._check_line()
-        if self._registry is None:
-            await self._claim()
+        # As it was when what it names was looked through: collections may have raised floors since.
+        assert self._seen.registry is not None
+        mine = self._chosen(self._seen.registry)
+        receiver.seen = self._seen
+        await receiver.check_line()
+        if receiver.registry is None:
+            await receiver.claim()
         self._names = await _names(self._target)
         if layout_of(self._source.capabilities) is layout_of(self._target.capabilities):
-            await self._copy(sorted(self._seen.blobs - self._heads()))
+            await self._copy(self._seen.blobs - self._heads())
         else:
             done.rewritten = True
             await self._rewrite()
-        if self._registry is not None:
-            await self._same_epoch(await read_registry(self._target))
-        await self._publish(mine)
+        await receiver.publish(mine)
         done.commits = {name: state.commit.id for name, state in self._seen.branches.items()}
-
-    async def _same_epoch(self, now: Registry) -> None:
-        """Start over where a collection has begun in the target: it knows nothing of this copy."""
-        if self._registry is not None and now.epoch != self._registry.epoch:
-            raise _Gone("a collection has begun in the target")
 
     def _heads(self) -> set[str]:
         return {BRANCHES, *map(head_key, self._seen.branches)}
@@ -190,79 +148,23 @@ class _Copy:
 
     async def _selected(self) -> Registry:
         """Return the registry of the source, with the branches that are to be copied alone."""
-        job = self._job
         if not await self._source.exists(BRANCHES):
             raise DatabaseNotFound(
                 "The store to be copied holds no database.", error=":db-does-not-exist"
             )
-        registry = await read_registry(self._source)
-        if job.branches is None:
+        return self._chosen(await read_registry(self._source))
+
+    def _chosen(self, registry: Registry) -> Registry:
+        wanted = self._job.branches
+        if wanted is None:
             return registry
-        for name in job.branches:
+        for name in wanted:
             if name not in registry.branches:
                 raise unknown_branch(name, registry)
-        chosen = {name: registry.branches[name] for name in sorted(job.branches)}
+        chosen = {name: registry.branches[name] for name in sorted(wanted)}
         main = registry.main if registry.main in chosen else next(iter(chosen))
         floors = {name: at for name, at in registry.floors.items() if name in chosen}
         return replace(registry, main=main, branches=chosen, floors=floors, tags={})
-
-    async def _look_at_target(self, mine: Registry) -> None:
-        """Find out what the target has. Raises DatabaseExists, ConfigError where it may not be."""
-        target = self._target
-        if await target.exists(BRANCHES):
-            registry = await read_registry(target)
-            main = await _state(target, registry.main)
-            if main is not None:
-                self._registry = registry
-                await self._of_this_one(registry, mine)
-                return
-        if await holds_other_data(target):
-            raise ConfigError(
-                "The store that is to hold the copy holds other data. Give the copy a store of its "
-                "own.",
-                error=":config/invalid",
-            )
-
-    async def _of_this_one(self, registry: Registry, mine: Registry) -> None:
-        job = self._job
-        for name in sorted(registry.branches):
-            state = await _state(self._target, name)
-            if state is not None:
-                self._there[name] = state
-        main = self._there[registry.main]
-        theirs = await _state(self._source, mine.main)
-        same = theirs is not None and theirs.head.base.born == main.head.base.born
-        if job.fresh or not same or registry.main != mine.main:
-            raise DatabaseExists(
-                "The target holds a database already"
-                + (", which a restore does not overwrite" if job.fresh else ", and no copy of this")
-                + ". Give the copy a store of its own, or delete that database first.",
-                error=":db-already-exists",
-            )
-        if main.head.base.store != job.id:
-            raise ConfigError(
-                f"The copy in the target has the id {main.head.base.store}, not {job.id}; leave "
-                "the id out.",
-                error=":store-identity-mismatch",
-            )
-        for name, state in self._there.items():
-            if state.head.extra.get(_COPIED) != state.commit.id:
-                raise DatabaseExists(
-                    f"Branch :{name} of the target was written to since it was copied, or never "
-                    "was a copy; what was written there would be lost. Give another store.",
-                    error=":backup/diverged",
-                    branch=name,
-                )
-        if job.basis is not None:
-            at = {name: state.commit.id for name, state in self._there.items()}
-            wrong = sorted(name for name, commit in job.basis.items() if at.get(name) != commit)
-            if wrong:
-                raise DatabaseExists(
-                    f"Branch :{wrong[0]} of the target is not at the commit that since names. "
-                    "Leave since out to copy whatever the target lacks.",
-                    error=":backup/basis-mismatch",
-                    branch=wrong[0],
-                )
 
     async def _surveyed(self, mine: Registry) -> Seen:
         survey = Survey(self._source, _raise)
@@ -274,63 +176,14 @@ class _Copy:
             raise
         except CorruptData as error:
             if "is not in the store" in str(error):
-                raise _Gone(str(error)) from error
+                raise Gone(str(error)) from error
             raise
-
-    async def _check_line(self) -> None:
-        """Raise DatabaseExists where the target is ahead of the source, or beside it."""
-        past = Past(self._source)
-        for name, there in self._there.items():
-            here = self._seen.branches.get(name)
-            if here is None or here.head.base.born != there.head.base.born:
-                continue
-            if here.commit.id == there.commit.id:
-                continue
-            try:
-                found = await past.find(here.head.base, here.tail.records, there.commit.id)
-            except SnapshotExpired:
-                continue  # Nobody has written to the target since it was a copy of this.
-            if found is None:
-                raise DatabaseExists(
-                    f"The commit of branch :{name} in the target is not in the past of this one: "
-                    "one of the two was set back. Give the copy a store of its own.",
-                    error=":backup/diverged",
-                    branch=name,
-                )
-
-    async def _claim(self) -> None:
-        """Say in the target that a copy is being made, so that nobody creates a database there."""
-        said = {"copy": self._seen.branches[self._main()].head.base.store, "id": self._job.id}
-        found, revision = await self._target.get(CREATING, with_revision=True)
-        if found is None or not isinstance(found, dict) or found.get("copy") is None:
-            if isinstance(found, dict) and not has_lapsed(found):
-                raise _Gone("a database is being created in the target")
-            await self._say(said, revision)
-        elif found != said:
-            raise ConfigError(
-                f"The target holds a copy of the database {found['copy']} (as {found['id']}) that "
-                "was begun and not finished. Finish that one, or remove it with delete_database.",
-                error=":backup/incomplete",
-            )
-
-    def _main(self) -> str:
-        registry = self._seen.registry
-        assert registry is not None
-        names = self._seen.branches
-        return registry.main if registry.main in names else next(iter(sorted(names)))
-
-    async def _say(self, said: Mapping[str, Any], revision: Expected) -> None:
-        expected = revision if self._target.capabilities.compares else None
-        try:
-            await self._target.assoc(CREATING, said, expected_revision=expected)
-        except (RevisionMismatch, OutcomeUnknown) as error:
-            raise _Gone(f"the target: {error}") from error
 
     # -- blobs ---------------------------------------------------------------------------------
 
-    async def _copy(self, keys: list[str]) -> None:
+    async def _copy(self, keys: Collection[str]) -> None:
         """Copy blobs as they are, those that the target lacks."""
-        lacking = [key for key in keys if name_of_key(key) not in self._names]
+        lacking = await in_thread(self._lacking, keys)
         self._done.kept += len(keys) - len(lacking)
         self._of += len(lacking)
         step = _NODES if layout_of(self._source.capabilities) is Layout.NODES else _PACKS
@@ -339,10 +192,13 @@ class _Copy:
             await self._write(found)
             self._tell(len(found))
 
+    def _lacking(self, keys: Collection[str]) -> list[str]:
+        return sorted(key for key in keys if name_of_key(key) not in self._names)
+
     async def _read(self, key: str) -> tuple[str, bytes]:
         data = await self._source.bget(key)
         if data is None:
-            raise _Gone(f"{key} is missing from the source")
+            raise Gone(f"{key} is missing from the source")
         return key, data
 
     async def _write(self, writes: Iterable[tuple[str, bytes]]) -> None:
@@ -362,12 +218,13 @@ class _Copy:
         """Write nodes and checkpoints anew, and copy the log."""
         seen = self._seen
         theirs = Seen()
-        if self._there:
-            theirs = await Survey(self._target, _damaged).run(sorted(self._there))
-        moving = Moving(self._source, seen, self._target, alike(seen, theirs))
+        if self._receiver.there:
+            theirs = await Survey(self._target, _damaged).run(sorted(self._receiver.there))
+        known = await in_thread(alike, seen, theirs)
+        moving = Moving(self._source, seen, self._target, known)
         self._places = moving.places
         self._of = len(seen.nodes.keys() - moving.places.keys())
-        await self._copy(sorted({address.blob for address in seen.segments}))
+        await self._copy({address.blob for address in seen.segments})
         for stop in sorted(seen.stops.values(), key=lambda stop: (stop.tx, stop.depth, stop.id)):
             if stop.id in theirs.stops:
                 continue
@@ -407,124 +264,6 @@ class _Copy:
             if root.top is not None:
                 roots[root.name] = stop.factory.rooted(roots[root.name], places[root.top.address])
         return replace(base, trees={**base.trees, "roots": roots}).with_encoding()
-
-    # -- heads ---------------------------------------------------------------------------------
-
-    async def _publish(self, mine: Registry) -> None:
-        """Publish heads, the main branch's last where there is none, and the registry."""
-        target, main = self._target, mine.main
-        others = sorted(self._seen.branches.keys() - {main})
-        for name in others:
-            await self._head(name)
-        if self._registry is None:
-            await first_registry(target, main, mine.branches[main])
-            await change_registry(target, _to(mine))
-            await self._head(main)
-            await self._unclaim()
-            return
-        await self._head(main)
-        await change_registry(target, partial(self._listed, mine))
-        if self._job.branches is None:
-            for name in sorted(self._registry.branches.keys() - mine.branches.keys()):
-                await end_branch(target, name, self._job.env)
-
-    async def _head(self, name: str) -> None:
-        """Publish the head of a branch, over the one that was looked at."""
-        job, target = self._job, self._target
-        state = self._seen.branches[name]
-        there, revision = self._there.get(name), ABSENT
-        expected: Expected = revision
-        generation = state.generation
-        if there is not None:
-            if there.commit.id == state.commit.id and there.head.base.id == state.head.base.id:
-                return
-            expected, generation = there.revision, max(generation, there.generation + 1)
-        else:
-            left, expected = await read_head(target, name)
-            if is_live(left) and left.extra.get(_COPIED) != state.commit.id:
-                expected = await self._own(left, name)
-            if left is not None:
-                generation = max(generation, left.generation + 1)
-        tail, segments = await state.tail.bounded(job.env.new_uuid)
-        await self._write(segments)
-        base = replace(
-            self._moved(state.head.base, self._seen.stops[state.head.base.id]), store=job.id
-        )
-        registry = self._registry or self._seen.registry
-        epoch = state.head.epoch if registry is None else registry.epoch
-        head = Head(
-            base.with_encoding(),
-            generation,
-            epoch,
-            state.recent,
-            EMPTY,
-            tail.stored(),
-            {**state.head.extra, _COPIED: state.commit.id},
-        )
-        try:
-            await write_head(target, head, expected)
-        except (RevisionMismatch, OutcomeUnknown) as error:
-            found = await _state(target, name)
-            if found is None or found.head.extra.get(_COPIED) != found.commit.id:
-                raise _Gone(f"the head of :{name} in the target: {error}") from error
-            if found.commit.id != state.commit.id:
-                raise _Gone(f"another copy is being made into the target: {error}") from error
-
-    async def _own(self, left: Head, name: str) -> Expected:
-        """Return the revision of a head that an earlier attempt has left; raise for another's."""
-        found = await _state(self._target, name)
-        if found is None or found.head.extra.get(_COPIED) != found.commit.id:
-            raise DatabaseExists(
-                f"The target has a branch :{name} of another database. Give the copy a store of "
-                "its own.",
-                error=":db-already-exists",
-            )
-        return found.revision
-
-    async def _listed(self, mine: Registry, now: Registry) -> Registry | None:
-        """Return the registry of the target with what was copied, beside what is there."""
-        await self._same_epoch(now)
-        floors = dict(now.floors)
-        for name in mine.branches:
-            there, floor = self._there.get(name), mine.floors.get(name)
-            seen = self._seen.branches.get(name)
-            if there is None or seen is None or there.head.base.born != seen.head.base.born:
-                floors.pop(name, None)
-            elif floor is None or floor.tx <= there.head.base.tx:
-                continue  # what the source has let go of is in the target
-            if floor is not None:
-                floors[name] = floor
-        made = replace(
-            now,
-            branches={**now.branches, **mine.branches},
-            next_id=max(now.next_id, mine.next_id),
-            tags=mine.tags if self._job.branches is None else now.tags,
-            floors=floors,
-            # Where there are floors there was a collection.
-            epoch=max(now.epoch, mine.epoch) if floors else now.epoch,
-            collected=now.collected or mine.collected,
-        )
-        return None if made == now else made
-
-    async def _unclaim(self) -> None:
-        try:
-            await self._target.dissoc(CREATING)
-        except KonserveError:
-            return  # beside a head nobody looks at it
-
-
-def _to(mine: Registry) -> Callable[[Registry], Any]:
-    async def change(now: Registry) -> Registry | None:
-        return None if now == mine else mine
-
-    return change
-
-
-async def _state(store: Store, name: str) -> BranchState | None:
-    try:
-        return await read_branch(store, name, None)
-    except DatabaseNotFound:
-        return None
 
 
 async def _names(store: Store) -> set[str]:

@@ -25,7 +25,7 @@ from datahike_async.storage.survey import Node, Seen, Stop, wrong_bytes
 
 __all__ = ["Moving", "alike"]
 
-_WAVE: Final = 256
+_WAVE: Final = 64
 """Nodes that are held at once."""
 
 Write = tuple[str, bytes]
@@ -79,7 +79,7 @@ class Moving:
 
         Raises CorruptData ``:node-not-found`` where one is not there (any more).
         """
-        for level in self._levels(stop):
+        for level in await in_thread(self._levels, stop):
             for start in range(0, len(level), _WAVE):
                 found = await read_raw(self._source, level[start : start + _WAVE])
                 yield await in_thread(self._take, found)

@@ -11,6 +11,7 @@ from datahike_async.index.codec import unpack
 from datahike_async.konserve.base import gather, listing
 from datahike_async.konserve.serializers import name_of_key
 from datahike_async.konserve.store import Store
+from datahike_async.konserve.threads import in_thread
 from datahike_async.storage.branches.read import BranchState
 from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import Commit
@@ -59,8 +60,7 @@ async def summarize(store: Store, complain: Complain) -> Summary:
             names.update(page)
     seen = await Survey(store, complain).run()
     assert seen.registry is not None  # or complained of
-    used = {name_of_key(key) for key in seen.blobs}
-    orphans = sorted(names - used)
+    orphans = await in_thread(lambda: sorted(names - set(map(name_of_key, seen.blobs))))
     sizes = await gather(lambda name: _size(store, name), orphans, _AT_ONCE)
     main = seen.registry.main
     base = seen.branches[main].head.base

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+import anyio
 import numpy as np
 
+from datahike_async.collector import set_aside, spare
 from datahike_async.errors import CorruptData
 from datahike_async.index.columns import Column, Rows
 from datahike_async.index.protocol import Order
@@ -132,6 +134,7 @@ class _Look:
         self._logs: dict[Address, _Log] = {}
         self._said: set[tuple[str, str]] = set()
         self._done = 0
+        self._computing = anyio.Lock()
 
     async def run(self, branches: Sequence[str]) -> Checked:
         found = self._found
@@ -147,8 +150,9 @@ class _Look:
             self._seen = await survey.run(branches)
         # A blob that was read before need not be complained of again.
         self._said = {(kind, place) for kind, place, _ in found.findings if kind != "mismatch"}
-        await self._blobs(names)
-        await in_thread(self._compare)
+        with set_aside():
+            await self._blobs(names)
+            await in_thread(self._compare)
         seen = self._seen
         found.branches, found.checkpoints = len(seen.branches), len(seen.stops)
         found.segments, found.nodes = len(seen.segments), len(seen.nodes)
@@ -171,17 +175,21 @@ class _Look:
     # -- blobs ---------------------------------------------------------------------------------
 
     async def _blobs(self, listed: list[str]) -> None:
-        seen = self._seen
-        self._nodes = seen.by_blob()
-        for address in seen.segments:
-            self._segments.setdefault(address.blob, []).append(address)
-        used = {name_of_key(key): key for key in seen.blobs}
-        names = [*listed, *(used.keys() - set(listed))]
+        names, used = await in_thread(self._in_use, listed)
         await gather(lambda name: self._blob(name, used.get(name), len(names)), names, _AT_ONCE)
 
     def _complain(self, kind: str, place: str, message: str) -> None:
         if (kind, place) not in self._said:
             self._found.complain(kind, place, message)
+
+    def _in_use(self, listed: list[str]) -> tuple[list[str], dict[str, str]]:
+        """Return all names that are to be read, and the keys of those that are referred to."""
+        seen = self._seen
+        self._nodes = seen.by_blob()
+        for address in seen.segments:
+            self._segments.setdefault(address.blob, []).append(address)
+        used = {name_of_key(key): key for key in seen.blobs}
+        return [*listed, *(used.keys() - set(listed))], used
 
     async def _blob(self, name: str, key: str | None, count: int) -> None:
         found = self._found
@@ -194,7 +202,9 @@ class _Look:
             if blob is None and key is not None:
                 self._complain("missing", key, "it is not in the store, and is referred to")
         if blob is not None and blob is not UNCHANGED:
-            await in_thread(self._look_at, name, key, blob.data)
+            # Several threads that compute would keep the event loop waiting for each of them.
+            async with self._computing:
+                await in_thread(self._look_at, name, key, blob.data)
             found.blobs += 1
             found.bytes += len(blob.data)
             if key is None:
@@ -249,6 +259,7 @@ class _Look:
                 self._complain("corrupt", key, what)
             elif node.children is None:
                 self._leaf(address, node, data)
+                spare()
 
     # -- leaves --------------------------------------------------------------------------------
 

@@ -37,7 +37,8 @@ HOLDING = """
 import fcntl, os, time
 turn = os.open({path!r} + "/turn", os.O_RDWR | os.O_CREAT)
 fcntl.flock(turn, fcntl.LOCK_EX)
-os.write(turn, f"{{os.getpid()}} elsewhere {name}".encode().ljust(191) + b"\\n")
+from datahike_async.konserve.file_lock import _signed
+os.write(turn, _signed(f"{{os.getpid()}} elsewhere {name}"))
 print("mine", flush=True)
 time.sleep(60)
 """

@@ -4,8 +4,7 @@
 
 Goes over all files of the file layout, free room of logs included, and over all blobs of a memory
 store through konserve. Without --every about a tenth of the bytes; each is inverted, or one bit of
-it is. What the files of locks say, and who has them, is read by nobody who decides anything; they
-are left out. Prints what was flipped and what nobody noticed, and exits with 0 where that is
+it is. Prints what was flipped and what nobody noticed, and exits with 0 where that is
 nothing. With a fault planted, which makes verify blind in one place, it must exit with 1.
 """
 
@@ -36,7 +35,6 @@ from datahike_async.transactor.limits import Limits
 
 __all__ = ["FAULTS", "flip_blobs", "flip_files", "made"]
 
-LOCKS = ("lock", "turn", "turn.next")
 LIMITS = Limits(flush_rows=25, close_rows=10**9)
 ROOM = 2048
 SCHEMA = """
@@ -54,6 +52,7 @@ def _blind(target: object, name: str, instead: Any) -> Iterator[None]:
 FAULTS: dict[str, Callable[[], Any]] = {
     "no-room": lambda: _blind(file_check, "_log", lambda *_: []),
     "no-marks": lambda: _blind(file_check, "_mark", lambda *_: []),
+    "no-locks": lambda: _blind(file_check, "_lock", lambda *_: []),
     "no-marker": lambda: _blind(file_check, "_marker", lambda *_: []),
     "no-blobs": lambda: _blind(verifying._Look, "_look_at", lambda *_: None),
 }
@@ -112,7 +111,7 @@ async def flip_files(
     assert any(path.suffix == ".log" for path in await _files(folder))
     with mock.patch.object(file_check, "_LOOKS", 1), mock.patch.object(file_check, "_PAUSE", 0):
         for path in sorted(await _files(folder)):
-            if path.name in LOCKS or not path.name.endswith(only):
+            if not path.name.endswith(only):
                 continue
             whole = await anyio.Path(path).read_bytes()
             for i in places(len(whole)):
@@ -156,7 +155,9 @@ async def flip_blobs(
 
 def some(rng: random.Random, most: int) -> Callable[[int], list[int]]:
     """Return a choice of at most so many places of a file, its ends among them."""
-    return lambda size: sorted({0, size - 1, *(rng.randrange(size) for _ in range(most))} - {-1})
+    return lambda size: sorted(
+        {0, size - 1, *(rng.randrange(size) for _ in range(most))} if size else ()
+    )
 
 
 async def _run(every: bool, fault: str | None, seed: int) -> int:

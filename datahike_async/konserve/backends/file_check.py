@@ -1,10 +1,10 @@
 """Looking over the files of a folder beyond what reading its blobs looks at. Nothing is written.
 
 Reading a blob checks its header, and its log as far as the log's end. Here every log is read to the
-end of its file, whatever names it: behind the end there are zeros. Marks are looked at too: who
-meets a damaged one knows nothing and syncs, so it does no harm, but a byte of it is not what was
-written. What the files of locks say, and what interrupted writes left under temporary names, is
-never read by anyone and not looked at.
+end of its file, whatever names it: behind the end there are zeros. Marks, and what the files of
+locks say, are looked at too: who meets a damaged one knows nothing and goes without, so it does no
+harm, but a byte of it is not what was written. What interrupted writes left under temporary names
+is read by nobody and not looked at.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from datahike_async.konserve.backends.file_journal import log_name, mark_name, n
 from datahike_async.konserve.backends.file_mark import Mark
 from datahike_async.konserve.backends.file_names import SETTLED
 from datahike_async.konserve.blob import Fault
+from datahike_async.konserve.file_lock import LOCK, is_record
+from datahike_async.konserve.turns import TURN_FILES
 
 __all__ = ["folder_faults"]
 
@@ -38,6 +40,8 @@ def folder_faults(folder: int, marker: str | None, look: Callable[[], object]) -
     """
     found = [] if marker is None else _marker(folder, marker)
     found += _lasting(partial(_mark, folder, SETTLED, b"names"))
+    for entry in (LOCK, *TURN_FILES):
+        found += _lasting(partial(_lock, folder, entry))
     for entry in sorted(os.listdir(folder)):
         owner = named_by(entry)
         if owner is None:
@@ -92,6 +96,13 @@ def _mark(folder: int, entry: str, about: bytes) -> list[Fault]:
     finally:
         mark.close()
     return [Fault(entry, "the mark is damaged; it does no harm, and the next write sets it anew")]
+
+
+def _lock(folder: int, entry: str) -> list[Fault]:
+    data = _bytes(folder, entry)
+    if not data or is_record(data):
+        return []
+    return [Fault(entry, "what it says of who has the lock is damaged; it does no harm")]
 
 
 def _log(folder: int, name: str, stamp: bytes) -> list[Fault]:

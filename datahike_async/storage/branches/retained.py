@@ -82,12 +82,21 @@ async def find_floor(
     while not _is_enough(base, count, keep, now):
         before = await one_before(store, base, old)
         if before is None:
-            return old if old is None or old.checkpoint == base.id else floor_at(base)
+            return None if old is None else _highest(old, base)
         if keep.commits is not None and count < keep.commits:
             for _, parts in await segments_between(store, base, before):
                 count += await _commits(store, parts, base)
         base = before
-    return floor_at(base)
+    return _highest(old, base)
+
+
+def _highest(old: Floor | None, base: Checkpoint) -> Floor | None:
+    """Return the floor that a checkpoint is, or the old one where that is not below it.
+
+    A head may be below its floor while a copy of a database that was collected is brought up to
+    date: the floor is raised before the head comes.
+    """
+    return old if old is not None and old.tx >= base.tx else floor_at(base)
 
 
 def _is_enough(base: Checkpoint, count: int, keep: Retention, now: datetime) -> bool:
