@@ -725,3 +725,29 @@ async def test_collections_go_on_meanwhile(tmp_path: Path) -> None:
             assert report.ok, str(report)
             async with d.connect(target) as made:
                 assert await d.diff(await made.sync(), conn.db()) == ([], [])
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_was_purged_goes_from_the_copy_too(tmp_path: Path) -> None:
+    config, targets = in_file(tmp_path, "db"), [memory(), in_file(tmp_path, "copy")]
+    await source(config)
+    for target in targets:
+        await d.backup(config, target)
+    async with d.connect(config, limits=SMALL) as conn:
+        gone = [x.e for x in await conn.db().datoms("avet", ":n")][5]
+        await conn.transact([[":db.purge/entity", gone]])
+        await d.delete_branch(conn, ":other")
+        await grow(conn, 300, 2)
+        assert (await d.verify(conn, deep=True)).ok
+    for target in targets:
+        await d.backup(config, target)
+        report = await d.verify(target, deep=True)
+        assert report.ok, str(report)
+        assert report.orphans > 0
+        async with d.connect(target) as copy:
+            assert list(await copy.db().history().datoms("eavt", gone)) == []
+            # Until then what held it still lies there, and nothing leads to it.
+            await d.gc_storage(copy)
+        report = await d.verify(target, deep=True)
+        assert report.ok, str(report)
+        assert report.orphans == 0

@@ -38,6 +38,7 @@ from datahike_async.storage.branches.walk import Past
 from datahike_async.storage.creating import has_lapsed, holds_other_data
 from datahike_async.storage.keys import BRANCHES, CREATING
 from datahike_async.storage.log.checkpoint import Checkpoint
+from datahike_async.storage.log.records import tx_of_commit
 from datahike_async.storage.survey import Seen, Stop
 
 __all__ = ["Copying", "Gone", "Receiver"]
@@ -158,13 +159,20 @@ class Receiver:
                 found = await past.find(here.head.base, here.tail.records, there.commit.id)
             except SnapshotExpired:
                 continue  # Nobody has written to the target since it was a copy of this.
-            if found is None:
+            if found is None and not self._begins_after(here, there.commit.id):
                 raise DatabaseExists(
                     f"The commit of branch :{name} in the target is not in the past of this one: "
                     "one of the two was set back. Give the copy a store of its own.",
                     error=":backup/diverged",
                     branch=name,
                 )
+
+    def _begins_after(self, here: BranchState, commit: UUID) -> bool:
+        """Say whether the past of a branch begins after a commit: a purge has begun it anew."""
+        stop = self.seen.stops.get(here.head.base.id)
+        while stop is not None and stop.before in self.seen.stops:
+            stop = self.seen.stops[stop.before]
+        return stop is not None and stop.tx > tx_of_commit(commit)
 
     async def claim(self) -> None:
         """Say in the target that a copy is being made, so that nobody creates a database there."""

@@ -381,8 +381,8 @@ class _Look:
         key = checkpoint_key(stop.id)
         base: Stop | None = None
         before: dict[str, Total | None] = {}
-        if not stop.logged:
-            return
+        if not stop.logged or not stop.back:
+            return  # nothing is known of before: also where a purge has begun the log anew
         if stop.before is not None:
             base = self._seen.stops.get(stop.before)
             if base is None:
