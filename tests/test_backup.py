@@ -751,3 +751,52 @@ async def test_what_was_purged_goes_from_the_copy_too(tmp_path: Path) -> None:
         report = await d.verify(target, deep=True)
         assert report.ok, str(report)
         assert report.orphans == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_a_collection_in_the_copy_before_its_heads_come_takes_nothing(
+    kind: str, tmp_path: Path
+) -> None:
+    """What was written there by then no head names yet: the copy notices, and writes it again."""
+    config = in_file(tmp_path, "db")
+    target = memory() if kind == "memory" else in_file(tmp_path, "copy")
+    await source(config)
+    await d.backup(config, target)
+    async with d.connect(config, limits=SMALL) as conn:
+        await grow(conn, 300, 4)
+    written = copying._Copy._copy
+    freed: list[int] = []
+
+    async def collected(self: Any, keys: Any) -> None:
+        await written(self, keys)
+        if not freed:
+            async with d.connect(target) as copy:
+                freed.append((await d.gc_storage(copy)).freed)
+
+    with mock.patch.object(copying._Copy, "_copy", collected):
+        await d.backup(config, target)
+    assert freed[0] > 0
+    report = await d.verify(target, deep=True)
+    assert report.ok, str(report)
+    await assert_same(config, target)
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_what_was_written_to_a_copy_is_not_lost_to_a_purge(tmp_path: Path) -> None:
+    config, target = in_file(tmp_path, "db"), in_file(tmp_path, "copy")
+    await source(config, 2)
+    await d.backup(config, target)
+    async with d.connect(target) as copy:
+        await grow(copy, 700, 1)
+        mine = copy.db()
+    async with d.connect(config) as conn:
+        for i in range(3):
+            await grow(conn, 800 + i, 1)
+        gone = [x.e for x in await conn.db().datoms("avet", ":n")][5]
+        await conn.transact([[":db.purge/entity", gone]])
+    with pytest.raises(d.DatabaseExists) as refused:
+        await d.backup(config, target)
+    assert refused.value.error == ":backup/diverged"
+    async with d.connect(target) as copy:
+        assert d.commit_id(copy.db()) == d.commit_id(mine)
