@@ -416,6 +416,34 @@ async def test_two_ids_of_one_entity_stay_one(two: Two) -> None:
     assert ":boss" not in await two.has(100)
 
 
+@pytest.mark.parametrize("limits", [SMALL, Limits(close_rows=10**9)], ids=["flushing", "tail"])
+async def test_names_and_strategies_are_there_when_it_is_opened_again(
+    store: dict[str, Any], limits: Limits
+) -> None:
+    config = {"store": store}
+    async with d.connect(config, create=True, limits=limits) as ours:
+        await ours.transact(SCHEMA)
+        await d.branch(ours, ":db", ":theirs")
+        async with d.connect(ours.config, branch=":theirs", limits=limits) as theirs:
+            two = Two(ours, theirs)
+            await two.go([{":mail": "x", ":most": 1}], [{":mail": "x", ":tag": "t"}])
+            await two.merged()
+            await two.go([{":mail": f"o{i}"} for i in range(60)], [])
+            await two.go([[":db/add", [":mail", "o1"], ":age", 1]], [])
+    async with (
+        d.connect(config, limits=limits) as ours,
+        d.connect({**config, "branch": ":theirs"}, limits=limits) as theirs,
+    ):
+        two = Two(ours, theirs)
+        most = [[":db/add", [":mail", "x"], ":most", 7]]
+        await two.go([[":db/add", [":mail", "x"], ":most", 3]], most)
+        report = await two.merged()
+        assert [one.settled for one in report.settled] == [":db.merge/max"]
+        found = await two.has([":mail", "x"])
+        assert (found[":most"], found[":tag"]) == (7, ["t"])
+        assert found[":db.merge/also"] == [await theirs.db().entid([":mail", "x"])]
+
+
 async def test_a_diff_leaves_names_out(two: Two) -> None:
     await two.go([{":db/id": 200, ":mail": "x"}], [{":db/id": 300, ":mail": "x"}])
     before = two.ours.db()
