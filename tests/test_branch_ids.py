@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
+import anyio
 import pytest
 
 import datahike_async as d
@@ -18,6 +21,7 @@ from datahike_async.storage.branches.read import write_head
 from datahike_async.storage.branches.registry import change_registry, read_registry, take_block
 from datahike_async.storage.probe import Probe
 from datahike_async.transactor import branch as transactor_branch
+from datahike_async.transactor import sharing
 from datahike_async.transactor.limits import Limits
 from datahike_async.tx import bulk
 
@@ -426,6 +430,121 @@ async def test_a_value_of_an_old_commit_gives_out_no_id_of_what_was_merged(
             found = await entities(await old.db_with([{":n": 9}]))
             assert sorted(found) == [0, 1, 9]
             assert len(set(found.values())) == 3
+
+
+SCHEMA: list[Any] = [
+    {
+        ":db/ident": ":id",
+        ":db/valueType": ":db.type/long",
+        ":db/cardinality": ":db.cardinality/one",
+        ":db/unique": ":db.unique/identity",
+    },
+    *(
+        {":db/ident": name, ":db/valueType": kind, ":db/cardinality": ":db.cardinality/many"}
+        for name, kind in ((":n", ":db.type/long"), (":ref", ":db.type/ref"))
+    ),
+]
+
+
+async def facts(db: d.Database) -> list[tuple[Any, ...]]:
+    """Return what a database says, where its entities are called by their own name."""
+    names = {x.e: x.v for x in await db.datoms("aevt", ":id")}
+    assert len(set(names.values())) == len(names)
+    found = [(name, None, None) for name in names.values()]
+    found += [(names.get(x.e), ":n", x.v) for x in await db.datoms("aevt", ":n")]
+    found += [(names.get(x.e), ":ref", names.get(x.v)) for x in await db.datoms("aevt", ":ref")]
+    return sorted(found, key=str)
+
+
+async def called(_: d.Database, one: int) -> list[Any]:
+    return [{":id": one, ":n": 1}, {":id": one + 1000, ":n": 2}]
+
+
+def some_items(rng: random.Random) -> list[Any]:
+    """Return items of all forms that make entities, under names of which many are there."""
+    items: list[Any] = []
+    for i in range(rng.choice([1, 3, 8, 20, 40])):
+        one, other = rng.randrange(60), rng.randrange(60)
+        items += rng.choice(
+            [
+                [{":id": one, ":n": i}],
+                [{":db/id": f"a{i}", ":id": one, ":n": 3}],
+                [[":db/add", f"b{one}", ":n", i], [":db/add", f"b{one}", ":id", one]],
+                [{":id": one, ":ref": {":id": other, ":n": 2}}],
+                [{":db/id": f"c{i}", ":id": one, ":ref": [f"d{i}"]}, {":db/id": f"d{i}", ":id": i}],
+                [[":db.fn/call", called, one]],
+                [[":db/retractEntity", [":id", one]]],
+                [{":id": 2000 + rng.randrange(3000), ":n": 1}],
+            ]
+        )
+    return items
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 9))]
+)
+@pytest.mark.parametrize("config", ["memory"], indirect=True)
+async def test_what_transactions_do_is_the_same_however_small_the_blocks(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """On a branch that takes one all the time, and on the main one, which never does."""
+    monkeypatch.setattr(branching, "LEAST", 2)
+    monkeypatch.setattr(registry, "_LARGEST", 5)
+    rng = random.Random(seed)
+    async with d.connect({**config, "schema_flexibility": "write"}, create=True) as main:
+        await main.transact(SCHEMA)
+        await d.branch(main, ":db", ":trial")
+        for number in range(12):
+            items = some_items(rng)
+            async with d.connect(on(config, "trial"), limits=FLUSHING) as trial:
+                outcomes = []
+                for conn in (main, trial):
+                    try:
+                        report = await conn.transact(items, idempotency_key=str(number))
+                        outcomes.append("done")
+                        again = await conn.transact(items, idempotency_key=str(number))
+                        assert again.tempids == report.tempids
+                    except d.TransactionError as error:
+                        outcomes.append(str(error.error))
+                assert outcomes[0] == outcomes[1]
+                assert await facts(trial.db()) == await facts(main.db())
+        async with d.connect(on(config, "trial")) as trial:
+            assert await facts(trial.db()) == await facts(main.db())
+
+
+@pytest.mark.parametrize("config", ["memory"], indirect=True)
+async def test_writers_of_one_branch_that_run_out_of_ids_together(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(branching, "LEAST", 2)
+    given: list[int] = []
+
+    async def write(conn: d.Connection, first: int) -> None:
+        for n in range(first, first + 60, 4):
+            report = await conn.transact([{":db/id": f"t{i}", ":n": n + i} for i in range(4)])
+            given.extend(report.tempids.values())
+
+    async with d.connect(config, create=True) as main, AsyncExitStack() as stack:
+        await d.branch(main, ":db", ":trial")
+        writers = []
+        for _ in range(3):
+            # Each opens it for itself, as another process does.
+            here = sharing._registry()
+            live, here.live = here.live, WeakValueDictionary()
+            writers.append(await stack.enter_async_context(d.connect(on(config, "trial"))))
+            here.live = live
+        async with anyio.create_task_group() as tasks:
+            for i, conn in enumerate(writers):
+                tasks.start_soon(write, conn, 1000 * i)
+        for conn in writers:
+            assert sorted((await entities(await conn.sync())).values()) == sorted(set(given))
+        assert len(set(given)) == len(given) == 180
+        taken = (await read_registry(main._transactor.store)).next_id - BLOCKS.start
+        assert taken < 20 * len(given)
+    async with d.connect(on(config, "trial")) as trial:
+        await add(trial, range(9000, 9100))
+        found = await entities(trial.db())
+        assert len(set(found.values())) == 280
 
 
 def test_which_ids_may_be_stated_without_a_look() -> None:

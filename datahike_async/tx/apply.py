@@ -189,7 +189,9 @@ async def apply(
                 bindings.learn(entities)
             except UsedUp as used:
                 base = draft.abort()
-                taken = _more(base, used.count, more_ids)
+                ids = base.trees.ids
+                # Runs leave gaps: where a whole block was not enough the next one is larger.
+                taken = _more(base, used.count if ids == block else len(ids) + used.count, more_ids)
                 base = base.in_block(await (taken if await_on is None else await_on(taken)))
                 bindings = Bindings()
             except PurgeMet:

@@ -136,7 +136,9 @@ def stores_and(*given: Any) -> list[Any]:
 
 def _is_quick(loop: str, kind: str, one: Any) -> bool:
     on, ways = QUICK.get(kind, ("", ()))
-    return loop == on and (one in ways if isinstance(one, str) else one in (write_all, renamed))
+    return loop == on and (
+        one in ways if isinstance(one, str) else one in (write_all, renamed, collected)
+    )
 
 
 @pytest.fixture
@@ -239,6 +241,10 @@ async def untag(case: Case) -> None:
     await d.untag(case.main, ":v")
 
 
+async def collect(case: Case) -> None:
+    await d.gc_storage(case.main, retain={"commits": 1})
+
+
 async def grow(case: Case) -> None:
     """Add more than the block of the branch has ids for."""
     numbers = set(range(100, 100 + IDS + 1))
@@ -263,6 +269,7 @@ VERBS: dict[str, tuple[Callable[[Case], Awaitable[None]], tuple[type[Exception],
     "tag": (tag, (d.DatabaseExists,)),
     "untag": (untag, (d.DatabaseNotFound,)),
     "grow": (grow, ()),
+    "collect": (collect, ()),
 }
 LOSE: dict[str, set[int]] = {"delete": {2}, "force other": {2}, "force main": {3}}
 """What nobody has any more once a verb is done."""
@@ -335,7 +342,7 @@ async def attempt(case: Case, verb: str, way: str, at: int) -> bool:
             except repeated:
                 await said(case, verb)
             else:
-                assert verb.startswith("force") or not done
+                assert verb.startswith("force") or verb == "collect" or not done
         await check(case, verb, LOSE.get(verb, set()))
     return hit
 
@@ -419,8 +426,21 @@ async def tagged(case: Case) -> None:
     await d.tag(case.beside, ":v", ":t")
 
 
+async def collected(case: Case) -> None:
+    await d.gc_storage(case.beside, retain={"commits": 1})
+
+
 Other = Callable[[Case], Awaitable[None]]
-OTHERS: list[Other] = [write_all, other_branch, forced, deleted, made_again, renamed, tagged]
+OTHERS: list[Other] = [
+    write_all,
+    other_branch,
+    forced,
+    deleted,
+    made_again,
+    renamed,
+    tagged,
+    collected,
+]
 
 
 def may_be_lost(verb: str, other: Other) -> set[int]:
