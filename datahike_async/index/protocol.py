@@ -9,7 +9,7 @@ every datom that begins with it; the empty tuple is no bound. All methods are sy
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -121,6 +121,13 @@ class Index(Protocol):
 
     def flush(self, sink: NodeSink) -> tuple[Index, Mapping[str, Any]]:
         """Write unwritten nodes, children first; return the clean index and its root record."""
+        ...
+
+    def loosened(self, blobs: Collection[str]) -> Index:
+        """Return the same index, whose nodes in some blobs count as not written yet.
+
+        So the next flush writes them elsewhere, and nothing of it lies there any more.
+        """
         ...
 
     def tops(self) -> Sequence[Address]:

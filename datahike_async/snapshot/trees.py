@@ -441,6 +441,17 @@ class Trees:
 
     # -- storing ---------------------------------------------------------------------------
 
+    def loosened(self, blobs: Collection[str]) -> Trees:
+        """Return the same trees, whose nodes in some blobs are to be written anew.
+
+        Raises NodeMiss for those that are not resident.
+        """
+        current = {order: index.loosened(blobs) for order, index in self.current.items()}
+        temporal = None
+        if self.temporal is not None:
+            temporal = {order: index.loosened(blobs) for order, index in self.temporal.items()}
+        return self._with(current, temporal, self.max_eid, self.max_tx)
+
     def flush(self, sink: NodeSink) -> tuple[Trees, dict[str, Any]]:
         """Write what is not yet stored; return clean trees and the record of their roots."""
         roots: dict[str, Any] = {}

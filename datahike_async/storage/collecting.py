@@ -14,7 +14,8 @@ fence was not listed. So nothing has to be known of writers, and no clock decide
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
@@ -34,6 +35,7 @@ from datahike_async.errors import (
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import Address
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
+from datahike_async.konserve.serializers import name_of_key
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.sweep import Found, Names, list_names, look, remove, remove_as_found
 from datahike_async.storage.branches.branching import list_branch
@@ -67,12 +69,16 @@ from datahike_async.storage.keys import (
     tag_key,
 )
 from datahike_async.storage.log.checkpoint import Checkpoint
+from datahike_async.storage.nodes.layout import Layout, layout_of
 from datahike_async.storage.nodes.mark import Marking
 from datahike_async.storage.nodes.store import NodeStore
 
 __all__ = ["Collected", "Collection", "KeptBranch"]
 
 _ATTEMPTS: Final = 4
+_THIN: Final = 4
+_THIN_BYTES: Final = 4 * 1024 * 1024
+"""Of packs of which less than a fourth is left, flushes write so much anew at a time."""
 _PAUSE: Final = 0.03
 _PROBE_SECONDS: Final = 3600.0
 _SLICE: Final = 32
@@ -212,10 +218,13 @@ class Collection:
         lines = _Lines(self._store, names, self._factory, self._source)
         kept: dict[str, KeptBranch] = {}
         ended: list[str] = []
+        fenced_heads: list[Fenced] = []
         for name in registry.branches:
             fenced = await self._fence(name, registry)
             if fenced is None or fenced.deleted:
                 ended.append(name)
+            else:
+                fenced_heads.append(fenced)
             floor = registry.floors.get(name)
             # Whatever somebody may have branched from since the epoch began, and then deleted.
             for at in (self._before.get(name), fenced):
@@ -232,6 +241,7 @@ class Collection:
             names.keep([key])
             await lines.keep_alone(at.base, at.tail)
         if not self._dry_run:
+            await self._tell_thin([at.base for at in fenced_heads], registry)
             for name in ended:
                 await list_branch(self._store, name, self._env)  # its deletion was ended half way
         return kept, living
@@ -270,6 +280,30 @@ class Collection:
             )
             living = {id_: pin for id_, pin in after.items() if id_ in pins}
         return living
+
+    async def _tell_thin(self, bases: Sequence[Checkpoint], registry: Registry) -> None:
+        """Say in the registry of which packs little is left, so that flushes write that anew."""
+        if layout_of(self._store.capabilities) is not Layout.PACKS:
+            return
+        left: Counter[str] = Counter()
+        marking = Marking(self._source, self._factory.below, lambda _: None)
+        for base in bases:
+            roots = base.trees["roots"].values()
+            tops = [top.address for root in roots if (top := self._factory.top(root)) is not None]
+            await marking.mark(tops, left)
+        by_name = {name_of_key(pack): pack for pack in left}
+        thin: list[str] = []
+        size = 0
+        for found in sorted(await look(self._store, list(by_name)), key=lambda x: left[x.key]):
+            size += left[found.key]
+            if left[found.key] * _THIN < found.size and size <= _THIN_BYTES:
+                thin.append(found.key)
+
+        async def change(now: Registry) -> Registry | None:
+            same = now.epoch != registry.epoch or now.thin == tuple(thin)
+            return None if same else replace(now, thin=tuple(thin))
+
+        await change_registry(self._store, change)
 
     # -- sweep ---------------------------------------------------------------------------------
 

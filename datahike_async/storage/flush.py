@@ -7,7 +7,7 @@ no head names.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -70,12 +70,14 @@ async def flush(
     layout: Layout,
     id: UUID,
     checkpoint: Callable[[Mapping[str, Any], Sequence[Any] | None], Checkpoint],
+    thin: Collection[str] = (),
 ) -> Flushed:
     """Write what ``snapshot`` needs to be read from trees alone, and its records as a segment.
 
     ``records`` may also be where they lie in segments already, which are then named again. ``log``
     is the address of the segment before, ``id`` that of the flush, never used before. The
     ``checkpoint`` is made of the record of the trees and of the address of the newest segment.
+    What lies in the packs of ``thin`` is written again, so that those can go.
     Computes in a worker thread; other tasks may go on appending to the memtable. Raises konserve's
     errors, and CorruptData from reading nodes.
     """
@@ -85,10 +87,10 @@ async def flush(
         mem = snapshot.mem
         trees = snapshot.trees
         ids = (snapshot.max_eid, snapshot.max_tx)
-        if not snapshot.n and (trees.max_eid, trees.max_tx) == ids:
-            return trees
         # Also without rows: a transaction may have used up an id and changed nothing.
-        return trees.absorb(mem, snapshot.n, snapshot.m, snapshot.schema, *ids)
+        if snapshot.n or (trees.max_eid, trees.max_tx) != ids:
+            trees = trees.absorb(mem, snapshot.n, snapshot.m, snapshot.schema, *ids)
+        return trees.loosened(thin) if thin else trees
 
     def build(trees: Trees) -> Flushed:
         clean, record = trees.flush(sink)

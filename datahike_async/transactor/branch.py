@@ -8,25 +8,27 @@ nothing about whom to answer: that is the actor's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from datahike_async.env import Env
+from datahike_async.errors import DatahikeError
 from datahike_async.index.memtable import Memtable, Rest
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import Address
 from datahike_async.konserve.blob import UNCHANGED, News, Turn
+from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.branches.read import BranchState, Growth, extend, restore
-from datahike_async.storage.branches.registry import take_block
+from datahike_async.storage.branches.registry import read_registry, take_block
 from datahike_async.storage.flush import Flushed, flush
 from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import Commit, encode_record
-from datahike_async.storage.nodes.layout import layout_of
+from datahike_async.storage.nodes.layout import Layout, layout_of
 from datahike_async.storage.nodes.store import NodeStore
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.committer import Committer, Sent
@@ -235,6 +237,11 @@ class Branch:
                 commit=commit,
             )
 
+        thin: tuple[str, ...] = ()
+        if self.committer.epoch and self.layout is Layout.PACKS:
+            # The last collection says in which packs little is left; without it nothing is lost.
+            with suppress(DatahikeError, KonserveError):
+                thin = (await read_registry(self.store)).thin
         return await flush(
             snapshot,
             records,
@@ -244,4 +251,5 @@ class Branch:
             layout=self.layout,
             id=id_,
             checkpoint=checkpoint,
+            thin=thin,
         )

@@ -8,7 +8,7 @@ stored), by address (stored, resident only while the source's cache has them), o
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from datahike_async.index.columns import I64, Column, Rows
@@ -384,6 +384,39 @@ class PersistentSet:
         # A new branch: older trees keep their nodes, this one lets go of its children.
         clean = Branch(node.level, node.keys, node.counts, [None] * len(addresses), addresses)
         return sink.put(encode(clean), clean)
+
+    def loosened(self, blobs: Collection[str]) -> PersistentSet:
+        """Return the same set, with nodes that count as not written; see :class:`Index`."""
+        top = self._top_node()
+        if top is None:
+            return self
+        missing: list[Address] = []
+        loose = self._loosened(top, self._address, blobs, missing)
+        if missing:
+            assert self._source is not None
+            raise NodeMiss(self._source, missing)
+        if loose is None:
+            return self
+        return PersistentSet(
+            self.order, self.temporal, self._leaf, loose, self._count, None, self._source
+        )
+
+    def _loosened(
+        self, node: Node, address: Address | None, blobs: Collection[str], missing: list[Address]
+    ) -> Node | None:
+        """Return a node to be written anew; None where it and all below may stay."""
+        moved = address is not None and address.blob in blobs
+        if isinstance(node, Leaf):
+            return node if moved else None
+        nodes, addresses = list(node.nodes), list(node.addresses)
+        for slot, at in enumerate(addresses):
+            if node.level == 1 and (at is None or at.blob not in blobs):
+                continue
+            child = self._child(node, slot, missing)
+            loose = None if child is None else self._loosened(child, at, blobs, missing)
+            if loose is not None:
+                nodes[slot], addresses[slot], moved = loose, None, True
+        return Branch(node.level, node.keys, node.counts, nodes, addresses) if moved else None
 
     def tops(self) -> Sequence[Address]:
         """Return the root's address, unless it is resident."""

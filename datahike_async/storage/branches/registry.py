@@ -67,8 +67,8 @@ class Registry:
 
     ``next_id`` is the first entity id that no branch has in its block. ``epoch`` counts
     collections, and ``floors`` says what the last one has kept of a branch: of one that is not
-    named there, all. ``collected`` is when it began. ``extra`` is what a newer version put there:
-    it is carried on.
+    named there, all. ``collected`` is when it began, ``thin`` the packs of which little is left.
+    ``extra`` is what a newer version put there: it is carried on.
     """
 
     main: str
@@ -79,6 +79,7 @@ class Registry:
     epoch: int = 0
     floors: Mapping[str, Floor] = field(default_factory=dict)
     collected: datetime | None = None
+    thin: tuple[str, ...] = ()
 
     def with_branch(self, name: str, listed: Listed, floor: Floor | None = None) -> Registry:
         """Return the registry with one branch more, which has a past from a floor on."""
@@ -114,7 +115,7 @@ class Registry:
         return replace(self, next_id=block.stop)
 
 
-_COLLECTING: Final = frozenset({"epoch", "floors", "collected"})
+_COLLECTING: Final = frozenset({"epoch", "floors", "collected", "thin"})
 _NAMES: Final = frozenset({"main", "branches", "next-id", "tags"}) | _COLLECTING
 
 
@@ -131,6 +132,7 @@ def _encoded(registry: Registry) -> bytes:
         fields["epoch"] = registry.epoch
         fields["floors"] = {name: list(floor) for name, floor in registry.floors.items()}
         fields["collected"] = registry.collected
+        fields["thin"] = list(registry.thin)
     return pack([_MAGIC, FORMAT, fields])
 
 
@@ -149,6 +151,7 @@ def _decoded(data: Any) -> Registry:
             epoch=fields.get("epoch", 0),
             floors={name: Floor(*floor) for name, floor in fields.get("floors", {}).items()},
             collected=fields.get("collected"),
+            thin=tuple(fields.get("thin", ())),
         )
     except UnsupportedFormat:
         raise
