@@ -37,9 +37,10 @@ async def blobs(conn: d.Connection) -> int:
 async def settled(conn: d.Connection) -> None:
     """Wait until no flush is under way, nor one waits to be published."""
     flushing = conn._transactor.flushing
+    await conn.sync()
     while flushing.under_way or flushing.prepared is not None:
         await anyio.sleep(0.001)
-    await conn.sync()
+        await conn.sync()
 
 
 @pytest.mark.parametrize("keep_history", [True, False])

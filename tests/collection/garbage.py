@@ -32,9 +32,10 @@ async def numbers(db: d.Database) -> list[int]:
 async def settled(conn: d.Connection) -> None:
     """Wait until no flush is under way, nor one waits to be published."""
     flushing = conn._transactor.flushing
+    await conn.sync()
     while flushing.under_way or flushing.prepared is not None:
         await anyio.sleep(0.001)
-    await conn.sync()
+        await conn.sync()
 
 
 async def grown(config: Mapping[str, Any], count: int = 40) -> States:
