@@ -41,6 +41,7 @@ from datahike_async.config import Config
 from datahike_async.connection import Connection, connect
 from datahike_async.database import Database, db_with, empty_db, init_db, with_
 from datahike_async.edn import Char, Keyword, Symbol, Tagged, kw, sym
+from datahike_async.erasure import ErasureReport, Purged, erasure_report, purge
 from datahike_async.errors import (
     ArgumentError,
     BadInput,
@@ -133,6 +134,7 @@ __all__ = [
     "Difference",
     "EdnError",
     "EntityMap",
+    "ErasureReport",
     "Explained",
     "FencingUnsupported",
     "HeadConflict",
@@ -142,6 +144,7 @@ __all__ = [
     "MergeConflict",
     "MergeReport",
     "MissingLibrary",
+    "Purged",
     "QueryCanceled",
     "QueryError",
     "QueryList",
@@ -179,6 +182,7 @@ __all__ = [
     "delete_database",
     "diff",
     "empty_db",
+    "erasure_report",
     "explain",
     "force_branch",
     "gc_storage",
@@ -199,6 +203,7 @@ __all__ = [
     "pin",
     "pull",
     "pull_many",
+    "purge",
     "q",
     "query_stats",
     "rebase",

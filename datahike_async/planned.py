@@ -23,7 +23,6 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
     "tx_range": _TX,
     "reachable_store_refs": _NOTHING,
-    **dict.fromkeys(("purge", "erasure_report"), "until then, delete_database erases all of it"),
     **dict.fromkeys(("metrics", "warm_index", "warm_datoms", "warm_db"), _NOTHING),
     **dict.fromkeys(("fulltext", "knn"), _SEARCH),
     **dict.fromkeys(("tempid", "resolve_tempid"), _TEMPIDS),

@@ -7,7 +7,7 @@ nothing about whom to answer: that is the actor's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -165,13 +165,24 @@ class Branch:
         if after.trees.ids == self._held:
             self._held = None
 
-    async def prepare_flush(self) -> Prepared:
-        """Write the nodes of the present state. Transactions may go on meanwhile."""
+    async def prepare_flush(self, renewing: Collection[str] = ()) -> Prepared:
+        """Write the nodes of the present state. Transactions may go on meanwhile.
+
+        Nodes that lie in blobs that are ``renewing`` are written anew, though they are stored; then
+        nothing leads any more to the checkpoints before, which name those blobs.
+        """
         committer = self.committer
         tail, epoch = committer.tail, committer.epoch
         records = len(tail.records)
         commit, instant = committer.commit, self.instant
-        flushed = await self._write(self.snapshot, tail.stored(), commit, instant)
+        flushed = await self._write(
+            self.snapshot,
+            () if renewing else tail.stored(),
+            commit,
+            instant,
+            anew=bool(renewing),
+            renewing=renewing,
+        )
         rest = flushed.snapshot.mem.rest(flushed.snapshot.n)
         for _ in range(_ROUNDS):
             # In a thread, for publishing it stops the loop and all commits.
@@ -222,6 +233,7 @@ class Branch:
         instant: datetime | None,
         *,
         anew: bool = False,
+        renewing: Collection[str] = (),
     ) -> Flushed:
         """Write what ``snapshot`` holds after ``commit``, and the checkpoint that says so."""
         base, id_ = self.committer.base, self.env.new_uuid()
@@ -237,11 +249,11 @@ class Branch:
                 commit=commit,
             )
 
-        thin: tuple[str, ...] = ()
+        thin: Collection[str] = renewing
         if self.committer.epoch and self.layout is Layout.PACKS:
             # The last collection says in which packs little is left; without it nothing is lost.
             with suppress(DatahikeError, KonserveError):
-                thin = (await read_registry(self.store)).thin
+                thin = {*renewing, *(await read_registry(self.store)).thin}
         return await flush(
             snapshot,
             records,

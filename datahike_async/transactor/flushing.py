@@ -17,13 +17,14 @@ from datahike_async.transactor.branch import Branch, Prepared
 from datahike_async.transactor.committer import Moved
 from datahike_async.transactor.failures import as_ours, fenced
 from datahike_async.transactor.limits import Limits
+from datahike_async.transactor.messages import Renew
 from datahike_async.transactor.order import Order
 
 __all__ = ["Flushing"]
 
 
 class Flushing:
-    """The flushes of one branch.
+    """The flushes of one branch. ``renewals`` are requests that the next one fulfils.
 
     ``wake`` is called when one has ended; ``shut`` with what nothing more can be written after.
     """
@@ -39,6 +40,9 @@ class Flushing:
         self.under_way = False
         # What was written and is not published yet.
         self.prepared: Prepared | None = None
+        self.renewals: list[Renew] = []
+        # Those that the flush under way, or the one that is prepared, fulfils.
+        self._renewed: list[Renew] = []
         self._branch = branch
         self._limits = limits
         self._order = order
@@ -64,14 +68,17 @@ class Flushing:
         if self._floor:
             most *= 2
         rows, share = limits.flush_rows + self._floor, self._order.share * self._wait
-        if self._branch.snapshot.n >= rows * share or committer.tail.bytes >= most * share:
+        much = self._branch.snapshot.n >= rows * share or committer.tail.bytes >= most * share
+        if much or self.renewals:
             self.under_way = True
             start(self.prepare, f"a flush of :{self._branch.name}", unbegun=self._ended)
 
     async def prepare(self) -> None:
         """Write the nodes of the present state."""
+        self._renewed = list(self.renewals)
+        blobs = frozenset[str]().union(*(renewal.blobs for renewal in self._renewed))
         try:
-            self.prepared = await self._branch.prepare_flush()
+            self.prepared = await self._branch.prepare_flush(blobs)
             self._wait = min(self.prepared.flushed.spread, self._limits.flush_wait)
         except Exception as error:
             self._failed(as_ours(error))
@@ -83,12 +90,25 @@ class Flushing:
         self._wake()
 
     def _failed(self, error: DatahikeError) -> None:
+        self._answer(error)
         if error.retryable or isinstance(error, SnapshotExpired):
             # Commits need less room than flushes: they go on, and the flush is tried again later.
             FLUSH_FAILED(branch=self._branch.name, error=error)
             self._floor = self._branch.snapshot.n
         else:
             self._shut(error)
+
+    def _answer(self, error: DatahikeError | None) -> None:
+        for renewal in self._renewed:
+            self.renewals.remove(renewal)
+            renewal.answer(error)
+        self._renewed = []
+
+    def give_up(self, error: DatahikeError) -> None:
+        """Fulfil no requests any more."""
+        for renewal in self.renewals:
+            renewal.answer(error)
+        self.renewals, self._renewed = [], []
 
     async def publish(self, *, exclusive: bool) -> None:
         """Publish what was prepared. With ``exclusive`` no other writer may have come between."""
@@ -106,6 +126,7 @@ class Flushing:
                 flushed = prepared.flushed.snapshot
                 FLUSHED(branch=branch.name, tx=flushed.max_tx, rows=flushed.n)
                 self._floor = 0
+                self._answer(None)
                 with suppress(Exception):  # what is wrong shows to the next publication
                     await branch.catch_up()
             except OutOfTurn:

@@ -12,7 +12,7 @@ from datahike_async.storage.log.records import Commit
 from datahike_async.tx.answers import Answer
 from datahike_async.tx.apply import Applied
 
-__all__ = ["Refresh", "Transact"]
+__all__ = ["Refresh", "Renew", "Transact"]
 
 
 class Transact:
@@ -79,6 +79,25 @@ class Transact:
 
     def fail(self, error: BaseException) -> None:
         """Reply that it is not."""
+        self.error = error
+        self.done.set()
+
+
+class Renew:
+    """A request to write anew what the branch has in some blobs, which may be removed then.
+
+    ``done`` is set once a head names what was written, or ``error`` is there.
+    """
+
+    __slots__ = ("blobs", "done", "error")
+
+    def __init__(self, blobs: frozenset[str]) -> None:
+        self.blobs = blobs
+        self.done = anyio.Event()
+        self.error: BaseException | None = None
+
+    def answer(self, error: BaseException | None) -> None:
+        """Reply; None where all went well."""
         self.error = error
         self.done.set()
 

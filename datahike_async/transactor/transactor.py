@@ -68,7 +68,7 @@ from datahike_async.transactor.flushing import Flushing
 from datahike_async.transactor.group import APPLYING, Group, Wrap
 from datahike_async.transactor.limits import Limits
 from datahike_async.transactor.mailbox import Mailbox
-from datahike_async.transactor.messages import Refresh, Transact
+from datahike_async.transactor.messages import Refresh, Renew, Transact
 from datahike_async.transactor.order import Order
 
 __all__ = ["Limits", "Subscriber", "Transactor", "Wrap"]
@@ -240,6 +240,22 @@ class Transactor:
         if request.error is not None:
             raise request.error
 
+    async def renew(self, blobs: frozenset[str]) -> None:
+        """Write anew what the branch has in some blobs, so that nothing of it is there any more.
+
+        Raises WriterError where the writer is closed, and what writing raises.
+        """
+        if self.fatal is not None:
+            raise shut_down(self.fatal)
+        if self._ended or self._stopping:
+            raise closed()
+        request = Renew(blobs)
+        self.flushing.renewals.append(request)
+        self.mailbox.wake()
+        await request.done.wait()
+        if request.error is not None:
+            raise request.error
+
     async def settled(self) -> None:
         """Wait until every transaction that was sent by now is answered."""
         if self._answered < self._accepted and self.fatal is None:
@@ -287,6 +303,7 @@ class Transactor:
         for request in self._refreshing:
             request.answer(shut_down(self.fatal))
         self._refreshing.clear()
+        self.flushing.give_up(shut_down(self.fatal))
         self._answer(0)
 
     # -- the actor -----------------------------------------------------------------------------
@@ -343,6 +360,8 @@ class Transactor:
                     break
             if self._refreshing:
                 await self._refresh()
+            if self.flushing.renewals:
+                self._maybe_flush()
             if self._stopping and not self.flushing.under_way and not self.mailbox.busy:
                 break
             if not len(self.mailbox) or self.flushing.is_behind:
@@ -561,6 +580,7 @@ class Transactor:
         for request in self._refreshing:
             request.answer(closed())
         self._refreshing.clear()
+        self.flushing.give_up(closed())
         wrote = self._published and self.fatal is None
         if wrote and self.snapshot.n >= self.limits.close_rows:
             await self.flushing.prepare()

@@ -146,6 +146,13 @@ async def test_what_is_purged_is_in_no_view_and_the_rest_is_as_it_was(
                 [[":db.purge/entity", e]],
                 lambda x, e=e: x[0] == e or (x[1] == ":friend" and x[2] == typed_key(e)),
             )
+            found = await d.q("[:find ?e ?n :where [?e :name ?n] [?e :age]]", conn.db())
+            e, name = rng.choice(sorted(found))
+            await check(
+                conn,
+                [[":db/purge", e, ":name", name]],
+                lambda x, e=e, name=name: x[:3] == (e, ":name", typed_key(name)),
+            )
             await ended_before(conn, instants[6])
     async with d.connect(config) as conn:
         assert await d.q("[:find ?a . :where [200 :age ?a]]", conn.db()) == 1
