@@ -12,7 +12,7 @@ from datahike_async.storage.log.records import Commit
 from datahike_async.tx.answers import Answer
 from datahike_async.tx.apply import Applied
 
-__all__ = ["Refresh", "Renew", "Transact"]
+__all__ = ["Refresh", "Renew", "Request", "Transact"]
 
 
 class Transact:
@@ -83,27 +83,8 @@ class Transact:
         self.done.set()
 
 
-class Renew:
-    """A request to write anew what the branch has in some blobs, which may be removed then.
-
-    ``done`` is set once a head names what was written, or ``error`` is there.
-    """
-
-    __slots__ = ("blobs", "done", "error")
-
-    def __init__(self, blobs: frozenset[str]) -> None:
-        self.blobs = blobs
-        self.done = anyio.Event()
-        self.error: BaseException | None = None
-
-    def answer(self, error: BaseException | None) -> None:
-        """Reply; None where all went well."""
-        self.error = error
-        self.done.set()
-
-
-class Refresh:
-    """A request to look at the store's head; ``done`` is set once it was, or ``error`` is there."""
+class Request:
+    """Something to be done beside transactions; ``done`` is set once it is, or ``error`` there."""
 
     __slots__ = ("done", "error")
 
@@ -115,3 +96,19 @@ class Refresh:
         """Reply; None where all went well."""
         self.error = error
         self.done.set()
+
+
+class Refresh(Request):
+    """A request to look at the store's head."""
+
+    __slots__ = ()
+
+
+class Renew(Request):
+    """A request to write anew what the branch has in some blobs, which may be removed then."""
+
+    __slots__ = ("blobs",)
+
+    def __init__(self, blobs: frozenset[str]) -> None:
+        super().__init__()
+        self.blobs = blobs

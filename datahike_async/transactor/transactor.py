@@ -68,7 +68,7 @@ from datahike_async.transactor.flushing import Flushing
 from datahike_async.transactor.group import APPLYING, Group, Wrap
 from datahike_async.transactor.limits import Limits
 from datahike_async.transactor.mailbox import Mailbox
-from datahike_async.transactor.messages import Refresh, Renew, Transact
+from datahike_async.transactor.messages import Refresh, Renew, Request, Transact
 from datahike_async.transactor.order import Order
 
 __all__ = ["Limits", "Subscriber", "Transactor", "Wrap"]
@@ -107,7 +107,7 @@ class Transactor:
         self._stopping = False
         self._ended = False
         self.flushing = Flushing(branch, limits, self.order, self.mailbox.wake, self.shut)
-        self._refreshing: list[Refresh] = []
+        self._refreshing: list[Request] = []
         self._published = False
         self._wary = 0
         # How many messages were accepted, how many answered, and who waits for which number.
@@ -229,28 +229,21 @@ class Transactor:
 
         Raises WriterError where the writer is closed, and what reading the head raises.
         """
-        if self.fatal is not None:
-            raise shut_down(self.fatal)
-        if self._ended:
-            raise closed()
-        request = Refresh()
-        self._refreshing.append(request)
-        self.mailbox.wake()
-        await request.done.wait()
-        if request.error is not None:
-            raise request.error
+        await self._asked(Refresh(), self._refreshing)
 
     async def renew(self, blobs: frozenset[str]) -> None:
         """Write anew what the branch has in some blobs, so that nothing of it is there any more.
 
         Raises WriterError where the writer is closed, and what writing raises.
         """
+        await self._asked(Renew(blobs), self.flushing.renewals)
+
+    async def _asked(self, request: Request, waiting: list[Request]) -> None:
         if self.fatal is not None:
             raise shut_down(self.fatal)
-        if self._ended or self._stopping:
+        if self._ended:
             raise closed()
-        request = Renew(blobs)
-        self.flushing.renewals.append(request)
+        waiting.append(request)
         self.mailbox.wake()
         await request.done.wait()
         if request.error is not None:
