@@ -29,12 +29,7 @@ from datahike_async.errors import (
     TransactionError,
     TransactionOutcomeUnknown,
 )
-from datahike_async.events import (
-    COMMITTED,
-    REFRESHED,
-    RERUN,
-    WRITER_CLOSED,
-)
+from datahike_async.events import COMMITTED, REFRESHED, RERUN, WRITER_CLOSED
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.base import close_now
