@@ -40,6 +40,7 @@ from datahike_async.transactor.listeners import Listeners
 from datahike_async.transactor.messages import Transact
 from datahike_async.transactor.sharing import Member, Opening, join
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
+from datahike_async.transactor.writer import Writer
 from datahike_async.tx.answers import Answer, checked_basis, checked_key
 from datahike_async.tx.forms import normalize, take_options
 from datahike_async.values.datom import Datom
@@ -66,18 +67,19 @@ class Connection:
     def __init__(self, member: Member, env: Env) -> None:
         self._member = member
         self._transactor = member.transactor
+        self._writer: Writer = self._transactor
         self._env = env
-        limits = self._transactor.limits
+        limits = self._writer.limits
         self._listeners = Listeners(limits.listener_reports, limits.close_seconds)
         self._closed = False
         self._left = anyio.Event()
         self._value: Database | None = None
         self._keys = 0
-        config = self._transactor.config
+        config = self._writer.config
         member.called(f"connection to branch :{config.branch} of {public(config.store)}")
 
     def __repr__(self) -> str:
-        state = "released" if self._closed else f"max-tx {self._transactor.snapshot.max_tx}"
+        state = "released" if self._closed else f"max-tx {self._writer.snapshot.max_tx}"
         return f"<Connection :{self.config.branch}, {state}>"
 
     if not TYPE_CHECKING:  # a type checker should still report names that nothing has
@@ -92,7 +94,7 @@ class Connection:
     @property
     def config(self) -> Config:
         """The completed configuration, with what the database was created with."""
-        return self._transactor.config
+        return self._writer.config
 
     @property
     def closed(self) -> bool:
@@ -140,7 +142,7 @@ class Connection:
         Raises ConnectionClosed after ``release``.
         """
         self._check_open()
-        return self._wrap(self._transactor.snapshot, self._transactor.commit)
+        return self._wrap(self._writer.snapshot, self._writer.commit)
 
     def _wrap(self, snapshot: Snapshot, commit: Commit) -> Database:
         value = self._value
@@ -156,7 +158,7 @@ class Connection:
         """
         self._check_open()
         self._check_home()
-        await self._transactor.refresh()
+        await self._writer.refresh()
         return self.db()
 
     # -- writing -------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ class Connection:
             return []
         first, *first.rest = messages
         first.basis = basis
-        await self._transactor.send(first)
+        await self._writer.send(first)
         return [self._report(message) for message in messages]
 
     async def _transact(
@@ -242,7 +244,7 @@ class Connection:
             idempotency_key = options.get("idempotency_key", idempotency_key)
         basis, key = checked_basis(expected_basis), checked_key(idempotency_key)
         message = Transact(*normalize(tx_data, tx_meta), basis, key, parents, foreign)
-        await self._transactor.send(message)
+        await self._writer.send(message)
         if message.answer is not None:
             return await self._repeated(message.answer)
         return self._report(message)
@@ -291,7 +293,7 @@ class Connection:
             self._keys += 1
             key = self._keys
         self._listeners.add(key, listener)
-        self._transactor.subscribers[self] = self._committed
+        self._writer.subscribers[self] = self._committed
         return key
 
     def unlisten(self, key: Any) -> None:
@@ -299,7 +301,7 @@ class Connection:
         _check_key(key)
         self._listeners.remove(key)
         if not self._listeners:
-            self._transactor.subscribers.pop(self, None)
+            self._writer.subscribers.pop(self, None)
 
     def _committed(self, messages: list[Transact]) -> None:
         for message in messages:
@@ -325,7 +327,7 @@ class Connection:
             try:
                 await self._listeners.finish()
             finally:
-                self._transactor.subscribers.pop(self, None)
+                self._writer.subscribers.pop(self, None)
                 self._left.set()
 
 

@@ -65,12 +65,11 @@ from datahike_async.transactor.limits import Limits
 from datahike_async.transactor.mailbox import Mailbox
 from datahike_async.transactor.messages import Refresh, Renew, Request, Transact
 from datahike_async.transactor.order import Order
+from datahike_async.transactor.writer import Subscriber
 
-__all__ = ["Limits", "Subscriber", "Transactor", "Wrap"]
+__all__ = ["Limits", "Transactor", "Wrap"]
 
 _log = logging.getLogger("datahike_async.transactor")
-
-Subscriber = Callable[[list[Transact]], None]
 
 _TICKS: Final = 3
 """Of the event loop, within which a caller that commits in a loop sends its next transaction."""
