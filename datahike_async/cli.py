@@ -320,7 +320,9 @@ def _place(arguments: argparse.Namespace) -> Any:
     return {"store": {"backend": "file", "path": arguments.place}}
 
 
-def _print_report(report: d.Backup | d.Info | d.Verification | d.MergeReport, form: str) -> None:
+def _print_report(
+    report: d.Backup | d.Collected | d.Info | d.Verification | d.MergeReport, form: str
+) -> None:
     """Print a report: in words where a table would be printed."""
     if form == "table":
         print(report)
@@ -342,31 +344,7 @@ async def _gc(arguments: argparse.Namespace) -> int:
     point = None if arguments.remove_before is None else _time_point(arguments.remove_before)
     async with d.connect(_config(arguments)) as conn:
         done = await d.gc_storage(conn, point, retain=retain, dry_run=arguments.dry_run)
-    rows = [
-        (name, kept.since, kept.since_tx, kept.checkpoints)
-        for name, kept in sorted(done.branches.items())
-    ]
-    if arguments.format == "table":
-        freed = "could be freed" if done.dry_run else "freed"
-        print(f"{done.freed} of {done.listed} blobs {freed}, {done.bytes} bytes; {done.kept} kept")
-        _print(("branch", "kept since", "tx", "checkpoints"), rows, "table")
-        return 0
-    told: dict[str, Any] = {
-        **{name: getattr(done, name) for name in ("epoch", "listed", "kept", "freed", "bytes")},
-        "dry-run": done.dry_run,
-        "pins": done.pins,
-        "branches": {
-            name: {"since": since, "tx": tx, "checkpoints": count}
-            for name, since, tx, count in rows
-        },
-    }
-    if arguments.format == "edn":
-        branches = {
-            Keyword(name): {Keyword(k): v for k, v in kept.items()}
-            for name, kept in told["branches"].items()
-        }
-        told = {Keyword(k): branches if k == "branches" else v for k, v in told.items()}  # type: ignore[misc]
-    print(_formatted(told, arguments.format))
+    _print_report(done, arguments.format)
     return 0
 
 

@@ -7,20 +7,25 @@ and tags, and the blobs of the store, may hold them still.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final
 
 from datahike_async.collection import Collected
 from datahike_async.config.collecting import Retention
 from datahike_async.connection import Connection, connect, require_connection, writer_of
+from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import ArgumentError, TransactionError, shown
+from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.storage.branches.pins import change_pins
 from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.erasure import Kept, Sought, search, wasteful_blobs
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.collecting import collect
+from datahike_async.tx.purge import PURGES
+from datahike_async.values.json_form import jsonable
 from datahike_async.values.report import TxReport
+from datahike_async.values.types import ANY
 from datahike_async.versions import commit_as_db, untag
 
 __all__ = ["ErasureReport", "Kept", "Purged", "erasure_report", "purge"]
@@ -33,9 +38,11 @@ UNSEEN: Final = (
 )
 """What no look into a store can see."""
 
+_MANY: Final = 20
+
 
 @dataclass(frozen=True, slots=True)
-class Purged:
+class Purged(Json):
     """What a purge did: the report of each branch's transaction, the tags that were taken back.
 
     ``collected`` says which blobs were removed.
@@ -45,14 +52,34 @@ class Purged:
     untagged: tuple[Keyword, ...]
     collected: Collected
 
+    json_schema: ClassVar[JsonSchema] = {"type": "object"}
+
     @property
     def datoms(self) -> int:
         """How many datoms of the present and the past were purged, of all branches together."""
         return sum(report.purged for report in self.reports.values())
 
+    def as_json(self) -> dict[str, Any]:
+        """Return its parts, and how many datoms were purged."""
+        return {
+            "datoms": self.datoms,
+            "reports": jsonable(self.reports),
+            "untagged": jsonable(self.untagged),
+            "collected": self.collected.as_json(),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"branch {name}: {report.purged} datoms purged by transaction {report.tx}"
+            for name, report in self.reports.items()
+        ]
+        if self.untagged:
+            lines.append(f"tags taken back: {', '.join(map(str, self.untagged))}")
+        return "\n".join([*lines, str(self.collected)])
+
 
 @dataclass(frozen=True, slots=True)
-class ErasureReport:
+class ErasureReport(Json):
     """What was looked at in search of values, and where they are still.
 
     ``found`` names the blobs, and each value by its place among those that were asked for;
@@ -68,13 +95,34 @@ class ErasureReport:
     unread: tuple[str, ...]
     unseen: tuple[str, ...] = UNSEEN
 
+    json_schema: ClassVar[JsonSchema] = {"type": "object"}
+
     @property
     def clean(self) -> bool:
         """Whether all was read, and nothing was found."""
         return not self.found and not self.unread
 
+    def as_json(self) -> dict[str, Any]:
+        """Return its parts, by their names, and whether it is ``clean``."""
+        out = {one.name: jsonable(getattr(self, one.name)) for one in fields(self)}
+        return {**out, "found": [kept._asdict() for kept in self.found], "clean": self.clean}
 
-async def purge(conn: Connection, forms: Iterable[Any], *, everywhere: bool = False) -> Purged:
+    def __str__(self) -> str:
+        said = "nothing was found" if self.clean else f"{len(self.found)} places have something"
+        lines = [
+            f"{said}: {self.blobs} blobs with {self.bytes} bytes, {self.nodes} nodes, "
+            f"{self.datoms} datoms and {self.records} records were looked at"
+        ]
+        lines += [f"value {kept.value} is in {kept.key}" for kept in self.found[:_MANY]]
+        if len(self.found) > _MANY:
+            lines.append(f"and in {len(self.found) - _MANY} more")
+        lines += [f"could not be read: {key}" for key in self.unread]
+        return "\n".join([*lines, *(f"not looked at: {what}" for what in self.unseen)])
+
+
+async def purge(
+    conn: Connection, forms: Iterable[Any] | str, *, everywhere: bool = False
+) -> Purged:
     """Erase data: from the present and the past, and from the blobs of the store.
 
     ``forms`` are those that purge: ``[":db/purge", e, a, v]``, ``[":db.purge/attribute", e, a]``,
@@ -85,14 +133,15 @@ async def purge(conn: Connection, forms: Iterable[Any], *, everywhere: bool = Fa
     Other branches keep what they have, and so do tags and pins, unless it is to be ``everywhere``:
     then all branches are purged, tags of commits that have some of it are taken back, and all pins.
 
-    Raises TransactionError ``:transact/purge`` and what ``transact`` and ``gc_storage`` raise. ::
+    ``forms`` may be EDN text as well. Raises ArgumentError for any other form: ``transact`` takes
+    those; TransactionError ``:transact/purge`` and what ``transact`` and ``gc_storage`` raise. ::
 
         report = await conn.transact([{":db/id": "ada", ":person/name": "Ada"}])
         done = await d.purge(conn, [[":db.purge/entity", report.tempids["ada"]]])
         assert done.datoms == 1
     """
     conn = require_connection(conn)
-    forms = list(forms)
+    forms = _forms(forms)
     names = [conn.config.branch]
     if everywhere:
         with konserve_errors():
@@ -119,6 +168,26 @@ async def purge(conn: Connection, forms: Iterable[Any], *, everywhere: bool = Fa
             await change_pins(writer.store, lambda pins: {})
         collected = await collect(writer, Retention())
     return Purged(reports, tuple(untagged), collected)
+
+
+def _forms(forms: Any) -> list[Any]:
+    """Return the forms that purge, as a list. Raises ArgumentError for what is none."""
+    found = read(forms) if isinstance(forms, str) else forms
+    if isinstance(found, (bytes, Mapping)) or not isinstance(found, Iterable):
+        raise ArgumentError(f"purge takes a list of forms that purge, not {shown(forms)}.")
+    out = list(found)
+    if not out:
+        raise ArgumentError("purge takes at least one form that purges.")
+    for form in out:
+        name = form[0] if isinstance(form, (list, tuple)) and form else None
+        text = name.text if isinstance(name, Keyword) else name
+        if not isinstance(text, str) or text.removeprefix(":") not in PURGES:
+            named = ", ".join(f":{one}" for one in sorted(PURGES))
+            raise ArgumentError(
+                f"{shown(form)} purges nothing. purge takes a list of forms, each a list that "
+                f"begins with one of {named}; transact takes all others."
+            )
+    return out
 
 
 async def _purged(conn: Connection, forms: list[Any]) -> TxReport:
@@ -155,17 +224,21 @@ async def erasure_report(conn: Connection, values: Iterable[Any]) -> ErasureRepo
     """Decode all that lies in the store of a database, and say where values are still.
 
     Texts and bytes are found where others contain them, in what is decoded and in the raw bytes;
-    other values where equal ones are. ::
+    other values where equal ones are. Raises ArgumentError for what no database holds, for tuples
+    (search for their elements), and where nothing is asked for. ::
 
         await conn.transact([{":person/name": "Grace"}])
         report = await d.erasure_report(conn, ["Grace"])
         assert not report.clean and "head/db" in {kept.key for kept in report.found}
     """
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise ArgumentError(f"erasure_report takes a collection of values, not {shown(values)}.")
     writer = writer_of(conn)
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise ArgumentError(f"erasure_report takes a collection of values, not {shown(values)}.")
+    wanted = [_sought(value) for value in values]
+    if not wanted:
+        raise ArgumentError("erasure_report takes at least one value to search for.")
     with konserve_errors():
-        done = await search(writer.store, writer.factory, Sought(list(values)))
+        done = await search(writer.store, writer.factory, Sought(wanted))
     return ErasureReport(
         done.blobs,
         done.bytes,
@@ -175,3 +248,18 @@ async def erasure_report(conn: Connection, values: Iterable[Any]) -> ErasureRepo
         tuple(done.found),
         tuple(done.unread),
     )
+
+
+def _sought(value: Any) -> Any:
+    """Return a value as databases hold it. What none can hold is never found: it is refused."""
+    try:
+        made = ANY.coerce(value)
+    except TransactionError:
+        made = None
+    if made is None or isinstance(made, tuple) or (isinstance(made, (str, bytes)) and not made):
+        hint = "; search for its elements" if isinstance(made, tuple) and made else ""
+        raise ArgumentError(
+            f"{shown(value)} is no value that can be searched for{hint}. Texts, bytes, keywords, "
+            "numbers, UUIDs and instants with a time zone can."
+        )
+    return made

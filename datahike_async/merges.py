@@ -43,6 +43,7 @@ __all__ = [
     "merge",
     "merge_base",
     "merge_preview",
+    "no_base",
     "refused",
     "require_agreed",
     "revert",
@@ -247,12 +248,7 @@ class Merging:
     async def _base(self, graph: Graph, report: MergeReport) -> Database:
         """Return the state that both sides are compared with."""
         if not report.bases:
-            raise MergeConflict(
-                f"The commits {report.ours} and {report.theirs} have none in common, so nothing "
-                "says what has changed. Merge by hand: merge_db.",
-                error=":merge/no-base",
-                report=report,
-            )
+            raise no_base(report)
         states = [await commit_db(self._conn, commit) for commit in report.bases]
         if len(states) == 1:
             return states[0]
@@ -298,6 +294,17 @@ class Merging:
             plan = await made_plan(ours, ours, state, shared=ours.max_tx, unify=False)
         report = replace(plan.report, settled=tuple(settled))
         return replace(report, ours=ours.commit_id, bases=bases), plan.items
+
+
+def no_base(report: MergeReport) -> MergeConflict:
+    """Return the error for two commits that have none in common: after a purge, for instance."""
+    return MergeConflict(
+        f"The commits {report.ours} and {report.theirs} have none in common, so nothing says what "
+        "has changed; what a purge was made on is in the past of no branch any more. Merge by "
+        "hand: merge_db.",
+        error=":merge/no-base",
+        report=report,
+    )
 
 
 async def made_plan(base: Database, ours: Database, theirs: Database, **options: Any) -> Plan:

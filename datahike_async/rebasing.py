@@ -29,6 +29,7 @@ from datahike_async.merges import (
     found_place,
     graph_of,
     made_plan,
+    no_base,
     refused,
     require_agreed,
 )
@@ -121,6 +122,8 @@ async def _planned(
         bases, shared = await graph.parting(mine, target)
         if bases == (target,):
             return None
+        if not bases:
+            raise no_base(MergeReport(ours=target, theirs=mine))
         lacking = await graph.lacking(mine, target)
         state, after = await commit_db(conn, target), None
     made: list[_Again] = []

@@ -227,7 +227,7 @@ def test_garbage_is_collected_or_only_counted(cli):
     cli("branch", "--path", "db", "trial")
     cli("branch", "--path", "db", "trial", "--delete")
     told = json.loads(cli("gc", "--path", "db", "--dry-run", "--format", "json"))
-    assert told["dry-run"] is True
+    assert told["dry_run"] is True
     assert "could be freed" in cli("gc", "--path", "db", "--dry-run")
     done = json.loads(cli("gc", "--path", "db", "--commits", "1", "--format", "json"))
     assert list(done["branches"]) == ["db"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -243,6 +245,74 @@ async def test_values_are_found_at_any_depth(config: dict[str, Any]) -> None:
         for value in ("deepest", 77_777_778, 77_777_777.0, True, d.kw("lost/me")):
             found = await d.erasure_report(conn, [value])
             assert value is True or found.clean, (value, found.found)
-        for wrong in ("text", b"bytes", 7):
+        # What can't be there, or isn't looked for, must not be shown as erased.
+        for wrong in (
+            "text", b"bytes", 7, [], [None], [object()], [""], [b""], [("deep", 77_777_777)],
+            [datetime(2026, 1, 1)], {"deep": 1},
+        ):  # fmt: skip
             with pytest.raises(d.ArgumentError):
                 await d.erasure_report(conn, wrong)
+        await conn.transact([{":at": datetime(2026, 1, 1, 12, 0, 0, 123456, UTC)}])
+        east = datetime(2026, 1, 1, 14, 0, 0, 123456, timezone(timedelta(hours=2)))
+        assert not (await d.erasure_report(conn, [east])).clean
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        7,
+        [],
+        "[]",
+        [[":db/add", 1, ":name", "x"]],
+        [{":name": "x"}],
+        [":db.purge/entity", 1],
+        [[":db.purge/entityy", 1]],
+        [[]],
+        {":db.purge/entity": 1},
+    ],
+)
+async def test_purge_takes_forms_that_purge_alone(wrong: Any) -> None:
+    config = {"store": {"backend": "memory", "id": uuid4()}, "schema_flexibility": "read"}
+    async with d.connect(config, create=True) as conn:
+        before = conn.db()
+        with pytest.raises(d.ArgumentError, match="purge"):
+            await d.purge(conn, wrong, everywhere=True)
+        assert conn.db() == before
+
+
+async def test_what_purge_and_the_report_say_can_be_printed_and_sent() -> None:
+    config = {"store": {"backend": "memory", "id": uuid4()}, "schema_flexibility": "read"}
+    async with d.connect(config, create=True) as conn:
+        await conn.transact([{":db/id": 7, ":name": "SECRET"}])
+        await d.tag(conn, ":old")
+        held = await d.erasure_report(conn, ["SECRET"])
+        assert " places have something: " in str(held)
+        assert "value 0 is in head/db" in str(held)
+        assert "not looked at: backups" in str(held)
+        assert json.loads(json.dumps(d.jsonable(held)))["clean"] is False
+        done = await d.purge(conn, "[[:db.purge/entity 7]]", everywhere=True)
+        assert str(done).startswith("branch :db: 1 datoms purged by transaction 5")
+        assert "tags taken back: :old" in str(done)
+        assert " blobs freed, " in str(done)
+        told = json.loads(json.dumps(d.jsonable(done)))
+        assert told["datoms"] == 1
+        assert told["untagged"] == [":old"]
+        assert told["reports"][":db"]["tx"] == done.reports[d.kw("db")].tx
+        assert told["collected"]["branches"]["db"]["checkpoints"] >= 1
+        assert str(await d.erasure_report(conn, ["SECRET"])).startswith("nothing was found: ")
+
+
+async def test_branches_that_a_purge_has_parted_are_not_merged_or_rebased() -> None:
+    config = {"store": {"backend": "memory", "id": uuid4()}, "schema_flexibility": "read"}
+    async with d.connect(config, create=True) as conn:
+        await conn.transact([{":db/id": 7, ":name": "SECRET"}])
+        await d.branch(conn, ":db", ":side")
+        async with d.connect(config, branch=":side") as side:
+            await side.transact([{":name": "x"}])
+            await d.purge(conn, [[":db.purge/entity", 7]], everywhere=True)
+            assert await d.merge_base(conn, ":db", ":side") == ()
+            for attempt in (d.merge(conn, ":side"), d.rebase(side, ":db"), d.rebase(conn, ":side")):
+                with pytest.raises(d.MergeConflict, match="none in common") as caught:
+                    await attempt
+                assert caught.value.error == ":merge/no-base"

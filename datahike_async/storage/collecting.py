@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from anyio import sleep
@@ -38,6 +38,7 @@ from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.serializers import name_of_key
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.sweep import Found, Names, list_names, look, remove, remove_as_found
+from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.storage.branches.branching import list_branch
 from datahike_async.storage.branches.fence import Fenced, fence_head
 from datahike_async.storage.branches.pins import (
@@ -86,7 +87,7 @@ _SLICE: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class KeptBranch:
+class KeptBranch(Json):
     """What is kept of a branch: from the commit ``since`` on, whose transaction is ``since_tx``.
 
     Both are None where all of it is. ``checkpoints`` is how many flushes can be gone back to.
@@ -96,9 +97,16 @@ class KeptBranch:
     since_tx: int | None
     checkpoints: int
 
+    json_schema: ClassVar[JsonSchema] = {"type": "object"}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return its parts."""
+        since = None if self.since is None else str(self.since)
+        return {"since": since, "since_tx": self.since_tx, "checkpoints": self.checkpoints}
+
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(Json):
     """What a collection did, or with ``dry_run`` would do.
 
     Of ``listed`` blobs so many were ``kept`` and ``freed``, which took ``bytes``; ``unknown`` ones
@@ -115,6 +123,25 @@ class Collected:
     unknown: int
     pins: int
     branches: Mapping[str, KeptBranch] = field(default_factory=dict)
+
+    json_schema: ClassVar[JsonSchema] = {"type": "object"}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return its parts, by their names."""
+        out = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**out, "branches": {name: one.as_json() for name, one in self.branches.items()}}
+
+    def __str__(self) -> str:
+        freed = "could be freed" if self.dry_run else "freed"
+        lines = [
+            f"{self.freed} of {self.listed} blobs {freed}, {self.bytes} bytes; {self.kept} kept"
+        ]
+        lines += [
+            f"branch :{name} "
+            + ("all of it" if one.since is None else f"from commit {one.since}, {one.since_tx} on")
+            for name, one in sorted(self.branches.items())
+        ]
+        return "\n".join(lines)
 
 
 class Collection:
