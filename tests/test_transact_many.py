@@ -103,6 +103,21 @@ async def test_where_one_fails_none_is_there(
         assert await numbers(conn.db()) == [0, 100, 101, 102, 103]
 
 
+async def test_a_purge_that_does_not_come_about_leaves_those_beside_it_in_the_log(
+    config: dict[str, Any],
+) -> None:
+    refused = [[[":db.purge/entity", 1]], [[":db.fn/cas", 2, ":n", 5, 6]]]
+    async with d.connect(config, create=True) as conn:
+        await conn.transact([{":db/id": 1, ":n": 0}, {":db/id": 2, ":n": 1}])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(conn.transact, [{":n": 100}])
+            tasks.start_soon(_refused, conn, refused)
+            tasks.start_soon(conn.transact, [{":n": 101}])
+        assert await numbers(conn.db()) == [0, 1, 100, 101]
+    async with d.connect(config) as conn:
+        assert await numbers(conn.db()) == [0, 1, 100, 101]
+
+
 async def _refused(conn: d.Connection, parts: list[Any]) -> None:
     with pytest.raises(d.TransactionError):
         await conn.transact_many(parts)

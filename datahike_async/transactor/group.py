@@ -72,14 +72,16 @@ class Group:
         if not message.rest:
             await self._apply(message)
             return
-        before = (self._state, self._instant, self.size, self.bulk)
+        before, parents, purged = self._state, self._parents, self._purged
+        others = self._instant, self.size, self.bulk
         counts = len(self._outcomes), len(self._entries)
         for place, one in enumerate((message, *message.rest)):
             await self._apply(one)
             error = self._outcomes[-1].error
             if error is not None:
                 # The state before is still good: whoever goes on from it forks the memtable.
-                self._state, self._instant, self.size, self.bulk = before
+                self._state, self._parents, self._purged = before, parents, purged
+                self._instant, self.size, self.bulk = others
                 del self._outcomes[counts[0] :]
                 del self._entries[counts[1] :], self._txs[counts[1] :]
                 error.add_note(f"In transaction {place + 1} of {len(message.rest) + 1}.")
