@@ -7,6 +7,7 @@ and tags, and the blobs of the store, may hold them still.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final
 
@@ -15,14 +16,15 @@ from datahike_async.config.collecting import Retention
 from datahike_async.connection import Connection, connect, require_connection, writer_of
 from datahike_async.edn.reader import read
 from datahike_async.edn.types import Keyword
-from datahike_async.errors import ArgumentError, TransactionError, shown
+from datahike_async.errors import ArgumentError, DatabaseNotFound, TransactionError, shown
+from datahike_async.index.source import read as fetched
 from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.storage.branches.pins import change_pins
 from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.erasure import Kept, Sought, search, wasteful_blobs
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.collecting import collect
-from datahike_async.tx.purge import PURGES
+from datahike_async.tx.purge import PURGES, by_ids, named, split
 from datahike_async.values.json_form import jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.types import ANY
@@ -37,6 +39,8 @@ UNSEEN: Final = (
     "the memory of processes that have the database open, and database values that they hold",
 )
 """What no look into a store can see."""
+_Forms = list[tuple[str, Any]]
+"""Forms with their names."""
 
 _MANY: Final = 20
 
@@ -141,27 +145,13 @@ async def purge(
         assert done.datoms == 1
     """
     conn = require_connection(conn)
-    forms = _forms(forms)
-    names = [conn.config.branch]
-    if everywhere:
-        with konserve_errors():
-            registry = await read_registry(writer_of(conn).store)
-        names += sorted(registry.branches.keys() - set(names))
-    reports: dict[Keyword, TxReport] = {}
+    wanted = split(_forms(forms))[0]
+    more = split(await fetched(by_ids, conn.db().snapshot, wanted))[0] if everywhere else []
+    reports = {Keyword(conn.config.branch): await _purged(conn, [form for _, form in wanted])}
     untagged: list[Keyword] = []
-    for name in names:
-        if name == conn.config.branch:
-            reports[Keyword(name)] = await _purged(conn, forms)
-            continue
-        async with connect(conn.config, branch=name) as other:
-            try:
-                reports[Keyword(name)] = await _purged(other, forms)
-            except TransactionError as error:
-                if error.error != ":transact/purge":
-                    raise
-                # What is named is not there: it was made on another branch, or is gone from here.
     if everywhere:
-        untagged = await _untagged(conn, forms)
+        reports.update(await _elsewhere(conn, wanted, more))
+        untagged = await _untagged(conn, [*wanted, *more])
     writer = writer_of(conn)
     with konserve_errors():
         if everywhere:
@@ -182,39 +172,58 @@ def _forms(forms: Any) -> list[Any]:
         name = form[0] if isinstance(form, (list, tuple)) and form else None
         text = name.text if isinstance(name, Keyword) else name
         if not isinstance(text, str) or text.removeprefix(":") not in PURGES:
-            named = ", ".join(f":{one}" for one in sorted(PURGES))
+            names = ", ".join(f":{one}" for one in sorted(PURGES))
             raise ArgumentError(
                 f"{shown(form)} purges nothing. purge takes a list of forms, each a list that "
-                f"begins with one of {named}; transact takes all others."
+                f"begins with one of {names}; transact takes all others."
             )
     return out
+
+
+async def _elsewhere(conn: Connection, forms: _Forms, by_id: _Forms) -> dict[Keyword, TxReport]:
+    """Purge on all other branches, those that are made meanwhile as well."""
+    reports: dict[Keyword, TxReport] = {}
+    seen = {conn.config.branch}
+    while True:
+        with konserve_errors():
+            names = (await read_registry(writer_of(conn).store)).branches.keys() - seen
+        if not names:
+            return reports
+        seen |= names
+        for name in sorted(names):
+            with suppress(DatabaseNotFound):  # it was deleted
+                async with connect(conn.config, branch=name) as other:
+                    # What is named may not be there, or have been made on another branch.
+                    db = other.db()
+                    there = await fetched(named, db.snapshot, forms)
+                    ids = await fetched(named, db.snapshot, by_id)
+                    if ids and (await db.with_(ids)).purged:
+                        there += ids
+                    if there:
+                        reports[Keyword(name)] = await _purged(other, there)
 
 
 async def _purged(conn: Connection, forms: list[Any]) -> TxReport:
     report = await conn.transact(forms)
     writer = writer_of(conn)
     with konserve_errors():
+        if writer.flushing.under_way:
+            # What it writes of the state before would come after the garbage was listed.
+            await writer.renew(frozenset())
         for blobs in await wasteful_blobs(writer.store, writer.snapshot.trees):
             await writer.renew(blobs)
     return report
 
 
-async def _untagged(conn: Connection, forms: list[Any]) -> list[Keyword]:
+async def _untagged(conn: Connection, forms: _Forms) -> list[Keyword]:
     """Take back the tags of commits that have something of what is purged."""
     with konserve_errors():
         registry = await read_registry(writer_of(conn).store)
     out = []
     for name, tag in registry.tags.items():
         db = await commit_as_db(conn, tag.commit)
-        if db is None:
-            continue
-        try:
-            report = await db.with_(forms)
-        except TransactionError as error:
-            if error.error != ":transact/purge":
-                raise
-            continue
-        if report.purged:
+        there = [] if db is None else await fetched(named, db.snapshot, forms)
+        if db is not None and there and (await db.with_(there)).purged:
             await untag(conn, name)
             out.append(Keyword(name))
     return out

@@ -14,13 +14,21 @@ import pytest
 import datahike_async as d
 from datahike_async.konserve.errors import StoreIOError
 from datahike_async.storage import erasure
-from datahike_async.transactor import flushing
+from datahike_async.transactor import branch, flushing
 from datahike_async.transactor.limits import Limits
 
 pytestmark = pytest.mark.anyio
 
 FLUSHING = Limits(flush_rows=8, flush_bytes=500, flush_journal_bytes=900, close_rows=10**9)
 NEVER = Limits(flush_rows=10**9, flush_bytes=10**9, flush_journal_bytes=10**9, close_rows=10**9)
+
+
+ID = {
+    ":db/ident": ":id",
+    ":db/unique": ":db.unique/identity",
+    ":db/valueType": ":db.type/long",
+    ":db/cardinality": ":db.cardinality/one",
+}
 
 
 @pytest.fixture(params=["memory", "file", "lmdb"])
@@ -125,14 +133,8 @@ async def test_what_others_hold_is_found_and_purged_everywhere(config: dict[str,
 async def test_an_entity_that_one_branch_alone_has_is_no_error_on_others(
     config: dict[str, Any],
 ) -> None:
-    schema = {
-        ":db/ident": ":id",
-        ":db/unique": ":db.unique/identity",
-        ":db/valueType": ":db.type/long",
-        ":db/cardinality": ":db.cardinality/one",
-    }
     async with d.connect(config, create=True) as conn:
-        await conn.transact([schema])
+        await conn.transact([ID])
         await d.branch(conn, ":db", ":trial")
         await conn.transact([{":id": 1, ":name": "SECRET"}])
         done = await d.purge(conn, [[":db.purge/entity", [":id", 1]]], everywhere=True)
@@ -141,6 +143,83 @@ async def test_an_entity_that_one_branch_alone_has_is_no_error_on_others(
         with pytest.raises(d.TransactionError, match="there is no entity"):
             await d.purge(conn, [[":db.purge/entity", [":id", 1]]])
         assert (await d.erasure_report(conn, ["SECRET"])).clean
+
+
+async def test_a_form_that_names_nothing_elsewhere_does_not_keep_the_others_from_it(
+    config: dict[str, Any],
+) -> None:
+    async with d.connect(config, create=True) as conn:
+        await d.tag(conn, ":empty")
+        await conn.transact([ID])
+        await conn.transact([{":id": 1, ":name": "SECRET one"}])
+        await d.branch(conn, ":db", ":trial")
+        await d.tag(conn, ":v1")
+        await conn.transact([{":id": 2, ":name": "SECRET two"}])
+        forms = [[":db.purge/entity", [":id", n]] for n in (2, 1)]
+        done = await d.purge(conn, forms, everywhere=True)
+        assert set(done.reports) == {d.kw("db"), d.kw("trial")}
+        assert done.untagged == (d.kw("v1"),)
+        assert (await d.erasure_report(conn, ["SECRET"])).clean
+        assert set(await d.tags(conn)) == {d.kw("empty")}
+
+
+async def test_what_is_called_otherwise_on_another_branch_is_purged_there(
+    config: dict[str, Any],
+) -> None:
+    async with d.connect(config, create=True) as conn:
+        await conn.transact([ID])
+        await conn.transact([{":id": 1, ":name": "SECRET"}])
+        await d.branch(conn, ":db", ":trial")
+        async with d.connect(on(config, "trial")) as trial:
+            await trial.transact([{":db/id": [":id", 1], ":id": 7}])
+            await trial.transact([{":id": 1, ":name": "another SECRET"}])
+            await d.purge(conn, [[":db.purge/entity", [":id", 1]]], everywhere=True)
+            assert await names(trial.db()) == {}
+        assert (await d.erasure_report(conn, ["SECRET"])).clean
+
+
+async def test_an_ident_goes_with_its_entity(config: dict[str, Any]) -> None:
+    async with d.connect(config, create=True) as conn:
+        await conn.transact([{":db/id": 50, ":db/ident": ":SECRET/name", ":n": 1}])
+        await d.purge(conn, [[":db.purge/entity", ":SECRET/name"]])
+        assert (await d.erasure_report(conn, ["SECRET"])).clean
+        assert await conn.db().entid(":SECRET/name") is None
+        report = await conn.transact([{":db/id": "new", ":db/ident": ":SECRET/name"}])
+        assert report.tempids["new"] != 50
+    async with d.connect(config) as conn:
+        assert await conn.db().entid(":SECRET/name") == report.tempids["new"]
+
+
+async def test_a_flush_under_way_leaves_nothing_behind(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes what was there before the purge after the purge is done."""
+    await d.create_database(config)
+    async with d.connect(config, limits=NEVER) as conn:
+        await filled(conn)
+        flush, began, go_on = branch.flush, anyio.Event(), anyio.Event()
+        flushes = 0
+
+        async def slow(*args: Any, **more: Any) -> Any:
+            nonlocal flushes
+            flushes += 1
+            if flushes == 1:
+                began.set()
+                await go_on.wait()
+            return await flush(*args, **more)
+
+        monkeypatch.setattr(branch, "flush", slow)
+        transactor = conn._transactor
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transactor.renew, frozenset({"none"}))
+            await began.wait()
+            tasks.start_soon(d.purge, conn, secrets())
+            while flushes < 2:
+                await anyio.sleep(0.001)
+            await anyio.sleep(0.05)
+            go_on.set()
+        assert (await d.erasure_report(conn, ["SECRET"])).clean
+        assert raw(config) == set()
 
 
 async def test_others_write_on_while_it_is_erased(config: dict[str, Any]) -> None:

@@ -7,12 +7,13 @@ removed from both. Nothing says afterwards that it was there: neither the indexe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from datahike_async.errors import TransactionError, shown
+from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import Rows
 from datahike_async.index.protocol import Index, Order
@@ -25,7 +26,7 @@ from datahike_async.tx.forms import keyword, syntax_error
 from datahike_async.values.schema import KEPT_FOR_US, SCHEMA_PROPERTIES, TX_INSTANT, Attr
 from datahike_async.values.types import typed_key
 
-__all__ = ["PURGES", "PurgeMet", "Purged", "purged", "split"]
+__all__ = ["PURGES", "PurgeMet", "Purged", "by_ids", "named", "purged", "split"]
 
 PURGES: Final = frozenset(
     {"db/purge", "db.purge/attribute", "db.purge/entity", "db.history.purge/before"}
@@ -77,6 +78,33 @@ def purged(base: Snapshot, forms: Iterable[tuple[str, Any]]) -> Purged:
     for name, form in forms:
         chosen.take(name, form)
     return chosen.removed()
+
+
+def named(base: Snapshot, forms: Iterable[tuple[str, Any]]) -> list[Any]:
+    """Return those forms that name something that is in a state. Raises NodeMiss."""
+    chosen = _Chosen(base)
+    out = []
+    for name, form in forms:
+        with suppress(TransactionError, QueryError):
+            chosen.take(name, form)
+            out.append(form)
+    return out
+
+
+def by_ids(base: Snapshot, forms: Iterable[tuple[str, Any]]) -> list[Any]:
+    """Return the forms that look an entity up, with the ids that it has in a state.
+
+    On another branch the same entity may be called otherwise by now. Raises NodeMiss.
+    """
+    view = View(base)
+    out = []
+    for name, form in forms:
+        if name == "db.history.purge/before" or len(form) < 2 or type(form[1]) is int:
+            continue
+        e = view.entid(form[1])
+        if e is not None:
+            out.append([form[0], e, *form[2:]])
+    return out
 
 
 class _Chosen:
@@ -212,6 +240,8 @@ class _Chosen:
         count = sum(len(rows) for side in gone for rows in side.values())
         made = trees.without(*gone, schema) if count else trees
         state = Snapshot.over(self._base, made)
+        for e in self._entities & schema.ident_of.keys():
+            state.schema = state.schema.with_entity(e, {})
         if count:
             state.state = object()  # it says less than before
         return Purged(state, count, frozenset(composites - self._entities))
