@@ -202,7 +202,10 @@ class _Chosen:
                     for other in rows.e.tolist() if len(rows) else ():
                         self._fact(other, attr, e)
                 if attr.component:
-                    waiting += self._base.values(e, attr.id)
+                    # Those that it had, too: they were retracted with it, or replaced.
+                    for index in self._both(Order.EAVT):
+                        rows = Rows.concat(index.slice((e, attr.id), (e, attr.id)))
+                        waiting += rows.v.tolist() if len(rows) else ()
 
     def _before(self, point: Any) -> None:
         if not isinstance(point, datetime):
