@@ -234,6 +234,7 @@ class Connection:
         idempotency_key: str | None = None,
         parents: tuple[UUID, ...] = (),
         foreign: bool = False,
+        tempids: Mapping[Any, int] | None = None,
     ) -> TxReport:
         self._check_open()
         self._check_home()
@@ -243,7 +244,8 @@ class Connection:
             expected_basis = options.get("expected_basis", expected_basis)
             idempotency_key = options.get("idempotency_key", idempotency_key)
         basis, key = checked_basis(expected_basis), checked_key(idempotency_key)
-        message = Transact(*normalize(tx_data, tx_meta), basis, key, parents, foreign)
+        normal = normalize(tx_data, tx_meta)
+        message = Transact(*normal, basis, key, parents, foreign, tempids=tempids)
         await self._writer.send(message)
         if message.answer is not None:
             return await self._repeated(message.answer)
@@ -464,10 +466,16 @@ async def transact_on(
     tx_data: Any,
     tx_meta: Mapping[Any, Any] | None = None,
     expected_basis: Database | None = None,
+    *,
+    key: str | None = None,
+    tempids: Mapping[Any, int] | None = None,
 ) -> TxReport:
     """Run a transaction whose commit has other commits as parents, too; see ``merge_db``.
 
-    It may state ids of entities that other branches have made.
+    It may state ids of entities that other branches have made, and be one made again: ``key`` and
+    ``tempids`` are those that were kept with it.
     """
     opened = require_connection(conn)
-    return await opened._transact(tx_data, tx_meta, expected_basis, parents=parents, foreign=True)
+    return await opened._transact(
+        tx_data, tx_meta, expected_basis, key, parents=parents, foreign=True, tempids=tempids
+    )

@@ -19,6 +19,7 @@ from datahike_async.connection import (
     writer_of,
 )
 from datahike_async.database import Database
+from datahike_async.edn import reader
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import HeadConflict, TransactionError
 from datahike_async.index.source import read
@@ -33,11 +34,18 @@ from datahike_async.merges import (
     refused,
     require_agreed,
 )
+from datahike_async.merging.names import array, survivors
 from datahike_async.merging.plan import Resolve
 from datahike_async.merging.report import MergeReport
 from datahike_async.storage.branches.moving import move_branch
 from datahike_async.storage.translate import konserve_errors
-from datahike_async.values.schema import KEPT_FOR_US, TX_INSTANT
+from datahike_async.tx.answers import first_answer
+from datahike_async.values.schema import (
+    IDEMPOTENCY_KEY,
+    IDEMPOTENCY_TEMPIDS,
+    KEPT_FOR_US,
+    TX_INSTANT,
+)
 from datahike_async.versions import branch, delete_branch, shut_branch
 
 __all__ = ["rebase"]
@@ -45,12 +53,20 @@ __all__ = ["rebase"]
 _ATTEMPTS: Final = 5
 
 
+class _Said(NamedTuple):
+    """What was said of a transaction, and what whoever sends it again is answered."""
+
+    meta: Mapping[Any, Any]
+    key: str | None
+    tempids: Mapping[Any, int]
+
+
 class _Again(NamedTuple):
     """A commit that is made again: what it comes to, its transaction, and what was said of it."""
 
     report: MergeReport
     items: list[Any]
-    meta: Mapping[Any, Any]
+    said: _Said
 
 
 async def rebase(
@@ -64,8 +80,9 @@ async def rebase(
 
     ``onto`` is a branch or a commit. What each commit changed is taken over, as by ``merge``, one
     after the other and under new ids of transactions; functions and ``:db/cas`` are not run again.
-    What was said of the transactions is said again, but for their instants. Commits of merges come
-    with all that they merged, and have one parent then; what changes nothing is left out.
+    What was said of the transactions is said again, but for their instants, and whoever sends one
+    again under its idempotency key is answered. Commits of merges come with all that they merged,
+    and have one parent then; what changes nothing is left out, but where it has such a key.
 
     At the first conflict MergeConflict is raised with the report of that commit (its ``theirs``),
     and the branch is what it was. Else it becomes ``onto`` with these commits on top, at once.
@@ -126,6 +143,7 @@ async def _planned(
             raise no_base(MergeReport(ours=target, theirs=mine))
         lacking = await graph.lacking(mine, target)
         state, after = await commit_db(conn, target), None
+    onto, keys = state.snapshot, set[str]()
     made: list[_Again] = []
     for commit in reversed(lacking):
         with konserve_errors():
@@ -137,29 +155,41 @@ async def _planned(
         plan = await made_plan(before, state, after, shared=shared, **merging.options)
         report = replace(plan.report, ours=target, theirs=commit, bases=parents[:1])
         require_agreed(report)
-        if not plan.items:
+        said = await _said(after)
+        key = said.key
+        if key is not None:
+            if key in keys or await first_answer(onto, key) is not None:
+                said = said._replace(key=None)
+            else:
+                keys.add(key)
+        # Whoever sends again what changes nothing here is answered, too.
+        if not plan.items and said.key is None:
             continue
         try:
             state = await state.merged_with(plan.items)
         except TransactionError as error:
             require_agreed(replace(report, conflicts=(refused(error),)), error)
-        made.append(_Again(report, plan.items, await _said(after)))
+        called = await read(survivors, state.view, array(said.tempids.values()))
+        tempids = {name: called.get(e, e) for name, e in said.tempids.items()}
+        made.append(_Again(report, plan.items, said._replace(tempids=tempids)))
     return made
 
 
-async def _said(db: Database) -> dict[Keyword, Any]:
+async def _said(db: Database) -> _Said:
     """Return what was said of the newest transaction, but for its instant."""
     rows = await read(db.view.entity, db.max_tx)
-    out: dict[Keyword, Any] = {}
+    meta: dict[Keyword, Any] = {}
+    kept: dict[Keyword, str] = {}
     for a, v in zip(rows.a.tolist(), rows.v.tolist(), strict=True):
         attr = db.snapshot.schema.attrs[a]
-        if attr.ident is TX_INSTANT or attr.ident in KEPT_FOR_US:
-            continue
-        if attr.many:
-            out.setdefault(attr.ident, []).append(v)
-        else:
-            out[attr.ident] = v
-    return out
+        if attr.ident in KEPT_FOR_US:
+            kept[attr.ident] = v
+        elif attr.many:
+            meta.setdefault(attr.ident, []).append(v)
+        elif attr.ident is not TX_INSTANT:
+            meta[attr.ident] = v
+    tempids = reader.read(kept.get(IDEMPOTENCY_TEMPIDS, "{}"))
+    return _Said(meta, kept.get(IDEMPOTENCY_KEY), tempids)
 
 
 async def _committed(conn: Connection, name: str, made: list[_Again]) -> None:
@@ -168,7 +198,8 @@ async def _committed(conn: Connection, name: str, made: list[_Again]) -> None:
         return
     async with connect(conn.config.on_branch(name), env=writer_of(conn).env) as beside:
         for one in made:
-            await transact_on(beside, (), one.items, one.meta)
+            meta, key, tempids = one.said
+            await transact_on(beside, (), one.items, meta, key=key, tempids=tempids)
 
 
 async def _moved(conn: Connection, beside: str, mine: UUID) -> UUID | None:

@@ -103,6 +103,7 @@ class Group:
             wrap=self._wrap,
             last_instant=self._instant,
             key=message.key,
+            tempids=message.tempids,
             more_ids=branch.more_ids,
             foreign=message.foreign,
             # So that a commit's transaction is newer than those of all that it was made on.

@@ -21,7 +21,8 @@ class Transact:
     ``commit`` is what it became, ``before`` the commit that it was applied to. ``basis`` is the
     transaction it must be applied on, ``key`` its idempotency key, ``parents`` what its commit has
     for parents beside the one before, ``foreign`` whether it may state ids of other branches' new
-    entities; ``answer`` stands for ``applied`` where the key was known. ``rest`` are transactions
+    entities; ``answer`` stands for ``applied`` where the key was known. ``tempids`` are kept with
+    the key for those of this transaction, where it is one made again. ``rest`` are transactions
     that follow this one in one publication, each with a reply of its own: all of them, or none.
     """
 
@@ -37,6 +38,7 @@ class Transact:
         "key",
         "parents",
         "rest",
+        "tempids",
         "tx_data",
         "tx_meta",
     )
@@ -50,6 +52,7 @@ class Transact:
         parents: tuple[UUID, ...] = (),
         foreign: bool = False,
         rest: Sequence[Transact] = (),
+        tempids: Mapping[Any, int] | None = None,
     ) -> None:
         self.tx_data = tx_data
         self.tx_meta = tx_meta
@@ -58,6 +61,7 @@ class Transact:
         self.parents = parents
         self.foreign = foreign or bool(parents)
         self.rest = rest
+        self.tempids = tempids
         self.done = anyio.Event()
         self.applied: Applied | None = None
         self.answer: Answer | None = None

@@ -122,6 +122,7 @@ async def apply(
     wrap: Wrap | None = None,
     last_instant: datetime | None = None,
     key: str | None = None,
+    tempids: Mapping[Any, int] | None = None,
     above: int = 0,
     await_on: Callable[[Awaitable[Any]], Awaitable[Any]] | None = None,
     more_ids: Callable[[range, int], Awaitable[range]] | None = None,
@@ -129,6 +130,7 @@ async def apply(
 ) -> Applied:
     """Apply a transaction to ``base``, storing nothing; keep its idempotency ``key`` with it.
 
+    ``tempids`` are kept with the key in the place of its own, where it is one made again.
     ``owner`` is the memtable's owner (None for values); ``wrap`` makes the database value that
     transaction functions get; ``last_instant`` is that of the newest transaction where the caller
     knows it; its id is ``above`` another transaction's, too; ``await_on`` awaits what transaction
@@ -174,7 +176,7 @@ async def apply(
                 if isinstance(items, Table):
                     entities.tempids.update(items.answer)
                 if key is not None:
-                    run.keep_answer(entities.tempids)
+                    run.keep_answer(entities.tempids if tempids is None else tempids)
                 if bulk is not None:
                     adds, removes = bulk.by_attribute(True), bulk.by_attribute(False)
                     trees = await nodes.call(draft.merge_bulk, adds, removes, bulk.max_eid)

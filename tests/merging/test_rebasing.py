@@ -47,6 +47,49 @@ async def numbers(db: d.Database) -> list[Any]:
     return sorted((x.e, str(x.a), x.v) for x in await db.datoms("eavt") if x.e < 2**29)
 
 
+@pytest.mark.parametrize("history", [True, False])
+async def test_who_sends_a_transaction_again_is_answered(
+    config: dict[str, Any], history: bool
+) -> None:
+    config["keep_history"] = history
+    identity = {
+        ":db/ident": ":name",
+        ":db/valueType": ":db.type/string",
+        ":db/cardinality": ":db.cardinality/one",
+        ":db/unique": ":db.unique/identity",
+    }
+    sent: dict[str, list[Any]] = {
+        "both": [{":n": 1}],
+        "made": [{":db/id": "x", ":name": "Ada"}, {":db/id": "y", ":n": 2}],
+        "nothing": [[":db.fn/cas", 1, ":m", 0, 1]],
+        "upsert": [{":db/id": "x", ":name": "Ada", ":n": 3}],
+    }
+    async with d.connect(config, create=True) as main:
+        await main.transact([identity, {":db/id": 1, ":n": 0, ":m": 0}])
+        await d.branch(main, ":db", ":f")
+        at = {**config, "branch": ":f"}
+        feature = await d.connect(at)
+        for key, data in sent.items():
+            await feature.transact(data, idempotency_key=key)
+        await main.transact(sent["both"], idempotency_key="both")
+        await main.transact([{":name": "Ada"}, [":db/add", 1, ":m", 1]])
+        assert len(await d.rebase(feature, ":db")) == 4
+        await feature.release()
+        async with d.connect(at) as feature:
+            before = feature.db()
+            there = await d.q("[:find ?e . :where [?e :name]]", before)
+            number = await d.q("[:find ?e . :where [?e :n 2]]", before)
+            for key, data in sent.items():
+                report = await feature.transact(data, idempotency_key=key)
+                assert report.repeated
+                found = {k: v for k, v in report.tempids.items() if k in ("x", "y")}
+                wanted = {"made": {"x": there, "y": number}, "upsert": {"x": there}}
+                assert found == wanted.get(key, {})
+                others = {k: v for k, v in report.tempids.items() if k not in found}
+                assert set(others.values()) <= {report.tx}, others
+            assert feature.db() == before
+
+
 @pytest.mark.parametrize("limits", sorted(LIMITS))
 async def test_the_commits_of_a_branch_come_again(config: dict[str, Any], limits: str) -> None:
     options = {"limits": LIMITS[limits]}
