@@ -60,6 +60,9 @@ class Backup(Json):
             "rewritten": self.rewritten,
         }
 
+    def __repr__(self) -> str:
+        return f"<Backup {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         lines = [
             f"copied {self.blobs} blobs with {self.bytes} bytes"

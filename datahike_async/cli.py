@@ -94,13 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--format", choices=("edn", "json", "table"), default="table")
 
     info = commands.add_parser("info", help="say what a database is made of: sizes, branches, …")
-    _add_database(info)
+    _add_database(info, branch=False)
     info.add_argument("--format", choices=("edn", "json", "table"), default="table")
 
     verify = commands.add_parser(
         "verify", help="look whether all of a database is there and whole; exit code 1 if not"
     )
-    _add_database(verify)
+    _add_database(verify, branch=False)
     verify.add_argument("--deep", action="store_true", help="compare the log with the indexes, too")
     verify.add_argument("--format", choices=("edn", "json", "table"), default="table")
 
@@ -112,10 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--remove-before", help="a transaction id or an instant (RFC 3339)")
     gc.add_argument("--format", choices=("edn", "json", "table"), default="table")
     backup = commands.add_parser("backup", help="copy a database, or bring a copy up to date")
-    _add_database(backup)
+    _add_database(backup, branch=False)
     _add_place(backup, "to", "of the copy")
     restore = commands.add_parser("restore", help="make a database of a copy of it")
-    _add_database(restore)
+    _add_database(restore, branch=False)
     _add_place(restore, "from", "of the copy that is to be restored")
     for copying in (backup, restore):
         copying.add_argument("--only", action="append", help="a branch; may be repeated")
@@ -130,11 +130,14 @@ def _add_place(parser: argparse.ArgumentParser, name: str, what: str) -> None:
     group.add_argument(f"--{name}-config", dest="place_config", help=f"the configuration {what}")
 
 
-def _add_database(parser: argparse.ArgumentParser) -> None:
+def _add_database(parser: argparse.ArgumentParser, *, branch: bool = True) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--path", help="the folder of a file database")
     group.add_argument("--config", help="a configuration as EDN")
-    parser.add_argument("--branch", help="the branch to open; default: :db")
+    if branch:
+        parser.add_argument("--branch", help="the branch to open; default: :db")
+    else:
+        parser.set_defaults(branch=None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -392,6 +395,12 @@ async def _merge(arguments: argparse.Namespace) -> int:
                 raise
             report = error.report
     _print_report(report, arguments.format)
+    if report.conflicts and not preview:
+        print(
+            "datahike-async: :merge/conflict nothing was written; --on-conflict ours, or theirs, "
+            "settles conflicts of values, others are settled by changing either branch",
+            file=sys.stderr,
+        )
     return 1 if report.conflicts else 0
 
 

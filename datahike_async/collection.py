@@ -16,10 +16,11 @@ import anyio
 from datahike_async.config.collecting import Retention, retention
 from datahike_async.connection import Connection, require_connection, writer_of
 from datahike_async.database import Database
-from datahike_async.errors import ArgumentError, DatabaseNotFound, SnapshotExpired, shown
+from datahike_async.errors import ArgumentError, SnapshotExpired, shown
 from datahike_async.events import PIN_LOST
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.loops import start
+from datahike_async.storage.branches.branching import neither
 from datahike_async.storage.branches.pins import Pins, change_pins, write_pin
 from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.collecting import Collected, KeptBranch
@@ -138,10 +139,7 @@ async def _pinned(
         registry = await read_registry(writer.store)
         origin = await origin_of(conn, wanted, registry)
         if origin is None:
-            raise DatabaseNotFound(
-                f"{shown(wanted)} is neither a branch nor a commit of this database.",
-                error=":branch-does-not-exist",
-            )
+            raise neither(wanted)
         id_ = await write_pin(writer.store, origin.place, ttl, writer.env)
         # A collection that began before the pin was there has not seen it.
         if (await read_registry(writer.store)).epoch == registry.epoch:

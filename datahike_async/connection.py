@@ -31,7 +31,7 @@ from datahike_async.errors import (
 )
 from datahike_async.konserve.loops import outlast
 from datahike_async.konserve.redaction import public
-from datahike_async.planned import attribute_error
+from datahike_async.planned import FUNCTIONS_OF_CONNECTIONS, attribute_error
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import PastView, View
 from datahike_async.storage import creating
@@ -87,8 +87,8 @@ class Connection:
         def __getattr__(self, name: str) -> NoReturn:
             known = not name.startswith("_") and hasattr(Database, name)
             hint = f"its database value has it: conn.db().{name}" if known else ""
-            if name == "load":
-                hint = "it is a function: load(conn, table, …)"
+            if not known and name in FUNCTIONS_OF_CONNECTIONS:
+                hint = f"it is a function: {name}(conn, …)"
             raise attribute_error(self, "A Connection", name, hint)
 
     @property

@@ -22,7 +22,7 @@ from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import read
 from datahike_async.pausing import pause
-from datahike_async.planned import attribute_error
+from datahike_async.planned import FUNCTIONS_OF_CONNECTIONS, attribute_error
 from datahike_async.query import api as query_api
 from datahike_async.query.answer.explain import Explained
 from datahike_async.query.api import QueryStats
@@ -44,7 +44,9 @@ __all__ = ["Database", "db_with", "empty_db", "init_db", "with_"]
 
 T = TypeVar("T")
 
-_OF_CONNECTIONS: Final = frozenset({"transact", "sync", "listen", "unlisten", "release", "db"})
+_OF_CONNECTIONS: Final = frozenset(
+    {"transact", "transact_many", "sync", "listen", "unlisten", "release", "db"}
+)
 
 
 class Database:
@@ -134,6 +136,8 @@ class Database:
 
         def __getattr__(self, name: str) -> NoReturn:
             hint = f"a connection has it: conn.{name}" if name in _OF_CONNECTIONS else ""
+            if name in FUNCTIONS_OF_CONNECTIONS:
+                hint = f"it is a function: {name}(conn, …)"
             raise attribute_error(self, "A Database", name, hint)
 
     def _with_view(self, view: View) -> Database:

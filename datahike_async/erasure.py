@@ -72,6 +72,9 @@ class Purged(Json):
             "collected": self.collected.as_json(),
         }
 
+    def __repr__(self) -> str:
+        return f"<Purged {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         lines = [
             f"branch {name}: {report.purged} datoms purged by transaction {report.tx}"
@@ -110,6 +113,9 @@ class ErasureReport(Json):
         """Return its parts, by their names, and whether it is ``clean``."""
         out = {one.name: jsonable(getattr(self, one.name)) for one in fields(self)}
         return {**out, "found": [kept._asdict() for kept in self.found], "clean": self.clean}
+
+    def __repr__(self) -> str:
+        return f"<ErasureReport {str(self).splitlines()[0]}>"
 
     def __str__(self) -> str:
         said = "nothing was found" if self.clean else f"{len(self.found)} places have something"

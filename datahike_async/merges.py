@@ -28,6 +28,7 @@ from datahike_async.index.source import Reading
 from datahike_async.konserve.threads import in_thread
 from datahike_async.merging.plan import CHOICES, Plan, Resolve
 from datahike_async.merging.report import Conflict, MergeReport
+from datahike_async.storage.branches.branching import neither
 from datahike_async.storage.branches.graph import Graph
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.translate import konserve_errors
@@ -179,10 +180,11 @@ async def revert(
 ) -> MergeReport:
     """Undo what transactions changed, in a new one.
 
-    ``transactions`` are ids of transactions of this branch, ids of commits, or reports. They are
-    undone from the newest to the oldest. What has changed since is a conflict, as with
-    :func:`merge`: ours is what is now, theirs what was before. Of the commit of a merge ``parent``
-    says which side it is taken back to: 1 is the branch it was made on, 2 what was merged into it.
+    ``transactions`` are ids of transactions of this branch, ids of commits, or reports, those of
+    merges too. They are undone from the newest to the oldest. What has changed since is a conflict,
+    as with :func:`merge`: ours is what is now, theirs what was before. Of the commit of a merge
+    ``parent`` says which side it is taken back to: 1 is the branch it was made on, 2 what was
+    merged into it.
 
     Returns a report, whose ``bases`` are the commits that were undone; where there was nothing to
     undo any more it has no ``transaction``. Raises MergeConflict ``:merge/conflict``,
@@ -341,11 +343,7 @@ async def found_place(conn: Connection, source: Any) -> Place:
         )
     place = await named_place(conn, of)
     if place is None:
-        raise DatabaseNotFound(
-            f"{shown(of)} is neither a branch nor a commit of this database.",
-            error=":branch-does-not-exist",
-            branch=of,
-        )
+        raise neither(of)
     return place
 
 
@@ -362,6 +360,7 @@ async def commit_db(conn: Connection, commit: UUID) -> Database:
 async def _undone(conn: Connection, one: Any, parent: int | None) -> tuple[Database, Database]:
     """Return the state after a transaction, and the one that is to be gone back to."""
     writer = writer_of(conn)
+    one = one.transaction if isinstance(one, MergeReport) and one.transaction else one
     of = one.db_after.commit_id if isinstance(one, TxReport) else one
     if isinstance(of, UUID):
         place = await place_of(conn, of)
@@ -369,8 +368,8 @@ async def _undone(conn: Connection, one: Any, parent: int | None) -> tuple[Datab
         place = await writer.past.at(*writer.line, of)
     else:
         raise ArgumentError(
-            "What is reverted is the id of a transaction or of a commit, or a report, not "
-            f"{shown(of)}."
+            "What is reverted is the id of a transaction, an int, or that of a commit, a UUID, or "
+            f"the report of a transaction or a merge that was made, not {shown(of)}."
         )
     if place is None or not place.commit.parents:
         raise DatabaseNotFound(

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["FUNCTIONS", "SCHEMA_NAMESPACES", "attribute_error", "planned"]
+__all__ = [
+    "FUNCTIONS",
+    "FUNCTIONS_OF_CONNECTIONS",
+    "SCHEMA_NAMESPACES",
+    "attribute_error",
+    "planned",
+]
 
 _PULL: Final = "until then, pull reads entities: await db.pull('[*]', eid)"
 _RULES: Final = "until then, the built-in rules valid-at, valid-between and valid-during see it"
@@ -38,6 +44,16 @@ _NAMES: Final[dict[str, str]] = {
 
 FUNCTIONS: Final = frozenset({"fulltext", "knn"})
 """Functions of queries."""
+
+FUNCTIONS_OF_CONNECTIONS: Final = frozenset(
+    {
+        *("backup", "branch", "branch_as_db", "branch_history", "branches", "commit_as_db"),
+        *("delete_branch", "erasure_report", "force_branch", "gc_storage", "info", "load"),
+        *("merge", "merge_base", "merge_db", "merge_preview", "pin", "purge", "rebase"),
+        *("rename_branch", "revert", "tag", "tags", "untag", "verify"),
+    }
+)
+"""Functions of the module that take a connection, and that connections do not have as methods."""
 
 SCHEMA_NAMESPACES: Final = frozenset({"db.secondary", "dh.ref"})
 """Namespaces of attributes that declare something."""

@@ -65,6 +65,9 @@ class Verification(Json):
         out["findings"] = [finding._asdict() for finding in self.findings]
         return out
 
+    def __repr__(self) -> str:
+        return f"<Verification {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         wrong = len(self.findings) + self.more
         said = "nothing is wrong" if self.ok else f"{wrong} findings"
@@ -171,6 +174,9 @@ class Info(Json):
         out["branches"] = [branch._asdict() for branch in self.branches]
         found: dict[str, Any] = jsonable(out)
         return found
+
+    def __repr__(self) -> str:
+        return f"<Info {str(self).splitlines()[0]}>"
 
     def __str__(self) -> str:
         lines = [

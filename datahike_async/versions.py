@@ -35,6 +35,7 @@ from datahike_async.storage.branches.branching import (
     both_in_use,
     end_branch,
     main_branch,
+    neither,
     unknown_branch,
 )
 from datahike_async.storage.branches.finding import (
@@ -398,11 +399,7 @@ async def _parents(conn: Connection, parents: Any) -> tuple[UUID, ...]:
     for parent in parents:
         place = await named_place(conn, parent)
         if place is None:
-            raise DatabaseNotFound(
-                f"{shown(parent)} is neither a branch nor a commit of this database.",
-                error=":branch-does-not-exist",
-                branch=parent,
-            )
+            raise neither(parent)
         found[place.commit.id] = None
     if not found:
         raise ArgumentError(
@@ -447,8 +444,9 @@ def _name(value: Any, of: str = "branch") -> str:
         text = text.removeprefix(":")
         if text and " " not in text and text.isprintable():
             return text
+    hint = " Of a database value give the commit: commit_id(db)." * isinstance(value, Database)
     raise ArgumentError(
-        f"A {of} is named by a keyword such as :trial, not by {shown(value)}.",
+        f"A {of} is named by a keyword such as :trial, not by {shown(value)}.{hint}",
         error=":branch-must-be-keyword" if of == "branch" else ":tag-must-be-keyword",
     )
 
@@ -457,11 +455,8 @@ async def _origin(conn: Connection, of: Any, registry: Registry) -> Origin:
     """Return where a branch or a commit is that something is to be made of."""
     origin = await origin_of(conn, of, registry)
     if origin is None:
-        raise DatabaseNotFound(
-            f"{shown(of)} is neither a branch nor a commit of this database, so nothing can be "
-            "made of it; branches(conn) lists the branches.",
-            error=":from-branch-does-not-point-to-existing-branch-or-commit",
-            from_=of,
+        raise neither(
+            of, error=":from-branch-does-not-point-to-existing-branch-or-commit", from_=of
         )
     return origin
 

@@ -181,6 +181,7 @@ def test_branches_and_commits(cli):
     cli("transact", "--path", "db", "--branch", "trial", '[[:db/add 1 :name "Eda"]]')
     said = cli("merge", "--path", "db", ":trial", "--format", "edn", code=1, out=True)
     assert ':kind "value"' in said
+    assert "nothing was written" in cli("merge", "--path", "db", ":trial", code=1)
     cli("merge", "--path", "db", ":trial", "--on-conflict", "theirs")
     assert "Eda" in cli("q", "--path", "db", names)
     cli("branch", "--path", "db", "back", "--of", log[2]["commit"])
@@ -235,3 +236,11 @@ def test_garbage_is_collected_or_only_counted(cli):
     assert ":epoch 2" in cli("gc", "--path", "db", "--remove-before", "0", "--format", "edn")
     assert " kept" in cli("gc", "--path", "db", "--seconds", "1")
     assert "expected" in cli("gc", "--path", "db", "--commits", "0", code=1)
+
+
+def test_no_branch_is_named_to_what_takes_all_of_a_database(cli):
+    cli("transact", "--path", "db", "--create", SCHEMA)
+    for command in ("info", "verify"):
+        assert "--branch" in cli(command, "--path", "db", "--branch", "trial", code=2)
+    backup = ("backup", "--path", "db", "--to", "copy")
+    assert "--branch" in cli(*backup, "--branch", "trial", code=2)

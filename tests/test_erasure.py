@@ -380,6 +380,7 @@ async def test_what_purge_and_the_report_say_can_be_printed_and_sent() -> None:
         assert told["reports"][":db"]["tx"] == done.reports[d.kw("db")].tx
         assert told["collected"]["branches"]["db"]["checkpoints"] >= 1
         assert str(await d.erasure_report(conn, ["SECRET"])).startswith("nothing was found: ")
+        assert max(map(len, map(repr, (held, done, done.collected)))) < 130
 
 
 async def test_branches_that_a_purge_has_parted_are_not_merged_or_rebased() -> None:

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 import datahike_async as d
-from datahike_async.planned import _NAMES, FUNCTIONS
+from datahike_async.planned import _NAMES, FUNCTIONS, FUNCTIONS_OF_CONNECTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -85,3 +85,15 @@ async def test_schemas_say_so(flexibility: str, data: list[object]) -> None:
     with pytest.raises(d.TransactionError, match=LATER) as caught:
         await d.empty_db(schema_flexibility=flexibility).db_with(data)
     assert caught.value.error == ":transact/schema"
+
+
+async def test_what_is_a_function_says_so() -> None:
+    config = {"store": {"backend": "memory", "id": uuid4()}}
+    async with d.connect(config, create=True) as conn:
+        for name in FUNCTIONS_OF_CONNECTIONS:
+            assert callable(getattr(d, name))
+            for owner in (conn, conn.db()):
+                with pytest.raises(AttributeError, match=f"it is a function: {name}.conn, "):
+                    getattr(owner, name)
+        with pytest.raises(AttributeError, match=r"a connection has it: conn\.transact_many"):
+            _ = conn.db().transact_many

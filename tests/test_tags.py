@@ -104,7 +104,7 @@ async def test_tags_are_named_once(config: dict[str, Any]) -> None:
         with pytest.raises(d.ArgumentError, match="A tag is named by a keyword") as name:
             await d.tag(conn, 7)
         assert name.value.error == ":tag-must-be-keyword"
-        with pytest.raises(d.DatabaseNotFound, match="nothing can be made of it"):
+        with pytest.raises(d.DatabaseNotFound, match="neither a branch nor a commit"):
             await d.tag(conn, ":v3", uuid4())
         await d.untag(conn, ":v1")
         assert await d.tags(conn) == {}
@@ -367,3 +367,34 @@ async def test_a_branch_that_was_forced_and_not_listed_is_listed_by_who_opens_it
             eids.append((await conn.transact([{":n": 2, ":db/id": "x"}])).tempids["x"])
             assert await d.branches(conn) >= {d.kw(name)}
     assert len(set(eids)) == 3
+
+
+async def test_what_names_nothing_says_what_would(config: dict[str, Any]) -> None:
+    async with d.connect(config, create=True) as conn:
+        await d.tag(conn, ":v1")
+        commit = d.commit_id(conn.db())
+
+        async def pinned(wanted: Any) -> None:
+            async with d.pin(conn, wanted):
+                pass
+
+        attempts: list[Any] = [
+            lambda it: d.branch(conn, it, ":new"),
+            lambda it: d.tag(conn, ":new", it),
+            lambda it: d.merge(conn, it),
+            lambda it: d.merge_base(conn, ":db", it),
+            lambda it: d.merge_db(conn, [it], []),
+            lambda it: d.rebase(conn, it),
+            lambda it: d.force_branch(conn, conn.db(), ":new", [it]),
+            pinned,
+        ]
+        for attempt in attempts:
+            with pytest.raises(d.DatabaseNotFound, match=f"UUID: UUID.'{commit}'"):
+                await attempt(str(commit))
+            with pytest.raises(d.DatabaseNotFound, match=r"':v1' is neither .* tags\(conn\) "):
+                await attempt(":v1")
+        for attempt in attempts[:2]:
+            with pytest.raises(d.ArgumentError, match=r"commit_id\(db\)"):
+                await attempt(conn.db())
+        with pytest.raises(d.ArgumentError, match="a UUID, or"):
+            await d.revert(conn, str(commit))

@@ -173,6 +173,9 @@ class MergeReport(Json):
             "same": {str(theirs): ours for theirs, ours in self.same.items()},
         }
 
+    def __repr__(self) -> str:
+        return f"<MergeReport {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         if self.up_to_date:
             return "Nothing to merge: it is in the past of this branch already."

@@ -131,6 +131,9 @@ class Collected(Json):
         out = {one.name: getattr(self, one.name) for one in fields(self)}
         return {**out, "branches": {name: one.as_json() for name, one in self.branches.items()}}
 
+    def __repr__(self) -> str:
+        return f"<Collected {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         freed = "could be freed" if self.dry_run else "freed"
         lines = [

@@ -606,6 +606,11 @@ async def test_what_was_done_is_undone(two: Two) -> None:
     assert [one.kind for one in caught.value.report.conflicts] == ["value"]
     await d.revert(conn, first, d.commit_id(second.db_after))
     assert await same(before, conn.db())
+    # What revert, or a merge, returned is a report as well.
+    again = await d.revert(conn, undone)
+    assert await same(report.db_after, conn.db())
+    await d.revert(conn, again)
+    assert await same(before, conn.db())
 
 
 async def test_a_merge_is_undone_to_either_side(two: Two) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.env import Env
-from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound
+from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound, shown
 from datahike_async.konserve.blob import Expected
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
@@ -49,6 +49,7 @@ __all__ = [
     "list_branch",
     "main_branch",
     "may_be_unlisted",
+    "neither",
     "replace_branch",
     "replace_head",
     "unknown_branch",
@@ -340,6 +341,19 @@ def unknown_branch(name: str, registry: Registry) -> DatabaseNotFound:
         f"Branch :{name} does not exist; the branches of this database are {known}.",
         error=":branch-does-not-exist",
         branch=name,
+    )
+
+
+def neither(of: Any, error: str = ":branch-does-not-exist", **data: Any) -> DatabaseNotFound:
+    """Return the error for what names neither a branch nor a commit; it says what would."""
+    hint = "branches(conn) lists the branches, tags(conn) the commits that have a name"
+    if isinstance(of, str):
+        with suppress(ValueError):
+            hint = f"the id of a commit is given as a UUID: {UUID(of)!r}"
+    return DatabaseNotFound(
+        f"{shown(of)} is neither a branch nor a commit of this database; {hint}.",
+        error=error,
+        **(data or {"branch": of}),
     )
 
 
