@@ -117,3 +117,19 @@ def test_what_nobody_listens_to_costs_nothing(caplog):
     event = EVENTS["committed"]
     assert not event.wanted
     event(**dict.fromkeys(event.fields, Unprintable()))
+
+
+@pytest.mark.anyio
+async def test_a_branch_that_somebody_takes_away_is_no_failure(caplog):
+    caplog.set_level(logging.INFO, "datahike_async")
+    config = {"store": {"backend": "memory", "id": uuid.uuid4()}}
+    await d.create_database(config, schema_flexibility="read")
+    async with d.connect(config) as conn:
+        await d.branch(conn, ":db", ":side")
+        async with d.connect(config, branch=":side") as side:
+            await d.delete_branch(conn, ":side")
+            with pytest.raises(d.WriterError):
+                await side.transact([{":name": "Ada"}])
+    told = [r for r in caplog.records if r.event == "branch gone"]
+    assert [(r.levelno, r.fields) for r in told] == [(logging.INFO, {"branch": "side"})]
+    assert all(r.levelno <= logging.INFO for r in caplog.records)

@@ -29,7 +29,7 @@ from datahike_async.errors import (
     TransactionError,
     TransactionOutcomeUnknown,
 )
-from datahike_async.events import COMMITTED, REFRESHED, RERUN, WRITER_CLOSED
+from datahike_async.events import BRANCH_GONE, COMMITTED, REFRESHED, RERUN, WRITER_CLOSED
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.registry import index_factory
 from datahike_async.konserve.base import close_now
@@ -281,7 +281,9 @@ class Transactor:
         """Take nothing more; whoever waits gets WriterError."""
         if self.fatal is None:
             self.fatal = cause
-            if not self.lost:
+            if cause.error == ":branch-does-not-exist":
+                BRANCH_GONE(branch=self.config.branch)  # somebody wanted that: no failure
+            elif not self.lost:
                 WRITER_CLOSED(
                     branch=self.config.branch, error=cause, trace=cause.__cause__ or cause
                 )
