@@ -28,7 +28,9 @@ from datahike_async.konserve.store import Store
 from datahike_async.konserve.testing.faults import Fault, FaultPlan, FaultyBlobStore, every_fault
 from datahike_async.storage import backup as copying
 from datahike_async.storage.branches.read import read_branch
+from datahike_async.storage.branches.registry import Registry, read_registry
 from datahike_async.storage.keys import CREATING
+from datahike_async.storage.receiving import Receiver
 from datahike_async.storage.verify import verify_store
 from datahike_async.transactor.limits import Limits
 from tests.stores import LOCAL, Servers, on_loops, store_on
@@ -237,6 +239,52 @@ async def test_a_copy_that_is_ahead_is_not_set_back(tmp_path: Path) -> None:
     with pytest.raises(d.DatabaseExists) as refused:
         await d.backup(in_file(tmp_path, "old"), copy)
     assert refused.value.error == ":backup/diverged"
+
+
+async def test_a_branch_made_anew_is_that_one_in_the_copy(tmp_path: Path) -> None:
+    config, target = in_file(tmp_path, "db"), in_file(tmp_path, "copy")
+    await source(config)
+    await d.backup(config, target)
+    async with d.connect(config) as conn:
+        at = d.commit_id(await d.branch_as_db(conn, ":other"))
+        await d.branch(conn, at, ":kept")
+        await d.delete_branch(conn, ":other")
+        await d.branch(conn, at, ":other")
+    await d.backup(config, target)
+    store = await opened_copy(target)
+    try:
+        registry = await read_registry(store)
+        for name, listed in registry.branches.items():
+            state = await read_branch(store, name, None)
+            assert state.head.base.born == listed.publication or name == registry.main, name
+    finally:
+        await stores.release_store(store)
+    await assert_same(config, target)
+
+
+async def test_a_branch_that_is_written_to_is_not_deleted_in_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, target = in_file(tmp_path, "db"), in_file(tmp_path, "copy")
+    await source(config)
+    await d.backup(config, target)
+    async with d.connect(config) as conn:
+        await d.delete_branch(conn, ":other")
+    listed = Receiver._listed
+    written: list[UUID | None] = []
+
+    async def slowly(self: Receiver, mine: Registry, now: Registry) -> Registry | None:
+        if not written:
+            async with d.connect(target, branch=":other") as other:
+                written.append(d.commit_id((await other.transact([{":n": "late"}])).db_after))
+        return await listed(self, mine, now)
+
+    monkeypatch.setattr(Receiver, "_listed", slowly)
+    with pytest.raises(d.DatabaseExists) as diverged:
+        await d.backup(config, target)
+    assert diverged.value.error == ":backup/diverged"
+    async with d.connect(target, branch=":other") as other:
+        assert d.commit_id(other.db()) == written[0]
 
 
 async def test_damage_is_not_copied(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ class Receiver:
             raise DatabaseExists(
                 "The target holds a database already"
                 + (", which a restore does not overwrite" if job.fresh else ", and no copy of this")
+                + ("" if job.fresh else " as its main branch was made (or forced, or rebased) last")
                 + ". Give the copy a store of its own, or delete that database first.",
                 error=":db-already-exists",
             )
@@ -228,7 +229,12 @@ class Receiver:
         await change_registry(target, partial(self._listed, mine))
         if self._job.branches is None:
             for name in sorted(self.registry.branches.keys() - mine.branches.keys()):
-                await end_branch(target, name, self._job.env)
+                there = self.there.get(name)
+                try:
+                    at = None if there is None else there.commit.id
+                    await end_branch(target, name, self._job.env, at=at)
+                except RevisionMismatch as error:
+                    raise Gone(f"branch :{name} of the target was written to") from error
 
     async def _head(self, name: str) -> None:
         """Publish the head of a branch, over the one that was looked at."""
@@ -238,7 +244,9 @@ class Receiver:
         expected: Expected = revision
         generation = state.generation
         if there is not None:
-            if there.commit.id == state.commit.id and there.head.base.id == state.head.base.id:
+            ours, theirs = state.head.base, there.head.base
+            known = (theirs.id, theirs.born, there.commit.id)
+            if known == (ours.id, ours.born, state.commit.id):
                 return
             expected, generation = there.revision, max(generation, there.generation + 1)
         else:
