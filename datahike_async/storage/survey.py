@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from datahike_async.errors import CorruptData, DatahikeError
+from datahike_async.errors import CorruptData, DatabaseNotFound, DatahikeError
 from datahike_async.index.protocol import Child, IndexFactory, Order
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Address
@@ -177,10 +177,16 @@ class Survey:
             seen.blobs.add(key)
             try:
                 state = await read_branch(self.store, name, None)
+            except DatabaseNotFound:
+                if branches:
+                    raise
+                continue  # somebody deletes it at this moment, or was ended while doing so
             except (DatahikeError, KonserveError) as error:
                 self._wrong(key, error)
                 continue
             if state is None:
+                if not branches and name not in (await read_registry(self.store)).branches:
+                    continue
                 self._complain("missing", key, f"branch :{name} is listed, and has no head")
                 continue
             seen.branches[name] = state

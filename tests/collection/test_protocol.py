@@ -21,7 +21,7 @@ from datahike_async import collection as verbs
 from datahike_async.config.collecting import Retention
 from datahike_async.konserve import opening as stores
 from datahike_async.storage import collecting
-from datahike_async.storage.branches import branching, finding, tagging
+from datahike_async.storage.branches import branching, finding, forcing, tagging
 from datahike_async.storage.branches import fence as fences
 from datahike_async.storage.branches.fence import Fenced
 from datahike_async.storage.branches.read import read_branch, read_head
@@ -502,6 +502,50 @@ async def test_nothing_that_lives_is_removed(
     config: dict[str, Any], scenario: Callable[[dict[str, Any]], Awaitable[None]]
 ) -> None:
     await scenario(config)
+
+
+async def test_a_branch_that_is_forced_as_an_epoch_begins_is_told_of_it(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was replaced before its head was told, by a value that this epoch would not keep."""
+    ready, go_on = anyio.Event(), anyio.Event()
+    replace_branch = forcing.replace_branch
+
+    async def late(*arguments: Any) -> Any:
+        ready.set()
+        await go_on.wait()
+        return await replace_branch(*arguments)
+
+    async with d.connect(config, create=True, limits=NEVER) as conn:
+        await flushed(conn, range(30))
+        old = conn.db()
+        await flushed(conn, range(30, 60))
+        await d.branch(conn, ":db", ":forced")
+        store = conn._transactor.store
+        before, _ = await read_head(store, "forced")
+        monkeypatch.setattr(forcing, "replace_branch", late)
+
+        async def replaced() -> None:
+            go_on.set()
+            while (head := (await read_head(store, "forced"))[0]) is None or (
+                before is not None and head.base.born == before.base.born
+            ):
+                await anyio.sleep(0.001)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(d.force_branch, conn, old, ":forced", [":db"])
+            await ready.wait()
+            await collect(config, begun=replaced)
+        assert await numbers(await d.branch_as_db(conn, ":forced")) == list(range(30))
+        async with d.connect({**config, "branch": "forced"}) as forced:
+            await forced.transact([{":n": 100}])
+        await d.branch(conn, ":db", ":other")
+        blocks = [
+            (await d.branch_as_db(conn, f":{n}")).snapshot.trees.ids for n in ("forced", "other")
+        ]
+        assert blocks[0] != blocks[1]
+        await collect(config)
+        assert (await d.verify(conn)).ok
 
 
 # -- faults --------------------------------------------------------------------------------------

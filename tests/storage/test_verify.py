@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from datahike_async.index.columns import Rows
 from datahike_async.index.protocol import Order
 from datahike_async.konserve import opening as stores
 from datahike_async.snapshot import trees
+from datahike_async.storage import survey
+from datahike_async.storage.branches import branching
 from datahike_async.storage.keys import head_key
 from datahike_async.transactor import group
 from datahike_async.transactor.limits import Limits
@@ -297,3 +299,24 @@ ONLY = {"no-room": ".log", "no-locks": "lock", "no-marks": ".mark", "no-marker":
 async def _missed(folder: Path, places: Any, rng: random.Random, fault: str) -> Any:
     with flips.FAULTS[fault]():
         return (await flips.flip_files(folder / "db", places, rng, ONLY.get(fault, "")))[1]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["all of it", "half way"])
+async def test_a_branch_that_is_deleted_meanwhile_is_no_fault(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    read_branch = survey.read_branch
+
+    async def late(store: Any, name: str, id_: Any) -> Any:
+        if name == "gone":
+            with mock.patch.object(branching, "list_branch", stopped) if ended else nullcontext():
+                await d.delete_branch(conn, ":gone")
+        return await read_branch(store, name, id_)
+
+    async def stopped(*_: Any) -> bool:
+        return True
+
+    async with d.connect(config, create=True, limits=SMALL) as conn:
+        await d.branch(conn, ":db", ":gone")
+        monkeypatch.setattr(survey, "read_branch", late)
+        assert (await d.verify(conn)).ok

@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
+import anyio
+
 from datahike_async.env import Env
 from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound, shown
 from datahike_async.konserve.blob import Expected
@@ -57,6 +59,9 @@ __all__ = [
 ]
 
 _ATTEMPTS: Final = 20
+_TOLD: Final = 40
+_TOLD_SECONDS: Final = 0.05
+"""How often, and after what time each, to look whether a collection has told a head its epoch."""
 _PATIENT: Final = 100
 """More than the publications in a row after which a lone writer lets others in between."""
 
@@ -190,9 +195,11 @@ async def replace_branch(
         return replace(head, generation=state.generation + 1)
 
     before: UUID | None = None
+    in_place = False
     for _ in range(_ATTEMPTS):
         found, written = await replace_head(store, name, over)
         before = found or before
+        in_place = written
         if not written:
             # There is none, or none any more. Ours may be what others have deleted by now.
             there, revision = await read_head(store, name)
@@ -203,9 +210,13 @@ async def replace_branch(
     else:
         raise RevisionMismatch(f"Others kept making and deleting branch :{name}; it is theirs.")
     listed = Listed(env.now(), None, base.born)
-    if not await list_branch(store, name, env, listed, floor_at(base) if epoch else None):
-        raise MovedOn(before)
-    return before
+    floor = floor_at(base) if epoch else None
+    for _ in range(_TOLD if in_place else 1):
+        if await list_branch(store, name, env, listed, floor):
+            return before
+        # A collection has begun, which tells what is in the place of a branch of its epoch.
+        await anyio.sleep(_TOLD_SECONDS)
+    raise MovedOn(before)
 
 
 async def replace_head(
