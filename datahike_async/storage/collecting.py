@@ -77,9 +77,9 @@ from datahike_async.storage.nodes.store import NodeStore
 __all__ = ["Collected", "Collection", "KeptBranch"]
 
 _ATTEMPTS: Final = 4
-_THIN: Final = 4
+_THIN: Final = 2
 _THIN_BYTES: Final = 4 * 1024 * 1024
-"""Of packs of which less than a fourth is left, flushes write so much anew at a time."""
+"""Of packs of which less than half is left, flushes write so much anew at a time."""
 _PAUSE: Final = 0.03
 _PROBE_SECONDS: Final = 3600.0
 _SLICE: Final = 32

@@ -180,16 +180,24 @@ class Survey:
             except DatabaseNotFound:
                 if branches:
                     raise
-                continue  # somebody deletes it at this moment, or was ended while doing so
+                self._without(name)  # somebody deletes it now, or was ended while doing so
+                continue
             except (DatahikeError, KonserveError) as error:
                 self._wrong(key, error)
                 continue
             if state is None:
                 if not branches and name not in (await read_registry(self.store)).branches:
+                    self._without(name)
                     continue
                 self._complain("missing", key, f"branch :{name} is listed, and has no head")
                 continue
             seen.branches[name] = state
+
+    def _without(self, name: str) -> None:
+        """Leave a branch out that is deleted meanwhile."""
+        assert self.seen.registry is not None
+        self.seen.registry = self.seen.registry.without(name)
+        self.seen.blobs.discard(head_key(name))
 
     async def kept(self, *, pins: bool = True) -> None:
         """Read what tags and pins keep of the past, whatever becomes of branches."""

@@ -308,15 +308,24 @@ async def test_a_branch_that_is_deleted_meanwhile_is_no_fault(
     read_branch = survey.read_branch
 
     async def late(store: Any, name: str, id_: Any) -> Any:
-        if name == "gone":
+        if name == going:
             with mock.patch.object(branching, "list_branch", stopped) if ended else nullcontext():
-                await d.delete_branch(conn, ":gone")
+                await d.delete_branch(conn, name)
         return await read_branch(store, name, id_)
 
     async def stopped(*_: Any) -> bool:
         return True
 
     async with d.connect(config, create=True, limits=SMALL) as conn:
-        await d.branch(conn, ":db", ":gone")
         monkeypatch.setattr(survey, "read_branch", late)
+        going = "one"
+        await d.branch(conn, ":db", ":one")
         assert (await d.verify(conn)).ok
+        going = "two"
+        await d.branch(conn, ":db", ":two")
+        copy = {"store": {"backend": "memory", "id": uuid4()}}
+        await d.backup(conn, copy)
+        going = ""
+        assert (await d.verify(copy)).ok
+        async with d.connect(copy) as copied:
+            assert set(await d.branches(copied)) == {d.kw("db")}
