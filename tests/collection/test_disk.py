@@ -71,9 +71,10 @@ async def test_many_small_commits_take_at_most_three_times_what_lives(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_many_more_small_commits_do_not_take_more(config: dict[str, Any]) -> None:
     """With a database so large that what comes between two collections is the smaller part."""
-    peak, live = await lived(config, 20_000, 500, 50_000)
+    peak, live = await lived(config, 10_000, 500, 50_000)
     assert peak <= 3 * live
 
 
