@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from datahike_async.edn.types import Keyword
 from datahike_async.errors import HeadConflict, TransactionError
 from datahike_async.index.source import read
 from datahike_async.konserve.errors import RevisionMismatch
+from datahike_async.konserve.loops import surely
 from datahike_async.merges import (
     Merging,
     commit_db,
@@ -122,7 +124,8 @@ async def rebase(
             await _committed(conn, beside, made)
             born = await _moved(conn, beside, mine)
         finally:
-            await delete_branch(conn, beside)
+            # Nobody else would, where this is cancelled.
+            await surely(partial(delete_branch, conn, beside))
         if born is None:
             continue  # somebody has committed to it
         await shut_branch(conn, name, born)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 import datahike_async as d
@@ -45,6 +47,31 @@ async def line(conn: d.Connection, count: int) -> list[Any]:
 
 async def numbers(db: d.Database) -> list[Any]:
     return sorted((x.e, str(x.a), x.v) for x in await db.datoms("eavt") if x.e < 2**29)
+
+
+async def test_one_that_is_cancelled_leaves_no_branch_behind(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with d.connect(config, create=True) as main:
+        await main.transact([{":n": 0}])
+        await d.branch(main, ":db", ":f")
+        async with d.connect({**config, "branch": ":f"}) as feature:
+            await feature.transact([{":n": 1}])
+            await main.transact([{":n": 2}])
+            scope, committed = anyio.CancelScope(), rebasing._committed
+
+            async def cancelled(*args: Any) -> None:
+                await committed(*args)
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+
+            monkeypatch.setattr(rebasing, "_committed", cancelled)
+            before = await numbers(feature.db())
+            with scope:
+                await d.rebase(feature, ":db")
+            assert scope.cancelled_caught
+            assert await d.branches(main) == {d.kw("db"), d.kw("f")}
+            assert await numbers(await feature.sync()) == before
 
 
 @pytest.mark.parametrize("history", [True, False])
