@@ -184,8 +184,8 @@ async def test_a_flush_waits_for_more_rows_where_they_lie_far_apart(
     sizes: list[int] = []
     prepare = Branch.prepare_flush
 
-    async def noted(self: Branch) -> Any:
-        prepared = await prepare(self)
+    async def noted(self: Branch, *renewing: Any) -> Any:
+        prepared = await prepare(self, *renewing)
         sizes.append(prepared.flushed.snapshot.n)
         return prepared
 
