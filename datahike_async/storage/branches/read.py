@@ -201,7 +201,8 @@ async def _is_replaced(store: Store, key: str, revision: Revision) -> bool:
     if store.capabilities.journal:
         found = await store.journal(key, since=revision)
         return not (found is UNCHANGED or isinstance(found, Appended))
-    return await store.get(key, with_revision=True, unless=revision) is not UNCHANGED
+    data, _ = await store.get(key, with_revision=True, unless=revision)
+    return data is not UNCHANGED
 
 
 async def read_head(store: Store, branch: str) -> tuple[Head | None, Expected]:
