@@ -20,6 +20,7 @@ from datahike_async.konserve.blob import Expected
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.ids import LEAST, MAIN
+from datahike_async.storage.branches.fence import fence_head
 from datahike_async.storage.branches.head import Head, Recent
 from datahike_async.storage.branches.origin import Origin
 from datahike_async.storage.branches.read import (
@@ -285,8 +286,11 @@ async def list_branch(
             return None
         is_mine = mine is not None and mine.publication == born
         if head.epoch < registry.epoch:
-            # Where a branch was listed before, its head will be told of the epoch.
             refused = is_mine or listed is None
+            if not refused:
+                # A collection keeps what is listed: it has this head to be told of the epoch.
+                await fence_head(store, name, registry.epoch, env)
+                raise RevisionMismatch("The head is another one now.")
             return None
         block = head.base.ids
         if block.start != registry.next_id:
@@ -321,7 +325,7 @@ def may_be_unlisted(head: Head) -> bool:
 
     Then it may not be written to before it is: the ids it names may be another branch's.
     """
-    return len(head.recent) == 1 and head.base.ids.start != MAIN.start
+    return head.base.born in head.recent and head.base.ids.start != MAIN.start
 
 
 def main_branch(name: str) -> BadInput:
