@@ -36,12 +36,12 @@ from datahike_async.api import (
     since,
 )
 from datahike_async.backups import Backup, backup, restore
-from datahike_async.collection import Collected, gc_storage, pin
+from datahike_async.collection import Collected, KeptBranch, gc_storage, pin
 from datahike_async.config import Config
 from datahike_async.connection import Connection, connect
 from datahike_async.database import Database, db_with, empty_db, init_db, with_
 from datahike_async.edn import Char, Keyword, Symbol, Tagged, kw, sym
-from datahike_async.erasure import ErasureReport, Purged, erasure_report, purge
+from datahike_async.erasure import ErasureReport, Kept, Purged, erasure_report, purge
 from datahike_async.errors import (
     ArgumentError,
     BadInput,
@@ -73,7 +73,7 @@ from datahike_async.konserve import register_backend
 from datahike_async.lifecycle import create_database, database_exists, delete_database
 from datahike_async.loading.load import LoadReport, load
 from datahike_async.merges import merge, merge_base, merge_preview, revert
-from datahike_async.merging.report import Conflict, MergeReport
+from datahike_async.merging.report import Conflict, Fact, MergeReport
 from datahike_async.planned import attribute_error
 from datahike_async.query.answer.explain import Explained
 from datahike_async.query.answer.result import QueryList, QueryResult
@@ -87,7 +87,7 @@ from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.value_set import ValueSet
 from datahike_async.verbs import db, listen, release, transact, transact_many, unlisten
-from datahike_async.verification import Info, Verification, info, verify
+from datahike_async.verification import BranchInfo, Finding, Info, Verification, info, verify
 from datahike_async.versions import (
     Difference,
     branch,
@@ -116,6 +116,7 @@ __all__ = [
     "ArgumentError",
     "Backup",
     "BadInput",
+    "BranchInfo",
     "Budget",
     "Char",
     "Collected",
@@ -136,9 +137,13 @@ __all__ = [
     "EntityMap",
     "ErasureReport",
     "Explained",
+    "Fact",
     "FencingUnsupported",
+    "Finding",
     "HeadConflict",
     "Info",
+    "Kept",
+    "KeptBranch",
     "Keyword",
     "LoadReport",
     "MergeConflict",

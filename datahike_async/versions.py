@@ -462,12 +462,19 @@ async def _origin(conn: Connection, of: Any, registry: Registry) -> Origin:
 
 
 async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | None:
-    """Return where a branch or a commit is, and from where on its past is kept, by a registry."""
+    """Return where a branch, a tag or a commit is, and from where on its past is kept.
+
+    Of a branch and a tag with one name it is the branch.
+    """
     if isinstance(of, UUID):
         writer = writer_of(conn)
         own = Line(conn.config.branch, *writer.line)
         return await find_commit(writer.store, writer.past, registry, own, of)
-    return await _head_of(conn, _name(of), registry)
+    name = _name(of)
+    found = await _head_of(conn, name, registry)
+    if found is None and name in registry.tags:
+        return await origin_of(conn, registry.tags[name].commit, registry)
+    return found
 
 
 async def _head_of(conn: Connection, name: str, registry: Registry) -> Origin | None:
@@ -477,7 +484,7 @@ async def _head_of(conn: Connection, name: str, registry: Registry) -> Origin | 
 
 
 async def named_place(conn: Connection, of: Any) -> Place | None:
-    """Return where a branch, by its name, or a commit, by its id, is; None where it is nowhere."""
+    """Return where a branch or tag, by its name, or a commit, by its id, is; None: nowhere."""
     origin = await origin_of(conn, of, await read_registry(writer_of(conn).store))
     return None if origin is None else origin.place
 

@@ -386,6 +386,25 @@ async def test_a_branch_that_was_forced_and_not_listed_is_listed_by_who_opens_it
     assert len(set(eids)) == len(eids)
 
 
+async def test_a_tag_stands_for_its_commit(config: dict[str, Any]) -> None:
+    async with d.connect(config, create=True) as conn:
+        await conn.transact([{":n": 1}])
+        await d.tag(conn, ":v1")
+        commit = d.commit_id(conn.db())
+        await conn.transact([{":n": 2}])
+        await d.branch(conn, ":v1", ":again")
+        assert await numbers(await d.branch_as_db(conn, ":again")) == [1]
+        await d.tag(conn, ":v1.0", "v1")
+        assert (await d.tags(conn))[d.kw("v1.0")] == commit
+        assert await d.merge_base(conn, ":v1", ":db") == (commit,)
+        async with d.pin(conn, ":v1") as db:
+            assert d.commit_id(db) == commit
+        # A branch of its name comes first.
+        await d.branch(conn, ":db", ":v1")
+        await d.branch(conn, ":v1", ":third")
+        assert await numbers(await d.branch_as_db(conn, ":third")) == [1, 2]
+
+
 async def test_what_names_nothing_says_what_would(config: dict[str, Any]) -> None:
     async with d.connect(config, create=True) as conn:
         await d.tag(conn, ":v1")
@@ -408,8 +427,8 @@ async def test_what_names_nothing_says_what_would(config: dict[str, Any]) -> Non
         for attempt in attempts:
             with pytest.raises(d.DatabaseNotFound, match=f"UUID: UUID.'{commit}'"):
                 await attempt(str(commit))
-            with pytest.raises(d.DatabaseNotFound, match=r"':v1' is neither .* tags\(conn\) "):
-                await attempt(":v1")
+            with pytest.raises(d.DatabaseNotFound, match=r"':v2' is neither .* tags\(conn\) "):
+                await attempt(":v2")
         for attempt in attempts[:2]:
             with pytest.raises(d.ArgumentError, match=r"commit_id\(db\)"):
                 await attempt(conn.db())
