@@ -7,6 +7,9 @@ import gc
 import inspect
 import types
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import blockbuster.blockbuster as blockbuster
 import pytest
@@ -22,6 +25,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(params=["memory", "file", "lmdb"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """Return what to create a database with that takes any data, on each store of this machine."""
+    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
+    if request.param != "memory":
+        store["path"] = str(tmp_path / "db")
+    return {"store": store, "schema_flexibility": "read"}
 
 
 @pytest.fixture

@@ -64,3 +64,8 @@ def store_on(name: str, folder: Path, servers: Servers) -> dict[str, Any]:
             "backend-config": {**back, "id": id_},
         }
     raise AssertionError(f"no store is called {name}")
+
+
+def on(config: dict[str, Any], branch: str) -> dict[str, Any]:
+    """Return what to connect to a branch with of the database that a configuration is of."""
+    return {"store": config["store"], "branch": branch}

@@ -20,6 +20,7 @@ from datahike_async.storage.branches.read import read_branch
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.keys import BRANCHES
 from datahike_async.storage.probe import Probe
+from tests.stores import on
 
 pytestmark = pytest.mark.anyio
 
@@ -30,10 +31,6 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     if request.param == "file":
         store["path"] = str(tmp_path / "db")
     return {"store": store, "schema_flexibility": "read"}
-
-
-def on(config: dict[str, Any], branch: str) -> dict[str, Any]:
-    return {"store": config["store"], "branch": branch}
 
 
 async def numbers(db: d.Database) -> list[int]:

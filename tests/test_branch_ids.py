@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import anyio
@@ -24,22 +22,11 @@ from datahike_async.transactor import branch as transactor_branch
 from datahike_async.transactor import sharing
 from datahike_async.transactor.limits import Limits
 from datahike_async.tx import bulk
+from tests.stores import on
 
 pytestmark = pytest.mark.anyio
 
 FLUSHING = Limits(flush_rows=40, flush_bytes=2_000, flush_journal_bytes=4_000, close_rows=10**9)
-
-
-@pytest.fixture(params=["memory", "file", "lmdb"])
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
-    if request.param != "memory":
-        store["path"] = str(tmp_path / "db")
-    return {"store": store, "schema_flexibility": "read"}
-
-
-def on(config: dict[str, Any], branch: str) -> dict[str, Any]:
-    return {"store": config["store"], "branch": branch}
 
 
 async def entities(db: d.Database) -> dict[int, int]:

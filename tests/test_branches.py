@@ -14,6 +14,7 @@ import datahike_async as d
 from datahike_async.konserve import opening as stores
 from datahike_async.storage.keys import BRANCHES, head_key
 from datahike_async.transactor.limits import Limits
+from tests.stores import on
 
 pytestmark = pytest.mark.anyio
 
@@ -27,10 +28,6 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     if request.param == "file":
         store["path"] = str(tmp_path / "db")
     return {"store": store, "schema_flexibility": "read"}
-
-
-def on(config: dict[str, Any], branch: str) -> dict[str, Any]:
-    return {"store": config["store"], "branch": branch}
 
 
 async def numbers(db: d.Database) -> list[int]:

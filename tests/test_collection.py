@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import anyio
 import pytest
@@ -15,14 +13,6 @@ from datahike_async.transactor.limits import Limits
 pytestmark = pytest.mark.anyio
 
 SMALL = Limits(flush_rows=40, flush_bytes=2_000, flush_journal_bytes=4_000, close_rows=10**9)
-
-
-@pytest.fixture(params=["memory", "file", "lmdb"])
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
-    if request.param != "memory":
-        store["path"] = str(tmp_path / "db")
-    return {"store": store, "schema_flexibility": "read"}
 
 
 async def numbers(db: d.Database) -> list[int]:

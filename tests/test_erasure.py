@@ -16,6 +16,7 @@ from datahike_async.konserve.errors import StoreIOError
 from datahike_async.storage import erasure
 from datahike_async.transactor import branch, flushing
 from datahike_async.transactor.limits import Limits
+from tests.stores import on
 
 pytestmark = pytest.mark.anyio
 
@@ -41,10 +42,6 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
         "schema_flexibility": "read",
         "index_config": {"branching-factor": 16},  # for packs of which some nodes are needed
     }
-
-
-def on(config: dict[str, Any], branch: str) -> dict[str, Any]:
-    return {"store": config["store"], "branch": branch}
 
 
 async def filled(conn: d.Connection, start: int = 0, count: int = 24) -> None:

@@ -18,22 +18,11 @@ from datahike_async.storage.branches.fence import fence_head
 from datahike_async.storage.branches.registry import Registry, change_registry
 from datahike_async.storage.keys import tag_key
 from datahike_async.transactor.limits import Limits
+from tests.stores import on
 
 pytestmark = pytest.mark.anyio
 
 FLUSHING = Limits(flush_rows=4, flush_bytes=200, flush_journal_bytes=400, close_rows=10**9)
-
-
-@pytest.fixture(params=["memory", "file", "lmdb"])
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
-    if request.param != "memory":
-        store["path"] = str(tmp_path / "db")
-    return {"store": store, "schema_flexibility": "read"}
-
-
-def on(config: dict[str, Any], branch: str) -> dict[str, Any]:
-    return {"store": config["store"], "branch": branch}
 
 
 async def numbers(db: d.Database) -> list[int]:

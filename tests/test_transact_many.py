@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import anyio
 import pytest
@@ -21,14 +19,6 @@ AGE = {
     ":db/valueType": ":db.type/long",
     ":db/cardinality": ":db.cardinality/one",
 }
-
-
-@pytest.fixture(params=["memory", "file", "lmdb"])
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
-    if request.param != "memory":
-        store["path"] = str(tmp_path / "db")
-    return {"store": store, "schema_flexibility": "read"}
 
 
 async def numbers(db: d.Database) -> list[int]:

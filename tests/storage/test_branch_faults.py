@@ -27,6 +27,7 @@ from datahike_async.storage.branches.read import read_head
 from datahike_async.storage.branches.registry import read_registry
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
+from tests.stores import on
 from tests.transactor.test_faults import Parted
 
 pytestmark = pytest.mark.anyio
@@ -156,10 +157,6 @@ def opened(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[Failing]:
 
     monkeypatch.setattr(sharing, "connect_store", connect_store)
     return found
-
-
-def on(config: dict[str, Any], branch: str) -> dict[str, Any]:
-    return {"store": config["store"], "branch": branch}
 
 
 async def entities(db: d.Database) -> dict[int, int]:
