@@ -5,7 +5,7 @@ Writers and readers go on meanwhile, in any process. See docs/how-to/collect-gar
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -19,7 +19,7 @@ from datahike_async.database import Database
 from datahike_async.errors import ArgumentError, SnapshotExpired, shown
 from datahike_async.events import PIN_LOST
 from datahike_async.konserve.errors import KonserveError
-from datahike_async.konserve.loops import start
+from datahike_async.konserve.loops import Every
 from datahike_async.storage.branches.branching import neither
 from datahike_async.storage.branches.pins import Pins, change_pins, write_pin
 from datahike_async.storage.branches.registry import read_registry
@@ -122,8 +122,7 @@ async def pin(
     with konserve_errors():
         await writer.probe.check()
         db, id_ = await _pinned(conn, writer, wanted, float(ttl))
-    renewing = _Renewing(writer, id_, float(ttl))
-    renewing.begin()
+    renewing = Every(float(ttl) / 4, _renewal(writer, id_), "the renewal of a pin")
     try:
         yield db
     finally:
@@ -157,42 +156,23 @@ async def _unpin(writer: Transactor, id_: UUID) -> None:
         return  # it lapses by itself
 
 
-class _Renewing:
-    """A task that renews a pin until it is stopped."""
+def _renewal(writer: Transactor, id_: UUID) -> Callable[[], Awaitable[bool]]:
+    """Return what renews a pin; False from it says that there is none any more."""
 
-    def __init__(self, writer: Transactor, id_: UUID, ttl: float) -> None:
-        self._writer = writer
-        self._id = id_
-        self._ttl = ttl
-        self._scope = anyio.CancelScope()
-        self._ended = anyio.Event()
-
-    def begin(self) -> None:
-        start(self._run, "the renewal of a pin", unbegun=self._ended.set)
-
-    async def stop(self) -> None:
-        self._scope.cancel()
-        await self._ended.wait()
-
-    async def _run(self) -> None:
-        try:
-            with self._scope:
-                while True:
-                    await anyio.sleep(self._ttl / 4)
-                    try:
-                        pins = await change_pins(self._writer.store, self._renewed)
-                    except Exception as error:
-                        PIN_LOST(pin=self._id, error=error)
-                        continue
-                    if self._id not in pins:
-                        PIN_LOST(pin=self._id, error="it was not renewed in time")
-                        return
-        finally:
-            self._ended.set()
-
-    def _renewed(self, pins: Pins) -> Pins:
-        pin = pins.get(self._id)
+    def renewed(pins: Pins) -> Pins:
+        pin = pins.get(id_)
         if pin is None:
             return pins
-        fresh = pin._replace(renewals=pin.renewals + 1, at=self._writer.env.now())
-        return {**pins, self._id: fresh}
+        return {**pins, id_: pin._replace(renewals=pin.renewals + 1, at=writer.env.now())}
+
+    async def renew() -> bool:
+        try:
+            pins = await change_pins(writer.store, renewed)
+        except Exception as error:
+            PIN_LOST(pin=id_, error=error)
+            return True
+        if id_ not in pins:
+            PIN_LOST(pin=id_, error="it was not renewed in time")
+        return id_ in pins
+
+    return renew

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 import anyio
 
 __all__ = [
+    "Every",
     "Home",
     "abandon_closed",
     "is_cancellation",
@@ -173,6 +174,35 @@ def start(
         from trio.lowlevel import spawn_system_task
 
         spawn_system_task(_on_trio, main, name, ending, seconds, name=name, context=context)
+
+
+class Every:
+    """A task that makes a call every so many seconds, until that returns False, or it is stopped.
+
+    ``call`` raises nothing. The task is one of the running loop's; see ``start``.
+    """
+
+    def __init__(self, seconds: float, call: Callable[[], Awaitable[bool]], name: str) -> None:
+        self._seconds = seconds
+        self._call = call
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+        start(self._run, name, unbegun=self._ended.set)
+
+    async def stop(self) -> None:
+        """End it, also in the midst of a call."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                while True:
+                    await anyio.sleep(self._seconds)
+                    if not await self._call():
+                        return
+        finally:
+            self._ended.set()
 
 
 def abandon_closed() -> None:

@@ -7,21 +7,20 @@ last one began.
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
 
-import anyio
-
 from datahike_async.config.collecting import GcConfig, Retention, retention
 from datahike_async.events import COLLECT_FAILED, COLLECTED
-from datahike_async.konserve.loops import start
+from datahike_async.konserve.loops import Every
 from datahike_async.storage.branches.pins import Watch
 from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.collecting import Collected, Collection
 from datahike_async.transactor.failures import as_ours
 from datahike_async.transactor.transactor import Transactor
 
-__all__ = ["Collecting", "collect"]
+__all__ = ["collect", "collect_in_turn", "collecting"]
 
 _EARLY: Final = 0.9
 
@@ -49,42 +48,20 @@ async def collect(
     return done
 
 
-class Collecting:
-    """A task that collects every so many seconds, until it is stopped."""
+def collecting(transactor: Transactor, gc: GcConfig) -> Every:
+    """Start a task that collects every so many seconds, until it is stopped."""
+    call = partial(collect_in_turn, transactor, gc)
+    return Every(gc.every, call, f"the collection beside :{transactor.config.branch}")
 
-    def __init__(self, transactor: Transactor, gc: GcConfig) -> None:
-        self._transactor = transactor
-        self._gc = gc
-        self._scope = anyio.CancelScope()
-        self._ended = anyio.Event()
 
-    def begin(self) -> None:
-        """Start the task."""
-        name = self._transactor.config.branch
-        start(self._run, f"the collection beside :{name}", unbegun=self._ended.set)
-
-    async def stop(self) -> None:
-        """End it, also in the midst of a collection."""
-        self._scope.cancel()
-        await self._ended.wait()
-
-    async def _run(self) -> None:
-        try:
-            with self._scope:
-                while True:
-                    await anyio.sleep(self._gc.every)
-                    await self._once()
-        finally:
-            self._ended.set()
-
-    async def _once(self) -> None:
-        transactor = self._transactor
-        try:
-            last = (await read_registry(transactor.store)).collected
-            wait = timedelta(seconds=self._gc.every * _EARLY)
-            if last is not None and abs(transactor.env.now() - last) < wait:
-                return
+async def collect_in_turn(transactor: Transactor, gc: GcConfig) -> bool:
+    """Collect unless somebody has a moment ago; what goes wrong is told. True: go on."""
+    try:
+        last = (await read_registry(transactor.store)).collected
+        wait = timedelta(seconds=gc.every * _EARLY)
+        if last is None or abs(transactor.env.now() - last) >= wait:
             await transactor.probe.check()
-            await collect(transactor, self._gc.retain)
-        except Exception as error:
-            COLLECT_FAILED(branch=transactor.config.branch, error=as_ours(error))
+            await collect(transactor, gc.retain)
+    except Exception as error:
+        COLLECT_FAILED(branch=transactor.config.branch, error=as_ours(error))
+    return True

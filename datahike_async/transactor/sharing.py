@@ -23,7 +23,7 @@ from datahike_async.env import Env
 from datahike_async.errors import ConfigError
 from datahike_async.events import CLOSED, CONNECTED, OPENED, RELEASED
 from datahike_async.index.registry import index_factory
-from datahike_async.konserve.loops import Home, abandon_closed, outlast, start
+from datahike_async.konserve.loops import Every, Home, abandon_closed, outlast, start
 from datahike_async.konserve.opening import connect_store, release_store, store_place
 from datahike_async.konserve.store import Store
 from datahike_async.memory import memory_of
@@ -33,7 +33,7 @@ from datahike_async.storage.branches.expiry import why_missing
 from datahike_async.storage.branches.read import missing_branch, read_branch
 from datahike_async.storage.nodes.store import NodeStore
 from datahike_async.storage.translate import konserve_errors
-from datahike_async.transactor.collecting import Collecting
+from datahike_async.transactor.collecting import collecting
 from datahike_async.transactor.failures import loop_ended
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
 
@@ -102,7 +102,7 @@ class _Shared:
         self._registry = registry
         self._opening = opening
         self._scope = anyio.CancelScope()
-        self._collecting: Collecting | None = None
+        self._collecting: Every | None = None
         registry.live[key] = self
 
     def begin(self) -> None:
@@ -166,8 +166,7 @@ class _Shared:
             self.transactor.stop()
         gc = self._opening.config.gc
         if gc is not None and not self.transactor.store.read_only:
-            self._collecting = Collecting(self.transactor, gc)
-            self._collecting.begin()
+            self._collecting = collecting(self.transactor, gc)
         OPENED(**self._described(), seconds=round(monotonic() - began, 6))
         self.opened.set()
         return True

@@ -12,6 +12,7 @@ import pytest
 import datahike_async as d
 from datahike_async.config.collecting import Retention
 from datahike_async.storage.branches.registry import read_registry
+from datahike_async.transactor.collecting import collect_in_turn
 from datahike_async.transactor.limits import Limits
 from tests.collection.garbage import SMALL, collected, fresh, numbers, settled
 from tests.collection.test_protocol import NEVER, flushed
@@ -182,11 +183,10 @@ async def test_it_collects_by_itself(config: dict[str, Any]) -> None:
 
 
 async def test_of_those_who_collect_by_themselves_one_does(config: dict[str, Any]) -> None:
-    from datahike_async.transactor.collecting import Collecting
-
     async with d.connect(config, create=True, gc={"every": 1000}) as conn:
+        assert conn.config.gc is not None
         for _ in range(3):
-            await Collecting(conn._transactor, conn.config.gc)._once()  # type: ignore[arg-type]
+            await collect_in_turn(conn._transactor, conn.config.gc)
         assert (await read_registry(conn._transactor.store)).epoch == 1
 
 
