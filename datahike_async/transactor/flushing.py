@@ -17,7 +17,7 @@ from datahike_async.transactor.branch import Branch, Prepared
 from datahike_async.transactor.committer import Moved
 from datahike_async.transactor.failures import as_ours, fenced
 from datahike_async.transactor.limits import Limits
-from datahike_async.transactor.messages import Renew, Request
+from datahike_async.transactor.messages import Renew
 from datahike_async.transactor.order import Order
 
 __all__ = ["Flushing"]
@@ -40,9 +40,9 @@ class Flushing:
         self.under_way = False
         # What was written and is not published yet.
         self.prepared: Prepared | None = None
-        self.renewals: list[Request] = []
+        self.renewals: list[Renew] = []
         # Those that the flush under way, or the one that is prepared, fulfils.
-        self._renewed: list[Request] = []
+        self._renewed: list[Renew] = []
         self._branch = branch
         self._limits = limits
         self._order = order
@@ -76,8 +76,7 @@ class Flushing:
     async def prepare(self) -> None:
         """Write the nodes of the present state."""
         self._renewed = list(self.renewals)
-        wanted = [one.blobs for one in self._renewed if isinstance(one, Renew)]
-        blobs = frozenset[str]().union(*wanted)
+        blobs = frozenset[str]().union(*(renewal.blobs for renewal in self._renewed))
         try:
             self.prepared = await self._branch.prepare_flush(blobs)
             self._wait = min(self.prepared.flushed.spread, self._limits.flush_wait)

@@ -14,7 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 import anyio
@@ -70,6 +70,7 @@ from datahike_async.transactor.writer import Subscriber
 __all__ = ["Limits", "Transactor", "Wrap"]
 
 _log = logging.getLogger("datahike_async.transactor")
+R = TypeVar("R", bound=Request)
 
 _TICKS: Final = 3
 """Of the event loop, within which a caller that commits in a loop sends its next transaction."""
@@ -101,7 +102,7 @@ class Transactor:
         self._stopping = False
         self._ended = False
         self.flushing = Flushing(branch, limits, self.order, self.mailbox.wake, self.shut)
-        self._refreshing: list[Request] = []
+        self._refreshing: list[Refresh] = []
         self._published = False
         self._wary = 0
         # How many messages were accepted, how many answered, and who waits for which number.
@@ -232,7 +233,7 @@ class Transactor:
         """
         await self._asked(Renew(blobs), self.flushing.renewals)
 
-    async def _asked(self, request: Request, waiting: list[Request]) -> None:
+    async def _asked(self, request: R, waiting: list[R]) -> None:
         if self.fatal is not None:
             raise shut_down(self.fatal)
         if self._ended:
