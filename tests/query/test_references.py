@@ -241,6 +241,10 @@ async def test_a_point_query_for_nothing_is_an_error() -> None:
         ("[:find ?n :in $ ?e :where [?x :follows ?e] [?x :name ?n]]", [":id", "nobody"]),
         ("[:find ?n :in $ _ :where [[:id nobody] :name ?n]]".replace("nobody", '"nobody"'), 0),
         ("[:find ?n :in $ _ :where [:node/nobody :name ?n]]", 0),
+        # Also where nothing was found before it came to that.
+        ('[:find ?x :in $ ?e :where [?x :id "nowhere"] [?x :follows ?e]]', [":id", "nobody"]),
+        ('[:find ?x :in $ _ :where [?x :id "nowhere"] [?x :follows :node/nobody]]', 0),
+        ('[:find ?x :in $ _ :where [?x :id "nowhere"] [:node/nobody :follows ?x]]', 0),
     ):
         with pytest.raises(QueryError, match="nobody") as caught:
             await q(query, db, given)

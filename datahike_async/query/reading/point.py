@@ -40,8 +40,9 @@ class PointPlan:
         self._patterns = tuple(patterns)
         self._find = tuple(find)
         self.inputs = len(self._names)
-        # schema, steps, positions of what is found, the patterns in their order
-        self._compiled: dict[int, tuple[Schema, Any, Any, Any]] = {}
+        # schema, steps, positions of what is found, terms that may name an entity otherwise than
+        # by id, the patterns in their order
+        self._compiled: dict[int, tuple[Schema, Any, Any, Any, Any]] = {}
 
     def run(self, view: View, inputs: Sequence[Any]) -> list[tuple[Any, ...]] | None:
         """Return the distinct rows of ``:find``, or None where the engine has to do it.
@@ -59,7 +60,7 @@ class PointPlan:
         found = self._compiled.get(id(schema))
         if found is None:
             found = self._compile(schema)
-        _, steps, out, _ = found
+        _, steps, out, naming, _ = found
         if steps is None:
             return None
         rows: list[tuple[Any, ...]] = [tuple(inputs)]
@@ -69,7 +70,8 @@ class PointPlan:
                 return None
             rows = more
             if not rows:
-                return []
+                # What names nothing is an error, also where no row has come to it.
+                return None if naming and _names_another_way(naming, inputs) else []
         if len(out) == 1:
             i = out[0]
             answers = [(row[i],) for row in rows]
@@ -82,11 +84,11 @@ class PointPlan:
     def seeks(self, schema: Schema) -> list[tuple[Pattern, str]] | None:
         """Return the patterns in the order of their seeks, with the index of each, or None."""
         found = self._compiled.get(id(schema)) or self._compile(schema)
-        if found[3] is None:
+        if found[4] is None:
             return None
-        return [(pattern, "AVET seek" if lookup else "EAVT seek") for pattern, lookup in found[3]]
+        return [(pattern, "AVET seek" if lookup else "EAVT seek") for pattern, lookup in found[4]]
 
-    def _compile(self, schema: Schema) -> tuple[Schema, Any, Any, Any]:
+    def _compile(self, schema: Schema) -> tuple[Schema, Any, Any, Any, Any]:
         slots = {name: i for i, name in enumerate(self._names)}
         made = (schema, *self._steps(schema, slots))
         while len(self._compiled) >= _SCHEMAS:
@@ -95,34 +97,43 @@ class PointPlan:
         self._compiled[id(schema)] = made
         return made
 
-    def _steps(self, schema: Schema, slots: dict[Symbol, int]) -> tuple[Any, Any, Any]:
+    def _steps(self, schema: Schema, slots: dict[Symbol, int]) -> tuple[Any, Any, Any, Any]:
         todo = list(self._patterns)
         steps: list[_Step] = []
         order: list[tuple[Pattern, bool]] = []
+        naming: list[tuple[int, Any]] = []
         while todo:
             best = None
             for i, pattern in enumerate(todo):
                 e, a, v = pattern.terms[:3]
                 attr = schema.by_key.get(a)
                 if attr is None:
-                    return None, None, None
+                    return None, None, None, None
                 if _known(e, slots):
                     best = (i, False)
                     break
                 if _known(v, slots) and attr.indexed and (attr.unique or steps) and best is None:
                     best = (i, True)
             if best is None:
-                return None, None, None
+                return None, None, None, None
             i, lookup = best
             order.append((todo[i], lookup))
             e, a, v = todo.pop(i).terms[:3]
             attr = schema.by_key[a]
+            naming += [
+                _mode(term, slots, self.inputs) for term in ((e, v) if attr.is_ref else (e,))
+            ]
             known, other = (v, e) if lookup else (e, v)
             modes = _mode(known, slots, self.inputs), _mode(other, slots, self.inputs)
             steps.append((lookup, attr, *modes[0], *modes[1]))
             if is_var(other) and other not in slots:
                 slots[other] = len(slots)
-        return steps, tuple(slots[v] for v in self._find), order
+        naming = [
+            (mode, term)
+            for mode, term in naming
+            if mode == _INPUT or (mode == _CONST and type(term) is not int)
+        ]
+        return steps, tuple(slots[v] for v in self._find), naming, order
 
 
 def point_plan(query: Query) -> PointPlan | None:
@@ -167,6 +178,11 @@ def _mode(term: Any, slots: dict[Symbol, int], inputs: int) -> tuple[int, Any]:
     if slot is None:
         return _NEW, None
     return (_INPUT if slot < inputs else _SLOT), slot
+
+
+def _names_another_way(naming: Sequence[tuple[int, Any]], inputs: Sequence[Any]) -> bool:
+    """Whether a term that stands for an entity is none by id."""
+    return any(mode == _CONST or type(inputs[term]) is not int for mode, term in naming)
 
 
 def _entity(view: View, ref: Any) -> int | None:
