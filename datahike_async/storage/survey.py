@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -81,7 +81,7 @@ class Stop:
 class Node:
     """What is known of a node. ``children`` is None of a leaf; ``count`` what is said of it.
 
-    ``key`` is what the node above says its first datom is, ``until`` the first of the next one.
+    ``leaf`` says that it is known for one by the node above, and was not read. ``key`` is what the node above says its first datom is, ``until`` the first of the next one.
     """
 
     order: Order
@@ -91,6 +91,7 @@ class Node:
     until: Any
     factory: IndexFactory
     children: list[Address] | None = None
+    leaf: bool = False
 
 
 class Link(NamedTuple):
@@ -104,7 +105,7 @@ class Link(NamedTuple):
 class Seen:
     """What the heads of a store name. ``blobs`` are the keys of all of it.
 
-    ``kept`` are segments that tags and pins name.
+    ``kept`` are segments that tags and pins name, ``whole`` the checkpoints that were read.
     """
 
     registry: Registry | None = None
@@ -114,6 +115,7 @@ class Seen:
     nodes: dict[Address, Node] = field(default_factory=dict)
     blobs: set[str] = field(default_factory=set)
     kept: list[Address] = field(default_factory=list)
+    whole: set[UUID] = field(default_factory=set)
 
     def by_blob(self) -> dict[str, list[Address]]:
         """Return the addresses of nodes by the blob they lie in."""
@@ -138,11 +140,15 @@ class Seen:
 
 
 class Survey:
-    """One survey of a store. ``complain`` is told of what is wrong; raising there ends it."""
+    """One survey of a store. ``complain`` is told of what is wrong; raising there ends it.
 
-    def __init__(self, store: Store, complain: Complain) -> None:
+    What never changes and an earlier survey has read, as ``before`` says, is not read again.
+    """
+
+    def __init__(self, store: Store, complain: Complain, before: Seen | None = None) -> None:
         self.store = store
         self.seen = Seen()
+        self._before = before or Seen()
         self._complain = complain
         self._kept: list[tuple[str, Checkpoint]] = []
         self._schemas: dict[bytes, tuple[frozenset[int], frozenset[int]]] = {}
@@ -276,6 +282,9 @@ class Survey:
         if known is not None and key in self.seen.blobs:
             return known
         self.seen.blobs.add(key)
+        if pointer.id in self._before.whole:
+            self.seen.whole.add(pointer.id)
+            return self._met(replace(self._before.stops[pointer.id], logged=False), key)
         try:
             data = await self.store.bget(key)
             if data is None:
@@ -289,7 +298,10 @@ class Survey:
             self._complain(
                 "mismatch", key, f"the checkpoint is {base.pointer}, and {pointer} is named"
             )
-        return self._take(base, key)
+        stop = self._take(base, key)
+        if stop is not None and base.pointer == pointer:
+            self.seen.whole.add(pointer.id)
+        return stop
 
     def _take(self, base: Checkpoint, place: str) -> Stop | None:
         """Keep what a checkpoint says."""
@@ -298,7 +310,10 @@ class Survey:
         except (KeyError, TypeError, ValueError, DatahikeError) as error:
             self._complain("corrupt", place, f"the checkpoint names no trees: {error!r}")
             return None
-        known = self.seen.stops.setdefault(base.id, stop)
+        return self._met(stop, place)
+
+    def _met(self, stop: Stop, place: str) -> Stop:
+        known = self.seen.stops.setdefault(stop.id, stop)
         if (known.roots, known.log) != (stop.roots, stop.log):
             self._complain("mismatch", place, "a copy of the checkpoint says otherwise")
         return known
@@ -357,6 +372,8 @@ class Survey:
 
     async def _segment(self, address: Address) -> Link | None:
         self.seen.blobs.add(address.blob)
+        if address in self._before.segments:
+            return self._before.segments[address]
         try:
             data = await self.store.bget(address.blob)
             if data is None:
@@ -383,12 +400,27 @@ class Survey:
                     wave.setdefault(root.top.address, node)
         while wave:
             below: dict[Address, Node] = {}
-            addresses = sorted(wave)
+            addresses = sorted(wave.keys() - self._known(wave, below))
             for start in range(0, len(addresses), _WAVE):
                 part = addresses[start : start + _WAVE]
                 found = await read_raw(self.store, part)
                 await in_thread(self._look_into, found, wave, below)
             wave = below
+
+    def _known(self, wave: Iterable[Address], below: dict[Address, Node]) -> set[Address]:
+        """Take over what is known of some nodes, and say of which."""
+        seen, before = self.seen, self._before.nodes
+        found = {at for at in wave if at in before and before[at].children is not None}
+        for address in found:
+            node = seen.nodes[address] = before[address]
+            seen.blobs.add(address.blob)
+            for child in node.children or ():
+                if before[child].leaf:
+                    seen.nodes[child] = before[child]
+                    seen.blobs.add(child.blob)
+                elif child not in seen.nodes:
+                    below[child] = before[child]
+        return found
 
     def _look_into(
         self,
@@ -431,6 +463,7 @@ class Survey:
                 continue
             made = Node(node.order, node.temporal, child.size, child.key, until, node.factory)
             if child.leaf:
+                made.leaf = True
                 seen.nodes[child.address] = made
                 seen.blobs.add(child.address.blob)
             else:

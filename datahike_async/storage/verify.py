@@ -8,7 +8,7 @@ writes goes on, and what comes meanwhile is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -46,7 +46,6 @@ from datahike_async.storage.survey import (
 
 __all__ = ["Checked", "Finding", "verify_store"]
 
-_ATTEMPTS: Final = 16
 _AT_ONCE: Final = 8
 _KEPT: Final = 1000
 _BLOCK: Final = 8192
@@ -111,11 +110,6 @@ async def verify_store(
     ``progress`` is told how many blobs have been read, and of how many. Raises konserve's errors
     where the store cannot be reached; UnsupportedFormat where a newer version wrote it.
     """
-    for _ in range(_ATTEMPTS - 1):
-        look = _Look(store, deep, progress)
-        found = await look.run(branches)
-        if not await look.was_overtaken():
-            return found
     return await _Look(store, deep, progress).run(branches)
 
 
@@ -133,6 +127,9 @@ class _Look:
         self._sums: dict[Address, Total] = {}
         self._logs: dict[Address, _Log] = {}
         self._said: set[tuple[str, str]] = set()
+        # What the heads as they are name and is not there, in order; and the sizes of what was.
+        self._missing: dict[Finding, None] = {}
+        self._read: dict[str, int] = {}
         self._done = 0
         self._computing = anyio.Lock()
 
@@ -144,24 +141,43 @@ class _Look:
             found.findings += [Finding("corrupt", *fault) for fault in await self._store.faults()]
         except CorruptValue as error:
             found.complain("corrupt", "the store", str(error))
-        survey = Survey(self._store, found.complain)
+        missed: set[str] = set()
+        with set_aside():
+            await self._round(names, branches)
+            while await self._is_overtaken(missed):
+                missed |= {place for _, place, _ in self._missing}
+                await self._round((), branches)
+        for finding in self._missing:
+            found.complain(*finding)
+        seen = self._seen
+        found.branches, found.checkpoints = len(seen.branches), len(seen.stops)
+        found.segments, found.nodes = len(seen.segments), len(seen.nodes)
+        used = set(map(name_of_key, seen.blobs))
+        orphans = [size for name, size in self._read.items() if name not in used]
+        found.blobs, found.bytes = len(self._read), sum(self._read.values())
+        found.orphans, found.orphan_bytes = len(orphans), sum(orphans)
+        return found
+
+    async def _round(self, names: Sequence[str], branches: Sequence[str]) -> None:
+        """Look by the heads as they are now at what was not looked at, and at what was missing."""
+        self._missing, self._said = {}, set()
+        survey = Survey(self._store, self._complain, self._seen)
         self._seen = await survey.run()
         if self._seen.registry is None:
             self._seen = await survey.run(branches)
         # A blob that was read before need not be complained of again.
-        self._said = {(kind, place) for kind, place, _ in found.findings if kind != "mismatch"}
-        with set_aside():
-            await self._blobs(names)
-            await in_thread(self._compare)
-        seen = self._seen
-        found.branches, found.checkpoints = len(seen.branches), len(seen.stops)
-        found.segments, found.nodes = len(seen.segments), len(seen.nodes)
-        return found
+        said = [*self._found.findings, *self._missing]
+        self._said = {(kind, place) for kind, place, _ in said if kind != "mismatch"}
+        await self._blobs(names)
+        await in_thread(self._compare)
 
-    async def was_overtaken(self) -> bool:
-        """Say whether what is missing may have been collected while it was looked for."""
+    async def _is_overtaken(self, missed: Set[str]) -> bool:
+        """Say whether something that is missing may have been collected while it was looked for.
+
+        Not what was ``missed`` before: the heads as they were after that name it all the same.
+        """
         registry = self._seen.registry
-        if registry is None or all(x.kind != "missing" for x in self._found.findings):
+        if registry is None or all(place in missed for _, place, _ in self._missing):
             return False
         return (await read_registry(self._store)).epoch != registry.epoch
 
@@ -174,25 +190,32 @@ class _Look:
 
     # -- blobs ---------------------------------------------------------------------------------
 
-    async def _blobs(self, listed: list[str]) -> None:
+    async def _blobs(self, listed: Sequence[str]) -> None:
         names, used = await in_thread(self._in_use, listed)
         await gather(lambda name: self._blob(name, used.get(name), len(names)), names, _AT_ONCE)
 
     def _complain(self, kind: str, place: str, message: str) -> None:
-        if (kind, place) not in self._said:
+        if (kind, place) in self._said:
+            return
+        if kind == "missing":
+            self._missing[Finding(kind, place, message)] = None
+        else:
             self._found.complain(kind, place, message)
 
-    def _in_use(self, listed: list[str]) -> tuple[list[str], dict[str, str]]:
+    def _in_use(self, listed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Return all names that are to be read, and the keys of those that are referred to."""
         seen = self._seen
-        self._nodes = seen.by_blob()
+        self._nodes, self._segments = seen.by_blob(), {}
         for address in seen.segments:
             self._segments.setdefault(address.blob, []).append(address)
+        new = {at.blob for at, node in seen.nodes.items() if node.leaf and at not in self._sums}
+        new |= {at.blob for at in seen.segments if at not in self._logs}
         used = {name_of_key(key): key for key in seen.blobs}
-        return [*listed, *(used.keys() - set(listed))], used
+        todo = [name for name in used if used[name] in new or name not in self._read]
+        self._done = 0
+        return list(dict.fromkeys([*listed, *todo])), used
 
     async def _blob(self, name: str, key: str | None, count: int) -> None:
-        found = self._found
         try:
             blob = await self._store.blobs.read_latest(name)
         except CorruptValue as error:
@@ -205,11 +228,7 @@ class _Look:
             # Several threads that compute would keep the event loop waiting for each of them.
             async with self._computing:
                 await in_thread(self._look_at, name, key, blob.data)
-            found.blobs += 1
-            found.bytes += len(blob.data)
-            if key is None:
-                found.orphans += 1
-                found.orphan_bytes += len(blob.data)
+            self._read[name] = len(blob.data)
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, count)

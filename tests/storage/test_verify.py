@@ -32,6 +32,7 @@ from tests.stores import LOCAL, Servers, on_loops, store_on
 pytestmark = pytest.mark.anyio
 
 SMALL = Limits(flush_rows=60, flush_bytes=8_000, flush_journal_bytes=8_000, close_rows=1)
+EACH = Limits(flush_rows=1, flush_bytes=1, flush_journal_bytes=1, close_rows=1)
 SCHEMA = """
 [{:db/ident :n :db/valueType :db.type/string :db/cardinality :db.cardinality/one :db/index true}
  {:db/ident :id :db/valueType :db.type/long :db/cardinality :db.cardinality/one
@@ -124,6 +125,42 @@ async def test_writers_go_on_meanwhile_and_nothing_is_written(config: dict[str, 
         assert (await d.verify(conn, deep=True)).ok
         assert (await d.info(conn)).branches[0].tx == conn.db().max_tx
     assert await contents(config) == before
+
+
+@pytest.mark.parametrize("missing", [False, True])
+async def test_collections_that_overtake_it_take_nothing_that_is_missed(
+    missing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often they do; what heads name all the time, and is not there, is told."""
+    config = {"store": {"backend": "memory", "id": uuid4()}}
+    rng, rounds = random.Random(3), 0
+    nodes = survey.Survey.nodes
+
+    async def overtaken(self: survey.Survey) -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds <= 20:
+            await written(conn, rng, 1)
+            await conn.transact([{":id": 1000, ":n": f"round {rounds}"}])
+            await conn.sync()
+            collected = await d.gc_storage(conn, retain={"commits": 1})
+            assert collected.freed
+        await nodes(self)
+
+    async with d.connect(config, create=True, limits=EACH) as conn:
+        await conn.transact(SCHEMA)
+        await conn.transact([{":n": f"x{i}", ":many": float(i)} for i in range(3000)])
+        await d.tag(conn, ":kept")
+        wanted = set[tuple[str, str]]()
+        if missing:
+            trees = conn.db().snapshot.trees
+            gone = list(trees.current[Order.EAVT].addresses())[-1].blob
+            await conn._transactor.store.dissoc(gone)
+            wanted.add(("missing", gone))
+        monkeypatch.setattr(survey.Survey, "nodes", overtaken)
+        report = await d.verify(conn, deep=True)
+        assert rounds > 20 or missing
+        assert {(x.kind, x.place) for x in report.findings} == wanted
 
 
 async def contents(config: dict[str, Any]) -> dict[str, bytes]:
