@@ -81,7 +81,8 @@ class Stop:
 class Node:
     """What is known of a node. ``children`` is None of a leaf; ``count`` what is said of it.
 
-    ``leaf`` says that it is known for one by the node above, and was not read. ``key`` is what the node above says its first datom is, ``until`` the first of the next one.
+    ``key`` is what the node above says its first datom is, ``until`` the first of the next one;
+    ``leaf``, that the node above says it is one, so that it was not read.
     """
 
     order: Order
