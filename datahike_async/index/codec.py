@@ -244,8 +244,7 @@ def _column(column: Column) -> list[Any]:
         return [kind, np.packbits(data).tobytes()]
     assert column.dictionary is not None
     used, codes = numbered(data)
-    values = column.dictionary.listed
-    return [kind, [values[c] for c in used.tolist()], _ints(codes)]
+    return [kind, column.dictionary.values_of(used), _ints(codes)]
 
 
 def _mixture(column: Column) -> list[Any]:

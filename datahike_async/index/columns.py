@@ -111,11 +111,12 @@ class Column:
 
     @property
     def nbytes(self) -> int:
-        """Approximate bytes held, a dictionary's values counted at 64 bytes each."""
+        """Approximate bytes held."""
         size = self.data.nbytes
         if self.dictionary is not None:
             # A dictionary may serve all leaves of an attribute; each answers for its share.
-            size += 64 * min(len(self.dictionary), len(self.data))
+            count = len(self.dictionary)
+            size += self.dictionary.nbytes * min(count, len(self.data)) // max(count, 1)
         elif self.kind == OBJECT:
             size += 48 * len(self.data)
         return size
@@ -167,7 +168,7 @@ class Column:
             return out
         if self.kind == CODED:
             assert self.dictionary is not None
-            values: list[Any] = self.dictionary.array[self.data].tolist()
+            values: list[Any] = self.dictionary.at(self.data).tolist()
             return values
         values = self.data.tolist()
         return [from_micros(x) for x in values] if self.kind == INSTANT else values
@@ -187,7 +188,7 @@ class Column:
             return self
         if self.kind == CODED:
             assert self.dictionary is not None
-            return Column(OBJECT, _chunked(self.dictionary.array.take, self.data))
+            return Column(OBJECT, self.dictionary.at(self.data))
         if self.kind == INSTANT:
             return Column(OBJECT, object_array(self.tolist()))
         return Column(OBJECT, _chunked(lambda part: part.astype(np.object_), self.data))
@@ -217,13 +218,14 @@ class Column:
         if self.dictionary is None or len(self.dictionary) <= factor * len(self.data) + 64:
             return self
         used, codes = numbered(self.data)
-        values = self.dictionary.listed
-        small = Dictionary([values[c] for c in used.tolist()])
-        return Column(CODED, codes.astype(np.int32), small)
+        return Column(CODED, codes.astype(np.int32), self.dictionary.of_codes(used))
 
     @staticmethod
-    def concat(columns: Sequence[Column]) -> Column:
-        """Join columns; different kinds give OBJECT, different dictionaries are unified."""
+    def concat(columns: Sequence[Column], *, packed: bool = False) -> Column:
+        """Join columns; different kinds give OBJECT, different dictionaries are unified.
+
+        ``packed``: many different strings of several dictionaries are packed.
+        """
         if len(columns) == 1:
             return columns[0]
         if not columns:
@@ -245,9 +247,13 @@ class Column:
         columns = [c.compact() for c in columns]
         # The largest dictionary keeps its codes: the others are usually a few new values.
         dictionaries = {id(c.dictionary): c.dictionary for c in columns if c.dictionary is not None}
-        largest = max(dictionaries.values(), key=len)
-        others = [d for d in dictionaries.values() if d is not largest]
-        unified, codes = largest.extended(others)
+        others = list(dictionaries.values())
+        found = Dictionary.unified(others, sum(map(len, columns))) if packed else None
+        if found is None:
+            largest = max(others, key=len)
+            others = [d for d in others if d is not largest]
+            found = largest.extended(others)
+        unified, codes = found
         remaps = {id(d): remap for d, remap in zip(others, codes, strict=True)}
         parts = []
         for c in columns:
@@ -329,7 +335,7 @@ class Rows:
         out = {id(x): x.nbytes for x in arrays if x is not None}
         out[id(v.data)] = v.data.nbytes + (48 * len(v) if v.kind == OBJECT else 0)
         if v.dictionary is not None:
-            out[id(v.dictionary.listed)] = 64 * len(v.dictionary)
+            out[id(v.dictionary.listed)] = v.dictionary.nbytes
         return out
 
     def take(self, positions: npt.NDArray[Any]) -> Rows:
@@ -374,8 +380,8 @@ class Rows:
         return Rows(self.e.copy(), self.a.copy(), v, self.t.copy(), until, added)
 
     @staticmethod
-    def concat(runs: Sequence[Rows]) -> Rows:
-        """Join runs in the order given."""
+    def concat(runs: Sequence[Rows], *, packed: bool = False) -> Rows:
+        """Join runs in the order given; ``packed`` as in :meth:`Column.concat`."""
         if len(runs) == 1:
             return runs[0]
         if not runs:
@@ -393,7 +399,7 @@ class Rows:
         return Rows(
             e,
             repeated(a[0], len(e)) if same else constant(joined(a)) if many else joined(a),
-            Column.concat([r.v for r in runs]),
+            Column.concat([r.v for r in runs], packed=packed),
             Narrow.of(t) if many else t,
             joined(untils) if len(untils) == len(runs) else None,
             added,

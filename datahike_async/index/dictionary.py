@@ -4,20 +4,25 @@ A dictionary is the first values of a pool, and a pool only grows: a value gets 
 whoever needs a few more appends them and has a dictionary that goes further. The one before stays
 what it was, and nothing is hashed, copied or sorted again. Of several threads one extends a pool at
 a time, and nobody waits for it: the others copy it.
+
+Many different strings that are read from leaves lie packed, as bytes (``texts``). They are the
+first values of a pool then; those appended later are beside them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from datahike_async.index.arrays import taken
-from datahike_async.index.objects import COPIED, filled, object_array, ordered, types_of
+from datahike_async.index.arrays import joined, taken
+from datahike_async.index.objects import COPIED, OBJECTS, filled, object_array, ordered, types_of
+from datahike_async.index.texts import Texts
 from datahike_async.looks import pieces, walked
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
@@ -30,20 +35,54 @@ _Codes = npt.NDArray[np.int32]
 _FEWER: Final = 4
 # So many times fewer new values are put in order by a search each.
 _SOUGHT: Final = 64
+# So many strings are packed, if a good part of their rows have different ones.
+_PACKED: Final = 1 << 15
+_OFTEN: Final = 8
+# Beside packed strings there are so many times fewer others, or all are packed anew.
+_BESIDE: Final = 8
 
 
 class _Pool:
-    """Values that only grow in number, the code of each typed key, and them as an array."""
+    """Values that only grow in number, the code of each typed key, and them as an array.
 
-    __slots__ = ("index", "turn", "values", "wide")
+    The first of them are ``packed``, if any are; ``values`` and ``index`` are of the others then.
+    """
 
-    def __init__(self, values: list[Any], index: dict[Any, int] | None) -> None:
+    __slots__ = ("index", "listed", "packed", "turn", "values", "wide")
+
+    def __init__(
+        self, values: list[Any], index: dict[Any, int] | None, packed: Texts | None = None
+    ) -> None:
         self.values = values
         self.index = index
+        self.packed = packed
+        self.listed: Sequence[Any] = values if packed is None else _Listed(packed, values)
         # An array with room for more, and how many values are in it.
         self.wide: tuple[npt.NDArray[np.object_], int] | None = None
         # Whoever pops it may append, and popping is atomic.
         self.turn = [None]
+
+
+class _Listed(Sequence[str]):
+    """Packed strings and some more, as one sequence that makes them as they are asked for."""
+
+    __slots__ = ("_more", "_packed")
+
+    def __init__(self, packed: Texts, more: list[str]) -> None:
+        self._packed = packed
+        self._more = more
+
+    def __len__(self) -> int:
+        return len(self._packed) + len(self._more)
+
+    def __getitem__(self, at: Any) -> Any:
+        count = len(self._packed)
+        if isinstance(at, slice):
+            start, stop, _ = at.indices(len(self))
+            return (
+                self._packed[start:stop] + self._more[max(start - count, 0) : max(stop - count, 0)]
+            )
+        return self._packed[at] if at < count else self._more[at - count]
 
 
 class Dictionary:
@@ -68,10 +107,47 @@ class Dictionary:
         """Take distinct values, and the code of each typed key where that is known."""
         self._begin(_Pool(values, index), len(values))
 
+    @classmethod
+    def of_texts(cls, texts: Texts) -> Dictionary:
+        """Return a dictionary of strings, of which none comes twice; packed if they are many."""
+        if len(texts) < _PACKED:
+            return cls(texts[:])
+        texts.forget()
+        out = cls.__new__(cls)
+        out._begin(_Pool([], {}, texts), len(texts))
+        out._is_text = True
+        return out
+
+    @staticmethod
+    def unified(others: Sequence[Dictionary], rows: int) -> tuple[Dictionary, list[_Codes]] | None:
+        """Return a dictionary of all values of others, and what the codes of each are there.
+
+        None where there is a better way than to pack them: few of ``rows`` have strings of their
+        own, or not all values are strings.
+        """
+        count = sum(map(len, others))
+        if count < _PACKED or count * _OFTEN < rows or not all(d.is_text for d in others):
+            return None
+        texts, numbers = Texts.of(run for d in others for run in d._runs()).different()
+        if len(texts) * _OFTEN < rows:
+            return None
+        codes, at = [], 0
+        for d in others:
+            stop = at + len(d)
+            codes.append(
+                np.arange(at, stop, dtype=np.int32) if numbers is None else numbers[at:stop]
+            )
+            at = stop
+        return Dictionary.of_texts(texts), codes
+
+    def _runs(self) -> Iterator[Sequence[Any]]:
+        for i, j in pieces(self._count, each=COPIED):
+            yield self.listed[i:j]
+
     def _begin(self, pool: _Pool, count: int) -> None:
         self._pool = pool
         self._count = count
-        self.listed = pool.values
+        self.listed = pool.listed
         self._values: list[Any] | None = None
         self._keys: list[Any] | None = None
         self._ranks: _Codes | None = None
@@ -84,10 +160,58 @@ class Dictionary:
         return self._count
 
     @property
+    def nbytes(self) -> int:
+        """Approximate bytes held: 64 for each value that is an object."""
+        packed = self._pool.packed
+        return 64 * self._count if packed is None else packed.nbytes + 128 * len(self._pool.values)
+
+    @property
+    def packed(self) -> Texts | None:
+        """The first values, where they are packed strings."""
+        return self._pool.packed
+
+    @property
+    def beside(self) -> Sequence[str]:
+        """The strings that come after those that are packed."""
+        return self.listed[len(self._pool.packed or ()) : self._count]
+
+    def at(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+        """Return the values of codes, as an object array."""
+        if self._pool.packed is None:
+            return taken(self.array, codes)
+        out = np.empty(len(codes), np.object_)
+        for i, j in pieces(len(codes), each=COPIED, size=COPIED * OBJECTS):
+            out[i:j] = self.values_of(codes[i:j])
+        return out
+
+    def values_of(self, codes: npt.NDArray[Any]) -> list[Any]:
+        """Return the values of codes."""
+        packed, listed = self._pool.packed, self.listed
+        if packed is None or len(self._pool.values):
+            return [listed[code] for code in walked(codes.tolist(), each=COPIED)]
+        return packed.made(codes)
+
+    def of_codes(self, codes: npt.NDArray[Any]) -> Dictionary:
+        """Return a dictionary of the values of some codes, in their order; none comes twice."""
+        packed = self._texts() if len(codes) >= _PACKED else None
+        if packed is None:
+            return Dictionary(self.values_of(codes))
+        return Dictionary.of_texts(packed.taken(codes))
+
+    def _texts(self) -> Texts | None:
+        """Return all values packed, where the first ones are and the others are strings too."""
+        packed = self._pool.packed
+        if packed is None or self._count == len(packed):
+            return packed
+        return packed.followed_by(self.beside) if self.is_text else None
+
+    @property
     def values(self) -> list[Any]:
         """The values, each at its code; maybe some more at the end, by the time they are read."""
+        if self._pool.packed is not None:
+            return list(chain.from_iterable(self._runs()))
         if self._values is None:
-            listed = self.listed
+            listed = self._pool.values
             # A copy where the list has grown; one that is this long may grow any time.
             if len(listed) == self._count:
                 return listed
@@ -107,6 +231,11 @@ class Dictionary:
 
     def code(self, value: Any) -> int | None:
         """Return the code of a value of any type, or None where it is not there."""
+        packed = self._pool.packed
+        if packed is not None and type(value) is str:
+            number = packed.number(value)
+            if number is not None:
+                return number
         found = self._index().get(typed_key(value))
         return found if found is not None and found < self._count else None
 
@@ -118,12 +247,30 @@ class Dictionary:
             codes[self._count :] = missing
             return codes
         find, end = self._index().get, self._count
+        if self._pool.packed is not None:
+            runs = (self._numbers(run) for run in other._runs())
+            codes = joined([np.empty(0, np.int64), *runs])
+            codes[(codes < 0) | (codes >= end)] = missing
+            return codes
         found = (find(key, end) for _, key in zip(range(count), walked(other.keys), strict=False))
         codes = np.fromiter(found, np.int64, count)
         codes[codes >= end] = missing
         return codes
 
+    def _numbers(self, run: Sequence[Any]) -> npt.NDArray[np.int64]:
+        """Return the codes of some values, -1 for those that are not there."""
+        packed = self._pool.packed
+        if packed is None or types_of(run) != {str}:
+            found = map(self.code, run)
+            return np.array([-1 if code is None else code for code in found], np.int64)
+        codes = packed.numbers(Texts.of([run])).astype(np.int64)
+        if self._pool.values:
+            for i in np.flatnonzero(codes < 0).tolist():
+                codes[i] = self._index().get(run[i], -1)
+        return codes
+
     def _index(self) -> dict[Any, int]:
+        """Return the code of each typed key; where strings are packed, of those beside them."""
         pool = self._pool
         if pool.index is not None:
             return pool.index
@@ -140,6 +287,8 @@ class Dictionary:
     def array(self) -> npt.NDArray[np.object_]:
         """The values as an object array."""
         pool, count = self._pool, self._count
+        if pool.packed is not None:
+            return object_array(self.values)
         if pool.wide is None:
             # Not the list itself, which another thread may make longer meanwhile.
             pool.wide = (object_array(self.listed[:count]), count)
@@ -160,10 +309,7 @@ class Dictionary:
         if self._ranks is None:
             older = self._older
             if older is None or (self._count - len(older)) * _SOUGHT > self._count:
-                # Strings sort as they are.
-                values = self.values[: self._count]
-                text = self.is_text
-                order = ordered(values if text else [sort_key(v) for v in walked(values)])
+                order = self._order()
                 ranks = np.empty(len(order), np.int32)
                 ranks[order] = np.arange(len(order), dtype=np.int32)
                 self._ranks = ranks
@@ -171,6 +317,15 @@ class Dictionary:
                 self._ranks = self._ranked(older)
             self._older = None
         return self._ranks
+
+    def _order(self) -> Any:
+        """Return the codes in the order of their values."""
+        packed = self._texts()
+        if packed is not None:
+            return packed.order()
+        # Strings sort as they are.
+        values = self.values[: self._count]
+        return ordered(values if self.is_text else [sort_key(v) for v in walked(values)])
 
     def _ranked(self, older: _Codes) -> _Codes:
         """Return the ranks, where those of the first values are known."""
@@ -206,7 +361,12 @@ class Dictionary:
     def longest(self) -> int:
         """How many characters its longest string has."""
         if self._longest is None:
-            self._longest = _longest(self.values)
+            packed = self._pool.packed
+            if packed is None:
+                self._longest = _longest(self.values)
+            else:
+                # Bytes: no fewer than characters.
+                self._longest = max(packed.longest, _longest(self.beside))
         return self._longest
 
     def extended(self, others: Sequence[Dictionary]) -> tuple[Dictionary, list[_Codes]]:
@@ -219,24 +379,36 @@ class Dictionary:
         pool = self._pool
         mine = few and pool.index is index and _claimed(pool)
         if not mine:
+            found = (
+                Dictionary.unified([self, *others], 0)
+                if pool.packed is not None and not few
+                else None
+            )
+            if found is not None:
+                return found[0], found[1][1:]
             index = dict(index)
             if len(index) > self._count:
                 index = {k: c for k, c in index.items() if c < self._count}
-            pool = _Pool(self.listed[: self._count], index)
+            pool = _Pool([*self.beside], index, pool.packed)
         try:
-            codes = [_added(pool.values, index, other) for other in others]
-            count = len(pool.values)
+            codes = [_added(pool, index, other) for other in others]
+            count = len(pool.listed)
         finally:
             if mine:
                 pool.turn.append(None)
         if all(int(c.max(initial=-1)) < self._count for c in codes):
             return self, codes
-        return self._longer(pool, count), codes
+        longer = self._longer(pool, count)
+        packed = pool.packed
+        if packed is not None and longer.is_text and len(pool.values) * _BESIDE > len(packed):
+            packed = packed.followed_by(longer.beside)
+            return Dictionary.of_texts(packed), codes
+        return longer, codes
 
     def _longer(self, pool: _Pool, count: int) -> Dictionary:
         out = Dictionary.__new__(Dictionary)
         out._begin(pool, count)
-        new = pool.values[self._count : count]
+        new = pool.listed[self._count : count]
         if self._is_text is not None:
             out._is_text = self._is_text and types_of(new) == {str}
         if self._longest is not None:
@@ -267,14 +439,20 @@ def _claimed(pool: _Pool) -> bool:
     return True
 
 
-def _added(values: list[Any], index: dict[Any, int], other: Dictionary) -> _Codes:
+def _added(pool: _Pool, index: dict[Any, int], other: Dictionary) -> _Codes:
     """Append what is new of a dictionary; return the code of each of its values."""
     codes = np.empty(len(other), np.int32)
+    values, packed = pool.values, pool.packed
+    first = 0 if packed is None else len(packed)
+    there = None if packed is None or not other.is_text else packed.numbers(Texts.of(other._runs()))
     for i, key in zip(range(len(other)), walked(other.keys, each=COPIED), strict=False):
+        if there is not None and there[i] >= 0:
+            codes[i] = there[i]
+            continue
         found = index.get(key)
         if found is None:
             # Nobody may find a code that has no value yet.
-            found = len(values)
+            found = first + len(values)
             values.append(other.listed[i])
             index[key] = found
         codes[i] = found

@@ -86,8 +86,7 @@ def _values(column: Column) -> _U64:
     if column.kind == CODED:
         assert column.dictionary is not None
         used, codes = numbered(column.data)
-        values = column.dictionary.listed
-        return _hashed([values[code] for code in used.tolist()])[codes]
+        return _hashed(column.dictionary.values_of(used))[codes]
     values = column.tolist()
     kinds = np.fromiter(map(_kind, values), np.uint8, len(values))
     out = np.empty(len(values), np.uint64)

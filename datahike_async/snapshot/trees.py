@@ -164,7 +164,7 @@ class Trees:
         return self.columns.at_hand(a, window, mem, n)
 
     def _whole(self, a: int) -> Rows:
-        return Rows.concat(self.current[Order.AEVT].slice((a,), (a,)))
+        return Rows.concat(self.current[Order.AEVT].slice((a,), (a,)), packed=True)
 
     def _window(self, a: int, window: Window) -> Rows:
         # Not kept where it is not: who looks back need not ask for the present.

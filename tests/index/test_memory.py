@@ -34,8 +34,9 @@ def leaf(i: int, value: Any) -> Rows:
         (lambda k: k / 3, 18),
         (lambda k: Keyword(f"k{k % 10}"), 14),
         (lambda k: f"city {k % 100}", 14),
+        (lambda k: f"note of 22 bytes {k:05d}", 40),
     ],
-    ids=["long", "ref", "double", "keyword", "string of few"],
+    ids=["long", "ref", "double", "keyword", "string of few", "string of its own"],
 )
 @pytest.mark.usefixtures("little_to_collect")
 def test_rows_of_an_attribute_take_few_bytes_each(value: Any, most: int) -> None:
@@ -43,7 +44,7 @@ def test_rows_of_an_attribute_take_few_bytes_each(value: Any, most: int) -> None
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        rows = Rows.concat(leaves)
+        rows = Rows.concat(leaves, packed=True)
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:

@@ -12,7 +12,10 @@ from typing import Any, Final
 from unittest import mock
 
 from datahike_async import looks
-from datahike_async.index import arrays, columns, objects, splice
+from datahike_async.index import arrays, columns, dictionary, objects, splice
+from datahike_async.index.columns import Rows
+from datahike_async.index.dictionary import Dictionary
+from datahike_async.index.protocol import Order
 from datahike_async.memory import Memory
 from datahike_async.query.builtins import columns as vector
 from datahike_async.query.builtins import matching
@@ -28,6 +31,18 @@ from datahike_async.snapshot import trees
 __all__ = ["WAYS", "forced"]
 
 _MANY: Final = 10**9
+
+
+def _packed(self: Any, a: int) -> Rows:
+    """Return an attribute's rows as when many strings were read from many leaves."""
+    rows = Rows.concat(self.current[Order.AEVT].slice((a,), (a,)))
+    old = rows.v.dictionary
+    found = None if old is None else Dictionary.unified([old], 0)
+    if found is None:
+        return rows
+    v = columns.Column(columns.CODED, found[1][0][rows.v.data], found[0])
+    return Rows(rows.e, rows.a, v, rows.times, rows.until)
+
 
 WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
     "as chosen": [],
@@ -56,6 +71,7 @@ WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
         (trees.Trees, "memory", Memory(None, 2, 2**40)),
         *((parts, name, 1) for name in ("_LEAST", "_MOST")),
     ],
+    "packed strings": [(trees.Trees, "_whole", _packed), (dictionary, "_PACKED", 1)],
     "greedy order": [(ordering, "_EXHAUSTIVE", 0)],
     "walked": [(plan, "LONG", 0)],
     "planned anew": [(execute, "_far_off", lambda *_: True)],

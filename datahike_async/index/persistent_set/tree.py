@@ -463,4 +463,4 @@ def _by_attribute(runs: list[Rows]) -> list[Rows]:
             groups[-1].append(run)
         else:
             groups.append([run])
-    return [Rows.concat(group) for group in groups]
+    return [Rows.concat(group, packed=True) for group in groups]

@@ -105,20 +105,21 @@ def _converted(arrow: Any, column: Column) -> Any:
 
 def _coded(arrow: Any, column: Column) -> Any:
     assert column.dictionary is not None
-    small = column.compact().dictionary
-    assert small is not None
-    codes = arrow.array(column.compact().data, arrow.int32())
+    small = column.compact()
+    assert small.dictionary is not None
+    codes = arrow.array(small.data, arrow.int32())
     # Of no rows at all the type is that of the values there might have been.
-    types = set(map(type, small.values or column.dictionary.values[:1]))
+    values = small.dictionary.values
+    types = set(map(type, values or column.dictionary.listed[:1]))
     if types == {bytes}:
-        binary = arrow.array(small.values, arrow.binary())
+        binary = arrow.array(values, arrow.binary())
         return arrow.DictionaryArray.from_arrays(codes, binary).dictionary_decode()
     if types == {str}:
-        texts = small.values
+        texts = values
     elif types == {UUID}:
-        texts = [str(v) for v in small.values]
+        texts = [str(v) for v in values]
     else:
-        texts = [write(v) for v in small.values]
+        texts = [write(v) for v in values]
     made = arrow.DictionaryArray.from_arrays(codes, arrow.array(texts, arrow.string()))
     return made.dictionary_decode() if types == {UUID} else made
 

@@ -31,7 +31,7 @@ def _forms(column: Column) -> list[Any]:
     if column.kind == CODED:
         assert column.dictionary is not None
         used, places = np.unique(data, return_inverse=True)
-        forms = [jsonable(column.dictionary.listed[code]) for code in used.tolist()]
+        forms = [jsonable(value) for value in column.dictionary.values_of(used)]
         return [forms[place] for place in places.tolist()]
     return [jsonable(value) for value in column.tolist()]
 

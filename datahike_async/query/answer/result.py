@@ -333,7 +333,7 @@ class QueryList(_Rows):
 def _array(column: Column) -> npt.NDArray[Any]:
     if column.kind == CODED:
         assert column.dictionary is not None
-        out: npt.NDArray[Any] = column.dictionary.array[column.data]
+        out: npt.NDArray[Any] = column.dictionary.at(column.data)
     elif column.kind == INSTANT:
         out = column.data.view("datetime64[us]")
     else:

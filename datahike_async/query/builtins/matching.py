@@ -12,7 +12,7 @@ import operator
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from datahike_async.index.arrays import numbered, positions_of, taken
 from datahike_async.index.columns import CODED, Column
+from datahike_async.index.texts import Texts
 from datahike_async.looks import PIECE, STEP, pieces, tally, walked
 from datahike_async.query.builtins.regexes import compiled, source_of
 from datahike_async.query.builtins.supply import Supply
@@ -37,6 +38,8 @@ STEPS: Final = 1 << 14
 # Texts from one look to the next where patterns are matched, and at least where texts are long.
 _RUN: Final = 256
 _FEWEST: Final = 16
+# Strings that are taken from a dictionary at once.
+_MADE: Final = 1 << 13
 # Characters that are looked through while NumPy handles a number.
 _CHARS: Final = 16
 
@@ -56,11 +59,12 @@ def asked(column: Column, holds: Callable[[list[Any]], Iterable[int]], *, run: i
     """
     dictionary = column.dictionary
     assert dictionary is not None
-    values, codes, longest = dictionary.listed, column.data, -1
+    values: Any = dictionary.listed
+    codes, longest = column.data, -1
     count = len(dictionary)
     if _are_few(column):
         used, codes = numbered(codes)
-        values = [values[i] for i in walked(used.tolist())]
+        values = dictionary.values_of(used)
         count = len(values)
         longest = max(map(len, filter(_is_text, values)), default=0)
     else:
@@ -68,8 +72,14 @@ def asked(column: Column, holds: Callable[[list[Any]], Iterable[int]], *, run: i
     marks = np.empty(count, np.uint8)
     each = max(STEP, longest // _CHARS)
     size = run * each if run else max(PIECE, _FEWEST * each)
+    made: list[Any] = []
+    first = 0
     for start, stop in pieces(count, each=each, size=size):
-        marks[start:stop] = np.frombuffer(bytes(holds(values[start:stop])), np.uint8)
+        if stop > first + len(made):
+            # Strings that lie packed are made for many runs at once.
+            made, first = values[start : max(stop, start + _MADE)], start
+        part = made[start - first : stop - first]
+        marks[start:stop] = np.frombuffer(bytes(holds(part)), np.uint8)
     return taken(marks, codes) if len(marks) else np.zeros(len(codes), np.uint8)
 
 
@@ -88,6 +98,11 @@ def compared(column: Column, *tests: tuple[Callable[[Any, Any], Any], str]) -> M
     assert dictionary is not None
     if _are_few(column) or not dictionary.is_text:
         return None
+    if dictionary.packed is not None:
+        mask = _packed_compared(column, *tests[0])
+        for test in tests[1:]:
+            mask &= _packed_compared(column, *test)
+        return mask
     texts = dictionary.array
     # An array of one object: NumPy's own strings would lose zeros at the end.
     first, *others = [(compare, np.array(text, np.object_)) for compare, text in tests]
@@ -103,6 +118,39 @@ def compared(column: Column, *tests: tuple[Callable[[Any, Any], Any], str]) -> M
                 # What leaves fewer goes first.
                 first, others = second, [first]
     return taken(marks, column.data)
+
+
+def _packed_compared(column: Column, compare: Callable[[Any, Any], Any], value: str) -> Mask:
+    return _of_packed(
+        column,
+        lambda texts: np.asarray(compare(texts.compared(value), 0)),
+        lambda text: bool(compare(text, value)),
+    )
+
+
+def _of_packed(
+    column: Column, of_all: Callable[[Texts], Mask], of_one: Callable[[str], bool]
+) -> Mask:
+    """Return what holds for the packed strings of a column, and for each of those beside them."""
+    dictionary = column.dictionary
+    assert dictionary is not None
+    assert dictionary.packed is not None
+    beside = dictionary.beside
+    marks = np.empty(len(dictionary), np.bool_)
+    marks[: len(marks) - len(beside)] = of_all(dictionary.packed)
+    marks[len(marks) - len(beside) :] = [of_one(text) for text in walked(beside)]
+    return taken(marks, column.data)
+
+
+def _is_packed(column: Column) -> bool:
+    """Whether the strings of a column lie packed, and not far more of them than rows."""
+    dictionary = column.dictionary
+    return (
+        dictionary is not None
+        and dictionary.packed is not None
+        and dictionary.is_text
+        and not _are_few(column)
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -143,10 +191,17 @@ def _including(part: str) -> Callable[[list[str]], Iterable[int]]:
 
 
 _STARTS: Final = "clojure.string/starts-with?"
+_INCLUDES: Final = "clojure.string/includes?"
 _TESTS: Final = {
     _STARTS: _starting,
     "clojure.string/ends-with?": _ending,
-    "clojure.string/includes?": _including,
+    _INCLUDES: _including,
+}
+# The same of one string, and of packed ones.
+_PACKED: Final[dict[str, tuple[Callable[[str, str], bool], Callable[[Texts, str], Mask]]]] = {
+    _STARTS: (str.startswith, Texts.starting),
+    "clojure.string/ends-with?": (str.endswith, Texts.ending),
+    _INCLUDES: (operator.contains, Texts.including),
 }
 
 
@@ -155,6 +210,11 @@ def text_mask(name: str, args: Sequence[Any]) -> Mask | None:
     if name not in _TESTS or len(args) != 2 or not _has_texts(args[0]) or type(args[1]) is not str:
         return None
     column, part = args
+    if _is_packed(column):
+        of_one, of_all = _PACKED[name]
+        return _of_packed(
+            column, lambda texts: of_all(texts, part), lambda text: of_one(text, part)
+        )
     if name == _STARTS and (end := _after(part)):
         found = compared(column, (operator.lt, end), (operator.ge, part))
         if found is not None:
@@ -287,9 +347,9 @@ def pattern_mask(
     test = pattern.search if name == "re-find" else pattern.fullmatch
     needle = bound.needle
 
-    def matching(texts: list[str]) -> Iterable[int]:
+    def matching(texts: list[str], *, known: bool = False) -> Iterable[int]:
         start = perf_counter()
-        if not needle:
+        if known or not needle:
             marks = [_mark(test, text, longest) for text in texts]
         elif bound.plain and name == "re-find":
             marks = [needle in text for text in texts]
@@ -300,6 +360,18 @@ def pattern_mask(
         tally(int(took * _A_SECOND))
         return marks
 
+    if needle and _is_packed(column):
+        # All that is asked for is made first: only of those that may match.
+        there = text_mask(_INCLUDES, (column, needle))
+        assert there is not None
+        if bound.plain and name == "re-find":
+            return there, np.empty(0, np.int64)
+        maybe = positions_of(there)
+        if len(maybe) * 2 < len(column):
+            marks = np.zeros(len(column), np.uint8)
+            some = column.take(maybe)
+            marks[maybe] = asked(some, partial(matching, known=True), run=_RUN)
+            return marks == 1, positions_of(marks == _UNDECIDED)
     marks = asked(column, of_texts(column, matching), run=_RUN)
     return marks == 1, positions_of(marks == _UNDECIDED)
 
