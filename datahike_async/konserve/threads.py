@@ -22,6 +22,7 @@ from anyio.lowlevel import RunVar, checkpoint_if_cancelled
 from anyio.to_thread import run_sync
 
 from datahike_async.konserve.loops import is_interruption, running_loop
+from datahike_async.konserve.pool import Pool
 
 __all__ = [
     "STORING",
@@ -85,43 +86,39 @@ class _Call(_Made[T]):
     def __init__(
         self, call: Callable[..., T], args: tuple[Any, ...], loop: asyncio.AbstractEventLoop
     ) -> None:
-        super().__init__(call, args)
+        self._call = contextvars.copy_context().run
+        self._args = (call, *args)
+        self._given = self._error = None
         self.loop = loop
         self.given_up = False
         """Whether nobody wants what comes of it any more."""
+        self.over: asyncio.Future[None] = loop.create_future()
+        """Done once it has ended. Whoever is cancelled while he awaits it calls ``end``."""
         self._begun = threading.Lock()
         self._ended = False
-        self._over: asyncio.Future[None] = loop.create_future()
         self._awaited: asyncio.Task[Any] | None = None
 
     def run(self) -> None:
+        """Make the call, in the thread, unless it was kept from beginning."""
         if not self._begun.acquire(blocking=False):
-            return  # it was kept from beginning
+            return
         _present.call = self
         try:
             super().run()
         finally:
             _present.call = None
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                self.loop.call_soon_threadsafe(self._end)
+
+    def tell(self) -> None:
+        """Say, in the thread, that it has ended."""
+        try:
+            self.loop.call_soon_threadsafe(self._end)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits
 
     def _end(self) -> None:
         self._ended = True
-        if not self._over.done():
-            self._over.set_result(None)
-
-    async def made(self, pool: concurrent.futures.Executor) -> None:
-        """Have a thread of the pool make it. After a cancellation it may still be under way.
-
-        Raises RuntimeError where there is no thread for it; then it is not made.
-        """
-        try:
-            pool.submit(contextvars.copy_context().run, self.run)
-        except RuntimeError:
-            # The pool keeps what it has found no new thread for, and an older one may take it.
-            if self._begun.acquire(blocking=False):
-                raise
-        await self._over
+        if not self.over.done():
+            self.over.set_result(None)
 
     @property
     def was_cancelled(self) -> bool:
@@ -140,9 +137,9 @@ class _Call(_Made[T]):
             return False
         with anyio.CancelScope(shield=True):
             while not self._ended:
-                self._over = self.loop.create_future()
+                self.over = self.loop.create_future()
                 try:
-                    await self._over
+                    await self.over
                 except asyncio.CancelledError:
                     continue
         return True
@@ -204,9 +201,9 @@ class Threads:
         self.most = most
         self._kind = kind
         self._limiters: RunVar[anyio.CapacityLimiter] = RunVar(f"datahike_async.threads.{kind}")
-        self._pools: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, concurrent.futures.ThreadPoolExecutor
-        ] = weakref.WeakKeyDictionary()
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @property
     def limiter(self) -> anyio.CapacityLimiter:
@@ -218,7 +215,7 @@ class Threads:
             self._limiters.set(made)
             return made
 
-    def pool(self, loop: asyncio.AbstractEventLoop) -> concurrent.futures.Executor:
+    def pool(self, loop: asyncio.AbstractEventLoop) -> Pool:
         """Return those of a loop of asyncio; they end with it."""
         made = self._pools.get(loop)
         if made is None:
@@ -227,10 +224,8 @@ class Threads:
                 if old is not None and old.is_closed():
                     left = self._pools.pop(old, None)
                     if left is not None:
-                        left.shutdown(wait=False)
-            made = self._pools[loop] = concurrent.futures.ThreadPoolExecutor(
-                self.most, f"datahike_async {self._kind}"
-            )
+                        left.end()
+            made = self._pools[loop] = Pool(self.most, f"datahike_async {self._kind}")
         return made
 
 
@@ -266,7 +261,8 @@ async def in_thread(
     one = _Call(call, args, loop)
     try:
         # anyio's own way takes twice as long, and does not wait for a thread after a cancellation.
-        await one.made(threads.pool(loop))
+        threads.pool(loop).submit(one)
+        await one.over
     except asyncio.CancelledError:
         of_a_scope = not is_interruption()
         one.give_up()
@@ -283,7 +279,8 @@ async def _surely_made(
     while True:
         one = _Call(call, args, loop)
         try:
-            await one.made(threads.pool(loop))
+            threads.pool(loop).submit(one)
+            await one.over
         except asyncio.CancelledError as error:
             if await one.end():
                 raise

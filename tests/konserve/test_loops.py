@@ -585,7 +585,7 @@ def test_a_call_for_which_there_was_no_thread_is_not_made_later(
             await in_thread(second.call, threads=threads)
         first.open.set()
         await task
-        threads.pool(asyncio.get_running_loop()).shutdown()
+        threads.pool(asyncio.get_running_loop()).end()
 
     asyncio.run(main())
     assert not second.calls
