@@ -65,7 +65,7 @@ async def gc_storage(
         writer.require_writable()
     with konserve_errors():
         if not dry_run:
-            await writer.probe.check()
+            await writer.branch.probe.check()
         return await collect(writer, keep, dry_run=dry_run)
 
 
@@ -120,7 +120,7 @@ async def pin(
     if wanted is None:
         raise ArgumentError("Only what is stored can be pinned; this database value is no commit.")
     with konserve_errors():
-        await writer.probe.check()
+        await writer.branch.probe.check()
         db, id_ = await _pinned(conn, writer, wanted, float(ttl))
     renewing = Every(float(ttl) / 4, _renewal(writer, id_), "the renewal of a pin")
     try:
@@ -135,13 +135,13 @@ async def _pinned(
     conn: Connection, writer: Transactor, wanted: Any, ttl: float
 ) -> tuple[Database, UUID]:
     for _ in range(_ATTEMPTS):
-        registry = await read_registry(writer.store)
+        registry = await read_registry(writer.branch.store)
         origin = await origin_of(conn, wanted, registry)
         if origin is None:
             raise neither(wanted)
-        id_ = await write_pin(writer.store, origin.place, ttl, writer.env)
+        id_ = await write_pin(writer.branch.store, origin.place, ttl, writer.branch.env)
         # A collection that began before the pin was there has not seen it.
-        if (await read_registry(writer.store)).epoch == registry.epoch:
+        if (await read_registry(writer.branch.store)).epoch == registry.epoch:
             return await database_at(conn, origin.place), id_
         await _unpin(writer, id_)
     raise SnapshotExpired(
@@ -151,7 +151,9 @@ async def _pinned(
 
 async def _unpin(writer: Transactor, id_: UUID) -> None:
     try:
-        await change_pins(writer.store, lambda pins: {i: p for i, p in pins.items() if i != id_})
+        await change_pins(
+            writer.branch.store, lambda pins: {i: p for i, p in pins.items() if i != id_}
+        )
     except KonserveError:
         return  # it lapses by itself
 
@@ -163,11 +165,11 @@ def _renewal(writer: Transactor, id_: UUID) -> Callable[[], Awaitable[bool]]:
         pin = pins.get(id_)
         if pin is None:
             return pins
-        return {**pins, id_: pin._replace(renewals=pin.renewals + 1, at=writer.env.now())}
+        return {**pins, id_: pin._replace(renewals=pin.renewals + 1, at=writer.branch.env.now())}
 
     async def renew() -> bool:
         try:
-            pins = await change_pins(writer.store, renewed)
+            pins = await change_pins(writer.branch.store, renewed)
         except Exception as error:
             PIN_LOST(pin=id_, error=error)
             return True

@@ -161,7 +161,7 @@ async def purge(
     writer = writer_of(conn)
     with konserve_errors():
         if everywhere:
-            await change_pins(writer.store, lambda pins: {})
+            await change_pins(writer.branch.store, lambda pins: {})
         collected = await collect(writer, Retention())
     return Purged(reports, tuple(untagged), collected)
 
@@ -192,7 +192,7 @@ async def _elsewhere(conn: Connection, forms: _Forms, by_id: _Forms) -> dict[Key
     seen = {conn.config.branch}
     while True:
         with konserve_errors():
-            names = (await read_registry(writer_of(conn).store)).branches.keys() - seen
+            names = (await read_registry(writer_of(conn).branch.store)).branches.keys() - seen
         if not names:
             return reports
         seen |= names
@@ -216,7 +216,7 @@ async def _purged(conn: Connection, forms: list[Any]) -> TxReport:
         if writer.flushing.under_way:
             # What it writes of the state before would come after the garbage was listed.
             await writer.renew(frozenset())
-        for blobs in await wasteful_blobs(writer.store, writer.snapshot.trees):
+        for blobs in await wasteful_blobs(writer.branch.store, writer.snapshot.trees):
             await writer.renew(blobs)
     return report
 
@@ -224,7 +224,7 @@ async def _purged(conn: Connection, forms: list[Any]) -> TxReport:
 async def _untagged(conn: Connection, forms: _Forms) -> list[Keyword]:
     """Take back the tags of commits that have something of what is purged."""
     with konserve_errors():
-        registry = await read_registry(writer_of(conn).store)
+        registry = await read_registry(writer_of(conn).branch.store)
     out = []
     for name, tag in registry.tags.items():
         db = await commit_as_db(conn, tag.commit)
@@ -253,7 +253,7 @@ async def erasure_report(conn: Connection, values: Iterable[Any]) -> ErasureRepo
     if not wanted:
         raise ArgumentError("erasure_report takes at least one value to search for.")
     with konserve_errors():
-        done = await search(writer.store, writer.factory, Sought(wanted))
+        done = await search(writer.branch.store, writer.branch.factory, Sought(wanted))
     return ErasureReport(
         done.blobs,
         done.bytes,

@@ -365,7 +365,7 @@ async def _undone(conn: Connection, one: Any, parent: int | None) -> tuple[Datab
     if isinstance(of, UUID):
         place = await place_of(conn, of)
     elif type(of) is int:
-        place = await writer.past.at(*writer.line, of)
+        place = await writer.past.at(*writer.branch.line, of)
     else:
         raise ArgumentError(
             "What is reverted is the id of a transaction, an int, or that of a commit, a UUID, or "

@@ -118,7 +118,7 @@ async def rebase(
         made = await _planned(conn, merging, mine, target)
         if made is None:
             return []
-        beside = f"rebase-{writer.env.new_uuid()}"
+        beside = f"rebase-{writer.branch.env.new_uuid()}"
         await branch(conn, target, beside)
         try:
             await _committed(conn, beside, made)
@@ -199,7 +199,7 @@ async def _committed(conn: Connection, name: str, made: list[_Again]) -> None:
     """Make commits on a branch that nobody else knows."""
     if not made:
         return
-    async with connect(conn.config.on_branch(name), env=writer_of(conn).env) as beside:
+    async with connect(conn.config.on_branch(name), env=writer_of(conn).branch.env) as beside:
         for one in made:
             meta, key, tempids = one.said
             await transact_on(beside, (), one.items, meta, key=key, tempids=tempids)
@@ -208,9 +208,11 @@ async def _committed(conn: Connection, name: str, made: list[_Again]) -> None:
 async def _moved(conn: Connection, beside: str, mine: UUID) -> UUID | None:
     """Have the branch be what the one beside it is; None where it is not at ``mine`` any more."""
     writer = writer_of(conn)
-    store, name = writer.store, conn.config.branch
+    store, name = writer.branch.store, conn.config.branch
     with konserve_errors():
         try:
-            return await move_branch(store, name, beside, mine, writer.store_id, writer.env)
+            return await move_branch(
+                store, name, beside, mine, writer.branch.store_id, writer.branch.env
+            )
         except RevisionMismatch:
             return None

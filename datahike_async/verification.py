@@ -253,7 +253,7 @@ async def opened(database: Any, **options: Any) -> AsyncIterator[tuple[Store, st
     with konserve_errors():
         if isinstance(database, Connection):
             writer = writer_of(database)
-            yield writer.store, writer.config.branch
+            yield writer.branch.store, writer.config.branch
             return
         config = Config.of(database, **options)
         try:

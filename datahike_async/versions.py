@@ -132,7 +132,7 @@ async def branches(conn: Connection) -> frozenset[Keyword]:
 
     assert await d.branches(conn) == {d.kw("db")}
     """
-    store = writer_of(conn).store
+    store = writer_of(conn).branch.store
     with konserve_errors():
         registry = await read_registry(store)
     return frozenset(Keyword(name) for name in registry.branches)
@@ -153,8 +153,10 @@ async def branch(conn: Connection, from_: Any, new: Any) -> None:
     name = _name(new)
     writer.require_writable()
     with konserve_errors():
-        await writer.probe.check()
-        await begin_branch(writer.store, name, partial(_origin, conn, from_), writer.env)
+        await writer.branch.probe.check()
+        await begin_branch(
+            writer.branch.store, name, partial(_origin, conn, from_), writer.branch.env
+        )
 
 
 async def delete_branch(conn: Connection, name: Any) -> None:
@@ -172,7 +174,7 @@ async def delete_branch(conn: Connection, name: Any) -> None:
     wanted = _name(name)
     writer.require_writable()
     with konserve_errors():
-        await writer.probe.check()
+        await writer.branch.probe.check()
         await _end(conn, wanted)
 
 
@@ -190,8 +192,8 @@ async def rename_branch(conn: Connection, old: Any, new: Any) -> None:
     wanted, name = _name(old), _name(new)
     writer.require_writable()
     with konserve_errors():
-        await writer.probe.check()
-        if wanted == (await read_registry(writer.store)).main:
+        await writer.branch.probe.check()
+        if wanted == (await read_registry(writer.branch.store)).main:
             raise main_branch(wanted)
         at: UUID | None = None
 
@@ -204,7 +206,7 @@ async def rename_branch(conn: Connection, old: Any, new: Any) -> None:
             return origin
 
         for _ in range(_ATTEMPTS):
-            await begin_branch(writer.store, name, find, writer.env)
+            await begin_branch(writer.branch.store, name, find, writer.branch.env)
             try:
                 with suppress(DatabaseNotFound):  # where others have deleted it that is as good
                     await _end(conn, wanted, at)
@@ -238,14 +240,16 @@ async def force_branch(conn: Connection, db: Database, name: Any, parents: Itera
     with konserve_errors():
         value = await _value_of(conn, db)
         found = await _parents(conn, parents)
-        await writer.probe.check()
-        own = Line(conn.config.branch, *writer.line)
+        await writer.branch.probe.check()
+        own = Line(conn.config.branch, *writer.branch.line)
 
         async def kept(registry: Registry) -> None:
-            await require_kept(writer.store, writer.past, registry, own, value.trees)
+            await require_kept(writer.branch.store, writer.past, registry, own, value.trees)
 
-        base, env = writer.line[0], writer.env
-        born = await write_value(writer.store, writer.source, value, wanted, found, base, env, kept)
+        base, env = writer.branch.line[0], writer.branch.env
+        born = await write_value(
+            writer.branch.store, writer.branch.source, value, wanted, found, base, env, kept
+        )
         await shut_branch(conn, wanted, born)
 
 
@@ -264,9 +268,9 @@ async def tag(conn: Connection, name: Any, of: Any = None) -> None:
     wanted = _name(name, "tag")
     writer.require_writable()
     with konserve_errors():
-        await writer.probe.check()
+        await writer.branch.probe.check()
         of = conn.db().commit_id if of is None else of
-        await begin_tag(writer.store, wanted, partial(_origin, conn, of), writer.env)
+        await begin_tag(writer.branch.store, wanted, partial(_origin, conn, of), writer.branch.env)
 
 
 async def untag(conn: Connection, name: Any) -> None:
@@ -280,8 +284,8 @@ async def untag(conn: Connection, name: Any) -> None:
     wanted = _name(name, "tag")
     writer.require_writable()
     with konserve_errors():
-        await writer.probe.check()
-        await end_tag(writer.store, wanted)
+        await writer.branch.probe.check()
+        await end_tag(writer.branch.store, wanted)
 
 
 async def tags(conn: Connection) -> dict[Keyword, UUID]:
@@ -291,7 +295,7 @@ async def tags(conn: Connection) -> dict[Keyword, UUID]:
     assert (await d.tags(conn))[d.kw("v2")] == d.commit_id(conn.db())
     """
     with konserve_errors():
-        registry = await read_registry(writer_of(conn).store)
+        registry = await read_registry(writer_of(conn).branch.store)
     return {Keyword(name): tag.commit for name, tag in registry.tags.items()}
 
 
@@ -308,9 +312,9 @@ async def branch_as_db(conn: Connection, name: Any) -> Database:
         return await conn.sync()
     with konserve_errors():
         writer = writer_of(conn)
-        place = await head_place(writer.store, wanted, writer.store_id)
+        place = await head_place(writer.branch.store, wanted, writer.branch.store_id)
         if place is None:
-            raise unknown_branch(wanted, await read_registry(writer_of(conn).store))
+            raise unknown_branch(wanted, await read_registry(writer_of(conn).branch.store))
         return await database_at(conn, place)
 
 
@@ -426,7 +430,9 @@ async def _value_of(conn: Connection, db: Any) -> Snapshot:
 async def _end(conn: Connection, name: str, at: UUID | None = None) -> None:
     """Delete a branch, if it is ``at`` a commit where one is given."""
     writer = writer_of(conn)
-    await shut_branch(conn, name, await end_branch(writer.store, name, writer.env, at=at))
+    await shut_branch(
+        conn, name, await end_branch(writer.branch.store, name, writer.branch.env, at=at)
+    )
 
 
 async def shut_branch(conn: Connection, name: str, born: UUID | None) -> None:
@@ -468,8 +474,8 @@ async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | N
     """
     if isinstance(of, UUID):
         writer = writer_of(conn)
-        own = Line(conn.config.branch, *writer.line)
-        return await find_commit(writer.store, writer.past, registry, own, of)
+        own = Line(conn.config.branch, *writer.branch.line)
+        return await find_commit(writer.branch.store, writer.past, registry, own, of)
     name = _name(of)
     found = await _head_of(conn, name, registry)
     if found is None and name in registry.tags:
@@ -479,13 +485,13 @@ async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | N
 
 async def _head_of(conn: Connection, name: str, registry: Registry) -> Origin | None:
     writer = writer_of(conn)
-    place = await head_place(writer.store, name, writer.store_id)
+    place = await head_place(writer.branch.store, name, writer.branch.store_id)
     return None if place is None else Origin(place, registry.floors.get(name))
 
 
 async def named_place(conn: Connection, of: Any) -> Place | None:
     """Return where a branch or tag, by its name, or a commit, by its id, is; None: nowhere."""
-    origin = await origin_of(conn, of, await read_registry(writer_of(conn).store))
+    origin = await origin_of(conn, of, await read_registry(writer_of(conn).branch.store))
     return None if origin is None else origin.place
 
 
@@ -497,6 +503,8 @@ async def place_of(conn: Connection, commit: UUID) -> Place | None:
 async def database_at(conn: Connection, place: Place) -> Database:
     """Return the database that is at a place."""
     writer = writer_of(conn)
-    snapshot, _ = await restore_at(place.base, place.records, writer.factory, writer.source)
+    snapshot, _ = await restore_at(
+        place.base, place.records, writer.branch.factory, writer.branch.source
+    )
     config = conn.config.on_branch(place.base.branch)
-    return Database(View(snapshot), config=config, commit=place.commit, env=writer.env)
+    return Database(View(snapshot), config=config, commit=place.commit, env=writer.branch.env)

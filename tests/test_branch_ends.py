@@ -137,9 +137,9 @@ async def test_a_name_whose_deletion_was_ended_half_way_can_be_used(
 ) -> None:
     async with d.connect(config, create=True) as main:
         await d.branch(main, ":db", ":trial")
-        before = await main._transactor.store.get(BRANCHES)
+        before = await main._transactor.branch.store.get(BRANCHES)
         await d.delete_branch(main, ":trial")
-        await main._transactor.store.assoc(BRANCHES, before)
+        await main._transactor.branch.store.assoc(BRANCHES, before)
         await main.transact([{":n": 1}])
         await d.branch(main, ":db", ":trial")
         async with d.connect(on(config, "trial")) as trial:

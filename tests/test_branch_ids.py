@@ -126,7 +126,7 @@ async def test_a_block_that_was_taken_is_used_on_after_opening_again(
 ) -> None:
     monkeypatch.setattr(branching, "LEAST", 4)
     async with d.connect(config, create=True) as main:
-        store = main._transactor.store
+        store = main._transactor.branch.store
         await d.branch(main, ":db", ":trial")
         for n in range(10):
             async with d.connect(on(config, "trial")) as trial:
@@ -249,7 +249,7 @@ async def test_of_two_branches_begun_at_once_each_has_its_ids(
 async def test_when_all_ids_are_used_nothing_is_written(config: dict[str, Any]) -> None:
     async with d.connect(config, create=True) as main:
         await d.branch(main, ":db", ":trial")
-        store = main._transactor.store
+        store = main._transactor.branch.store
 
         async def nearly(registry: Any) -> Any:
             return registry.without_block(range(BLOCKS.stop - 3))
@@ -274,7 +274,7 @@ async def test_when_all_ids_are_used_nothing_is_written(config: dict[str, Any]) 
 
 async def test_a_block_is_as_large_as_what_needs_it(config: dict[str, Any]) -> None:
     async with d.connect(config, create=True) as main:
-        store = main._transactor.store
+        store = main._transactor.branch.store
         assert len(await take_block(store, range(4096), 1)) == 8192
         assert len(await take_block(store, range(4096), 10_000)) == 20_000
         assert len(await take_block(store, MAIN, 1)) == 1 << 20
@@ -303,7 +303,7 @@ async def test_a_large_transaction_takes_few_blocks(
     async with d.connect(on(few, "trial")) as trial:
         await trial.transact([*items, [":db/add", "last", ":n", count]])
         assert len(await entities(trial.db())) == count + 1
-        taken = (await read_registry(trial._transactor.store)).next_id - BLOCKS.start
+        taken = (await read_registry(trial._transactor.branch.store)).next_id - BLOCKS.start
     assert taken < 8 * count
 
 
@@ -312,7 +312,7 @@ async def test_what_fails_time_and_again_takes_one_block(few: dict[str, Any]) ->
         raise ValueError("its own")
 
     async with d.connect(on(few, "trial")) as trial:
-        store = trial._transactor.store
+        store = trial._transactor.branch.store
         for n in range(5):
             with pytest.raises(ValueError, match="its own"):
                 await trial.transact([*({":n": n} for n in range(6)), [":db.fn/call", fails]])
@@ -373,7 +373,7 @@ async def test_a_block_is_taken_from_a_store_that_compares_alone(
         raise d.FencingUnsupported("it lies")
 
     async with d.connect(on(few, "trial")) as trial:
-        store = trial._transactor.store
+        store = trial._transactor.branch.store
         before = await read_registry(store)
         monkeypatch.setattr(Probe, "check", fails)
         with pytest.raises(d.FencingUnsupported):
@@ -526,7 +526,7 @@ async def test_writers_of_one_branch_that_run_out_of_ids_together(
         for conn in writers:
             assert sorted((await entities(await conn.sync())).values()) == sorted(set(given))
         assert len(set(given)) == len(given) == 180
-        taken = (await read_registry(main._transactor.store)).next_id - BLOCKS.start
+        taken = (await read_registry(main._transactor.branch.store)).next_id - BLOCKS.start
         assert taken < 20 * len(given)
     async with d.connect(on(config, "trial")) as trial:
         await add(trial, range(9000, 9100))

@@ -193,7 +193,7 @@ async def test_a_branch_costs_the_same_whatever_there_is(
     async with d.connect(config) as conn:
         await conn.transact([{":n": -1}])
         writes: list[str] = []
-        store: Any = conn._transactor.store
+        store: Any = conn._transactor.branch.store
         for name in ("assoc", "multi_assoc", "dissoc"):
             real = getattr(store, name)
 
@@ -230,10 +230,10 @@ async def test_of_many_who_make_one_branch_one_does(config: dict[str, Any], time
 async def test_a_branch_that_was_begun_and_not_listed_is_taken_over(config: dict[str, Any]) -> None:
     async with d.connect(config, create=True) as conn:
         await conn.transact([{":n": 1}])
-        before = await conn._transactor.store.get(BRANCHES)
+        before = await conn._transactor.branch.store.get(BRANCHES)
         await d.branch(conn, ":db", ":trial")
         # Whoever made it was ended before it was listed.
-        await conn._transactor.store.assoc(BRANCHES, before)
+        await conn._transactor.branch.store.assoc(BRANCHES, before)
         assert await d.branches(conn) == {d.kw("db")}
         with pytest.raises(d.DatabaseExists):
             await d.branch(conn, ":db", ":trial")

@@ -20,7 +20,7 @@ async def numbers(db: d.Database) -> list[int]:
 
 
 async def blobs(conn: d.Connection) -> int:
-    store = conn._transactor.store
+    store = conn._transactor.branch.store
     return sum([len(page) async for page in store.blobs.names()])
 
 
@@ -28,7 +28,7 @@ async def settled(conn: d.Connection) -> None:
     """Wait until no flush is under way, nor one waits to be published."""
     flushing = conn._transactor.flushing
     await conn.sync()
-    while flushing.under_way or flushing.prepared is not None:
+    while not flushing.at_rest:
         await anyio.sleep(0.001)
         await conn.sync()
 

@@ -136,7 +136,7 @@ async def test_a_forked_child_is_told_at_once_and_leaves_alone_what_is_its_paren
 ) -> None:
     conn = await d.connect(store=store)
     holder = [conn]
-    parents = getattr(conn._transactor.store.blobs, "_environment", None)
+    parents = getattr(conn._transactor.branch.store.blobs, "_environment", None)
     calls = what_waits(conn, conn.db())
 
     def child() -> None:
@@ -162,7 +162,7 @@ async def test_a_forked_child_is_told_at_once_and_leaves_alone_what_is_its_paren
             with anyio.fail_after(20):
                 async with d.connect(store=store) as mine:
                     if store["backend"] == "lmdb":
-                        blobs = mine._transactor.store.blobs
+                        blobs = mine._transactor.branch.store.blobs
                         assert blobs._environment is not parents
                     assert await d.q(QUERY, mine.db()) == MANY
                     await mine.transact([{":n": -2}])

@@ -104,7 +104,7 @@ async def test_tags_are_named_once(config: dict[str, Any]) -> None:
         with pytest.raises(d.DatabaseNotFound):
             await d.untag(conn, ":v1")
         await d.tag(conn, ":v1", ":db")
-        keys = [x["key"] for x in await conn._transactor.store.keys()]
+        keys = [x["key"] for x in await conn._transactor.branch.store.keys()]
         assert sum(str(key).startswith("tag/") for key in keys) == 1
     async with d.connect(config, read_only=True) as reader:
         assert len(await d.tags(reader)) == 1
@@ -119,7 +119,7 @@ async def test_a_tag_that_is_gone_from_the_store_is_damage(config: dict[str, Any
             commit = d.commit_id((await trial.transact([{":n": 1}])).db_after)
             await d.tag(trial, ":v1")
         await d.delete_branch(conn, ":trial")
-        store = conn._transactor.store
+        store = conn._transactor.branch.store
         (key,) = [k["key"] for k in await store.keys() if str(k["key"]).startswith("tag/")]
         await store.dissoc(key)
         with pytest.raises(d.CorruptData, match="though a tag refers to it"):
@@ -355,7 +355,7 @@ async def test_a_branch_that_was_forced_and_not_listed_is_listed_by_who_opens_it
             for name in (":db", ":new"):
                 with pytest.raises(RuntimeError):
                     await d.force_branch(main, main.db(), name, [":db"])
-        store = main._transactor.store
+        store = main._transactor.branch.store
         await d.branch(main, ":db", ":third")
         if collected:
 

@@ -31,7 +31,7 @@ async def test_they_are_applied_one_on_the_other_and_each_is_a_commit(
 ) -> None:
     await d.create_database(config)
     async with d.connect(config, limits=limits) as conn:
-        before, generation = conn.db(), conn._transactor._branch.committer.generation
+        before, generation = conn.db(), conn._transactor.branch.committer.generation
         heard: list[d.TxReport] = []
         conn.listen(heard.append)
         reports = await conn.transact_many(
@@ -42,7 +42,7 @@ async def test_they_are_applied_one_on_the_other_and_each_is_a_commit(
                 ({":n": n} for n in range(2, 4)),
             ]
         )
-        assert conn._transactor._branch.committer.generation == generation + 1
+        assert conn._transactor.branch.committer.generation == generation + 1
         assert [r.tx for r in reports] == [*range(before.max_tx + 1, before.max_tx + 5)]
         for last, report in zip([before, *(r.db_after for r in reports)], reports, strict=False):
             assert report.db_before == last

@@ -49,7 +49,7 @@ PROGRAM = """
     anyio.run(main)
 """
 STOPPED_IN_ITS_TURN = """
-        committer, order = conn._transactor._branch.committer, conn._transactor.order
+        committer, order = conn._transactor.branch.committer, conn._transactor.order
         publish = committer.publish
         async def stop(entries):
             if order.has_turn:
@@ -61,12 +61,12 @@ STOPPED_IN_ITS_TURN = """
 STOPPED_WITH_THE_LOCK = {
     "file": """
         stop = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
-        blobs = conn._transactor.store.blobs
+        blobs = conn._transactor.branch.store.blobs
         blobs._steps = lambda step: step == "log-written" and stop()
 """,
     "lmdb": """
         stop = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
-        blobs = conn._transactor.store.blobs
+        blobs = conn._transactor.branch.store.blobs
         check = blobs._check
         blobs._check = lambda *a: stop() or check(*a)
 """,

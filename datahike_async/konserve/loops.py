@@ -24,6 +24,7 @@ import anyio
 __all__ = [
     "Every",
     "Home",
+    "Signal",
     "abandon_closed",
     "is_cancellation",
     "is_interruption",
@@ -101,6 +102,48 @@ class Home:
             # Closed; trio's RunFinishedError is one, too.
             return False
         return True
+
+
+class Signal:
+    """Something that happens once, for which one task of the running loop waits.
+
+    What ``anyio.Event`` is for any number of tasks, which costs several times as much to make, to
+    wait for and to set: every commit waits for two.
+    """
+
+    __slots__ = ("_has_come", "_waiter")
+
+    def __init__(self) -> None:
+        self._has_come = False
+        self._waiter: asyncio.Future[None] | anyio.Event | None = None
+
+    def is_set(self) -> bool:
+        """Say whether it has happened."""
+        return self._has_come
+
+    def set(self) -> None:
+        """Say that it has happened; once more does no harm."""
+        self._has_come = True
+        waiter = self._waiter
+        if waiter is None:
+            return
+        if isinstance(waiter, asyncio.Future):
+            if not waiter.done():
+                waiter.set_result(None)
+        else:
+            waiter.set()
+
+    async def wait(self) -> None:
+        """Wait until it happens; not at all where it has."""
+        if self._has_come:
+            return
+        loop = running_loop()
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            self._waiter = future = loop.create_future()
+            await future
+        else:
+            self._waiter = event = anyio.Event()
+            await event.wait()
 
 
 def is_cancellation(error: BaseException) -> bool:

@@ -13,7 +13,6 @@ import contextvars
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio

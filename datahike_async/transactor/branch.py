@@ -13,10 +13,12 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import DatahikeError
 from datahike_async.index.memtable import Memtable, Rest
 from datahike_async.index.protocol import IndexFactory
+from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Address
 from datahike_async.konserve.blob import UNCHANGED, News, Turn
 from datahike_async.konserve.errors import KonserveError
@@ -30,8 +32,10 @@ from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import Commit, encode_record
 from datahike_async.storage.nodes.layout import Layout, layout_of
 from datahike_async.storage.nodes.store import NodeStore
+from datahike_async.storage.probe import Probe
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.committer import Committer, Sent
+from datahike_async.transactor.limits import Limits
 
 __all__ = ["Branch", "Prepared"]
 
@@ -73,6 +77,26 @@ class Branch:
         # Entity ids that were taken for a transaction which was not published.
         self._held: range | None = None
 
+    @classmethod
+    async def open(
+        cls,
+        store: Store,
+        state: BranchState,
+        config: Config,
+        source: NodeStore,
+        env: Env,
+        limits: Limits,
+    ) -> Branch:
+        """Return a branch that was read, in the state that it was found in."""
+        trust = config.writer.trusting
+        probe = Probe(store, state.head.base.store, config.store["backend"], env, trust=trust)
+        committer = Committer(store, state, env, probe, limits)
+        branch = cls(store, source, index_factory(config.index), committer, env)
+        await branch.adopt(state)
+        if store.capabilities.remote:
+            await branch.warm()
+        return branch
+
     async def adopt(self, state: BranchState | Growth) -> None:
         """Take over what was read from the store: the whole, or what is new."""
         committer = self.committer
@@ -103,6 +127,21 @@ class Branch:
         state = await self.committer.look_again(news)
         if state is not UNCHANGED:
             await self.adopt(state)
+
+    @property
+    def line(self) -> tuple[Checkpoint, Sequence[bytes]]:
+        """The newest checkpoint of the branch, and the records since."""
+        return self.committer.base, self.committer.tail.records
+
+    @property
+    def store_id(self) -> UUID:
+        """The identity of the store."""
+        return self.committer.base.store
+
+    @property
+    def probe(self) -> Probe:
+        """Whether the store compares before it writes."""
+        return self.committer.probe
 
     @property
     def name(self) -> str:

@@ -34,11 +34,11 @@ async def collect(
     """Collect the garbage of the store of a branch. Without ``retain`` what is usual is kept."""
     keep = retain or retention(None, keep_history=transactor.config.keep_history)
     run = Collection(
-        transactor.store,
-        transactor.source,
-        transactor.factory,
+        transactor.branch.store,
+        transactor.branch.source,
+        transactor.branch.factory,
         keep,
-        transactor.env,
+        transactor.branch.env,
         _watches.setdefault(transactor, Watch()),
         dry_run=dry_run,
     )
@@ -57,10 +57,10 @@ def collecting(transactor: Transactor, gc: GcConfig) -> Every:
 async def collect_in_turn(transactor: Transactor, gc: GcConfig) -> bool:
     """Collect unless somebody has a moment ago; what goes wrong is told. True: go on."""
     try:
-        last = (await read_registry(transactor.store)).collected
+        last = (await read_registry(transactor.branch.store)).collected
         wait = timedelta(seconds=gc.every * _EARLY)
-        if last is None or abs(transactor.env.now() - last) >= wait:
-            await transactor.probe.check()
+        if last is None or abs(transactor.branch.env.now() - last) >= wait:
+            await transactor.branch.probe.check()
             await collect(transactor, gc.retain)
     except Exception as error:
         COLLECT_FAILED(branch=transactor.config.branch, error=as_ours(error))

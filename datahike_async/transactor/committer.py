@@ -97,6 +97,8 @@ class Committer:
         self.journal = store.capabilities.journal
         self.limits = limits
         self._until = math.inf
+        self.interrupted = False
+        """Whether the event loop ended during a publication."""
         # Whether it takes its place among the writers that compete, and who lost theirs to it;
         # and where it knows of none, after how many further publications it leaves a gap.
         self.in_ring = False
@@ -133,11 +135,6 @@ class Committer:
             for record in growth.encoded:
                 self.tail.append(record)
         self.behind = None
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the event loop ended during a publication."""
-        return self._until != math.inf
 
     async def look_again(self, news: News | None = None) -> BranchState | Growth | Unchanged:
         """Read what is new of the branch: one conditional read, or what a turn has brought.
@@ -273,7 +270,7 @@ class Committer:
                 raise error
             await self._settle(send, generation, id_, error)
         except anyio.get_cancelled_exc_class() as stopped:
-            self._until = min(self._until, anyio.current_time())
+            self._have_until(anyio.current_time())
             raise unknown(_LOOP_ENDED) from stopped
 
     def _interruption(self, cancelled: BaseException) -> OutcomeUnknown:
@@ -283,8 +280,12 @@ class Committer:
         """
         if not is_interruption():
             raise cancelled
-        self._until = min(self._until, anyio.current_time() + self.limits.close_seconds)
+        self._have_until(anyio.current_time() + self.limits.close_seconds)
         return _LOOP_ENDED
+
+    def _have_until(self, deadline: float) -> None:
+        self._until = min(self._until, deadline)
+        self.interrupted = True
 
     async def _settle(
         self,

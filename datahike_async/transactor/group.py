@@ -18,7 +18,7 @@ from datahike_async.collector import set_aside
 from datahike_async.errors import DatahikeError, SnapshotExpired
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.storage.log.records import Commit, encode_entry, made_of, tx_of_commit
+from datahike_async.storage.log.records import encode_entry, made_of, tx_of_commit
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.committer import Sent
 from datahike_async.transactor.failures import mismatch
@@ -48,12 +48,14 @@ class Group:
     """Transactions on top of a branch's durable state. ``size`` counts bytes of the log.
 
     ``bulk`` is a transaction that changed the trees, or what they say: better none comes after it.
-    What was before one that purges is not written any more.
+    What was before one that purges is not written any more. ``expired`` says that one of them needs
+    what was collected of an old state.
     """
 
     def __init__(self, branch: Branch, wrap: Wrap) -> None:
         self.size = 0
         self.bulk: Applied | None = None
+        self.expired = False
         self._branch = branch
         self._wrap = wrap
         self._state = branch.snapshot
@@ -65,6 +67,9 @@ class Group:
         self._parents: tuple[UUID, ...] = ()
         # From which transaction on the log is written; None: all of it.
         self._purged: int | None = None
+        # The commit that the first of them was applied to; the publication, once there is one.
+        self._before = branch.committer.commit
+        self._publication: UUID | None = None
 
     async def apply(self, message: Transact) -> None:
         """Apply one more message; what it raises is kept for its caller."""
@@ -107,7 +112,7 @@ class Group:
             more_ids=branch.more_ids,
             foreign=message.foreign,
             # So that a commit's transaction is newer than those of all that it was made on.
-            above=max(map(tx_of_commit, message.parents), default=0),
+            above=max(map(tx_of_commit, message.parents)) if message.parents else 0,
         )
         applied: Applied
         token = APPLYING.set(branch)
@@ -128,6 +133,7 @@ class Group:
                 entry = encode_entry(applied)
         except Exception as error:
             self._state = getattr(error, "base", state)
+            self.expired |= isinstance(error, SnapshotExpired)
             self._outcomes.append(_Outcome(message, None, error))
             return
         finally:
@@ -144,38 +150,34 @@ class Group:
         if applied.purged is not None:
             self._purged = len(self._entries) - 1
 
-    async def publish(self) -> UUID | None:
-        """Make the group durable, and return the id of its publication.
-
-        None where there was nothing to write. Raises what ``Branch`` raises.
-        """
+    async def publish(self) -> None:
+        """Make the group durable, if there is anything to write. Raises what ``Branch`` raises."""
         branch = self._branch
+        self._before = branch.committer.commit
         if not self._entries:
             # Nothing to write; the state may still be a fresh copy of the old one.
             branch.snapshot = self._state
-            return None
+            return
         sent = Sent(self._entries[self._purged or 0 :], self._txs, self._parents)
         if self.bulk is not None:
-            publication = await branch.publish_trees(
+            self._publication = await branch.publish_trees(
                 sent, self._state, self._instant, anew=self._purged is not None
             )
             if self.bulk.after is self._state:
                 # The report must not keep alive what now lies in the store.
                 self.bulk.after = branch.snapshot
         else:
-            publication = await branch.publish(sent, self._state)
+            self._publication = await branch.publish(sent, self._state)
         branch.instant = self._instant
-        return publication
 
     def __len__(self) -> int:
         return len(self._outcomes)
 
     async def on_what_is_there(self) -> Group:
-        """Return the group; applied anew where what it needs of an old state was collected."""
-        if any(isinstance(outcome.error, SnapshotExpired) for outcome in self._outcomes):
-            with suppress(Exception):  # what is wrong shows when it is published
-                await self._branch.refresh()
-                return await self.again()
+        """Return the group applied anew, since what it needs of an old state was collected."""
+        with suppress(Exception):  # what is wrong shows when it is published
+            await self._branch.refresh()
+            return await self.again()
         return self
 
     async def again(self) -> Group:
@@ -185,11 +187,9 @@ class Group:
             await group.apply(message)
         return group
 
-    def answer(self, before: Commit, publication: UUID | None, last: Commit) -> list[Transact]:
-        """Reply to everyone after the publication; return those who succeeded.
-
-        ``before`` is the commit that the first of them was applied to, ``last`` the newest one.
-        """
+    def answer(self) -> list[Transact]:
+        """Reply to everyone after the publication; return those who succeeded."""
+        before, last, publication = self._before, self._branch.committer.commit, self._publication
         left = len(self._txs)
         committed = []
         for message, applied, error, answer in self._outcomes:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-import anyio
-
+from datahike_async.konserve.loops import Signal
 from datahike_async.storage.log.records import Commit
 from datahike_async.tx.answers import Answer
 from datahike_async.tx.apply import Applied
@@ -62,7 +61,7 @@ class Transact:
         self.foreign = foreign or bool(parents)
         self.rest = rest
         self.tempids = tempids
-        self.done = anyio.Event()
+        self.done = Signal()
         self.applied: Applied | None = None
         self.answer: Answer | None = None
         self.before: Commit | None = None
@@ -93,7 +92,7 @@ class Request:
     __slots__ = ("done", "error")
 
     def __init__(self) -> None:
-        self.done = anyio.Event()
+        self.done = Signal()
         self.error: BaseException | None = None
 
     def answer(self, error: BaseException | None) -> None:

@@ -12,12 +12,13 @@ A turn is a matter of order alone: that nothing is lost is the compare-and-set's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 from uuid import UUID
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from datahike_async.events import CONFLICT, NO_TURN
 from datahike_async.transactor.branch import Branch
@@ -35,6 +36,12 @@ _GIVEN_WAY: Final = 0.1
 _SPREAD: Final = 0.4
 _FIRST_STREAK: Final = 4
 _LONGEST_STREAK: Final = 32
+_TICKS: Final = 3
+"""Of the event loop, within which a caller that commits in a loop sends its next transaction."""
+_HELD_UP: Final = 0.02
+"""Seconds, after which these ticks have not come because callers hold the loop up."""
+_WARY: Final = 16
+"""For so many turns after that each is passed on with its first publication."""
 _GAP: Final = 1.5
 """After a streak of publications a lone writer leaves a gap of so many publications' time.
 
@@ -48,7 +55,8 @@ class Order:
     """The place of one writer among those of a branch.
 
     ``waits`` says that it waits for turns, ``has_turn`` that it has one at the store, which ends
-    with its next publication once ``last`` is called.
+    with its next publication once ``last`` is called, and with ``leave``. ``leaves_gaps`` says that
+    it calls ``leave_gap`` before it publishes without a turn.
 
     ``conflicts`` and ``reruns`` count, for whoever measures: publications that somebody else was
     faster than, and transactions that were applied again.
@@ -56,11 +64,16 @@ class Order:
 
     def __init__(self, branch: Branch) -> None:
         self.waits = False
+        self.leaves_gaps = branch.store.capabilities.remote
         self.conflicts = 0
         self.reruns = 0
         self._branch = branch
         self.has_turn = False
         self.last: Callable[[], None] = lambda: None
+        self._turn = AsyncExitStack()
+        # Where the store has turns, nobody asks when the head changed and how long anything took.
+        self._notes = self.leaves_gaps or not branch.store.capabilities.turns
+        self._wary = 0
         self._calm = 0
         self._since: int | None = None
         # When the head was last seen to change, and last looked at; and what a publication takes.
@@ -89,8 +102,6 @@ class Order:
 
     async def leave_gap(self) -> None:
         """Let a newcomer in between many publications in a row, at stores that have no turns."""
-        if not self._branch.store.capabilities.remote:
-            return
         if self._branch.env.monotonic() - self._looked > self._pace:
             self._streak, self._until_gap = 0, _FIRST_STREAK
         self._streak += 1
@@ -107,14 +118,16 @@ class Order:
 
     def published(self, seconds: float) -> None:
         """Note that a group was published, which took so long."""
+        if not self._notes:
+            return
         self._note_head()
         # The first one may have tried out, too, whether the store keeps its promises.
         self._pace += (seconds - self._pace) * (0.2 if self._published > 1 else 1.0)
         self._published += 1
         self._since = self._front = None
 
-    async def wait(self, turn: AsyncExitStack, *, refresh: bool = True) -> None:
-        """Wait for a turn, which ``turn`` ends, and take over what others have published by then.
+    async def wait(self, *, refresh: bool = True) -> None:
+        """Wait for a turn, which ``leave`` ends, and take over what others have published by then.
 
         Raises nothing but a cancellation: what is wrong with the store shows when it is written to.
         """
@@ -125,8 +138,8 @@ class Order:
         before = branch.committer.revision
         try:
             if branch.store.capabilities.turns:
-                found = await turn.enter_async_context(branch.turn(looking=refresh))
-                turn.callback(self._leave)
+                turn = branch.turn(looking=refresh)
+                found = await self._turn.enter_async_context(turn)
                 self.has_turn, self.last = True, found.last
                 waited = found.waited or not found.held
                 if refresh:
@@ -144,13 +157,41 @@ class Order:
             # Whoever was passed by comes as a newcomer does.
             self._streak, self._until_gap = 0, _FIRST_STREAK
 
+    def takes_two(self) -> bool:
+        """Say whether the turn may be used twice; else the next publication is its last.
+
+        Passing a turn on takes about as long as publishing does, so each is worth two groups.
+        """
+        if not self._wary:
+            return True
+        self._wary -= 1
+        self.last()
+        return False
+
+    async def comes_more(self, queue: Sequence[object]) -> bool:
+        """Say whether there is more to publish: what callers send at once when they are answered.
+
+        The next in the queue of writers need not wait until everyone here is.
+        """
+        began = self._branch.env.monotonic()
+        for _ in range(_TICKS):
+            if queue:
+                break
+            await checkpoint()
+        if self._branch.env.monotonic() - began > _HELD_UP:
+            # Whoever is next has waited for all that a caller did with its answer.
+            self._wary = _WARY
+        return len(queue) > 0
+
     async def give_way(self) -> None:
         """Wait a little for whoever has the turn, where none can be had here."""
         if not self.has_turn:
             await anyio.sleep(_GIVEN_WAY * self._branch.env.random())
 
-    def _leave(self) -> None:
+    async def leave(self) -> None:
+        """Have no turn any more; does nothing where there is none."""
         self.has_turn = False
+        await self._turn.aclose()
 
     async def _wait_in_ring(self) -> bool:
         """Wait until nobody is ahead who still comes; say whether anybody was."""

@@ -123,11 +123,15 @@ class _Shared:
 
     def fits(self, config: Config) -> bool:
         """Say whether it is the database that a config asks for."""
-        return config.store.get("id") in (None, self.transactor.store_id)
+        return config.store.get("id") in (None, self.transactor.branch.store_id)
 
     def is_of(self, born: UUID) -> bool:
         """Say whether it is that of the branch that a publication began."""
-        return self.opened.is_set() and self.error is None and self.transactor.line[0].born == born
+        return (
+            self.opened.is_set()
+            and self.error is None
+            and self.transactor.branch.line[0].born == born
+        )
 
     # -- its task ------------------------------------------------------------------------------
 
@@ -165,7 +169,7 @@ class _Shared:
         if not self.members:
             self.transactor.stop()
         gc = self._opening.config.gc
-        if gc is not None and not self.transactor.store.read_only:
+        if gc is not None and not self.transactor.branch.store.read_only:
             self._collecting = collecting(self.transactor, gc)
         OPENED(**self._described(), seconds=round(monotonic() - began, 6))
         self.opened.set()
@@ -173,7 +177,7 @@ class _Shared:
 
     def _described(self) -> dict[str, Any]:
         transactor = self.transactor
-        store = transactor.store.config
+        store = transactor.branch.store.config
         return {"branch": self.key.branch, "store": store, "tx": transactor.snapshot.max_tx}
 
     def _loop_ends(self) -> None:
@@ -198,7 +202,7 @@ class _Shared:
                 _log.exception("closing :%s", self.key.branch)
             finally:
                 # Also where the loop ends meanwhile.
-                await _release(self.transactor.store)
+                await _release(self.transactor.branch.store)
         CLOSED(**self._described())
 
     def _abandoned(self) -> None:

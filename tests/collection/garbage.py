@@ -33,7 +33,7 @@ async def settled(conn: d.Connection) -> None:
     """Wait until no flush is under way, nor one waits to be published."""
     flushing = conn._transactor.flushing
     await conn.sync()
-    while flushing.under_way or flushing.prepared is not None:
+    while not flushing.at_rest:
         await anyio.sleep(0.001)
         await conn.sync()
 

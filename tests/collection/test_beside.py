@@ -46,7 +46,7 @@ async def test_a_reader_of_an_old_value_is_told_so(config: dict[str, Any]) -> No
         await conn.transact([[":db/add", e, ":n", -1] for e in range(1, 2001)])
         await flushed(conn, range(2000, 2001))
         assert (await collected(config, keep=ONE)).freed > 0
-        reader._transactor.source.cache.clear()
+        reader._transactor.branch.source.cache.clear()
         try:
             assert len(await old.datoms("eavt")) == 4002
         except d.SnapshotExpired as error:
@@ -63,7 +63,7 @@ async def test_damage_is_not_taken_for_a_collection(config: dict[str, Any]) -> N
         await many(conn)
         await collected(config, keep=ONE)
         await flushed(conn, range(2000, 2010))
-        store, source = conn._transactor.store, conn._transactor.source
+        store, source = conn._transactor.branch.store, conn._transactor.branch.source
         index = conn.db().snapshot.trees.current
         for each in index.values():
             await store.dissoc(next(iter(each.addresses())).blob)
@@ -88,7 +88,7 @@ async def test_a_writer_whose_state_is_long_gone_goes_on(config: dict[str, Any])
         finally:
             await other.release()
         await collected(config, keep=ONE)
-        transactor.source.cache.clear()
+        transactor.branch.source.cache.clear()
         for tree in before.snapshot.trees.indexes():
             tree._root = None  # type: ignore[attr-defined]
         report = await idle.transact([[":db/retract", 5, ":n", -1], [":db/add", 5, ":n", -2]])
@@ -170,7 +170,7 @@ async def test_two_collectors_and_branches_that_come_and_go(config: dict[str, An
 async def test_it_collects_by_itself(config: dict[str, Any]) -> None:
     gc = {"every": 0.05, "retain": {"commits": 5}}
     async with d.connect(config, create=True, limits=SMALL, gc=gc) as conn:
-        store = conn._transactor.store
+        store = conn._transactor.branch.store
         with anyio.fail_after(30):
             n = 0
             while (await read_registry(store)).epoch < 3:
@@ -187,7 +187,7 @@ async def test_of_those_who_collect_by_themselves_one_does(config: dict[str, Any
         assert conn.config.gc is not None
         for _ in range(3):
             await collect_in_turn(conn._transactor, conn.config.gc)
-        assert (await read_registry(conn._transactor.store)).epoch == 1
+        assert (await read_registry(conn._transactor.branch.store)).epoch == 1
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 async def size(conn: d.Connection) -> int:
     """Return the bytes of all blobs, journals aside."""
-    blobs = conn._transactor.store.blobs
+    blobs = conn._transactor.branch.store.blobs
     names = [name async for page in blobs.names() for name in page]
     return sum(len(blob.data) for blob in (await blobs.read_many(names)).values())
 
@@ -101,7 +101,7 @@ async def test_packs_of_which_little_is_left_go(
             await conn.transact([[":db/add", e, ":n", -e] for e in entities])
             await settled(conn)
         await d.gc_storage(conn, retain={"commits": 1})
-        thin = (await read_registry(conn._transactor.store)).thin
+        thin = (await read_registry(conn._transactor.branch.store)).thin
         assert thin
         for _ in range(3):
             await conn.transact([{":n": -n} for n in range(100)])

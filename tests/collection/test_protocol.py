@@ -98,7 +98,7 @@ async def flushed(conn: d.Connection, numbers_: range) -> UUID:
     for n in numbers_:
         await conn.transact([{":n": n, ":text": "x" * 300}])
     transactor = conn._transactor
-    transactor.flushing.prepared = await transactor._branch.prepare_flush()
+    transactor.flushing.written(await transactor.branch.prepare_flush())
     await conn.sync()
     commit = d.commit_id(conn.db())
     assert commit is not None
@@ -119,12 +119,11 @@ async def a_flush_that_is_prepared(config: dict[str, Any]) -> None:
         for n in range(50, 80):
             await conn.transact([{":n": n}])
         transactor = conn._transactor
-        transactor.flushing.prepared = None
-        prepared = await transactor._branch.prepare_flush()
+        prepared = await transactor.branch.prepare_flush()
 
         async def publish() -> None:
             await conn.sync()  # it learns of the collection by itself
-            transactor.flushing.prepared = prepared
+            transactor.flushing.written(prepared)
             await conn.sync()
             await conn.transact([{":n": 80}])
 
@@ -140,11 +139,11 @@ async def a_flush_under_way(config: dict[str, Any]) -> None:
         await flushed(conn, range(50))
         for n in range(50, 80):
             await conn.transact([{":n": n}])
-        branch = conn._transactor._branch
+        branch = conn._transactor.branch
         prepared = await branch.prepare_flush()
 
         async def publish() -> None:
-            conn._transactor.flushing.prepared = prepared
+            conn._transactor.flushing.written(prepared)
             await conn.sync()
 
         await collect(config, marked=publish)
@@ -521,7 +520,7 @@ async def test_a_branch_that_is_forced_as_an_epoch_begins_is_told_of_it(
         old = conn.db()
         await flushed(conn, range(30, 60))
         await d.branch(conn, ":db", ":forced")
-        store = conn._transactor.store
+        store = conn._transactor.branch.store
         before, _ = await read_head(store, "forced")
         monkeypatch.setattr(forcing, "replace_branch", late)
 
@@ -644,7 +643,7 @@ def does_not_read_the_epoch_again(patch: Patch) -> None:
     real = verbs._pinned
 
     async def pinned(*arguments: Any) -> Any:
-        registry = await verbs.read_registry(arguments[1].store)
+        registry = await verbs.read_registry(arguments[1].branch.store)
 
         async def same(_: Any) -> Any:
             return registry

@@ -208,7 +208,7 @@ async def test_the_next_batch_is_read_while_one_is_committed(conn, monkeypatch):
         return source._replace(batches=batches)
 
     monkeypatch.setattr(sources, "_mapping", noted)
-    committer = conn._transactor._branch.committer
+    committer = conn._transactor.branch.committer
     publish = committer.publish
     seen: list[list[int]] = []
 

@@ -303,7 +303,7 @@ async def test_a_load_that_was_killed_goes_on(tmp_path, anyio_backend):
 
 
 async def test_what_a_store_refuses_is_told_with_how_many_rows_are_in(conn, monkeypatch):
-    committer = conn._transactor._branch.committer
+    committer = conn._transactor.branch.committer
     publish, calls = committer.publish, []
 
     async def failing(*args: Any) -> Any:

@@ -277,7 +277,7 @@ async def check(case: Case, verb: str, lost: set[int], *, whole: bool = False) -
     owners: dict[int, tuple[str, int]] = {}
     seen: set[int] = set()
     async with d.connect(case.config, limits=LIMITS) as main:
-        store = main._transactor.store
+        store = main._transactor.branch.store
         for name in sorted(one.text for one in await d.branches(main)):
             head, _ = await read_head(store, name)
             try:

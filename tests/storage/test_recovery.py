@@ -145,7 +145,7 @@ async def test_snapshots_stay_as_they_were_while_flushes_go_by(store: dict[str, 
             if i % 6 == 0:
                 kept.append((conn.db(), await everything(conn.db())))
             await anyio.lowlevel.checkpoint()
-        assert conn._transactor._branch.committer.base.log is not None
+        assert conn._transactor.branch.committer.base.log is not None
         for db, was in kept:
             assert await everything(db) == was
 
@@ -249,7 +249,7 @@ async def test_a_small_cache_reads_all_the_same(store: dict[str, Any]) -> None:
         assert await everything(conn.db()) == seen
         for i in range(0, 5000, 500):
             await conn.transact([[":db/add", i + 1, ":n", -1]])
-        assert len(conn._transactor._branch.source.cache) < 100
+        assert len(conn._transactor.branch.source.cache) < 100
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(everything, conn.db())
@@ -277,7 +277,7 @@ async def test_large_transactions_run_off_the_loop_and_refuse_alike(store: dict[
         assert conn.db().max_tx == before
         assert len(await conn.db().datoms("aevt", ":n")) == 20_000
         # Existing entities are looked up in trees that are not resident: the thread fetches.
-        conn._transactor._branch.source.cache.clear()
+        conn._transactor.branch.source.cache.clear()
         await conn.transact([[":db/add", 1 + i, ":n", -i] for i in range(2000)])
         assert {x.v for x in await conn.db().datoms("eavt", 1500)} == {-1499}
 
@@ -293,10 +293,10 @@ async def test_a_damaged_node_names_its_blob(store: dict[str, Any]) -> None:
     async with d.connect(store=store) as conn:
         index = next(iter(conn.db().snapshot.trees.current.values()))
         address = next(iter(await _addresses(index)))
-        data = await conn._transactor.store.bget(address.blob)
+        data = await conn._transactor.branch.store.bget(address.blob)
         damaged = bytearray(data)
         damaged[address.offset + address.length // 2] ^= 0xFF
-        await conn._transactor.store.bassoc(address.blob, bytes(damaged))
+        await conn._transactor.branch.store.bassoc(address.blob, bytes(damaged))
     async with d.connect(store=store) as conn:
         with pytest.raises(CorruptData, match=address.blob) as caught:
             await conn.db().datoms("eavt")

@@ -50,7 +50,7 @@ async def test_what_a_newer_version_put_into_a_head_stays(
     config = {"store": where, "schema_flexibility": "read"}
     limits = Limits(close_rows=1 if what == "flush" else 10**9)
     async with d.connect(config, create=True) as main:
-        store = main._transactor.store
+        store = main._transactor.branch.store
         await d.branch(main, ":db", ":trial")
         async with d.connect(store=where, branch="trial", limits=limits) as trial:
             await put(store, "trial", first=1)

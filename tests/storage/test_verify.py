@@ -155,7 +155,7 @@ async def test_collections_that_overtake_it_take_nothing_that_is_missed(
         if missing:
             trees = conn.db().snapshot.trees
             gone = list(trees.current[Order.EAVT].addresses())[-1].blob
-            await conn._transactor.store.dissoc(gone)
+            await conn._transactor.branch.store.dissoc(gone)
             wanted.add(("missing", gone))
         monkeypatch.setattr(survey.Survey, "nodes", overtaken)
         report = await d.verify(conn, deep=True)

@@ -190,7 +190,7 @@ async def test_races_are_lost_a_bounded_number_of_times(
 
         async def overtaken(self: Any, entries: Any) -> Any:
             nonlocal rivals
-            if self is one._transactor._branch.committer:
+            if self is one._transactor.branch.committer:
                 rivals += 1
                 await rival.transact([{":name": f"rival {rivals}"}])
             return await publish(self, entries)
@@ -229,7 +229,7 @@ async def test_a_turn_brings_what_others_committed(
         async def read_journal(*_: Any) -> Any:
             raise AssertionError("it was read once more")
 
-        monkeypatch.setattr(one._transactor.store.blobs, "read_journal", read_journal)
+        monkeypatch.setattr(one._transactor.branch.store.blobs, "read_journal", read_journal)
         for i in range(5):
             await two.transact([{":name": f"two {i}"}])
             await one.transact([{":name": f"one {i}"}])
@@ -249,13 +249,13 @@ async def test_a_writer_that_cannot_queue_waits_for_those_who_can(tmp_path: Path
     }
     await d.create_database(store=store, initial_tx=COUNTER)
     async with d.connect(store=store, limits=SMALL) as conn, anyio.create_task_group() as tasks:
-        assert not conn._transactor.store.capabilities.turns
+        assert not conn._transactor.branch.store.capabilities.turns
         other = await stores.connect_store(behind)
         taken = anyio.Event()
 
         async def have_turns() -> None:
             for _ in range(8):
-                async with other.turn(conn._transactor._branch.committer.key) as turn:
+                async with other.turn(conn._transactor.branch.committer.key) as turn:
                     assert turn.held
                     taken.set()
                     await anyio.sleep(0.05)
@@ -383,9 +383,9 @@ async def test_an_exclusive_writer_is_fenced_by_a_flush_too(store: dict[str, Any
     async with mine as owner, Strangers(store) as other:
         await owner.transact([{":name": "a"}])
         actor = owner._transactor
-        prepared = await actor._branch.prepare_flush()
+        prepared = await actor.branch.prepare_flush()
         await other.transact([{":name": "b"}])
-        actor.flushing.prepared = prepared
+        actor.flushing.written(prepared)
         actor.mailbox.wake()
         with anyio.fail_after(10):
             while actor.fatal is None:

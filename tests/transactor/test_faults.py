@@ -331,13 +331,13 @@ async def test_nothing_is_published_over_what_others_committed_and_could_not_be_
 
     async def failing(self: Branch, state: Any) -> None:
         nonlocal fails
-        if fails and self is conn._transactor._branch:
+        if fails and self is conn._transactor.branch:
             fails -= 1
             raise StoreBusy("for a moment")
         await adopt(self, state)
 
     async def losing(self: Branch, prepared: Any) -> None:
-        if fails and at == "flush" and self is conn._transactor._branch:
+        if fails and at == "flush" and self is conn._transactor.branch:
             opened[-1].at = opened[-1].calls
         await publish_flush(self, prepared)
 
@@ -434,7 +434,7 @@ async def test_a_store_that_ignores_conditions_can_only_be_read(
     wrapping(Remote)
     async with d.connect(store=store) as conn:
         await conn.transact([{":n": 2}])
-        left = [x["key"] for x in await conn._transactor.store.keys()]
+        left = [x["key"] for x in await conn._transactor.branch.store.keys()]
         assert not [key for key in left if str(key).startswith("probe/")]
 
 

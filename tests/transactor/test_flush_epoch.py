@@ -59,13 +59,13 @@ async def test_a_flush_of_an_older_epoch_is_stale(
         for i in range(50):
             await conn.transact([{":n": i}])
         transactor = conn._transactor
-        branch, flushing = transactor._branch, transactor.flushing
+        branch, flushing = transactor.branch, transactor.flushing
         before = branch.committer.base.id
         prepared = await branch.prepare_flush()
         await fence(store)
         if meets == "by itself":
             await conn.sync()
-        flushing.prepared = prepared
+        flushing.written(prepared)
         if fault:
             monkeypatch.setattr(Branch, "is_current", lambda *_: True)
         # The actor publishes what is prepared before it does anything else.
@@ -78,9 +78,9 @@ async def test_a_flush_of_an_older_epoch_is_stale(
         if fault:
             return
         assert len(await conn.db().datoms("aevt", ":n")) == 51
-        flushing.prepared = await branch.prepare_flush()
+        flushing.written(await branch.prepare_flush())
         await conn.transact([{":n": 51}])
         assert branch.committer.base.id != before
     async with d.connect(store=store) as conn:
         assert len(await conn.db().datoms("aevt", ":n")) == 52
-        assert conn._transactor._branch.committer.epoch == 1
+        assert conn._transactor.branch.committer.epoch == 1

@@ -64,7 +64,7 @@ async def test_what_came_during_a_flush_is_taken_over_in_a_thread(
         gathered = conn.db().snapshot.n
         gate.set()
         flushing = conn._transactor.flushing
-        while flushing.under_way or flushing.prepared is not None:
+        while not flushing.at_rest:
             await anyio.sleep(0.001)
         rest = conn.db().snapshot.n
         assert 1000 < rest < gathered

@@ -46,7 +46,7 @@ async def test_what_waits_together_is_committed_together(store: dict[str, Any]) 
         async with anyio.create_task_group() as tasks:
             for n in range(50):
                 tasks.start_soon(client, conn, n)
-        generation = conn._transactor._branch.committer.generation
+        generation = conn._transactor.branch.committer.generation
     assert sorted(refused) == [0, 10, 20, 30, 40]
     assert len(reports) == 45
     # A few publications for 45 transactions, each of which is a commit on the one before.
@@ -87,7 +87,7 @@ async def test_a_small_mailbox_makes_senders_wait(store: dict[str, Any]) -> None
 
 async def test_waiting_for_company(store: dict[str, Any]) -> None:
     async with d.connect(store=store, writer={":commit-wait-time": 20}) as conn:
-        before = conn._transactor._branch.committer.generation
+        before = conn._transactor.branch.committer.generation
 
         async def late(n: int) -> None:
             await anyio.sleep(0.001 * n)
@@ -96,7 +96,7 @@ async def test_waiting_for_company(store: dict[str, Any]) -> None:
         async with anyio.create_task_group() as tasks:
             for n in range(5):
                 tasks.start_soon(late, n)
-        assert conn._transactor._branch.committer.generation - before < 5
+        assert conn._transactor.branch.committer.generation - before < 5
 
 
 async def test_a_seed_repeats_a_run(store: dict[str, Any]) -> None:
@@ -197,10 +197,7 @@ async def test_a_flush_waits_for_more_rows_where_they_lie_far_apart(
         for k in range(60):
             first = 1 + k if apart > 1 else 3_000_000 + 30 * k
             await conn.transact([{":u": first + i * apart} for i in range(30)])
-            while (
-                conn._transactor.flushing.under_way
-                or conn._transactor.flushing.prepared is not None
-            ):
+            while not conn._transactor.flushing.at_rest:
                 await anyio.sleep(0.001)
         found = len(await conn.db().datoms("aevt", ":u"))
     assert found > 3_000
@@ -223,9 +220,9 @@ async def test_a_flush_fetches_what_all_indexes_miss_together(
     async with d.connect(store=store, limits=Limits(close_rows=10**9)) as conn:
         await conn.transact([{":db/id": 1 + 50 * i, ":u": -i, ":v": i} for i in range(500)])
         transactor = conn._transactor
-        transactor._branch.source.cache.clear()
+        transactor.branch.source.cache.clear()
         monkeypatch.setattr(NodeStore, "fetch", noted)
-        await transactor._branch.prepare_flush()
+        await transactor.branch.prepare_flush()
     # Roots, and what is below them: as deep as the trees, however many there are.
     assert len(waves) <= 3
     assert sum(waves) > 50

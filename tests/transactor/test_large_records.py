@@ -106,7 +106,7 @@ async def test_small_commits_after_a_large_value_send_the_bounded_tail_alone(
 async def test_a_flush_sends_a_large_record_no_more(store: dict[str, Any]) -> None:
     async with d.connect(store=store, limits=NEVER) as conn:
         await conn.transact([{":v": NOISE}])
-        branch = conn._transactor._branch
+        branch = conn._transactor.branch
         prepared = await branch.prepare_flush()
         await branch.publish_flush(prepared)
         # Once as a record, and in a node of each tree; a journal's record goes to the log as well.
@@ -153,7 +153,7 @@ async def test_what_others_put_into_segments_is_read_once_and_by_everyone(
         # And written behind by both.
         await reader.transact([{":v": "reader"}])
         await writer.transact([{":v": "writer"}])
-        flushed = writer._transactor._branch
+        flushed = writer._transactor.branch
         await flushed.publish_flush(await flushed.prepare_flush())
         await reader.transact([{":v": "after"}])
         assert len(await reader.db().datoms("aevt", ":v")) == 15

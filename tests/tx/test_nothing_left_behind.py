@@ -44,7 +44,7 @@ async def test_runs_that_missed_nodes_are_gone_with_the_transaction(
         gc.disable()
         try:
             for n in range(3):
-                conn._transactor._branch.source.cache.clear()
+                conn._transactor.branch.source.cache.clear()
                 await conn.transact(
                     [{":id": count + n * count + i, ":to": [":id", i]} for i in range(count)]
                 )

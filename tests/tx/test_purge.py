@@ -304,7 +304,7 @@ async def test_nothing_of_it_is_left_once_the_garbage_is_collected(
         report = await conn.transact(forms)
         assert report.purged == 20  # with the composite tuples
         await d.gc_storage(conn, retain={"commits": 1})
-        store = conn._transactor.store
+        store = conn._transactor.branch.store
         for item in await store.keys():
             data = await store.get(item["key"]) if item["type"] != "binary" else None
             raw = data if isinstance(data, bytes) else await store.bget(item["key"])

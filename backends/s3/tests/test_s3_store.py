@@ -354,7 +354,7 @@ async def test_secrets_are_nowhere_to_be_found(
         shown += [repr(config), str(config.to_map())]
         async with d.connect(config) as conn:
             await conn.transact([{":db/ident": ":y"}])
-            inner = conn._transactor.store
+            inner = conn._transactor.branch.store
             shown += [repr(conn), repr(conn.config), repr(inner), str(inner.config)]
             shown += [repr(inner.blobs), repr(conn.db()), repr(vars(inner.blobs)["_settings"])]
             shown.append(d.__name__)
