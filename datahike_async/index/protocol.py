@@ -33,9 +33,10 @@ class Order(Enum):
 
 
 class Child(NamedTuple):
-    """What a stored node says of one below it: how many datoms there are, and the first one's key.
+    """What a stored node says of one below it: how many datoms there are, and a key.
 
-    ``key`` is as :meth:`IndexFactory.first` gives it. ``leaf`` says that it holds datoms itself.
+    No datom below it comes before ``key``, which is as :meth:`IndexFactory.first` gives it, and all
+    come before the key of the next child. ``leaf`` says that it holds datoms itself.
     """
 
     address: Address
@@ -110,12 +111,23 @@ class Index(Protocol):
         """
         ...
 
-    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows]) -> Index:
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False) -> Index:
         """Return a new index without ``removes`` and with ``adds``, sharing untouched nodes.
 
         Both are sorted runs in this index's order, one attribute a run in AEVT and AVET. A removed
         row is found by (e, a, v), in temporal indexes by (e, a, v, t, until); one that is not there
         is ignored. An added row that is found so (and not removed) replaces the one that is there.
+
+        ``sure``: the caller knows that every removed row is there as it is given, its transaction
+        too, and that no added one is, but for those that are removed. An index may then do without
+        looking.
+        """
+        ...
+
+    def erased(self, rows: Sequence[Rows]) -> Index:
+        """Return a new index without ``rows``, of which none of its nodes says anything any more.
+
+        As ``merge`` takes rows out; but an index that only notes what is removed has to do it.
         """
         ...
 
@@ -153,12 +165,6 @@ class IndexFactory(Protocol):
         """Return an index without datoms."""
         ...
 
-    def build(
-        self, order: Order, temporal: bool, config: Mapping[str, Any], runs: Sequence[Rows]
-    ) -> Index:
-        """Return an index of sorted runs, built bottom up."""
-        ...
-
     def restore(
         self, order: Order, temporal: bool, root: Mapping[str, Any], source: NodeSource
     ) -> Index:
@@ -175,6 +181,15 @@ class IndexFactory(Protocol):
 
     def rows(self, node: Any) -> Rows:
         """Return the datoms of a decoded leaf."""
+        ...
+
+    def buffered(self, node: Any) -> tuple[Sequence[Rows], Sequence[Rows]]:
+        """Return runs that a decoded node adds to what lies below it, and those it takes away.
+
+        An index that keeps changes in its upper nodes has some; others return nothing. The rows
+        below a node are those of its children, with what is added and without what is taken away,
+        and as many: what is taken away is there, and what is added is not.
+        """
         ...
 
     def first(self, rows: Rows, order: Order) -> Any:

@@ -367,10 +367,14 @@ class Trees:
         temporal = None if self.temporal is None else dict(self.temporal)
         missing: dict[Address, NodeSource] = {}
 
+        # What a memtable takes out it found here, and nothing is added to it that is here; only of
+        # datoms that name earlier transactions the same interval may come again.
+        sure = mem is not None and not early
+
         def change(indexes: dict[Order, Index], order: Order, *runs: list[Rows]) -> None:
             try:
                 if any(runs):
-                    indexes[order] = indexes[order].merge(*runs)
+                    indexes[order] = indexes[order].merge(*runs, sure=sure)
             except NodeMiss as miss:
                 missing.update(dict.fromkeys(miss.addresses, miss.source))
 
@@ -417,7 +421,7 @@ class Trees:
         for indexes, gone in sides:
             for order in _ORDERS:
                 try:
-                    indexes[order] = indexes[order].merge([], _runs(gone, order, schema))
+                    indexes[order] = indexes[order].erased(_runs(gone, order, schema))
                 except NodeMiss as miss:
                     missing.update(dict.fromkeys(miss.addresses, miss.source))
         for source in dict.fromkeys(missing.values()):

@@ -219,7 +219,9 @@ class _Search:
         below = self._factory.below(node)
         self.done.nodes += 1
         if below:
-            return self._sought.among([child.key for child in below])
+            waiting = [run for runs in self._factory.buffered(node) for run in runs]
+            said = [[run.e.tolist(), run.v.tolist()] for run in waiting]
+            return self._sought.among([[child.key for child in below], said])
         rows: Rows = self._factory.rows(node)
         self.done.datoms += len(rows)
         return self._sought.among([rows.e.tolist(), rows.v.tolist()])

@@ -16,9 +16,11 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from datahike_async.errors import CorruptData, DatabaseNotFound, DatahikeError
+from datahike_async.index.columns import Rows
 from datahike_async.index.protocol import Child, IndexFactory, Order
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Address
+from datahike_async.index.sums import sums_by
 from datahike_async.konserve.base import gather
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store
@@ -40,6 +42,9 @@ __all__ = ["Link", "Node", "Root", "Seen", "Stop", "Survey"]
 _AT_ONCE: Final = 16
 _WAVE: Final = 128
 """Branch nodes that are held at once."""
+
+Sums = Mapping[int, tuple[int, int]]
+"""How many datoms there are of each attribute, and their sum."""
 
 Complain = Callable[[str, str, str], None]
 """Told of what is wrong: the kind (``missing``, ``corrupt``, ``mismatch``), where, and what."""
@@ -81,8 +86,9 @@ class Stop:
 class Node:
     """What is known of a node. ``children`` is None of a leaf; ``count`` what is said of it.
 
-    ``key`` is what the node above says its first datom is, ``until`` the first of the next one;
-    ``leaf``, that the node above says it is one, so that it was not read.
+    No datom of it comes before ``key``, and all come before ``until``, as the node above says;
+    ``leaf``, that it says it is one, so that it was not read. ``buffered`` counts and sums up what
+    the node adds to those below it, and what it takes away.
     """
 
     order: Order
@@ -93,6 +99,7 @@ class Node:
     factory: IndexFactory
     children: list[Address] | None = None
     leaf: bool = False
+    buffered: tuple[Sums, Sums] | None = None
 
 
 class Link(NamedTuple):
@@ -443,10 +450,15 @@ class Survey:
                 self._complain(kind, address.blob, f"the node at {address.offset} {wrong}")
                 continue
             try:
-                children = node.factory.below(node.factory.decode(data))
+                decoded = node.factory.decode(data)
+                children = node.factory.below(decoded)
+                buffered = node.factory.buffered(decoded) if children else ((), ())
             except DatahikeError as error:
                 self._wrong(address.blob, error)
                 continue
+            if any(buffered):
+                adds, removes = (sums_by(Rows.concat(runs)) for runs in buffered)
+                node.buffered = adds, removes
             if children:
                 self._below(address, node, children, below)
 
@@ -455,7 +467,11 @@ class Survey:
     ) -> None:
         seen = self.seen
         node.children = [child.address for child in children]
-        if sum(child.size for child in children) != node.count:
+        count = sum(child.size for child in children)
+        if node.buffered is not None:
+            adds, removes = (sum(n for n, _ in sums.values()) for sums in node.buffered)
+            count += adds - removes
+        if count != node.count:
             what = f"the node at {address.offset} does not count {node.count} datoms, as is said"
             self._complain("mismatch", address.blob, what)
         keys = [child.key for child in children[1:]]

@@ -371,7 +371,12 @@ class _Look:
             if below is None:
                 return None
             _add(out, below)
-        self._sums[address] = out
+        for sums, sign in zip(node.buffered or (), (1, -1), strict=False):
+            known = dict(sums)
+            if node.order is Order.EAVT and known:
+                known = {_ALL: _whole(known)}
+            _add(out, {a: (sign * count, sign * total) for a, (count, total) in known.items()})
+        self._sums[address] = {a: total for a, total in out.items() if total != (0, 0)}
         return out
 
     def _indexes(self, stop: Stop, prefix: str, totals: dict[str, Total | None]) -> None:

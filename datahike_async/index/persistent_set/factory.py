@@ -56,12 +56,6 @@ class PersistentSetFactory:
         """Return a set without rows."""
         return PersistentSet(order, temporal, config["branching-factor"], None, 0)
 
-    def build(
-        self, order: Order, temporal: bool, config: Mapping[str, Any], runs: Sequence[Rows]
-    ) -> PersistentSet:
-        """Return a set of sorted runs, built bottom up."""
-        return self.empty(order, temporal, config).merge(runs, [])
-
     def restore(
         self, order: Order, temporal: bool, root: Mapping[str, Any], source: NodeSource
     ) -> PersistentSet:
@@ -93,6 +87,10 @@ class PersistentSetFactory:
         """Return the datoms of a leaf."""
         assert isinstance(node, Leaf)
         return node.rows
+
+    def buffered(self, node: Node) -> tuple[Sequence[Rows], Sequence[Rows]]:
+        """Return nothing: branches hold no rows."""
+        return (), ()
 
     def first(self, rows: Rows, order: Order) -> Any:
         """Return the key of the first datom of a leaf."""

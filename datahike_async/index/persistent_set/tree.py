@@ -319,7 +319,13 @@ class PersistentSet:
             raise NodeMiss(self._source, missing)
         return found
 
-    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows]) -> PersistentSet:
+    def erased(self, rows: Sequence[Rows]) -> PersistentSet:
+        """Return a set without ``rows``; see :class:`Index`."""
+        return self.merge([], rows)
+
+    def merge(
+        self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False
+    ) -> PersistentSet:
         """Return a set without ``removes`` and with ``adds``; see :class:`Index`."""
         adds = [run for run in adds if len(run)]
         removes = [run for run in removes if len(run)]
@@ -427,22 +433,19 @@ class PersistentSet:
         if self._address is not None:
             yield self._address
         root = self._top_node()
-        stack = [root] if root is not None else []
-        while stack:
-            node = stack.pop()
-            if not isinstance(node, Branch):
-                continue
+        level = [root] if isinstance(root, Branch) else []
+        while level:
+            below: list[Branch] = []
             missing: list[Address] = []
-            for slot, address in enumerate(node.addresses):
-                if address is not None:
-                    yield address
-                if node.level > 1 or node.nodes[slot] is not None:
-                    child = self._child(node, slot, missing)
-                    if child is not None:
-                        stack.append(child)
+            for branch in level:
+                yield from (address for address in branch.addresses if address is not None)
+                if branch.level > 1:
+                    children = (self._child(branch, i, missing) for i in range(len(branch.keys)))
+                    below += (child for child in children if isinstance(child, Branch))
             if missing:
                 assert self._source is not None
                 raise NodeMiss(self._source, missing)
+            level = below
 
 
 def _are_one(lower: Bound, upper: Bound, order: Order) -> bool:

@@ -1,0 +1,1 @@
+"""The laws of an index, by theme: mixins of :class:`IndexCompliance`."""
