@@ -55,6 +55,14 @@ async def read_input(tx_data: Any) -> Any:
     return items
 
 
+async def _in_thread(items: Any, apply: Callable[..., Coroutine[Any, Any, Applied]]) -> Applied:
+    async def run() -> Applied:
+        with set_aside() if is_large(items, HUGE) else nullcontext():
+            return await apply(await_on=on_loop)
+
+    return await run_in_thread(run)
+
+
 async def apply_beside(
     state: Snapshot,
     items: Any,
@@ -69,12 +77,8 @@ async def apply_beside(
     the trees.
     """
 
-    async def run() -> Applied:
-        with set_aside() if is_large(items, HUGE) else nullcontext():
-            return await apply(await_on=on_loop)
-
-    long = is_large(items) or (reaches_far(items) and len(state.trees) + state.n >= FAR)
-    applied = await (run_in_thread(run) if long else apply())
+    long = is_large(items) or (len(state.trees) + state.n >= FAR and reaches_far(items))
+    applied = await (_in_thread(items, apply) if long else apply())
     if absorb and applied.after.n > ABSORB_AT:
         applied.after = await run_in_thread(lambda: absorbed(applied.after))
     return applied

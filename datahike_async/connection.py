@@ -69,11 +69,13 @@ class Connection:
         self._transactor = member.transactor
         self._writer: Writer = self._transactor
         self._env = env
+        self._home = member.home
         limits = self._writer.limits
         self._listeners = Listeners(limits.listener_reports, limits.close_seconds)
         self._closed = False
         self._left = anyio.Event()
         self._value: Database | None = None
+        self._snapshot: Snapshot | None = None
         self._keys = 0
         config = self._writer.config
         member.called(f"connection to branch :{config.branch} of {public(config.store)}")
@@ -120,7 +122,7 @@ class Connection:
         await self.release()
 
     def _check_home(self, *, waiting: bool = True) -> None:
-        elsewhere = self._member.home.elsewhere(waiting=waiting)
+        elsewhere = self._home.elsewhere(waiting=waiting)
         if elsewhere is not None:
             raise WrongEventLoop(
                 f"This connection is used {elsewhere}. Open another one here: connections of "
@@ -146,9 +148,10 @@ class Connection:
 
     def _wrap(self, snapshot: Snapshot, commit: Commit) -> Database:
         value = self._value
-        if value is None or value.snapshot is not snapshot:
-            value = Database(View(snapshot), config=self.config, commit=commit, env=self._env)
-            self._value = value
+        if value is None or self._snapshot is not snapshot:
+            config = self._writer.config
+            value = Database(View(snapshot), config=config, commit=commit, env=self._env)
+            self._value, self._snapshot = value, snapshot
         return value
 
     async def sync(self) -> Database:
@@ -238,8 +241,9 @@ class Connection:
     ) -> TxReport:
         self._check_open()
         self._check_home()
-        tx_data = await read_input(tx_data)
-        if isinstance(tx_data, (str, Mapping)):
+        if type(tx_data) is not list:
+            tx_data = await read_input(tx_data)
+        if type(tx_data) is not list and isinstance(tx_data, (str, Mapping)):
             tx_data, options = take_options(tx_data)
             expected_basis = options.get("expected_basis", expected_basis)
             idempotency_key = options.get("idempotency_key", idempotency_key)

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -169,10 +170,22 @@ _KEYS: Final = MessagePack()
 
 def name_of_key(key: Any, serializer: Serializer | None = None) -> str:
     """Return the name of the blob that holds ``key``: 32 hex digits, equal for equal keys."""
-    if type(key) is not str:
+    if type(key) is str:
+        if serializer is None:
+            return _name_of_text(key)
+    else:
         try:
             key = _canonical(key)
         except RecursionError:
             raise BadArgument("A key is nested too deeply, or contains itself.") from None
-    data = (serializer or _KEYS).serialize(key)
+    return _name((serializer or _KEYS).serialize(key))
+
+
+@lru_cache(maxsize=64)
+def _name_of_text(key: str) -> str:
+    # Every commit asks for that of its head.
+    return _name(_KEYS.serialize(key))
+
+
+def _name(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -17,8 +17,8 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import anyio
@@ -58,36 +58,37 @@ class Turns:
         self._late: _Wait | None = None
         self._closed = False
 
-    @contextmanager
-    def passing(self, name: str) -> Iterator[None]:
+    def passing(self, name: str) -> _Passing:
         """Have a turn for the moment of one conditional write, in which nobody else gets one.
 
-        Call it where no other thread of the store does. Raises OutOfTurn where another store has
-        the turn of this name.
+        A context manager. Enter it where no other thread of the store does. Raises OutOfTurn where
+        another store has the turn of this name.
         """
+        return _Passing(self, name)
+
+    def pass_in(self, name: str) -> bool | None:
+        """Begin that moment; see ``pass_out``."""
         # Of those who have waited in vain nobody waits again: what they wait for may be stopped.
         if self._mine or self._is_late():
-            yield
-            if self._last and self._queue is not None:
-                self._mine = self._last = False
-                self._queue.leave()
-            return
+            return None
         try:
             shared = self._passing.try_share()
         except OSError:
             # No order can be kept here, and none is needed: what is wrong shows in the write.
-            yield
-            return
+            return False
         if not shared:
             holder = self._passing.holder()
             if holder[2:] == [name]:
                 raise OutOfTurn(f"Process {holder[0]} on host {holder[1]} has the turn of {name}.")
-            yield
-            return
-        try:
-            yield
-        finally:
+        return shared
+
+    def pass_out(self, shared: bool | None, *, written: bool) -> None:
+        """End that moment, which ``pass_in`` began with ``shared``: None, where it had a turn."""
+        if shared:
             self._passing.release()
+        elif shared is None and written and self._last and self._queue is not None:
+            self._mine = self._last = False
+            self._queue.leave()
 
     @asynccontextmanager
     async def turn(self, name: str, look: Callable[[], News] | None = None) -> AsyncIterator[Turn]:
@@ -154,6 +155,24 @@ class Turns:
         self._passing.close()
         if self._queue is not None:
             self._queue.close()
+
+
+class _Passing:
+    """The moment of one conditional write."""
+
+    # No generator: every commit enters one.
+    __slots__ = ("_name", "_shared", "_turns")
+
+    def __init__(self, turns: Turns, name: str) -> None:
+        self._turns = turns
+        self._name = name
+        self._shared: bool | None = None
+
+    def __enter__(self) -> None:
+        self._shared = self._turns.pass_in(self._name)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._turns.pass_out(self._shared, written=error is None)
 
 
 class _Wait:

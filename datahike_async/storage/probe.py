@@ -38,7 +38,8 @@ _trusted: set[tuple[UUID, str]] = set()
 class Probe:
     """Whether the conditional writes of one store can be trusted: found out once, when asked.
 
-    With ``trust`` it is not asked, which is for whoever is sure to be the only writer.
+    With ``trust`` it is not asked, which is for whoever is sure to be the only writer. ``passed``
+    says that it need not be asked any more.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Probe:
         self._backend = backend
         self._env = env
         self._store_id = store_id
-        self._passed = trust
+        self.passed = trust
         self._wrong: str | None = None
 
     async def check(self) -> None:
@@ -56,7 +57,7 @@ class Probe:
 
         Raises konserve's definite errors where the store cannot be asked.
         """
-        if self._passed:
+        if self.passed:
             return
         if self._wrong is None:
             self._wrong = await self._look()
@@ -69,7 +70,7 @@ class Probe:
                 backend=self._backend,
                 server=self._store.server,
             )
-        self._passed = True
+        self.passed = True
 
     async def _look(self) -> str:
         store = self._store

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -194,12 +195,8 @@ class Committer:
         return made_of(id_, sent.txs, self.commit.id, sent.parents)
 
     def _appender(self, record: bytes) -> Send:
-        store, key, revision = self.store, self.key, self.revision
-
-        async def send() -> Revision:
-            return await store.journal_append(key, record, expected_revision=revision)
-
-        return send
+        append = self.store.journal_append
+        return partial(append, self.key, record, expected_revision=self.revision)
 
     async def _send_head(
         self, base: Checkpoint, generation: int, recent: Recent, tail: Tail, id_: UUID
@@ -238,9 +235,10 @@ class Committer:
         store, key = self.store, self.key
         revision = self.revision if self.conditional else None
 
+        if not segments:
+            return partial(store.assoc, key, data, expected_revision=revision)
+
         async def send() -> Revision:
-            if not segments:
-                return await store.assoc(key, data, expected_revision=revision)
             items = [Assoc(name, segment, binary=True) for name, segment in segments]
             items.append(Assoc(key, data, expected_revision=revision))
             return (await store.multi_assoc(items))[-1]
@@ -251,7 +249,8 @@ class Committer:
         if self.behind is not None:
             # The revision is theirs, and what was to be published has nothing of them.
             raise Moved(self.behind)
-        await self.probe.check()
+        if not self.probe.passed:
+            await self.probe.check()
         try:
             self.revision = await send()
         except OutOfTurn:

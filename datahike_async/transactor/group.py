@@ -74,9 +74,10 @@ class Group:
     async def apply(self, message: Transact) -> None:
         """Apply one more message; what it raises is kept for its caller."""
         self._messages.append(message)
-        if not message.rest:
-            await self._apply(message)
-            return
+        await (self._apply_all(message) if message.rest else self._apply(message))
+
+    async def _apply_all(self, message: Transact) -> None:
+        """Apply a message and the rest of it, or nothing."""
         before, parents, purged = self._state, self._parents, self._purged
         others = self._instant, self.size, self.bulk
         counts = len(self._outcomes), len(self._entries)
@@ -126,8 +127,9 @@ class Group:
             if message.basis is not None and message.basis != state.max_tx:
                 raise mismatch(message.basis, state.max_tx)
             applied = await apply_beside(state, data, call)
-            if len(applied.done) >= LARGE:
-                with set_aside() if len(applied.done) >= HUGE else nullcontext():
+            done = len(applied.done)
+            if done >= LARGE:
+                with set_aside() if done >= HUGE else nullcontext():
                     entry = await in_thread(encode_entry, applied)
             else:
                 entry = encode_entry(applied)

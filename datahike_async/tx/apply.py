@@ -93,7 +93,12 @@ class Applied:
         self.instant = instant
         self.tempids = tempids
         self.tx_meta = tx_meta
-        self.new_attrs = [a.ident for a in after.schema.attrs[len(before.schema.attrs) :]]
+        known = before.schema
+        self.new_attrs = (
+            []
+            if after.schema is known
+            else [a.ident for a in after.schema.attrs[len(known.attrs) :]]
+        )
         self.bulk = bulk is not None
         self.reblocked = reblocked
         self.purged = purged
@@ -153,7 +158,7 @@ async def apply(
     known: Known | None = None
     bindings, block = Bindings(), base.trees.ids
     before: Snapshot | None = None
-    erased = Purged(base, 0, frozenset())
+    erased: Purged | None = None
     with Reading() as nodes:
         while True:
             draft = Draft(base, tx, owner)
@@ -161,7 +166,8 @@ async def apply(
             run = Transaction(draft, entities, instant, now, wrap, own=own, late=foreign)
             try:
                 reported = run.begin(meta, key)
-                run.recompute(erased.composites)
+                if erased is not None:
+                    run.recompute(erased.composites)
                 bulk = None
                 if len(items) >= LEAST:
                     bulk = await _bulk(draft, items, nodes)
@@ -228,7 +234,7 @@ async def apply(
                     draft,
                     bulk,
                     reblocked=base.trees.ids != block,
-                    purged=None if before is None else erased.datoms,
+                    purged=None if erased is None else erased.datoms,
                 )
 
 

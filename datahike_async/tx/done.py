@@ -89,12 +89,19 @@ class Done(Sequence[Datom]):
         # A retraction is shown with the transaction that made it.
         return Datom(mem.e[~op], attrs[mem.a[~op]].ident, mem.v[~op], mem.until[~op], False)
 
-    def operations(self) -> Iterator[tuple[int, int, Any, int, bool]]:
-        """Go through those of the memtable, as ``block`` returns them: for a few."""
-        mem = self._mem
+    def flat(self) -> list[Any]:
+        """Return those of the memtable as the log keeps a few: entity, attribute, value of each.
+
+        The transaction goes without saying, but for what another one said, which is a pair of
+        entity and transaction; a retraction is told by the sign of the attribute.
+        """
+        mem, tx = self._mem, self._tx
+        flat: list[Any] = []
         for op in mem.ops[self._start : self._stop]:
             row = op if op >= 0 else ~op
-            yield mem.e[row], mem.a[row], mem.v[row], mem.t[row], op >= 0
+            e, a, t = mem.e[row], mem.a[row], mem.t[row]
+            flat += (e if t == tx else (e, t), a if op >= 0 else ~a, mem.v[row])
+        return flat
 
     def blocks(self, size: int) -> Iterator[Columns]:
         """Go through them as the log keeps them: a retraction has the transaction it undoes.

@@ -86,7 +86,6 @@ class Entities:
         self, draft: Draft, bindings: Bindings, *, foreign: bool = False, own: range = MAIN
     ) -> None:
         self.draft = draft
-        self.view = View(draft)
         self.upserted: dict[Any, int] = {}
         self.open: set[Any] = set()
         self.guessing = bindings.guessing
@@ -128,7 +127,7 @@ class Entities:
     @property
     def doubtful(self) -> bool:
         """Whether the state rests on what is not known for certain: errors may mean nothing."""
-        return bool(self.open or self.sure or self.guessed)
+        return bool(self.sure or self.open or self.guessed)
 
     def settle(self, failed: Exception | None) -> None:
         """End a run, in which an item may have ``failed``, which is raised.
@@ -300,7 +299,7 @@ class Entities:
                 tempid=ref,
             )
         try:
-            return self.view.entid(ref)
+            return View(self.draft).entid(ref)
         except QueryError as error:
             raise TransactionError(
                 str(error),

@@ -70,6 +70,8 @@ def normalize(
     tx_data: Any, tx_meta: Mapping[Any, Any] | None
 ) -> tuple[Sequence[Any], Mapping[Any, Any]]:
     """Return the items and the tx-meta of whatever form was given."""
+    if type(tx_data) is list and tx_meta is None:
+        return list(tx_data), {}  # nearly always, and without a question
     if isinstance(tx_data, str) and not isinstance(tx_data, Char):
         tx_data = read(tx_data)
     if isinstance(tx_data, Mapping):
@@ -125,7 +127,7 @@ def reaches_far(items: Sequence[Any]) -> bool:
     if isinstance(items, Table):
         return not _DEFINING_KEYS.isdisjoint(cells.attribute for cells in items.cells)
     for item in items:
-        if isinstance(item, Mapping):
+        if type(item) is dict or isinstance(item, Mapping):
             if not _DEFINING_KEYS.isdisjoint(item):
                 return True
         elif isinstance(item, (list, tuple)) and item:

@@ -31,6 +31,7 @@ class Maps(Facts):
         by_key = schema.by_key
         composites = schema.composites
         ref: Any = None
+        named: tuple[Attr, Any] | None = None
         pairs: list[tuple[Attr, Any]] = []
         seen: set[int] = set()
         for key, value in item.items():
@@ -43,18 +44,28 @@ class Maps(Facts):
             kind = type(value)
             if kind is not attr.exact and not (attr.value_type is ANY and kind in _SCALARS):
                 return False
-            if not attr.plain or attr.unique or attr.ident in composites:
+            if not attr.plain or (composites and attr.ident in composites):
                 return False
-            if (kind is str and not value.isascii()) or (
-                kind is int and not -_LONG <= value < _LONG
-            ):
-                value = attr.coerce(value, attr.ident)
+            if kind is str:
+                if not value.isascii():
+                    value = attr.coerce(value, attr.ident)
+            elif kind is int and not -_LONG < value < _LONG:
+                return False
             pairs.append((attr, value))
             seen.add(attr.id)
+            if attr.unique is not None:
+                if attr.unique != "identity" or named is not None:
+                    return False
+                named = attr, value
         if not pairs or len(seen) != len(pairs):
             return False
         entities = self.entities
-        if ref is None:
+        if named is not None:
+            if ref is not None or entities.open or draft.lookup(named[0].id, named[1]):
+                return False
+            # Nobody has this value, and so the map is a new entity.
+            eid = entities.new()
+        elif ref is None:
             eid = entities.new()
         elif type(ref) is int and ref > 0:
             eid = entities.explicit(ref)

@@ -40,7 +40,8 @@ class Guard:
         self._pid = os.getpid()
         self._broken: str | None = None
         # Guards ``closed`` and the count of calls under way, which the end waits for.
-        self._state = threading.Condition()
+        self._mutex = threading.Lock()
+        self._state = threading.Condition(self._mutex)
         self._active = 0
         self.closed = False
 
@@ -56,9 +57,8 @@ class Guard:
             )
 
     def run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
-        """Make a call that the end waits for."""
-        self.refuse_closed()
-        with self._state:
+        """Make a call that the end waits for, in a thread."""
+        with self._mutex:
             self.refuse_closed()
             self._active += 1
         try:
@@ -67,7 +67,7 @@ class Guard:
             self._judge(error)
             raise
         finally:
-            with self._state:
+            with self._mutex:
                 self._active -= 1
                 if self.closed:
                     self._state.notify_all()

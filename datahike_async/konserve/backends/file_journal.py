@@ -218,7 +218,8 @@ class Log:
             self._gone, self._durable = self.end, min(self._durable, self._kept)
             self._rewind()
         if not self._may_have_grown():
-            return News(self.place, [], self.place)
+            place = self.place
+            return News(place, [], place)
         found = self._look()
         for _ in range(_LOOKS):
             if not found.damage:
@@ -423,13 +424,14 @@ class Log:
                 self.end, self._crc, self._last = end, crc, start
                 self._count += 1
             self._durable = self._kept = end
-        # What it fails to say, readers find out by a sync of their own.
-        with suppress(OSError):
+        try:
             self._mark.write(end)
             if not self._marked:
                 # From the first record on it is known that there is a log.
                 self._mark.sync()
                 self._marked = True
+        except OSError:
+            pass  # what it fails to say, readers find out by a sync of their own
         return Place(end, crc)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from datahike_async.konserve.backends import file_io as io
@@ -31,13 +31,16 @@ class Journals:
         self._open: dict[str, Log] = {}
         self._mutex = threading.Lock()
 
-    @contextmanager
-    def using(self, name: str, stamp: bytes, *, create: bool = False) -> Iterator[Log | None]:
+    def using(self, name: str, stamp: bytes, *, create: bool = False) -> _Using:
         """Have the log of a version of a blob open inside the block; None where it has none.
 
         With ``create``, which is for whoever has the lock of the store, it is made.
         Raises CorruptValue where it is missing or damaged.
         """
+        return _Using(self, name, stamp, create)
+
+    def take(self, name: str, stamp: bytes, create: bool) -> Log | None:
+        """Return what ``using`` is about, to be given back."""
         with self._mutex:
             log = self._open.get(name)
             if log is None or log.stamp != stamp:
@@ -49,22 +52,16 @@ class Journals:
                     self._open[name] = log
             if log is not None:
                 log.users += 1
-        if log is None:
-            yield None
-            return
-        try:
-            yield log
-        except CorruptValue:
-            # It may be mended: the next one looks at what is there then.
-            with self._mutex:
-                if self._open.get(name) is log:
-                    self._retire(name)
-            raise
-        finally:
-            with self._mutex:
-                log.users -= 1
-                if log.retired and not log.users:
-                    log.close()
+            return log
+
+    def give_back(self, name: str, log: Log, *, damaged: bool) -> None:
+        """Use it no more; one that is ``damaged`` may be mended, and is looked at anew then."""
+        with self._mutex:
+            if damaged and self._open.get(name) is log:
+                self._retire(name)
+            log.users -= 1
+            if log.retired and not log.users:
+                log.close()
 
     def _retire(self, name: str) -> None:
         log = self._open.pop(name, None)
@@ -86,6 +83,29 @@ class Journals:
             for name, log in list(self._open.items()):
                 log.sync_mark()
                 self._retire(name)
+
+
+class _Using:
+    """The use of a log."""
+
+    # No generator: every commit enters one.
+    __slots__ = ("_create", "_journals", "_log", "_name", "_stamp")
+
+    def __init__(self, journals: Journals, name: str, stamp: bytes, create: bool) -> None:
+        self._journals = journals
+        self._name = name
+        self._stamp = stamp
+        self._create = create
+        self._log: Log | None = None
+
+    def __enter__(self) -> Log | None:
+        self._log = self._journals.take(self._name, self._stamp, self._create)
+        return self._log
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._log is not None:
+            damaged = isinstance(error, CorruptValue)
+            self._journals.give_back(self._name, self._log, damaged=damaged)
 
 
 class LeftOver:

@@ -133,11 +133,14 @@ class FileBlobStore(BlobStoreBase):
         return await in_thread(self._guard.run, call, args)
 
     async def _writing_hop(self, call: Callable[..., T], *args: Any) -> T:
+        self._refuse_salvage()
+        return await self._hop(call, *args)
+
+    def _refuse_salvage(self) -> None:
         if self._salvage:
             raise StoreDenied(
                 'This store was opened with "salvage": it reads what is whole and writes nothing.'
             )
-        return await self._hop(call, *args)
 
     @contextmanager
     def exclusive(self) -> Iterator[int]:
@@ -256,7 +259,10 @@ class FileBlobStore(BlobStoreBase):
 
         Raises ValueError for an empty record, UnsupportedOperation for one beyond 4 GiB.
         """
-        return await self._writing_hop(self._append, name, record, expected)
+        self._refuse_salvage()
+        self._guard.refuse_closed()
+        # Every commit comes by: without the coroutines between.
+        return await in_thread(self._guard.run, self._append, (name, record, expected))
 
     def _append(self, name: str, record: bytes, expected: Revision) -> Revision:
         check_record(record)

@@ -168,7 +168,7 @@ def encode_entry(applied: Applied) -> bytes:
     done = applied.done
     stored: list[Any]
     if len(done) < _COLUMNS_FROM and not applied.bulk:
-        stored = _flat(applied.tx, done.operations())
+        stored = done.flat()
     else:
         stored = [_block(columns) for columns in done.blocks(BLOCK)]
     return pack([applied.tx, applied.instant, applied.after.max_eid, applied.new_attrs, stored])
@@ -176,18 +176,6 @@ def encode_entry(applied: Applied) -> bytes:
 
 def _block(columns: Columns) -> bytes:
     return seal([encode_rows(columns.rows), np.packbits(columns.added).tobytes()])
-
-
-def _flat(tx: int, operations: Iterable[Operation]) -> list[Any]:
-    flat: list[Any] = []
-    add = flat.extend
-    for e, a, v, t, added in operations:
-        # The transaction goes without saying; a retraction is told by the sign of the attribute.
-        if t == tx:
-            add((e, a if added else ~a, v))
-        else:
-            add(((e, t), a if added else ~a, v))
-    return flat
 
 
 def encode_record(
