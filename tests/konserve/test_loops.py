@@ -20,7 +20,7 @@ import pytest
 from datahike_async.hosting import _COMPUTING, on_loop, run_in_thread
 from datahike_async.konserve import OutcomeUnknown
 from datahike_async.konserve.base import gather
-from datahike_async.konserve.loops import Home, is_interruption, outlast, start, surely
+from datahike_async.konserve.loops import Home, Signal, is_interruption, outlast, start, surely
 from datahike_async.konserve.threads import (
     STORING,
     Threads,
@@ -637,3 +637,76 @@ def test_what_is_to_be_made_surely_is_made_where_there_is_no_thread_for_it(
     # A loop of its own: trio as pytest's guest needs a thread for each of its waits.
     anyio.run(main, backend=backend)
     assert made == [5]
+
+
+BUSY = """
+    import asyncio, threading, time
+    from datahike_async.konserve.threads import in_thread
+
+    inside = threading.Event()
+
+    def write():
+        inside.set()
+        time.sleep(0.3)
+        print("written", flush=True)
+
+    async def main():
+        task = asyncio.create_task(in_thread(write))
+        while not inside.is_set():
+            await asyncio.sleep(0.001)
+        return task
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(main())
+"""
+
+
+def test_a_process_that_ends_waits_for_what_its_threads_are_doing() -> None:
+    program = [sys.executable, "-c", textwrap.dedent(BUSY)]
+    ended = subprocess.run(program, timeout=30, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "written\n")
+
+
+def test_a_pool_has_no_more_threads_than_calls_at_a_time() -> None:
+    threads = Threads("few", 3)
+    names: list[set[str]] = [set(), set()]
+
+    def call(of: int) -> None:
+        names[of].add(threading.current_thread().name)
+        time.sleep(0.001)
+
+    async def main() -> None:
+        for _ in range(20):
+            await in_thread(call, 0, threads=threads)
+        await asyncio.gather(*(in_thread(call, 1, threads=threads) for _ in range(20)))
+
+    asyncio.run(main())
+    assert [len(found) for found in names] == [1, 3]
+
+
+@pytest.mark.anyio
+async def test_a_signal_wakes_who_waits_and_nobody_waits_for_what_has_come() -> None:
+    signal, seen = Signal(), []
+
+    async def wait() -> None:
+        await signal.wait()
+        seen.append(signal.is_set())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert not seen
+        signal.set()
+        signal.set()
+    await wait()
+    assert seen == [True, True]
+
+
+@pytest.mark.anyio
+async def test_a_signal_may_come_after_its_waiter_was_cancelled() -> None:
+    signal = Signal()
+    with anyio.move_on_after(0.001) as scope:
+        await signal.wait()
+    assert scope.cancelled_caught
+    signal.set()
+    await signal.wait()

@@ -80,3 +80,15 @@ async def test_a_value_that_is_found_is_retracted_and_no_id_is_used_up(db):
     after = await db.db_with([[":db/retract", 104, ":friend", [":id", "part"]]])
     assert [x.v for x in await after.datoms("eavt", 104, ":friend")] == [100]
     assert (await db.db_with([[":db/retract", 104, ":friend", 5000]])).max_eid == db.max_eid
+
+
+async def test_the_least_long_of_a_map_is_the_one_that_is_stated_and_retracted_later():
+    least = -(2**63)
+    of_longs = """[{:db/ident :n :db/valueType :db.type/long
+                    :db/cardinality :db.cardinality/many}]"""
+    db = await d.empty_db(schema_flexibility="write", keep_history=True).db_with(of_longs)
+    db = await db.db_with([{":db/id": 100, ":n": least}])
+    db = await db.db_with([[":db/add", 100, ":n", least]])
+    assert [x.v for x in await db.datoms("eavt", 100)] == [least]
+    db = await db.db_with([[":db/retract", 100, ":n", least]])
+    assert not await db.datoms("eavt", 100)
