@@ -14,10 +14,13 @@ from typing import Final
 import anyio
 from anyio.lowlevel import RunVar, checkpoint
 
-__all__ = ["BUDGET", "pause"]
+__all__ = ["BUDGET", "of_the_writer", "pause"]
 
 BUDGET: Final = 0.0005
-"""Seconds that readers together, or the writer, may keep the event loop in one of its turns."""
+"""Seconds that readers together, or the writer, may keep the event loop in one of its turns.
+
+Where readers wait for theirs the writer takes half of it: else a turn would be both together.
+"""
 
 _AT_ONCE: Final = 2
 _SLICE: Final = BUDGET / _AT_ONCE
@@ -33,6 +36,15 @@ class _Slice(threading.local):
 
 
 _slice: Final = _Slice()
+
+
+def of_the_writer() -> float:
+    """Return the seconds that the writer may keep the event loop in its present turn."""
+    try:
+        waiting = not _queue.get().value
+    except LookupError:
+        return BUDGET
+    return BUDGET / 2 if waiting else BUDGET
 
 
 async def pause() -> None:

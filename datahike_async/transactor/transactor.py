@@ -29,7 +29,7 @@ from datahike_async.events import BRANCH_GONE, COMMITTED, REFRESHED, WRITER_CLOS
 from datahike_async.konserve.base import close_now
 from datahike_async.konserve.loops import is_cancellation
 from datahike_async.konserve.store import Store
-from datahike_async.pausing import BUDGET
+from datahike_async.pausing import BUDGET, of_the_writer
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.branches.read import BranchState
 from datahike_async.storage.branches.walk import Past
@@ -381,7 +381,7 @@ class Transactor:
                 or spent >= left
             ):
                 break
-            if spent >= BUDGET:
+            if spent >= BUDGET or (spent >= BUDGET / 2 and spent >= of_the_writer()):
                 await checkpoint()
                 began, left = monotonic(), left - spent
         return group
