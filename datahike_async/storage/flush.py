@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from time import perf_counter, sleep
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from datahike_async.index.source import Address, Reading
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
 from datahike_async.konserve.store import Assoc, Store
 from datahike_async.konserve.threads import in_thread
+from datahike_async.looks import looking
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.keys import checkpoint_key, segment_key
@@ -35,6 +37,11 @@ _MUCH_ROWS: Final = 1 << 15
 _MUCH_BYTES: Final = 4 << 20
 """From these on what lives is spared by the garbage collector meanwhile."""
 _ROW_BYTES: Final = 32
+_AT_WORK: Final = 0.0005
+"""Seconds of work between two looks whether the event loop hurries."""
+_ASIDE: Final = 0.0005
+"""Seconds that it has then: half of the time, where it always does."""
+_STEP: Final = 0.0001
 _MANY_ROWS: Final = 4096
 """Of fewer rows most of what is written are the leaves around them."""
 
@@ -60,6 +67,27 @@ class Flushed(NamedTuple):
         return max(self.bytes / (_ROW_BYTES * max(self.snapshot.n, _MANY_ROWS)), 1.0)
 
 
+class _Aside:
+    """Lets others run between looks at the clock, where they hurry.
+
+    A thread that computes keeps the interpreter for 5 ms each time somebody else has let go of it,
+    which a commit does at each call of the system: ten times.
+    """
+
+    def __init__(self, hurries: Callable[[], bool]) -> None:
+        self._hurries = hurries
+        self._next = 0.0
+
+    def __call__(self, count: int) -> None:
+        now = perf_counter()
+        if now < self._next:
+            return
+        until = now + _ASIDE
+        while self._hurries() and perf_counter() < until:
+            sleep(_STEP)
+        self._next = perf_counter() + _AT_WORK
+
+
 async def flush(
     snapshot: Snapshot,
     records: Sequence[bytes | Address],
@@ -71,6 +99,7 @@ async def flush(
     id: UUID,
     checkpoint: Callable[[Mapping[str, Any], Sequence[Any] | None], Checkpoint],
     thin: Collection[str] = (),
+    hurries: Callable[[], bool] = bool,
 ) -> Flushed:
     """Write what ``snapshot`` needs to be read from trees alone, and its records as a segment.
 
@@ -78,12 +107,15 @@ async def flush(
     is the address of the segment before, ``id`` that of the flush, never used before. The
     ``checkpoint`` is made of the record of the trees and of the address of the newest segment.
     What lies in the packs of ``thin`` is written again, so that those can go.
-    Computes in a worker thread; other tasks may go on appending to the memtable. Raises konserve's
-    errors, and CorruptData from reading nodes.
+    Computes in a worker thread, which stands aside for a moment where the event loop ``hurries``;
+    other tasks may go on appending to the memtable. Raises konserve's errors, and CorruptData from
+    reading nodes.
     """
     sink = make_sink(layout, source, id)
+    aside = _Aside(hurries)
 
     def absorb() -> Trees:
+        looking.set(aside)
         mem = snapshot.mem
         trees = snapshot.trees
         ids = (snapshot.max_eid, snapshot.max_tx)
@@ -93,6 +125,7 @@ async def flush(
         return trees.loosened(thin) if thin else trees
 
     def build(trees: Trees) -> Flushed:
+        looking.set(aside)
         clean, record = trees.flush(sink)
         writes = sink.finish()
         segment, size = log, sink.bytes

@@ -59,7 +59,10 @@ class Prepared(NamedTuple):
 
 
 class Branch:
-    """The state of one branch. ``instant`` is that of its newest transaction."""
+    """The state of one branch. ``instant`` is that of its newest transaction.
+
+    ``committing`` says that callers wait for what is being applied and published.
+    """
 
     def __init__(
         self, store: Store, source: NodeStore, factory: IndexFactory, committer: Committer, env: Env
@@ -73,6 +76,7 @@ class Branch:
         self.owner = object()
         self.layout = layout_of(store.capabilities)
         self.instant: datetime | None = None
+        self.committing = False
         self.snapshot: Snapshot
         # Entity ids that were taken for a transaction which was not published.
         self._held: range | None = None
@@ -303,4 +307,5 @@ class Branch:
             id=id_,
             checkpoint=checkpoint,
             thin=thin,
+            hurries=lambda: self.committing,
         )

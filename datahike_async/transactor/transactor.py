@@ -321,6 +321,7 @@ class Transactor:
         """Take what is queued, apply it, publish it, answer."""
         messages: list[Transact] = []
         order = self.order
+        self.branch.committing = True
         try:
             try:
                 if order.waits:
@@ -354,6 +355,7 @@ class Transactor:
                 if not message.done.is_set():
                     message.fail(shut_down(self.fatal))
             self._settling.answered(len(messages))
+            self.branch.committing = False
 
     async def _has_more(self) -> bool:
         """Whether there is more to publish in the same turn."""

@@ -26,6 +26,7 @@ from datahike_async.index.persistent_set.node import (
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import changed, is_text, primary
 from datahike_async.index.source import Address
+from datahike_async.looks import tally
 
 __all__ = ["merge_into"]
 
@@ -70,6 +71,7 @@ class _Merge:
             add_parts, remove_parts = self.split(adds, node.keys), self.split(removes, node.keys)
             for slot in sorted(add_parts.keys() | remove_parts.keys()):
                 child = self.child(node, slot, True)
+                tally(1)
                 if child is not None:
                     below[slot] = self.part(
                         child, add_parts.get(slot, []), remove_parts.get(slot, [])
@@ -179,6 +181,7 @@ class _Merge:
     def group(self, old: list[_Slot], adds: list[Rows], removes: list[Rows]) -> list[_Slot]:
         """Return the leaves of one attribute, or of EAVT, merged as one run."""
         rows = Rows.concat([slot.node.rows for slot in old if isinstance(slot.node, Leaf)])
+        tally(len(rows))
         after = changed(rows, adds, removes, self.order, self.temporal)
         return old if after is rows else self.cut(after)
 
@@ -193,6 +196,7 @@ class _Merge:
             edges = self.between_keys(rows, edges)
         out = []
         for i, j in pairwise(edges):
+            tally(1)
             piece = rows.slice(i, j) if pieces > 1 else rows
             out.append(_Slot(first_key(piece, self.order), j - i, Leaf(piece), None))
         return out

@@ -17,6 +17,7 @@ from uuid import UUID
 from datahike_async.errors import CorruptData
 from datahike_async.index.codec import pack, unpack
 from datahike_async.index.source import Address
+from datahike_async.looks import tally
 from datahike_async.storage.keys import node_key, pack_key
 from datahike_async.storage.nodes.layout import Layout, pack_bytes
 from datahike_async.storage.nodes.store import NodeStore
@@ -43,6 +44,7 @@ class Sink:
 
     def put(self, data: bytes, node: Any) -> Address:
         """Take an encoded node and return its address."""
+        tally(len(data))
         address = self.put_part(data)
         self._source.cache.put(address, node)
         return address
