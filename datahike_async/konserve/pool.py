@@ -41,9 +41,9 @@ class _Shared:
         _all.add(self)
 
     def end(self) -> None:
-        with self.lock:
-            for _ in self.threads:
-                self.queue.put(None)
+        # Without the lock: the garbage collector may call this where a thread of ours has it.
+        for _ in tuple(self.threads):
+            self.queue.put(None)
 
 
 _all: Final[weakref.WeakSet[_Shared]] = weakref.WeakSet()
@@ -91,8 +91,7 @@ def _serve(shared: _Shared) -> None:
             shared.idle += 1
         work.tell()
         del work
-    with lock:
-        shared.threads.discard(threading.current_thread())
+    shared.threads.discard(threading.current_thread())
 
 
 def _end_all() -> None:
