@@ -66,7 +66,7 @@ def _dense(low: int, high: int, count: int) -> bool:
 def taken(data: npt.NDArray[Any], positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return ``data[positions]``, of an index array or a mask, as a new array."""
     if len(positions) > PIECE and positions.dtype == np.bool_:
-        positions = positions_of(positions)
+        return _kept(data, positions)
     if len(positions) <= PIECE:
         if len(positions) > SMALL:
             look(len(positions))
@@ -83,6 +83,17 @@ def taken(data: npt.NDArray[Any], positions: npt.NDArray[Any]) -> npt.NDArray[An
             data.take(part, out=out[start:stop], mode="wrap")
         else:
             out[start:stop] = data[part]
+    return out
+
+
+def _kept(data: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Return what lies where a mask of many is true: half the time of finding positions first."""
+    out, at = np.empty(np.count_nonzero(mask), data.dtype), 0
+    size = PIECE // 8 if data.dtype == np.object_ else PIECE
+    for i, j in pieces(len(mask), size=size):
+        part = data[i:j].compress(mask[i:j])
+        out[at : at + len(part)] = part
+        at += len(part)
     return out
 
 

@@ -82,10 +82,11 @@ class Relation:
 
     def take(self, positions: npt.NDArray[Any]) -> Relation:
         """Return the rows at ``positions`` (an index array or a boolean mask)."""
-        if len(positions) > PIECE and positions.dtype == np.bool_:
+        if positions.dtype == np.bool_ and len(positions) > PIECE and len(self.columns) > 1:
             positions = positions_of(positions)
         columns = {v: c.take(positions) for v, c in self.columns.items()}
-        count = int(positions.sum()) if positions.dtype == np.bool_ else len(positions)
+        is_mask = positions.dtype == np.bool_
+        count = int(np.count_nonzero(positions)) if is_mask else len(positions)
         return Relation(columns, count)
 
     def project(self, variables: Iterable[Symbol]) -> Relation:
