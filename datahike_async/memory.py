@@ -7,11 +7,13 @@ to what is being written, and to what a step needs only while it runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["COLUMNS", "Memory", "container_limit", "memory_of"]
+__all__ = ["COLUMNS", "Memory", "container_limit", "memory_of", "said_by_groups"]
 
 COLUMNS: Final = 256 * 1024 * 1024
 """Bytes of the attributes that are kept in columns, where no limit leaves less."""
@@ -62,33 +64,37 @@ def container_limit(
 
     A group's limit holds for those within it, so all above count too.
     """
-    found: list[int] = []
+    said = [text for _, text in said_by_groups(_PLACES, groups, root)]
+    limits = [int(text) for text in said if text.isdigit()]
+    return min((limit for limit in limits if limit < _ENDLESS), default=None)
+
+
+def said_by_groups(
+    places: Iterable[tuple[str, str]],
+    groups: Path = Path("/proc/self/cgroup"),
+    root: Path = Path("/sys/fs/cgroup"),
+) -> Iterator[tuple[Path, str]]:
+    """Yield what a file says in each control group of this process, and in those above it.
+
+    ``places`` are pairs of a controller, "" for version 2, and that file under its root.
+    """
     try:
         lines = groups.read_text("ascii").splitlines()
     except (OSError, UnicodeDecodeError):
-        return None
+        return
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, place = rest.partition(":")
-        for controller, name in _PLACES:
-            if controller in controllers.split(","):
-                folder, _, file = ("/" + name).rpartition("/")
-                found += _limits(root / folder.lstrip("/"), place, file)
-    return min(found, default=None)
-
-
-def _limits(folder: Path, place: str, file: str) -> list[int]:
-    """Return the limits of a group and of those above it, as far as they can be seen."""
-    out: list[int] = []
-    parts = [part for part in place.split("/") if part not in ("", "..")]
-    for count in range(len(parts) + 1):
-        try:
-            text = folder.joinpath(*parts[:count], file).read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            continue
-        if text.isdigit() and int(text) < _ENDLESS:
-            out.append(int(text))
-    return out
+        for controller, name in places:
+            if controller not in controllers.split(","):
+                continue
+            folder, _, file = ("/" + name).rpartition("/")
+            parts = [part for part in place.split("/") if part not in ("", "..")]
+            for count in range(len(parts) + 1):
+                path = root.joinpath(folder.lstrip("/"), *parts[:count], file)
+                # As far as they can be seen.
+                with suppress(OSError, UnicodeDecodeError):
+                    yield path, path.read_text("ascii").strip()
 
 
 # Looked up once, when this is imported: reading a file would hold up an event loop.

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from datahike_async.cores import in_pieces
 from datahike_async.looks import PIECE, SMALL, look, pieces
 
 __all__ = [
@@ -77,12 +78,15 @@ def taken(data: npt.NDArray[Any], positions: npt.NDArray[Any]) -> npt.NDArray[An
     # NumPy writes to where it should at once where it is told that all positions exist. It would
     # copy what lies apart, each time.
     direct = data.flags.c_contiguous
-    for start, stop in pieces(len(positions), size=size):
+
+    def take(start: int, stop: int) -> None:
         part = positions[start:stop]
         if direct and -len(data) <= int(part.min()) and int(part.max()) < len(data):
             data.take(part, out=out[start:stop], mode="wrap")
         else:
             out[start:stop] = data[part]
+
+    in_pieces(len(positions), take, size=size)
     return out
 
 
@@ -128,8 +132,11 @@ def joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 def searched(ordered: Ints, values: Ints, side: str = "left") -> Ints:
     """Return ``ordered.searchsorted(values, side)``."""
     out = np.empty(len(values), np.int64)
-    for start, stop in pieces(len(values), each=_SORTED):
+
+    def search(start: int, stop: int) -> None:
         out[start:stop] = ordered.searchsorted(values[start:stop], side)  # type: ignore[call-overload]
+
+    in_pieces(len(values), search, each=_SORTED)
     return out
 
 
@@ -307,33 +314,48 @@ def _bucketed(values: Ints, depth: int) -> Ints:
     # Bucket 2i lies before pivot i, bucket 2i+1 is equal to it: what comes often needs no sorting.
     size = 2 * len(pivots) + 1
     codes = np.empty(count, np.uint16 if size < 2**16 else np.int64)
-    runs = [*pieces(count, each=_SORTED)]
-    counts = np.zeros((len(runs), size), np.int64)
-    for i, (start, stop) in enumerate(pieces(count, each=_SORTED)):
+    step = max(PIECE // _SORTED, 1)
+    counts = np.zeros((-(-count // step), size), np.int64)
+
+    def place(start: int, stop: int) -> None:
         part = values[start:stop]
         at = pivots.searchsorted(part)
         equal = pivots[np.minimum(at, len(pivots) - 1)] == part
         codes[start:stop] = 2 * at + equal
-        counts[i] = np.bincount(codes[start:stop], minlength=size)
+        counts[start // step] = np.bincount(codes[start:stop], minlength=size)
+
+    in_pieces(count, place, each=_SORTED, size=step * _SORTED)
     starts = np.cumsum(counts.sum(0)) - counts.sum(0)
     places = starts + np.cumsum(counts, 0) - counts
     out = np.empty(count, np.int64)
-    for i, (start, stop) in enumerate(pieces(count, each=_SORTED)):
+
+    def move(start: int, stop: int) -> None:
+        i = start // step
         local = np.argsort(codes[start:stop], kind="stable")
         within = np.arange(stop - start) - np.repeat(np.cumsum(counts[i]) - counts[i], counts[i])
         out[np.repeat(places[i], counts[i]) + within] = local + start
+
+    in_pieces(count, move, each=_SORTED, size=step * _SORTED)
     edges = [*starts.tolist(), count]
-    for bucket in range(0, size, 2):
-        start, stop = edges[bucket], edges[bucket + 1]
-        if stop - start < 2:
-            continue
+    large = []
+
+    def order(first: int, last: int) -> None:
+        for bucket in range(2 * first, 2 * last, 2):
+            start, stop = edges[bucket], edges[bucket + 1]
+            if PIECE < stop - start < count // 2 and depth < 3:
+                large.append((start, stop))
+            elif stop - start > 1:
+                own = out[start:stop]
+                part = taken(values, own)
+                if len(part) > PIECE:
+                    look(_SORTED * len(part))
+                out[start:stop] = own[np.argsort(part, kind="stable")]
+
+    # A bucket at a time: so many values are in each, about.
+    in_pieces((size + 1) // 2, order, each=_SORTED * _BUCKET, size=_SORTED * _BUCKET)
+    for start, stop in large:
         own = out[start:stop]
-        part = taken(values, own)
-        if len(part) > PIECE and len(part) < count // 2 and depth < 3:
-            out[start:stop] = taken(own, _bucketed(part, depth + 1))
-            continue
-        look(_SORTED * len(part))
-        out[start:stop] = own[np.argsort(part, kind="stable")]
+        out[start:stop] = taken(own, _bucketed(taken(values, own), depth + 1))
     return out
 
 
@@ -488,8 +510,11 @@ def member(values: Ints, among: Ints) -> npt.NDArray[np.bool_]:
     if len(values) <= SMALL:
         return known.holds(values)
     out = np.empty(len(values), np.bool_)
-    for start, stop in pieces(len(values)):
+
+    def hold(start: int, stop: int) -> None:
         out[start:stop] = known.holds(values[start:stop])
+
+    in_pieces(len(values), hold)
     return out
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from datahike_async.cores import in_pieces
 from datahike_async.index.arrays import joined, order_of, positions_of, spans, taken
 from datahike_async.index.objects import OBJECTS
 from datahike_async.looks import PIECE, pieces, walked
@@ -30,6 +31,8 @@ _WORD: Final = 4
 _MADE: Final = 8
 # So many bytes are decoded and left, for one string that is wanted.
 _NEAR: Final = 512
+# What the strings of a piece count for, where pieces are shared: a millisecond of work.
+_SHARED: Final = 4 * PIECE
 # Longer ones are handled one by one: bytes from which on they are.
 _LONG: Final = 256
 # Places in the table for each string, at least.
@@ -213,18 +216,24 @@ class Texts:
     def starting(self, part: str) -> _Mask:
         """Return which strings start with ``part``."""
         wanted, out = part.encode("utf-8", _ERRORS), np.empty(len(self), np.bool_)
-        for i, j in pieces(len(out), each=_WORD):
+
+        def ask(i: int, j: int) -> None:
             begin = self._starts[i:j].astype(np.int64)
             out[i:j] = self._equal(begin, self._lengths(i, j), wanted)
+
+        in_pieces(len(out), ask, each=_WORD, size=_SHARED)
         return out
 
     def ending(self, part: str) -> _Mask:
         """Return which strings end with ``part``."""
         wanted, out = part.encode("utf-8", _ERRORS), np.empty(len(self), np.bool_)
-        for i, j in pieces(len(out), each=_WORD):
+
+        def ask(i: int, j: int) -> None:
             lengths = self._lengths(i, j)
             at = self._starts[i + 1 : j + 1].astype(np.int64) - len(wanted)
             out[i:j] = self._equal(np.maximum(at, 0), lengths, wanted)
+
+        in_pieces(len(out), ask, each=_WORD, size=_SHARED)
         return out
 
     def including(self, part: str) -> _Mask:
@@ -233,10 +242,11 @@ class Texts:
         if not wanted:
             return ~out
         size, each = len(wanted), max(len(self._data) // max(len(self), 1) // 8, 1)
-        for i, j in pieces(len(out), each=each):
+
+        def ask(i: int, j: int) -> None:
             low, high = int(self._starts[i]), int(self._starts[j])
             if high - low < size:
-                continue
+                return
             view = self._view[low:high]
             hits = view[: len(view) - size + 1] == wanted[0]
             if size > 1:
@@ -247,12 +257,15 @@ class Texts:
             ends = self._starts[i + 1 : j + 1]
             inside = ends.searchsorted(found.astype(ends.dtype), "right")
             out[i + inside[found + size <= ends[inside]]] = True
+
+        in_pieces(len(out), ask, each=each)
         return out
 
     def compared(self, text: str) -> npt.NDArray[np.int8]:
         """Return -1, 0 or 1 for each: whether it comes before ``text``, is it, or comes after."""
         wanted, out = text.encode("utf-8", _ERRORS), np.empty(len(self), np.int8)
-        for i, j in pieces(len(out), each=_WORD):
+
+        def ask(i: int, j: int) -> None:
             begin, lengths = self._starts[i:j].astype(np.int64), self._lengths(i, j)
             part = out[i:j]
             part[:] = np.sign(lengths - len(wanted))
@@ -267,6 +280,8 @@ class Texts:
                 own = own[same & (lengths[own] > k + 8)] if k + 8 < len(wanted) else own[same]
                 if not len(own):
                     break
+
+        in_pieces(len(out), ask, each=_WORD, size=_SHARED)
         return out
 
     # -- numbers of strings --------------------------------------------------------------------
@@ -391,12 +406,15 @@ class Texts:
     def _keys(self, numbers: _Numbers, k: int) -> _Numbers:
         """Return numbers that sort as eight bytes of strings do, from byte ``k`` on."""
         out = np.empty(len(numbers), np.int64)
-        for i, j in pieces(len(numbers), each=_WORD):
+
+        def read(i: int, j: int) -> None:
             part = numbers[i:j]
             begin = self._starts[part].astype(np.int64)
             left = self._starts[part + 1].astype(np.int64) - begin - k
             places = np.minimum(begin + k, len(self._data) - 8)
             out[i:j] = (self._words(places, left) ^ np.uint64(1 << 63)).view(np.int64)
+
+        in_pieces(len(numbers), read, each=_WORD, size=_SHARED)
         return out
 
 

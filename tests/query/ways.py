@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
 
-from datahike_async import looks
+from datahike_async import cores, looks
 from datahike_async.index import arrays, columns, dictionary, objects, splice
 from datahike_async.index.columns import Rows
 from datahike_async.index.dictionary import Dictionary
@@ -77,6 +77,12 @@ WAYS: Final[dict[str, list[tuple[Any, str, Any]]]] = {
     "planned anew": [(execute, "_far_off", lambda *_: True)],
     "in worker threads": [(execute, "LARGE", 0), (watch, "LARGE", 0)],
     "anew in worker threads": [(watch, "HERE", -1), (watch, "PIECE", 0), (looks, "SMALL", 0)],
+    "on several cores": [
+        *((execute, "LARGE", 0), (watch, "LARGE", 0), (cores, "_WORTH", 0), (cores, "_HELPERS", 2)),
+        *((module, "PIECE", 3) for module in (arrays, joins, looks, relation, vector)),
+        *((looks, "SMALL", 0), (arrays, "_BUCKET", 2), (arrays, "_SAMPLE", 4)),
+        *((joins, "_DENSE", 0), (relation, "_ORDERED", 0), (arrays, "_MARKED", 1)),
+    ],
     "in small pieces": [
         *((module, "PIECE", 3) for module in (arrays, joins, looks, matching, relation, vector)),
         *((matching, "STEPS", 40), (matching, "_RUN", 2), (matching, "_FEWEST", 1)),

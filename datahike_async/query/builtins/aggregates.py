@@ -17,7 +17,7 @@ import numpy as np
 from datahike_async.edn.types import Symbol
 from datahike_async.errors import QueryCanceled, QueryError, shown
 from datahike_async.functions import lookup_function
-from datahike_async.index.arrays import firsts, numbered
+from datahike_async.index.arrays import firsts, numbered, taken
 from datahike_async.index.columns import CODED, FLOAT, I64, INSTANT, INT, Column
 from datahike_async.query.builtins.calls import is_async
 from datahike_async.query.builtins.numbers import is_number
@@ -49,7 +49,7 @@ class Groups:
             used = np.flatnonzero(sizes)
             number = np.empty(bound, np.int64)
             number[used] = np.arange(len(used))
-            self.numbers = number[codes]
+            self.numbers = taken(number, codes)
             self.sizes = sizes[used]
         else:
             values, self.numbers = numbered(codes)

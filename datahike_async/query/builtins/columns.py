@@ -15,8 +15,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from datahike_async.cores import in_pieces
 from datahike_async.index.columns import CODED, FLOAT, INSTANT, INT, Column, micros
-from datahike_async.looks import PIECE, pieces
+from datahike_async.looks import PIECE
 from datahike_async.query.builtins.matching import asked, compared, of_texts, text_mask
 from datahike_async.query.builtins.table import BUILTINS, COMPARISONS
 from datahike_async.query.relations.relation import constant_mask, equal_mask
@@ -55,12 +56,18 @@ def mask_of_call(name: str, args: Sequence[Any], count: int) -> Mask | None:
     if found is not None or count <= PIECE:
         return _mask(name, args) if found is None else found
     out = np.empty(count, np.bool_)
-    for start, stop in pieces(count, each=2):
+    unknown = False
+
+    def ask(start: int, stop: int) -> None:
+        nonlocal unknown
         part = _mask(name, [a.slice(start, stop) if isinstance(a, Column) else a for a in args])
         if part is None:
-            return None
-        out[start:stop] = part
-    return out
+            unknown = True
+        else:
+            out[start:stop] = part
+
+    in_pieces(count, ask, each=2)
+    return None if unknown else out
 
 
 def _texts_compared(name: str, args: Sequence[Any]) -> Mask | None:

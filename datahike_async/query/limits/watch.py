@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any, Final, TypeVar
 
 from datahike_async.collector import spare
+from datahike_async.cores import apart
 from datahike_async.looks import PIECE, looking
 from datahike_async.query.limits.budget import Meter
 from datahike_async.query.limits.host import LARGE, Host
@@ -116,6 +117,11 @@ class Watch:
         assert self.host is not None
         self.inside = True
         try:
-            return await self.host.in_thread(make)
+            return await self.host.in_thread(lambda: _alone(make))
         finally:
             self.inside = False
+
+
+async def _alone(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    with apart():
+        return await make()

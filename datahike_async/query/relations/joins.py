@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from datahike_async.cores import in_pieces
 from datahike_async.edn.types import Symbol
 from datahike_async.index.arrays import (
     Among,
@@ -76,12 +78,15 @@ def _ranges(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> tuple[I64, I64, 
     # Each possible key is searched once, in order, and looked up by all rows that have it.
     begin = searched(ordered, np.arange(low, high + 2))
     start, stop = np.zeros(len(left), np.int64), np.zeros(len(left), np.int64)
-    for i, j in pieces(len(left), each=2):
+
+    def find(i: int, j: int) -> None:
         part = left[i:j].astype(np.int64, copy=False)
         inside = (part >= low) & (part <= high)
         at = np.where(inside, part - low, 0)
         start[i:j] = begin[at]
         stop[i:j] = np.where(inside, begin[at + 1], start[i:j])
+
+    in_pieces(len(left), find, each=2)
     return start, stop, order
 
 
@@ -132,26 +137,34 @@ def followed(origin: I64, start: I64, stop: I64, ends: I64) -> tuple[I64, I64]:
 
 
 def _many_pairs(start: I64, counts: I64, total: int, order: I64 | None) -> tuple[I64, I64]:
-    """Make pairs piece by piece; a piece may begin and end amid those of one row."""
     here, there = np.empty(total, np.int64), np.empty(total, np.int64)
-    for low, high, rows, at in _pieces_of_pairs(start, counts, total, order):
-        here[low:high], there[low:high] = rows, at
+    pairs = _Pairs(start, counts, order)
+
+    def make(low: int, high: int) -> None:
+        here[low:high], there[low:high] = pairs.piece(low, high)
+
+    in_pieces(total, make)
     return here, there
 
 
-def _pieces_of_pairs(
-    start: I64, counts: I64, total: int, order: I64 | None
-) -> Iterator[tuple[int, int, I64, I64]]:
-    """Yield (first, end, here, there): pairs piece by piece, with the numbers that they have."""
-    ends = np.cumsum(counts)
-    for low, high in pieces(total):
-        first, last = np.searchsorted(ends, [low, high - 1], "right").tolist()
+class _Pairs:
+    """Pairs as of ``pairs_of``, made piece by piece; one may begin and end amid those of a row."""
+
+    def __init__(self, start: I64, counts: I64, order: I64 | None) -> None:
+        self.start = start
+        self.counts = counts
+        self.order = order
+        self.ends = np.cumsum(counts)
+
+    def piece(self, low: int, high: int) -> tuple[I64, I64]:
+        """Return the pairs from one number to another."""
+        first, last = np.searchsorted(self.ends, [low, high - 1], "right").tolist()
         rows = slice(first, last + 1)
-        begins = ends[rows] - counts[rows]
-        within = np.minimum(ends[rows], high) - np.maximum(begins, low)
-        at = np.arange(low, high) + np.repeat(start[rows] - begins, within)
+        begins = self.ends[rows] - self.counts[rows]
+        within = np.minimum(self.ends[rows], high) - np.maximum(begins, low)
+        at = np.arange(low, high) + np.repeat(self.start[rows] - begins, within)
         here = np.repeat(np.arange(first, last + 1), within)
-        yield low, high, here, at if order is None else order[at]
+        return here, at if self.order is None else self.order[at]
 
 
 def _keys(left: Relation, right: Relation, shared: list[Symbol]) -> tuple[Any, Any] | None:
@@ -227,13 +240,16 @@ def _places(keys: Any, unique: Any) -> I64 | None:
         if (table[unique[i:j].astype(np.int64, copy=False) - low] != np.arange(i, j)).any():
             return None
     out = np.empty(len(keys), np.int64)
-    for i, j in pieces(len(keys), each=2):
+
+    def find(i: int, j: int) -> None:
         part = keys[i:j].astype(np.int64, copy=False)
         if low <= int(part.min()) and int(part.max()) <= high:
             out[i:j] = table[part - low]
-            continue
+            return
         inside = (part >= low) & (part <= high)
         out[i:j] = np.where(inside, table[np.where(inside, part - low, 0)], -1)
+
+    in_pieces(len(keys), find, each=2)
     return out
 
 
@@ -279,26 +295,36 @@ def _tested(
     codes: list[tuple[bool, Any, Any, int]] = []
     for variable, column in only.columns.items():
         mine = variable in left.columns
-        found = shared_codes((left if mine else right).columns[variable], column)
-        if found is None:
+        keys = shared_codes((left if mine else right).columns[variable], column)
+        if keys is None:
             return EMPTY_I64, EMPTY_I64
-        both, span = _from_zero(*found)
+        both, span = _from_zero(*keys)
         codes.append((mine, *both, span))
     (first_mine, first, among, size), (_, second, others, span) = codes
     if size * span >= _CODES:
         return None
     known = Among(_paired(among, span, others), total)
-    heres: list[I64] = [EMPTY_I64]
-    theres: list[I64] = [EMPTY_I64]
-    for _, _, here, there in _pieces_of_pairs(start, stop - start, total, order):
+    pairs = _Pairs(start, stop - start, order)
+    found: list[tuple[int, I64, I64]] = []
+    lock = Lock()
+
+    def test(low: int, high: int) -> None:
+        nonlocal kept
+        here, there = pairs.piece(low, high)
         one, two = (here, there) if first_mine else (there, here)
         keep = np.flatnonzero(known.holds(first[one] * span + second[two]))
-        heres.append(here[keep])
-        theres.append(there[keep])
-        kept += len(keep)
+        with lock:
+            found.append((low, here[keep], there[keep]))
+            kept += len(keep)
         if count is not None:
             count(kept)
-    return joined(heres), joined(theres)
+
+    in_pieces(total, test, size=2 * PIECE)
+    found.sort(key=lambda part: part[0])
+    return (
+        joined([EMPTY_I64, *(here for _, here, _ in found)]),
+        joined([EMPTY_I64, *(there for _, _, there in found)]),
+    )
 
 
 def join(
