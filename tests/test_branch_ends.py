@@ -20,6 +20,7 @@ from datahike_async.storage.branches.read import read_branch
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.keys import BRANCHES
 from datahike_async.storage.probe import Probe
+from tests.collection.garbage import collected
 from tests.stores import on
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +94,24 @@ async def test_a_writer_never_goes_on_on_another_branch_of_the_same_name(
                 assert await numbers(new.db()) == [7]
                 await new.transact([{":n": 8}])
             assert await numbers(old.db()) == [2]
+
+
+async def test_who_has_a_branch_open_is_told_of_its_end_also_after_a_collection(
+    config: dict[str, Any],
+) -> None:
+    """Then nothing is left of it; the database is there all the same."""
+    async with d.connect(config, create=True) as main:
+        await d.branch(main, ":db", ":trial")
+        async with d.connect(on(config, "trial")) as trial, d.connect(on(config, "trial")) as other:
+            store = await stores.connect_store(config["store"])
+            await branching.end_branch(store, "trial", SYSTEM)
+            await stores.release_store(store)
+            await collected(config)
+            with pytest.raises(d.DatabaseNotFound) as caught:
+                await trial.sync()
+            assert caught.value.error == ":branch-does-not-exist"
+            with pytest.raises(d.WriterError, match="does not exist as it was opened"):
+                await other.transact([{":n": 1}])
 
 
 async def test_a_slow_deletion_leaves_the_branch_that_was_made_since(

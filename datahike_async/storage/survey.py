@@ -25,7 +25,7 @@ from datahike_async.konserve.base import gather
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
-from datahike_async.storage.branches.pins import Pins, pinned_items, read_pins
+from datahike_async.storage.branches.pins import Pins, listed_pins, pinned_items, read_pins
 from datahike_async.storage.branches.read import BranchState, read_branch
 from datahike_async.storage.branches.registry import Floor, Registry, read_registry
 from datahike_async.storage.branches.tagging import tagged_head
@@ -216,13 +216,13 @@ class Survey:
     async def kept(self, *, pins: bool = True) -> None:
         """Read what tags and pins keep of the past, whatever becomes of branches."""
         registry = self.seen.registry
-        readers: Pins = {}
+        readers: Pins | None = None
         try:
-            readers = await read_pins(self.store) if pins else {}
+            readers = await listed_pins(self.store) if pins else None
         except (DatahikeError, KonserveError) as error:
             self._wrong(PINS, error)
-        if readers:
-            self.seen.blobs.add(PINS)
+        if readers is not None:
+            self.seen.blobs.add(PINS)  # the list stays, also where there is no pin any more
         for tagged in registry.tags.values() if registry else ():
             key = tag_key(tagged.publication)
             try:
@@ -232,7 +232,7 @@ class Survey:
                 continue
             if head is not None:
                 self._keep(key, head.base, head.tail)
-        for id_ in readers:
+        for id_ in readers or ():
             key = pin_key(id_)
             try:
                 self._keep(key, *await pinned_items(self.store, id_))

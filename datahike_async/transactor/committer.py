@@ -41,7 +41,14 @@ from datahike_async.konserve.errors import (
 from datahike_async.konserve.loops import is_cancellation, is_interruption
 from datahike_async.konserve.store import Assoc, Store
 from datahike_async.storage.branches.head import Head, Recent, encode_head
-from datahike_async.storage.branches.read import BranchState, Growth, Known, reread_branch
+from datahike_async.storage.branches.read import (
+    BranchState,
+    Growth,
+    Known,
+    deleted_branch,
+    reread_branch,
+)
+from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.flush import write_blobs
 from datahike_async.storage.keys import head_key
 from datahike_async.storage.log.checkpoint import Checkpoint
@@ -155,8 +162,18 @@ class Committer:
         )
         state = await reread_branch(self.store, base.branch, base.store, known, news)
         if state is None:
-            raise _vanished(base.branch)
+            raise await self._gone()
         return state
+
+    async def _gone(self) -> DatahikeError:
+        """Return why there is no head any more."""
+        name = self.base.branch
+        try:
+            deleted = name not in (await read_registry(self.store)).branches
+        except (DatahikeError, KonserveError):
+            deleted = False  # nothing is there
+        # A collection removes what is left of a branch that was deleted.
+        return deleted_branch(name) if deleted else _vanished(name)
 
     async def publish(self, sent: Sent) -> UUID:
         """Make encoded transactions durable together, and return the id of the publication.

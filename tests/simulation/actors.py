@@ -6,6 +6,7 @@ Wrong. What may have happened although nobody was told is left to be found out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
@@ -32,9 +33,9 @@ from tests.simulation.world import DEAD, Process, World
 __all__ = ["LIMITS", "Actor", "facts_of", "verdict"]
 
 LIMITS: Final = Limits(
-    flush_rows=14,
-    flush_bytes=1200,
-    flush_journal_bytes=1500,
+    flush_rows=30,
+    flush_bytes=2500,
+    flush_journal_bytes=3000,
     close_rows=10**9,
     settle_seconds=5.0,
 )
@@ -78,6 +79,11 @@ def verdict(error: BaseException) -> str:
     if isinstance(error, (d.DatahikeError, ExceptionGroup)):
         return "no"
     return "wrong"
+
+
+def told(error: BaseException) -> str:
+    """Return what an error says, without revisions, which no two runs share."""
+    return re.sub(r"[0-9a-f]{40}|\b\d{4,}\b", "…", str(error))[:200]
 
 
 class Actor:
@@ -152,7 +158,7 @@ class Actor:
                     return
                 if verdict(error) == "wrong":
                     raise
-                self.world.note(f"{self.process.number}: {name} {type(error).__name__} {error}")
+                self.world.note(f"{self.process.number}: {name} {type(error).__name__} {told(error)}")
                 self._may(error)
                 if isinstance(error, (d.WriterError, d.DatabaseNotFound, d.ConnectionClosed)):
                     for branch in list(self.conns):
@@ -206,15 +212,14 @@ class Actor:
         self.world.note(f"found {short(commit.id)} of {intent and intent.number}")
         if intent is None or intent.times:
             # Of a branch that was forced or rebased, or nobody's.
-            if not any(i.what in ("force", "rebase") for i in model.intents.values()):
-                was = self.model.commits.get(parents[0]) if parents else None
-                raise Wrong(
-                    f"commit {short(commit.id)} on {[short(p) for p in parents]} is nobody's, or "
-                    f"there twice: {intent}, {said(facts - was.facts) if was else None} new, "
-                    f"{said(was.facts - facts) if was else None} gone"
-                )
+            whats = {i.what for i in model.intents.values()}
+            again = intent is not None and self.history and intent.tx not in (None, commit.tx)
+            if "rebase" not in whats and (again or "force" not in whats):
+                what = "nobody's" if intent is None else f"intent {intent.number} again"
+                raise Wrong(f"commit {short(commit.id)} is {what}")
             commit.begins = True
             return model.add(commit)
+        intent.tx = commit.tx
         intent.times += 1
         if intent.status == "no":
             raise Wrong(f"intent {intent.number} was refused, and is there: {short(commit.id)}")
@@ -266,11 +271,15 @@ class Actor:
         send: Callable[[], Awaitable[Any]],
         conn: d.Connection,
         report_of: Callable[[Any], d.TxReport | None] = lambda done: done,
+        *,
+        sent: bool = False,
     ) -> Commit | None:
-        """Send a transaction, and take in what is answered."""
+        """Send a transaction, and take in what is answered; ``sent``: that was done before."""
         model = self.model
         model.intents[intent.number] = intent
         _, line, before = self.at(intent.branch)
+        if sent:
+            line, before = -1, None
         self.world.note(f"{self.process.number}: {intent.what} {intent.number} on {intent.branch}")
         try:
             done = await send()
@@ -300,7 +309,7 @@ class Actor:
                         report.db_after.max_tx,
                         intent.purges,
                     )
-                    intent.times = 1
+                    intent.times, intent.tx = 1, commit.tx
                     model.add(commit)
             except d.SnapshotExpired:
                 return None
@@ -310,7 +319,9 @@ class Actor:
         model.moved(intent.branch, line, before, commit.id)
         return commit
 
-    async def seen(self, conn: d.Connection, db: d.Database, name: str, line: int, before: Any) -> Commit:
+    async def seen(
+        self, conn: d.Connection, db: d.Database, name: str, line: int, before: UUID | None
+    ) -> Commit:
         """Take in what a branch is, and check it."""
         commit = await self.learn(conn, db)
         self.model.moved(name, line, before, commit.id)

@@ -89,6 +89,7 @@ class Intent:
     status: str = "sent"
     purges: bool = False
     times: int = 0
+    tx: int | None = None
 
 
 @dataclass(eq=False)
@@ -99,6 +100,12 @@ class Branch:
     line: int = 0
     there: bool | None = True
     busy: int = 0
+    doubt: Callable[[], bool] = lambda: False
+    """Whether something of what was done to it as a whole, and failed, may still land."""
+
+    @property
+    def unsettled(self) -> bool:
+        return bool(self.busy) or self.doubt()
 
 
 @dataclass(eq=False)
@@ -144,7 +151,7 @@ class Model:
     def moved(self, name: str, line: int, before: UUID | None, commit: UUID) -> None:
         """Take in that a branch was seen to be a commit, after it was known to be ``before``."""
         branch = self.branches.setdefault(name, Branch())
-        if branch.line != line or branch.busy:
+        if branch.line != line or branch.unsettled:
             return
         if before is not None and self.descends(commit, before) is False:
             raise Wrong(
@@ -176,7 +183,7 @@ class Model:
         """Return the commits that have to be readable."""
         found = set(self.tags.values())
         for branch in self.branches.values():
-            if branch.there and not branch.busy:
+            if branch.there and not branch.unsettled:
                 for n, commit in enumerate(self.line(branch.tip)):
                     if n >= self.retained:
                         break

@@ -67,7 +67,7 @@ async def transact_many(actor: Actor) -> None:
         async def sent() -> Any:
             return done[1]
 
-        await actor.committed(intents[1], sent, conn)
+        await actor.committed(intents[1], sent, conn, sent=True)
 
 
 async def hold(actor: Actor) -> None:
@@ -198,7 +198,7 @@ async def revert(actor: Actor) -> None:
 async def _structural(actor: Actor, name: str, act: Any, *, there: bool) -> bool:
     """Do something to a branch as a whole; nobody knows what it is meanwhile."""
     branch = actor.model.branches.setdefault(name, Branch(there=None))
-    if branch.busy:
+    if branch.unsettled:
         return False
     branch.busy += 1
     branch.line += 1
@@ -209,6 +209,9 @@ async def _structural(actor: Actor, name: str, act: Any, *, there: bool) -> bool
     except d.DatabaseNotFound as error:
         if error.error == ":branch-does-not-exist" and not there:
             branch.there = False
+        raise
+    except BaseException:
+        branch.doubt = actor.world.under_way(actor.process)
         raise
     finally:
         branch.busy -= 1
@@ -258,7 +261,7 @@ async def rename(actor: Actor) -> None:
     if old is None or old == new:
         return
     state = actor.model.branches.get(new)
-    if (state is not None and (state.there or state.busy)) or actor.model.branches[old].busy:
+    if (state is not None and (state.there or state.unsettled)) or actor.model.branches[old].unsettled:
         return
     conn = await actor.conn("db")
 
@@ -314,15 +317,16 @@ async def rebase(actor: Actor) -> None:
 async def look(actor: Actor) -> None:
     """Find out which branches there are."""
     conn = await actor.conn("db")
-    lines = {name: state.line for name, state in actor.model.branches.items()}
+    lines = {name: (state.line, state.there) for name, state in actor.model.branches.items()}
     found = {name.text for name in await d.branches(conn)}
-    for name, line in lines.items():
+    for name, (line, there) in lines.items():
         state = actor.model.branches[name]
-        if state.line != line or state.busy:
+        if state.line != line or state.unsettled:
             continue
-        if state.there and name not in found:
+        if there and name not in found:
             raise Wrong(f"branch {name} is gone")
-        state.there = name in found
+        if name not in found:
+            state.there = False
 
 
 async def collect(actor: Actor) -> None:

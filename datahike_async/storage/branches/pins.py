@@ -34,6 +34,7 @@ __all__ = [
     "Pins",
     "Watch",
     "change_pins",
+    "listed_pins",
     "pinned_items",
     "pinned_place",
     "read_pins",
@@ -82,6 +83,12 @@ class Watch:
 async def read_pins(store: Store) -> Pins:
     """Return all pins. Raises CorruptData."""
     return (await _read(store))[0]
+
+
+async def listed_pins(store: Store) -> Pins | None:
+    """Return all pins, None where no list of them was ever written. Raises CorruptData."""
+    pins, revision = await _read(store)
+    return None if revision is ABSENT else pins
 
 
 async def _read(store: Store) -> tuple[Pins, Expected]:
