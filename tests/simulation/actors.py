@@ -158,7 +158,9 @@ class Actor:
                     return
                 if verdict(error) == "wrong":
                     raise
-                self.world.note(f"{self.process.number}: {name} {type(error).__name__} {told(error)}")
+                self.world.note(
+                    f"{self.process.number}: {name} {type(error).__name__} {told(error)}"
+                )
                 self._may(error)
                 if isinstance(error, (d.WriterError, d.DatabaseNotFound, d.ConnectionClosed)):
                     for branch in list(self.conns):
@@ -237,9 +239,7 @@ class Actor:
             if len(parents) > 1:
                 if intent.what == "merge" and intent.source in parents:
                     return intent
-            elif intent.make is not None and (
-                parent is None or intent.make(parent.facts) == facts
-            ):
+            elif intent.make is not None and (parent is None or intent.make(parent.facts) == facts):
                 return intent
         return None
 

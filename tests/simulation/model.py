@@ -199,9 +199,7 @@ class Model:
             return None
         common = mine & its
         heads = {
-            one
-            for one in common
-            if not any(one in self.commits[other].parents for other in common)
+            one for one in common if not any(one in self.commits[other].parents for other in common)
         }
         return self.commits[heads.pop()] if len(heads) == 1 else None
 

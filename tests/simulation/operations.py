@@ -243,9 +243,9 @@ async def branch(actor: Actor) -> None:
         same = actor.model.branches[source].line == line
         commit = await actor.learn(conn, await d.branch_as_db(conn, f":{new}"))
         actor.world.note(f"{new} is {short(commit.id)} of {source}")
-        if same and before is not None and actor.model.branches[new].line == now:
-            if actor.model.descends(commit.id, before) is False:
-                raise Wrong(f"branch {new} of {source} has lost {short(before)}")
+        same = same and actor.model.branches[new].line == now
+        if same and before is not None and actor.model.descends(commit.id, before) is False:
+            raise Wrong(f"branch {new} of {source} has lost {short(before)}")
         actor.model.moved(new, now, None, commit.id)
 
 
@@ -261,7 +261,9 @@ async def rename(actor: Actor) -> None:
     if old is None or old == new:
         return
     state = actor.model.branches.get(new)
-    if (state is not None and (state.there or state.unsettled)) or actor.model.branches[old].unsettled:
+    if (state is not None and (state.there or state.unsettled)) or actor.model.branches[
+        old
+    ].unsettled:
         return
     conn = await actor.conn("db")
 

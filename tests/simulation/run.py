@@ -33,7 +33,11 @@ OPERATIONS: Final = 200
 SCHEMA: Final = [
     {":db/ident": ":k", ":db/valueType": ":db.type/long", ":db/unique": ":db.unique/identity"},
     {":db/ident": ":v", ":db/valueType": ":db.type/long", ":db/index": True},
-    {":db/ident": ":m", ":db/valueType": ":db.type/long", ":db/cardinality": ":db.cardinality/many"},
+    {
+        ":db/ident": ":m",
+        ":db/valueType": ":db.type/long",
+        ":db/cardinality": ":db.cardinality/many",
+    },
     {":db/ident": ":r", ":db/valueType": ":db.type/ref"},
     {":db/ident": ":op", ":db/valueType": ":db.type/long"},
 ]
@@ -118,7 +122,9 @@ class _Simulation:
         with anyio.CancelScope() as process.scope:
             async with anyio.create_task_group() as tasks:
                 for _ in range(2):
-                    tasks.start_soon(self._act, Actor(self.world, self.model, process, self.history))
+                    tasks.start_soon(
+                        self._act, Actor(self.world, self.model, process, self.history)
+                    )
 
     async def _act(self, actor: Actor) -> None:
         try:

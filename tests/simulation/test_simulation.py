@@ -13,6 +13,7 @@ from tests.simulation.run import simulate
 
 SEEDS = 5
 
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_goes_wrong(backend: str) -> None:
     for seed in range(SEEDS):

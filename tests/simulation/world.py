@@ -57,9 +57,7 @@ KINDS: dict[str, Capabilities] = {
         cheap_small_keys=True,
     ),
     "packs": Capabilities(durable=False, conditional=ConditionalDomain.PROCESS),
-    "journals": Capabilities(
-        durable=False, conditional=ConditionalDomain.PROCESS, journal=True
-    ),
+    "journals": Capabilities(durable=False, conditional=ConditionalDomain.PROCESS, journal=True),
 }
 """The kinds of stores: as memory and LMDB are, as S3 is, as files are."""
 
@@ -84,7 +82,9 @@ class Truth(MemoryBlobStore):
             return made
         # As an ETag is: the same bytes have the same revision.
         found = [sha1(write.data).hexdigest() for write in writes]
-        self._open().update({w.name: (bytes(w.data), r) for w, r in zip(writes, found, strict=True)})
+        self._open().update(
+            {w.name: (bytes(w.data), r) for w, r in zip(writes, found, strict=True)}
+        )
         return found
 
     async def append(self, name: str, record: bytes, expected: Revision) -> Revision:
@@ -205,9 +205,7 @@ class World:
         def monotonic() -> float:
             return self._now
 
-        return Env(
-            now, monotonic, lambda: UUID(int=ids.getrandbits(128), version=4), ids.random
-        )
+        return Env(now, monotonic, lambda: UUID(int=ids.getrandbits(128), version=4), ids.random)
 
     async def keep(self) -> None:
         """Do what only a task can do, until it is cancelled."""
@@ -398,9 +396,7 @@ class _Asked(PassingBlobStore):
         return (await self._world.call(self._process, what, [step], writes=writes))[0]
 
     async def read(self, name: str, start: int = 0, end: int | None = None) -> Blob | None:
-        return await self._one(
-            f"reads {name[:4]}", lambda: self.blobs.read(name, start, end)
-        )
+        return await self._one(f"reads {name[:4]}", lambda: self.blobs.read(name, start, end))
 
     async def read_latest(
         self, name: str, unless: Revision | None = None

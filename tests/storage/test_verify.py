@@ -127,7 +127,6 @@ async def test_writers_go_on_meanwhile_and_nothing_is_written(config: dict[str, 
     assert await contents(config) == before
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("missing", [False, True])
 async def test_collections_that_overtake_it_take_nothing_that_is_missed(
     missing: bool, monkeypatch: pytest.MonkeyPatch
@@ -162,7 +161,8 @@ async def test_collections_that_overtake_it_take_nothing_that_is_missed(
         report = await d.verify(conn, deep=True)
         assert rounds > 20 or missing
         assert {(x.kind, x.place) for x in report.findings} == wanted
-=======
+
+
 async def test_a_pin_that_is_over_leaves_nothing_that_a_collection_does_not_free(
     config: dict[str, Any],
 ) -> None:
@@ -173,7 +173,6 @@ async def test_a_pin_that_is_over_leaves_nothing_that_a_collection_does_not_free
         assert (await d.verify(conn)).orphans == 0
         assert (await d.info(conn)).orphans == 0
         assert (await d.gc_storage(conn, dry_run=True)).freed == 0
->>>>>>> 919b55e (Tell who has a branch open of its end also after a collection; find planted faults by simulating)
 
 
 async def contents(config: dict[str, Any]) -> dict[str, bytes]:
