@@ -212,7 +212,7 @@ class Actor:
         commit = Commit(db.commit_id, parents, facts, db.max_tx)
         commit.alone = bool(parents) and parents[0] not in model.commits
         self.world.note(f"found {short(commit.id)} of {intent and intent.number}")
-        if intent is None or intent.times:
+        if intent is None or (intent.times and self.history):
             # Of a branch that was forced or rebased, or nobody's.
             whats = {i.what for i in model.intents.values()}
             again = intent is not None and self.history and intent.tx not in (None, commit.tx)
@@ -232,14 +232,16 @@ class Actor:
     def fitting(self, parents: tuple[UUID, ...], facts: Facts) -> Intent | None:
         """Return an intent that makes facts of what a commit was made on."""
         parent = self.model.commits.get(parents[0]) if parents else None
-        rank = {"sent": 0, "done": 1, "no": 2}
-        for intent in sorted(self.model.intents.values(), key=lambda x: rank[x.status]):
-            if intent.times:
-                continue
+        # What others have done that comes to the same may have been taken for it.
+        rank = {"sent": 0, "done": 1, "no": 4}
+        intents = self.model.intents.values()
+        for intent in sorted(intents, key=lambda x: rank[x.status] + 2 * bool(x.times)):
             if len(parents) > 1:
                 if intent.what == "merge" and intent.source in parents:
                     return intent
-            elif intent.make is not None and (parent is None or intent.make(parent.facts) == facts):
+            elif intent.make is not None and (
+                parent is None or intent.make(parent.facts) == facts
+            ):
                 return intent
         return None
 
@@ -284,6 +286,7 @@ class Actor:
         try:
             done = await send()
         except Exception as error:
+            intent.over = True
             if not self.process.alive or DEAD in str(error):
                 raise
             if verdict(error) == "no":
@@ -291,7 +294,10 @@ class Actor:
                     raise Wrong(f"intent {intent.number} is there, and refused: {error}") from error
                 intent.status = "no"
             raise
-        intent.status = "done"
+        except BaseException:
+            intent.over = True
+            raise
+        intent.status, intent.over = "done", True
         report = report_of(done)
         if report is None:
             return None

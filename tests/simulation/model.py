@@ -7,6 +7,7 @@ is there; one of which nobody was told is known by the number of its intent, whi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,13 @@ class Intent:
     purges: bool = False
     times: int = 0
     tx: int | None = None
+    over: bool = False
+    moves: int = 0
+
+    @property
+    def may_land(self) -> bool:
+        """Whether it may be on its branch, or come to be, without anybody knowing of it."""
+        return self.status != "no" and not self.times and self.moves < 2
 
 
 @dataclass(eq=False)
@@ -160,6 +168,9 @@ class Model:
             )
         if branch.tip is None or self.commits[commit].tx > self.commits[branch.tip].tx:
             branch.tip = commit
+            for intent in self.intents.values():
+                if intent.branch == name and intent.over:
+                    intent.moves += 1  # it was sent over a head that is past
 
     def line(self, commit: UUID | None) -> Iterator[Commit]:
         """Iterate over a commit and those before it on its branch, as far as they are known."""
@@ -182,10 +193,12 @@ class Model:
     def must(self) -> set[UUID]:
         """Return the commits that have to be readable."""
         found = set(self.tags.values())
-        for branch in self.branches.values():
+        # The head may be that much further than anybody was told.
+        ahead = Counter(i.branch for i in self.intents.values() if i.may_land)
+        for name, branch in self.branches.items():
             if branch.there and not branch.unsettled:
                 for n, commit in enumerate(self.line(branch.tip)):
-                    if n >= self.retained:
+                    if n >= self.retained - ahead[name]:
                         break
                     found.add(commit.id)
                     if commit.begins:

@@ -100,8 +100,7 @@ async def read_commit(actor: Actor) -> None:
     model = actor.model
     if actor.chance.random() < 0.3 and model.tags:
         commit = model.commits[actor.pick(model.tags.values())]
-    elif actor.chance.random() < 0.6:
-        wanted = model.must()
+    elif actor.chance.random() < 0.6 and (wanted := model.must()):
         commit = model.commits[actor.pick(one for one in model.order if one in wanted)]
     else:
         commit = model.commits[actor.pick(model.order[-40:])]
