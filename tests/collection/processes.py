@@ -4,9 +4,9 @@
 
 Each run makes a database with garbage in it, and starts the processes: a writer on each of two
 branches, two readers that hold values, two that pin commits. Meanwhile another one collects. Then
-at least 90 % of the garbage must be gone, all that was acknowledged there, and nothing that a reader
-saw may have been wrong; pinned values never expire, of others it is told how many did. With a fault
-planted the loop must find it. Exits with 1 at the first thing that went wrong.
+at least 90 % of the garbage must be gone, all that was acknowledged there, and nothing that a
+reader saw may have been wrong; pinned values never expire, of others it is told how many did. With
+a fault planted the loop must find it. Exits with 1 at the first thing that went wrong.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ class Run:
         return _child(begun, self.home / "errors")
 
     def _done(self, *pids: int) -> bool:
-        return not any([os.waitpid(pid, 0)[1] for pid in pids])
+        ends = [os.waitpid(pid, 0)[1] for pid in pids]  # of all, also where one has failed
+        return not any(ends)
 
     def run(self) -> tuple[str | None, Counter[str]]:
         """Return what went wrong, or None, and what was read how often."""

@@ -239,9 +239,7 @@ class Actor:
             if len(parents) > 1:
                 if intent.what == "merge" and intent.source in parents:
                     return intent
-            elif intent.make is not None and (
-                parent is None or intent.make(parent.facts) == facts
-            ):
+            elif intent.make is not None and (parent is None or intent.make(parent.facts) == facts):
                 return intent
         return None
 

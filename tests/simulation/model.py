@@ -180,19 +180,17 @@ class Model:
                 return
             commit = known.parents[0]
 
-    def why(self, commit: UUID) -> str:
-        """Say what keeps a commit."""
-        tags = [name for name, of in self.tags.items() if of == commit]
-        branches = [
-            f"{name} at {short(b.tip)}"
-            for name, b in self.branches.items()
-            if b.there and any(one.id == commit for one in self.line(b.tip))
-        ]
-        return f"tags {tags}, branches {branches}, {self.retained} retained"
-
     def must(self) -> set[UUID]:
         """Return the commits that have to be readable."""
-        found = set(self.tags.values())
+        return {commit for _, commit in self._kept()}
+
+    def keepers(self, commit: UUID) -> set[str]:
+        """Return what it is for which a commit has to be readable."""
+        return {name for name, one in self._kept() if one == commit}
+
+    def _kept(self) -> Iterator[tuple[str, UUID]]:
+        for name, commit in self.tags.items():
+            yield f"tag {name}", commit
         # The head may be that much further than anybody was told.
         ahead = Counter(i.branch for i in self.intents.values() if i.may_land)
         for name, branch in self.branches.items():
@@ -200,10 +198,9 @@ class Model:
                 for n, commit in enumerate(self.line(branch.tip)):
                     if n >= self.retained - ahead[name]:
                         break
-                    found.add(commit.id)
+                    yield f"branch {name} {branch.line}", commit.id
                     if commit.begins:
                         break
-        return found
 
     def base(self, a: UUID, b: UUID) -> Commit | None:
         """Return the commit in which two lines part, where there is one and it is known."""

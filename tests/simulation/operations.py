@@ -107,13 +107,13 @@ async def read_commit(actor: Actor) -> None:
     await _read_commit(actor, commit)
 
 
-async def _read_commit(actor: Actor, commit: Commit, kept: bool | None = None) -> None:
+async def _read_commit(actor: Actor, commit: Commit, *, pinned: bool = False) -> None:
     model = actor.model
-    must = commit.id in model.must() if kept is None else kept
+    before = set() if pinned else model.keepers(commit.id)
     conn = await actor.conn(actor.some_branch() or "db")
 
     def really() -> bool:
-        return must and (kept or commit.id in model.must())
+        return bool(before & model.keepers(commit.id))
 
     try:
         db = await d.commit_as_db(conn, commit.id)
@@ -123,10 +123,10 @@ async def _read_commit(actor: Actor, commit: Commit, kept: bool | None = None) -
         return
     if db is None:
         if really():
-            raise Wrong(f"retained commit {short(commit.id)} is not there: {model.why(commit.id)}")
+            raise Wrong(f"retained commit {short(commit.id)} is not there: {before}")
         return
     try:
-        await actor.check(db, commit, kept=must, what="commit")
+        await actor.check(db, commit, kept=bool(before), what="commit")
     except Wrong as wrong:
         if "expired" in str(wrong) and not really():
             return
@@ -364,7 +364,7 @@ async def pin(actor: Actor) -> None:
                 await actor.world.pause(actor.process)
             try:
                 await actor.check(db, commit, kept=True, what="pinned commit")
-                await _read_commit(actor, commit, kept=False)
+                await _read_commit(actor, commit, pinned=True)
             except d.StorageError as error:
                 if isinstance(error, d.SnapshotExpired):
                     raise Wrong(f"pinned commit {short(commit.id)} has expired") from error
