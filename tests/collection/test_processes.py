@@ -1,4 +1,4 @@
-"""A collection beside writers and readers in other processes; the same loop finds planted faults."""
+"""A collection beside writers and readers in other processes; faults that the loop finds."""
 
 from __future__ import annotations
 
