@@ -1,6 +1,7 @@
 """``python -m benchmarks [NAME …] [--quick]``: workloads, queries, analytics, guards, commits, ….
 
-All of them without a name; ``turns`` and ``scale`` have options of their own, and come alone.
+All of them without a name; ``turns``, ``scale`` and ``collection`` have options of their own, and
+come alone.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    collection,
     commits,
     guards,
     opening,
@@ -32,7 +34,7 @@ RUNS = {
     "remote": remote.run,
     "stalls": writing.run,
 }
-ALONE = {"turns": turns.run, "scale": scale.run}
+ALONE = {"turns": turns.run, "scale": scale.run, "collection": collection.run}
 QUICK = {"queries", "analytics"}
 """Those that take ``--quick``."""
 

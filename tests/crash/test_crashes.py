@@ -23,7 +23,9 @@ DAMAGE_FAULTS = ("ends-at-damage", "no-marks", "no-checksum-of-heads")
 @pytest.fixture(scope="module")
 def programs() -> Iterator[Forks]:
     """The programs of this folder, imported in a process without threads, for they may fork."""
-    forks = Forks(["kill_loop", "witness", "damage"], folders=[Path(__file__).parent])
+    forks = Forks(
+        ["kill_loop", "kill_versions", "witness", "damage"], folders=[Path(__file__).parent]
+    )
     yield forks
     forks.close()
 
@@ -40,6 +42,20 @@ def finds(programs: Forks, fault: str, program: str, *arguments: str) -> None:
 
 def test_twenty_kills_lose_nothing(programs: Forks) -> None:
     finds_nothing(programs, "kill_loop", "--kills", "20", "--seed", "1")
+
+
+@pytest.mark.parametrize("backend", ["file", pytest.param("lmdb", marks=pytest.mark.slow)])
+def test_kills_amid_branches_merges_collections_and_purges_lose_nothing(
+    programs: Forks, backend: str
+) -> None:
+    finds_nothing(programs, "kill_versions", "--kills", "6", "--seed", "1", "--backend", backend)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", ["no-log-sync", "head-before-nodes"])
+def test_a_fault_planted_amid_branches_and_merges_is_found(programs: Forks, fault: str) -> None:
+    finds(programs, fault, "kill_versions", "--kills", "200", "--seed", "2")
 
 
 def test_what_a_second_process_saw_of_a_killed_writer_stays(programs: Forks) -> None:
@@ -72,8 +88,9 @@ def test_a_reader_that_believes_too_much_is_found(programs: Forks, fault: str) -
 @pytest.mark.parametrize(
     "loop",
     [("kill_loop", "--kills", "1000"), ("witness", "--rounds", "500"),
-     ("damage", "--harms", "3000")],
-    ids=["kills", "witness", "damage"],
+     ("damage", "--harms", "3000"), ("kill_versions", "--kills", "300"),
+     ("kill_versions", "--kills", "300", "--backend", "lmdb")],
+    ids=["kills", "witness", "damage", "versions", "versions-lmdb"],
 )  # fmt: skip
 def test_at_length_nothing_is_lost(programs: Forks, loop: tuple[str, ...]) -> None:
     finds_nothing(programs, *loop)
