@@ -116,7 +116,8 @@ def _ext(code: int, data: bytes, below: int = 0) -> Any:
     if code == _CHAR:
         return Char(data.decode())
     if code == _RATIO:
-        return Fraction(data.decode())
+        # Not the text of any number: an exponent in damaged bytes would be carried out for ever.
+        return Fraction(*map(int, data.decode().split("/")))
     if code == _FLOATS:
         return FloatArray(np.frombuffer(data, "<f4").tolist())
     if code == _DOUBLES:

@@ -243,3 +243,14 @@ def test_a_typical_leaf_takes_less_than_four_bytes_a_datom():
     names = ["Ivan", "Petr", "Sergei", "Oleg", "Yuri", "Dmitry", "Fedor", "Denis"]
     leaf = leaf_of([names[i * 7 % 8] for i in range(512)])
     assert len(encode(leaf)) < 4 * 512
+
+
+def test_a_ratio_is_two_integers_and_no_other_text_of_a_number():
+    for text in (b"1/3", b"-7", b"12/5"):
+        assert codec.unpack(msgpack.packb(msgpack.ExtType(codec._RATIO, text))) == Fraction(
+            text.decode()
+        )
+    # An exponent would be carried out: this one for longer than anybody waits.
+    for text in (b"9e999999999", b"1/0", b"1/2/3", b"0.5", b""):
+        with pytest.raises(CorruptData):
+            codec.unpack(msgpack.packb(msgpack.ExtType(codec._RATIO, text)))
