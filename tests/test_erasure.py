@@ -16,6 +16,7 @@ from datahike_async.konserve.errors import StoreIOError
 from datahike_async.storage import erasure
 from datahike_async.transactor import branch, flushing
 from datahike_async.transactor.limits import Limits
+from tests.indexes import TREE
 from tests.stores import on
 
 pytestmark = pytest.mark.anyio
@@ -37,11 +38,9 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
     if request.param != "memory":
         store["path"] = str(tmp_path / "db")
-    return {
-        "store": store,
-        "schema_flexibility": "read",
-        "index_config": {"branching-factor": 16},  # for packs of which some nodes are needed
-    }
+    # For packs of which some nodes are needed; in memory with changes that wait in upper nodes.
+    index = TREE if request.param == "memory" else {"index_config": {"branching-factor": 16}}
+    return {"store": store, "schema_flexibility": "read", **index}
 
 
 async def filled(conn: d.Connection, start: int = 0, count: int = 24) -> None:

@@ -124,10 +124,11 @@ class Index(Protocol):
         """
         ...
 
-    def erased(self, rows: Sequence[Rows]) -> Index:
+    def erased(self, rows: Sequence[Rows], past: Sequence[Rows] = ()) -> Index:
         """Return a new index without ``rows``, of which none of its nodes says anything any more.
 
-        As ``merge`` takes rows out; but an index that only notes what is removed has to do it.
+        Nor of ``past``: rows that were there once, in as far as they are not there now. Both are
+        runs as ``merge`` takes them; an index that only notes what is removed has to do it now.
         """
         ...
 

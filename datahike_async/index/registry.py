@@ -1,4 +1,4 @@
-"""Indexes by name: the built-in one, entry points, and those registered by call."""
+"""Indexes by name: the built-in ones, entry points, and those registered by call."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from functools import cache
 from typing import Any, Final
 
 from datahike_async.errors import ConfigError
+from datahike_async.index.hitchhiker_tree.factory import HitchhikerTreeFactory
 from datahike_async.index.persistent_set.factory import PersistentSetFactory
 from datahike_async.index.protocol import IndexFactory
 
-__all__ = ["PERSISTENT_SET", "index_factory", "register_index"]
+__all__ = ["HITCHHIKER_TREE", "PERSISTENT_SET", "index_factory", "register_index"]
 
 PERSISTENT_SET: Final = "datahike.index/persistent-set"
-_HITCHHIKER: Final = "datahike.index/hitchhiker-tree"
+HITCHHIKER_TREE: Final = "datahike.index/hitchhiker-tree"
 _GROUP: Final = "datahike_async.indexes"
 
-_registered: dict[str, IndexFactory] = {PERSISTENT_SET: PersistentSetFactory()}
+_registered: dict[str, IndexFactory] = {
+    PERSISTENT_SET: PersistentSetFactory(),
+    HITCHHIKER_TREE: HitchhikerTreeFactory(),
+}
 
 
 def _name(name: Any) -> str:
@@ -39,8 +43,7 @@ def _from_entry_points() -> dict[str, Any]:
 def index_factory(name: Any = PERSISTENT_SET) -> IndexFactory:
     """Return the index registered under ``name``.
 
-    Raises ConfigError ``:unknown-index-type``, or ``:missing-index-implementation`` for one that
-    is known but not installed.
+    Raises ConfigError ``:unknown-index-type``.
     """
     text = _name(name)
     found = _registered.get(text)
@@ -52,12 +55,6 @@ def index_factory(name: Any = PERSISTENT_SET) -> IndexFactory:
         made: IndexFactory = factory() if isinstance(factory, type) else factory
         _registered[text] = made
         return made
-    if text == _HITCHHIKER:
-        raise ConfigError(
-            f"The index :{_HITCHHIKER} is not part of this version; use :{PERSISTENT_SET}.",
-            error=":missing-index-implementation",
-            index=text,
-        )
     known = sorted({*_registered, *_from_entry_points()})
     near = get_close_matches(text, known, 1)
     hint = f"did you mean :{near[0]}?" if near else "known: " + ", ".join(":" + k for k in known)

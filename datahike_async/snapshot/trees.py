@@ -416,12 +416,19 @@ class Trees:
         Columns are put together anew: no past of these attributes is what it was. Raises NodeMiss.
         """
         assert self.temporal is not None
-        sides = (dict(self.current), current), (dict(self.temporal), temporal)
+        # What is purged of the past may still be named by an index that notes what is removed.
+        past = {a: Rows(rows.e, rows.a, rows.v, rows.t) for a, rows in temporal.items()}
+        nothing: dict[int, Rows] = {}
+        sides = (
+            (dict(self.current), current, past),
+            (dict(self.temporal), temporal, nothing),
+        )
         missing: dict[Address, NodeSource] = {}
-        for indexes, gone in sides:
+        for indexes, gone, were in sides:
             for order in _ORDERS:
+                runs = _runs(gone, order, schema), _runs(were, order, schema)
                 try:
-                    indexes[order] = indexes[order].erased(_runs(gone, order, schema))
+                    indexes[order] = indexes[order].erased(*runs)
                 except NodeMiss as miss:
                     missing.update(dict.fromkeys(miss.addresses, miss.source))
         for source in dict.fromkeys(missing.values()):

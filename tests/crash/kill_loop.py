@@ -22,6 +22,7 @@ from typing import Any
 
 import anyio
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from power import Recorder, cut_power
@@ -30,6 +31,7 @@ import datahike_async as d
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.backends import file_io
 from datahike_async.transactor.transactor import Limits
+from tests.indexes import INDEXES
 
 __all__ = ["FAULTS", "kill_loop"]
 
@@ -116,8 +118,8 @@ def _config(home: Path) -> dict[str, Any]:
     return {"store": {"backend": "file", "path": str(home / "db")}}
 
 
-async def _create(home: Path) -> None:
-    await d.create_database(_config(home))
+async def _create(home: Path, index: str) -> None:
+    await d.create_database(_config(home), **INDEXES[index])
     async with d.connect(_config(home)) as conn:
         await conn.transact(SCHEMA)
         await conn.transact([{":db/id": COUNTER, ":counter": 0}])
@@ -203,10 +205,11 @@ def kill_loop(home: Path, kills: int, *, fault: str | None, seed: int, verbose: 
     started = time.monotonic()
     lost_changes = total = 0
     for kill in range(kills):
-        if kill % 40 == 0:
+        if kill % 10 == 0:
+            index = list(INDEXES)[kill // 10 % len(INDEXES)]
             shutil.rmtree(home / "db", ignore_errors=True)
             acknowledged.clear()
-            pid = _child(lambda: anyio.run(_create, home), errors)
+            pid = _child(lambda index=index: anyio.run(_create, home, index), errors)
             if os.waitpid(pid, 0)[1]:
                 return f"creating failed: {errors.read_text()}"
             next_file.write_text("1")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from datahike_async.index.hitchhiker_tree.factory import HitchhikerTreeFactory
 from datahike_async.index.persistent_set import tree
 from datahike_async.index.persistent_set.factory import PersistentSetFactory
 from datahike_async.index.testing import IndexCompliance, index_machine
@@ -26,10 +27,20 @@ class TestPersistentSet(IndexCompliance):
 
 @pytest.mark.slow
 class TestPersistentSetForLong(TestPersistentSet):
-    examples = 60
+    examples = 20
 
 
 # Of each the law that is made for it; the others, which find it too, where there is time.
+class TestHitchhikerTree(IndexCompliance):
+    factory = HitchhikerTreeFactory()
+    config: ClassVar = {"index-b-factor": 4, "index-data-node-size": 8, "index-log-size": 24}
+
+
+@pytest.mark.slow
+class TestHitchhikerTreeForLong(TestHitchhikerTree):
+    examples = 20
+
+
 EXPECTED = [
     pytest.param(kind, law, marks=[pytest.mark.slow] if i else [])
     for kind, planted in BROKEN.items()

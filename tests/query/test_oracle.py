@@ -25,6 +25,7 @@ from datahike_async.tx.apply import absorbed
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 from tests.disk import Disk
+from tests.indexes import INDEXES
 from tests.query import generator, oracle
 from tests.query.generator import Generated
 from tests.query.ways import WAYS, forced
@@ -41,12 +42,14 @@ FEW = settings(
 MANY = settings(FEW, max_examples=4000)
 
 
-async def transacted(history: list[Any], absorb: int = -1) -> tuple[Database, list[oracle.Datom]]:
+async def transacted(
+    history: list[Any], absorb: int = -1, index: str = "persistent-set"
+) -> tuple[Database, list[oracle.Datom]]:
     """Return a database after some transactions, and the log of all its datoms.
 
     What came before transaction ``absorb`` is in the trees, the rest in the memtable.
     """
-    db = empty_db(generator.SCHEMA, keep_history=True)
+    db = empty_db(generator.SCHEMA, keep_history=True, **INDEXES[index])
     log: list[oracle.Datom] = []
     for i, operations in enumerate(history):
         if i == absorb:
@@ -104,8 +107,10 @@ async def stored(db: Database, seed: int) -> Database:
     return Database(View(Snapshot.over(snapshot, again)))
 
 
-async def compare(history: list[Any], query: Generated, view: str, way: str, absorb: int) -> None:
-    db, log = await transacted(history, absorb)
+async def compare(
+    history: list[Any], query: Generated, view: str, way: str, absorb: int, index: str
+) -> None:
+    db, log = await transacted(history, absorb, index)
     if absorb == COLD:
         db = await stored(db, len(log))
     given_db, datoms = views(db, log)[view]
@@ -179,6 +184,7 @@ CASES = (
     st.sampled_from(["now", "now", "as of", "history", "since"]),
     st.sampled_from([*WAYS, "ranges of AVET"]),
     st.integers(-1, COLD),
+    st.sampled_from(list(INDEXES)),
 )
 
 
@@ -189,17 +195,17 @@ def run(backend: str, *case: Any) -> None:
 @FEW
 @given(*CASES)
 def test_engine_agrees_with_the_oracle_on_asyncio(
-    case: tuple[list[Any], Generated], view: str, way: str, absorb: int
+    case: tuple[list[Any], Generated], view: str, way: str, absorb: int, index: str
 ) -> None:
-    run("asyncio", *case, view, way, absorb)
+    run("asyncio", *case, view, way, absorb, index)
 
 
 @settings(FEW, max_examples=80)
 @given(*CASES)
 def test_engine_agrees_with_the_oracle_on_trio(
-    case: tuple[list[Any], Generated], view: str, way: str, absorb: int
+    case: tuple[list[Any], Generated], view: str, way: str, absorb: int, index: str
 ) -> None:
-    run("trio", *case, view, way, absorb)
+    run("trio", *case, view, way, absorb, index)
 
 
 @pytest.mark.slow
@@ -207,6 +213,6 @@ def test_engine_agrees_with_the_oracle_on_trio(
 @MANY
 @given(*CASES)
 def test_engine_agrees_with_the_oracle_at_length(
-    case: tuple[list[Any], Generated], view: str, way: str, absorb: int
+    case: tuple[list[Any], Generated], view: str, way: str, absorb: int, index: str
 ) -> None:
-    run("asyncio", *case, view, way, absorb)
+    run("asyncio", *case, view, way, absorb, index)

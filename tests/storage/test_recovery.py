@@ -29,6 +29,7 @@ from datahike_async.storage.log.checkpoint import decode_checkpoint
 from datahike_async.storage.log.reader import fetch_segments
 from datahike_async.storage.log.records import decode_record, decode_segment
 from datahike_async.transactor.transactor import Limits
+from tests.indexes import INDEXES
 
 pytestmark = pytest.mark.anyio
 
@@ -83,12 +84,14 @@ def some_transaction(rng: random.Random) -> list[Any]:
 
 @pytest.mark.parametrize("limits", [SMALL, NEVER], ids=["flushing", "tail"])
 @pytest.mark.parametrize("keep_history", [True, False])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("index", INDEXES)
 async def test_reopening_finds_what_was_there(
-    store: dict[str, Any], limits: Limits, keep_history: bool, seed: int
+    store: dict[str, Any], limits: Limits, keep_history: bool, index: str
 ) -> None:
-    rng = random.Random(seed)
-    await d.create_database(store=store, keep_history=keep_history, schema_flexibility="read")
+    rng = random.Random(index)
+    await d.create_database(
+        store=store, keep_history=keep_history, schema_flexibility="read", **INDEXES[index]
+    )
     seen: Any = None
     for _ in range(3):
         async with d.connect(store=store, limits=limits) as conn:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import datahike_async as d
 from datahike_async.errors import TransactionError
-from datahike_async.index.persistent_set.merge import _Merge
+from datahike_async.index.persistent_set.merge import Merge
 from datahike_async.index.persistent_set.tree import PersistentSet
 from datahike_async.snapshot.draft import Draft
 from datahike_async.tx import apply, bulk, collect
@@ -215,9 +215,9 @@ async def test_a_large_transaction_takes_as_many_looks_in_a_large_database(
 
     monkeypatch.setattr(PersistentSet, "lookup_many", noted)
     leaves: list[int] = []
-    cut = _Merge.cut
+    cut = Merge.cut
     monkeypatch.setattr(
-        _Merge, "cut", lambda self, rows: leaves.append(len(rows)) or cut(self, rows)
+        Merge, "cut", lambda self, rows: leaves.append(len(rows)) or cut(self, rows)
     )
     db = await d.empty_db(keep_history=True, schema_flexibility="write").db_with(SCHEMA)
     seen = []

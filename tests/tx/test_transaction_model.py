@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import datahike_async as d
 from datahike_async.tx import apply, segments
 from datahike_async.values.types import typed_key
+from tests.indexes import INDEXES
 
 SCHEMA = [
     {
@@ -202,12 +203,13 @@ async def names_of(db) -> dict[int, int]:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(txs=transactions)
-async def test_against_the_model(txs, absorb_at, ahead, monkeypatch):
+@given(txs=transactions, index=st.sampled_from(list(INDEXES)))
+async def test_against_the_model(txs, absorb_at, ahead, index, monkeypatch):
     if ahead:
         monkeypatch.setattr(apply, "_MANY", 1)
         monkeypatch.setattr(segments, "_LEAST", 1)
-    db = await d.empty_db(keep_history=True, schema_flexibility="write").db_with(SCHEMA)
+    empty = d.empty_db(keep_history=True, schema_flexibility="write", **INDEXES[index])
+    db = await empty.db_with(SCHEMA)
     model = Model()
     past: list[tuple[int, set[object], d.Database]] = []
     for tx in txs:

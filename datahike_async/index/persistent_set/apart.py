@@ -1,4 +1,4 @@
-"""What two trees do not share: the leaves of each that the other does not have.
+"""What two trees do not share: the nodes of each that the other does not have.
 
 Trees that were made of one another share every node that did not change, so what is looked at
 follows what is different, not what there is. Nodes are told apart by where they lie, and those that
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any, Final
 
-from datahike_async.index.columns import Rows
 from datahike_async.index.persistent_set.node import Branch, Node
 
 __all__ = ["apart"]
@@ -25,8 +24,10 @@ def apart(
     right: tuple[Any, Node] | None,
     left_child: _Child,
     right_child: _Child,
-) -> tuple[list[Rows], list[Rows]]:
-    """Return the rows of the leaves that only the one tree has, and only the other, ascending.
+) -> tuple[list[Node], list[Node]]:
+    """Return the nodes that only the one tree has, and only the other, the upper levels first.
+
+    The leaves come last, in order.
 
     A root is what tells it apart, and the node; None of a tree without any. A child that is None
     is missing, which its function has noted; what is returned is then of no use. All of one level
@@ -36,6 +37,7 @@ def apart(
     top = max((_level(root[1]) for root in roots if root is not None), default=_LEAVES)
     # Of each side what may be its own at a level: what tells a node apart -> it, or where it hangs.
     sides: list[dict[Any, Any]] = [{}, {}]
+    out: tuple[list[Node], list[Node]] = ([], [])
     for level in range(top, _LEAVES - 1, -1):
         for i, root in enumerate(roots):
             if root is not None and _level(root[1]) == level:
@@ -50,10 +52,10 @@ def apart(
             own.append(nodes)
         if missing:
             break
-        if level == _LEAVES:
-            return [leaf.rows for leaf in own[0]], [leaf.rows for leaf in own[1]]
-        sides = [_below(nodes) for nodes in own]
-    return [], []
+        for nodes, found in zip(own, out, strict=True):
+            found += nodes
+        sides = [_below(nodes) for nodes in own] if level > _LEAVES else []
+    return out
 
 
 def _below(branches: list[Branch]) -> dict[Any, tuple[Branch, int]]:

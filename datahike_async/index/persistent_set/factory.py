@@ -99,7 +99,7 @@ class PersistentSetFactory:
     def moved(self, node: Node, children: Sequence[Address]) -> bytes:
         """Encode a node whose children lie elsewhere now."""
         assert isinstance(node, Branch)
-        return encode(Branch(node.level, node.keys, node.counts, [], list(children)))
+        return encode(node.over([], list(children)))
 
     def top(self, root: Mapping[str, Any]) -> Child | None:
         """Return what a root record names; None for an empty set."""

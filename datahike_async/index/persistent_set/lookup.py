@@ -274,6 +274,8 @@ class Lookup:
         if len(bounds) == 2:
             own = primary(rows, self._order)
             return own.searchsorted(heads), own.searchsorted(heads, "right")
+        if rows.until is not None:
+            return None  # a fact may have several rows
         e, a = (bounds[0], bounds[1]) if self._order is Order.EAVT else (bounds[1], bounds[0])
         wanted = Rows(
             e.data[i:stop],

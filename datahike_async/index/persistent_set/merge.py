@@ -28,7 +28,7 @@ from datahike_async.index.runs import changed, is_text, primary
 from datahike_async.index.source import Address
 from datahike_async.looks import tally
 
-__all__ = ["merge_into"]
+__all__ = ["Merge", "Part", "Slot", "merge_into", "slots_of"]
 
 _Child: TypeAlias = Callable[[Branch, int, bool], Node | None]
 
@@ -36,24 +36,30 @@ _Child: TypeAlias = Callable[[Branch, int, bool], Node | None]
 _ANY_T: Final = 2**63
 
 
-class _Slot(NamedTuple):
+class Slot(NamedTuple):
+    """A child of a branch that is being made."""
+
     key: Key
     size: int  # rows below
     node: Node | None
     address: Address | None
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """What a batch has for one node; ``below`` by slot, for branches."""
 
     node: Node
     adds: list[Rows]
     removes: list[Rows]
-    below: Mapping[int, _Part]
+    below: Mapping[int, Part]
 
 
-class _Merge:
-    """One merge: the settings that every level needs."""
+class Merge:
+    """One merge: the settings that every level needs.
+
+    ``child(branch, slot, needed)`` returns a child node, or None where it is not resident; if it is
+    needed, its address is then noted.
+    """
 
     def __init__(self, order: Order, temporal: bool, leaf: int, branch: int, child: _Child) -> None:
         self.order = order
@@ -64,9 +70,9 @@ class _Merge:
 
     # -- splitting -----------------------------------------------------------------------------
 
-    def part(self, node: Node, adds: list[Rows], removes: list[Rows]) -> _Part:
+    def part(self, node: Node, adds: list[Rows], removes: list[Rows]) -> Part:
         """Return what the batch has for ``node`` and each node below; notes missing nodes."""
-        below: dict[int, _Part] = {}
+        below: dict[int, Part] = {}
         if isinstance(node, Branch):
             add_parts, remove_parts = self.split(adds, node.keys), self.split(removes, node.keys)
             for slot in sorted(add_parts.keys() | remove_parts.keys()):
@@ -76,7 +82,7 @@ class _Merge:
                     below[slot] = self.part(
                         child, add_parts.get(slot, []), remove_parts.get(slot, [])
                     )
-        return _Part(node, adds, removes, below)
+        return Part(node, adds, removes, below)
 
     def split(self, runs: list[Rows], keys: list[Key]) -> dict[int, list[Rows]]:
         """Return child slot → the parts of ``runs`` that belong into it."""
@@ -132,14 +138,14 @@ class _Merge:
 
     # -- putting together ----------------------------------------------------------------------
 
-    def merged(self, part: _Part, old: _Slot) -> list[_Slot]:
+    def merged(self, part: Part, old: Slot) -> list[Slot]:
         """Return the slots that replace ``old``, of its own level: itself if nothing changes."""
         node = part.node
         if isinstance(node, Leaf):
             return self.leaves([old], part.adds, part.removes)
-        before = _slots(node)
-        slots: list[_Slot] = []
-        waiting: list[_Slot] = []
+        before = slots_of(node)
+        slots: list[Slot] = []
+        waiting: list[Slot] = []
         adds: list[Rows] = []
         removes: list[Rows] = []
         last = -1
@@ -160,15 +166,21 @@ class _Merge:
         if waiting:
             slots += self.leaves(waiting, adds, removes)
         slots += before[last + 1 :]
+        return self.rebuilt(part, slots, before, old)
+
+    def rebuilt(self, part: Part, slots: list[Slot], before: list[Slot], old: Slot) -> list[Slot]:
+        """Return what replaces a branch that had the children ``before``, and has ``slots``."""
+        node = part.node
+        assert isinstance(node, Branch)
         if len(slots) == len(before) and all(map(_same, slots, before)):
             return [old]
         return self.branches(self.level_out(slots, before, node), node.level)
 
-    def leaves(self, old: list[_Slot], adds: list[Rows], removes: list[Rows]) -> list[_Slot]:
+    def leaves(self, old: list[Slot], adds: list[Rows], removes: list[Rows]) -> list[Slot]:
         """Return the leaves that replace neighbouring ones; what stays the same stays."""
         if self.order is Order.EAVT:
             return self.group(old, adds, removes)
-        groups: dict[int, tuple[list[_Slot], list[Rows], list[Rows]]] = {}
+        groups: dict[int, tuple[list[Slot], list[Rows], list[Rows]]] = {}
         for slot in old:
             assert isinstance(slot.node, Leaf)
             groups.setdefault(int(slot.node.rows.a[0]), ([], [], []))[0].append(slot)
@@ -178,14 +190,14 @@ class _Merge:
             groups.setdefault(int(run.a[0]), ([], [], []))[2].append(run)
         return [slot for a in sorted(groups) for slot in self.group(*groups[a])]
 
-    def group(self, old: list[_Slot], adds: list[Rows], removes: list[Rows]) -> list[_Slot]:
+    def group(self, old: list[Slot], adds: list[Rows], removes: list[Rows]) -> list[Slot]:
         """Return the leaves of one attribute, or of EAVT, merged as one run."""
         rows = Rows.concat([slot.node.rows for slot in old if isinstance(slot.node, Leaf)])
         tally(len(rows))
         after = changed(rows, adds, removes, self.order, self.temporal)
         return old if after is rows else self.cut(after)
 
-    def cut(self, rows: Rows) -> list[_Slot]:
+    def cut(self, rows: Rows) -> list[Slot]:
         """Return ``rows`` as leaves of about equal size, none far above the limit."""
         count = len(rows)
         if not count:
@@ -198,7 +210,7 @@ class _Merge:
         for i, j in pairwise(edges):
             tally(1)
             piece = rows.slice(i, j) if pieces > 1 else rows
-            out.append(_Slot(first_key(piece, self.order), j - i, Leaf(piece), None))
+            out.append(Slot(first_key(piece, self.order), j - i, Leaf(piece), None))
         return out
 
     def between_keys(self, rows: Rows, edges: list[int]) -> list[int]:
@@ -216,7 +228,7 @@ class _Merge:
 
     # -- branches ------------------------------------------------------------------------------
 
-    def small(self, slots: list[_Slot]) -> list[int]:
+    def small(self, slots: list[Slot]) -> list[int]:
         """Return the slots of nodes that are less than a fourth full."""
         out = []
         for i, (_, size, node, _) in enumerate(slots):
@@ -227,7 +239,7 @@ class _Merge:
                 out.append(i)
         return out
 
-    def level_out(self, slots: list[_Slot], before: list[_Slot], node: Branch) -> list[_Slot]:
+    def level_out(self, slots: list[Slot], before: list[Slot], node: Branch) -> list[Slot]:
         """Join nodes that have become too small with a neighbour that is at hand."""
         small = [i for i in self.small(slots) if slots[i].address is None]
         if not small:
@@ -237,7 +249,7 @@ class _Merge:
             if 0 <= j < len(slots) and slots[j].node is None:
                 found = self.child(node, where[id(slots[j].key)], False)
                 slots[j] = slots[j]._replace(node=found)
-        out: list[_Slot] = []
+        out: list[Slot] = []
         join = False
         for i, slot in enumerate(slots):
             is_small = i in small
@@ -246,17 +258,21 @@ class _Merge:
             out[-1 if joined else len(out) :] = joined or [slot]
         return out
 
-    def joined(self, left: Node | None, right: Node | None) -> list[_Slot] | None:
+    def joined(self, left: Node | None, right: Node | None) -> list[Slot] | None:
         """Return what two neighbours become together, None where they have to stay apart."""
         if isinstance(left, Leaf) and isinstance(right, Leaf):
             if self.order is not Order.EAVT and left.rows.a[0] != right.rows.a[0]:
                 return None
             return self.cut(Rows.concat([left.rows, right.rows]))
         if isinstance(left, Branch) and isinstance(right, Branch):
-            return self.branches(_slots(left) + _slots(right), left.level)
+            return self.branches(slots_of(left) + slots_of(right), left.level)
         return None
 
-    def branches(self, slots: list[_Slot], level: int) -> list[_Slot]:
+    def is_spare(self, root: Branch) -> bool:
+        """Whether a root may give way to its child."""
+        return len(root.keys) == 1
+
+    def branches(self, slots: list[Slot], level: int) -> list[Slot]:
         """Return branches of ``level`` over ``slots``, split evenly where there are too many."""
         if not slots:
             return []
@@ -273,45 +289,40 @@ class _Merge:
                 [s.node if s.address is None else None for s in part],
                 [s.address for s in part],
             )
-            out.append(_Slot(part[0].key, sum(made.counts), made, None))
+            out.append(Slot(part[0].key, sum(made.counts), made, None))
         return out
 
 
-def _slots(branch: Branch) -> list[_Slot]:
+def slots_of(branch: Branch) -> list[Slot]:
+    """Return the children of a branch."""
     columns = (branch.keys, branch.counts, branch.nodes, branch.addresses)
-    return [_Slot(*slot) for slot in zip(*columns, strict=True)]
+    return [Slot(*slot) for slot in zip(*columns, strict=True)]
 
 
-def _same(after: _Slot, before: _Slot) -> bool:
+def _same(after: Slot, before: Slot) -> bool:
     return after.address == before.address if before.address else after.node is before.node
 
 
 def merge_into(
+    merge: Merge,
     root: Node | None,
     adds: Sequence[Rows],
     removes: Sequence[Rows],
-    order: Order,
-    temporal: bool,
-    leaf: int,
-    branch: int,
-    child: _Child,
     missing: Sequence[Address],
     count: int,
 ) -> tuple[Node | None, int] | None:
     """Return the new root and the number of rows below it, None where nodes are ``missing``.
 
-    ``child(branch, slot, needed)`` returns a child node, or None where it is not resident; if it is
-    needed, its address is then in ``missing``.
+    That is where the merge notes what it needs.
     """
-    merge = _Merge(order, temporal, leaf, branch, child)
     if root is None:
         slots = merge.leaves([], list(adds), list(removes))
     else:
         part = merge.part(root, list(adds), list(removes))
         if missing:
             return None
-        key = root.keys[0] if isinstance(root, Branch) else first_key(root.rows, order)
-        slots = merge.merged(part, _Slot(key, count, root, None))
+        key = root.keys[0] if isinstance(root, Branch) else first_key(root.rows, merge.order)
+        slots = merge.merged(part, Slot(key, count, root, None))
     level = root.level + 1 if isinstance(root, Branch) else 1
     while len(slots) > 1:
         slots = merge.branches(slots, level)
@@ -319,8 +330,8 @@ def merge_into(
     if not slots:
         return None, 0
     node, count = slots[0].node, slots[0].size
-    while isinstance(node, Branch) and len(node.keys) == 1:
-        only = child(node, 0, False)
+    while isinstance(node, Branch) and merge.is_spare(node):
+        only = merge.child(node, 0, False)
         if only is None:
             break
         node = only

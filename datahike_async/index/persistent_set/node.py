@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
@@ -27,6 +27,9 @@ __all__ = [
     "encode",
     "first_key",
     "locate",
+    "read_branch",
+    "row_key",
+    "take_rows",
     "top",
     "value_cuts",
 ]
@@ -109,6 +112,18 @@ class Branch:
     def nbytes(self) -> int:
         """Approximate bytes held, children not counted."""
         return 400 * len(self.keys)
+
+    def over(self, nodes: list[Node | None], addresses: list[Address | None]) -> Branch:
+        """Return the same branch over the same children, held otherwise."""
+        return Branch(self.level, self.keys, self.counts, nodes, addresses)
+
+    def also(self) -> list[Any]:
+        """Return what its encoding holds beside the children, as plain data."""
+        return []
+
+    def surplus(self, lower: Bound, upper: Bound, order: Order) -> int:
+        """Return how many rows there are between two bounds beyond those of the children."""
+        return 0
 
     def start(self, lower: Key) -> int:
         """Return the slot in which the first key not below ``lower`` may lie."""
@@ -253,18 +268,21 @@ def encode(node: Node) -> bytes:
         assert address is not None, "children are flushed before their parent"
         blob = blobs.setdefault(address.blob, len(blobs))
         slots.append([blob, address.offset, address.length, address.crc])
-    return codec.seal([node.level, list(node.keys), node.counts, list(blobs), slots])
+    return codec.seal([node.level, list(node.keys), node.counts, list(blobs), slots, *node.also()])
 
 
-def decode(data: bytes) -> Node:
-    """Decode a stored node. Raises CorruptData or UnsupportedFormat."""
+def decode(data: bytes, branch: Callable[..., Branch] | None = None) -> Node:
+    """Decode a stored node. Raises CorruptData or UnsupportedFormat.
+
+    ``branch`` makes a branch of its parts, where an index has branches of its own.
+    """
     plain = codec.unseal(data)
     try:
         level, *rest = plain
         if level == 0:
             (rows,) = rest
             return Leaf(codec.decode_rows(rows))
-        return _decode_branch(level, *rest)
+        return (branch or read_branch)(level, *rest)
     except (
         ValueError,
         TypeError,
@@ -277,7 +295,8 @@ def decode(data: bytes) -> Node:
         raise CorruptData(f"Stored bytes are no index node: {error}") from error
 
 
-def _decode_branch(level: Any, keys: Any, counts: Any, blobs: Any, slots: Any) -> Branch:
+def read_branch(level: Any, keys: Any, counts: Any, blobs: Any, slots: Any) -> Branch:
+    """Return the branch of decoded parts; errors are the caller's to translate."""
     if not len(keys) == len(counts) == len(slots) > 0:
         raise ValueError("the slots of a branch differ in number")
     if type(level) is not int or not 0 < level < 64:

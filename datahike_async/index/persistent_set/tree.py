@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from datahike_async.index.columns import I64, Column, Rows
 from datahike_async.index.persistent_set.apart import apart
 from datahike_async.index.persistent_set.lookup import Lookup
-from datahike_async.index.persistent_set.merge import merge_into
+from datahike_async.index.persistent_set.merge import Merge, merge_into
 from datahike_async.index.persistent_set.node import (
     TOP,
     Branch,
@@ -57,11 +57,25 @@ class PersistentSet:
         self._address = address
         self._source = source
 
+    def _with(
+        self,
+        root: Node | None,
+        count: int,
+        address: Address | None = None,
+        source: NodeSource | None = None,
+    ) -> Self:
+        """Return a set of the same settings over other nodes."""
+        return type(self)(self.order, self.temporal, self._leaf, root, count, address, source)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what its root record says beside where the root lies and how much there is."""
+        return {"leaf": self._leaf}
+
     def __len__(self) -> int:
         return self._count
 
     def __repr__(self) -> str:
-        return f"<PersistentSet {self.order.value} of {self._count}>"
+        return f"<{type(self).__name__} {self.order.value} of {self._count}>"
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -86,14 +100,18 @@ class PersistentSet:
                 missing.append(address)
         return node
 
-    def _leaves(self, lower: Bound, upper: Bound) -> list[Leaf]:
-        """Return the leaves that may hold keys between the bounds. Misses level by level."""
+    def _levels(self, lower: Bound, upper: Bound) -> list[list[Node]]:
+        """Return the nodes that may hold keys between the bounds, from the root to the leaves.
+
+        Misses level by level; ends above where no child is between the bounds.
+        """
         node = self._top_node()
         if node is None:
             return []
         low, high = top(lower, self.order), top(upper, self.order)
-        level: list[Node] = [node]
-        while isinstance(level[0], Branch):
+        levels: list[list[Node]] = [[node]]
+        while isinstance(levels[-1][0], Branch):
+            level = levels[-1]
             below: list[Node] = []
             missing: list[Address] = []
             last = len(level) - 1
@@ -109,9 +127,9 @@ class PersistentSet:
                 assert self._source is not None
                 raise NodeMiss(self._source, missing)
             if not below:
-                return []
-            level = below
-        return level  # type: ignore[return-value]
+                break
+            levels.append(below)
+        return levels
 
     def _point(self, bound: Bound) -> tuple[Leaf, int, int] | None:
         """Return where all rows under ``bound`` lie, None if that is not in one leaf.
@@ -145,7 +163,15 @@ class PersistentSet:
             if found is not None:
                 leaf, lo, hi = found
                 return [take_rows(leaf.rows, lo, hi)] if lo < hi else []
-        leaves = self._leaves(lower, upper)
+        levels = self._levels(lower, upper)
+        out = self._between(levels[-1], lower, upper) if levels else []
+        if self.order is Order.EAVT or len(out) < 2:
+            return out
+        return by_attribute(out)
+
+    def _between(self, nodes: list[Node], lower: Bound, upper: Bound) -> list[Rows]:
+        """Return the rows between two bounds of all leaves that may have some."""
+        leaves = [node for node in nodes if isinstance(node, Leaf)]
         out = []
         last = len(leaves) - 1
         for i, leaf in enumerate(leaves):
@@ -157,9 +183,7 @@ class PersistentSet:
             # The bounds may both lie in a later leaf than the first one looked at.
             if lo < hi:
                 out.append(take_rows(rows, lo, hi))
-        if self.order is Order.EAVT or len(out) < 2:
-            return out
-        return _by_attribute(out)
+        return out
 
     def chunks(
         self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
@@ -178,21 +202,25 @@ class PersistentSet:
                 return
             slots = range(node.start(low), node.stop(high))
             for slot in reversed(slots) if reverse else slots:
-                missing: list[Address] = []
-                child = self._child(node, slot, missing)
-                if child is None:
-                    # The whole range may be long; a few more nodes cost no more time than one.
-                    step = -1 if reverse else 1
-                    for ahead in range(slot + step, slot + step * _AHEAD, step):
-                        if ahead in slots:
-                            self._child(node, ahead, missing)
-                    assert self._source is not None
-                    raise NodeMiss(self._source, missing)
-                yield from walk(child)
+                yield from walk(self._next(node, slot, slots, reverse))
 
         root = self._top_node()
         if root is not None:
             yield from walk(root)
+
+    def _next(self, branch: Branch, slot: int, slots: range, reverse: bool) -> Node:
+        """Return the child that comes next of some."""
+        missing: list[Address] = []
+        child = self._child(branch, slot, missing)
+        if child is not None:
+            return child
+        # The whole range may be long; a few more nodes cost no more time than one.
+        step = -1 if reverse else 1
+        for ahead in range(slot + step, slot + step * _AHEAD, step):
+            if ahead in slots:
+                self._child(branch, ahead, missing)
+        assert self._source is not None
+        raise NodeMiss(self._source, missing)
 
     def count_slice(self, lower: Bound = (), upper: Bound = ()) -> int:
         """Count the rows between two bounds, reading only nodes at its edges."""
@@ -237,9 +265,10 @@ class PersistentSet:
                 return max(hi - lo, 0)
             start = node.start(low) if left else 0
             stop = node.stop(high) if right else len(node.keys)
+            total = node.surplus(lower if left else (), upper if right else (), self.order)
             if start >= stop:
-                return 0
-            total = sum(node.counts[start + 1 : stop - 1])
+                return total
+            total += sum(node.counts[start + 1 : stop - 1])
             for slot in {start, stop - 1}:
                 edge_left, edge_right = left and slot == start, right and slot == stop - 1
                 if not edge_left and not edge_right:
@@ -317,15 +346,14 @@ class PersistentSet:
         if missing:
             assert self._source is not None
             raise NodeMiss(self._source, missing)
-        return found
+        left, right = ([node.rows for node in own if isinstance(node, Leaf)] for own in found)
+        return left, right
 
-    def erased(self, rows: Sequence[Rows]) -> PersistentSet:
+    def erased(self, rows: Sequence[Rows], past: Sequence[Rows] = ()) -> Self:
         """Return a set without ``rows``; see :class:`Index`."""
         return self.merge([], rows)
 
-    def merge(
-        self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False
-    ) -> PersistentSet:
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False) -> Self:
         """Return a set without ``removes`` and with ``adds``; see :class:`Index`."""
         adds = [run for run in adds if len(run)]
         removes = [run for run in removes if len(run)]
@@ -336,30 +364,23 @@ class PersistentSet:
         def child(branch: Branch, slot: int, needed: bool) -> Node | None:
             return self._child(branch, slot, missing if needed else [])
 
+        made = Merge(self.order, self.temporal, self._leaf, _BRANCH, child)
+        return self._merged(made, adds, removes, missing)
+
+    def _merged(
+        self, merge: Merge, adds: list[Rows], removes: list[Rows], missing: list[Address]
+    ) -> Self:
         before = self._top_node()
-        merged = merge_into(
-            before,
-            adds,
-            removes,
-            self.order,
-            self.temporal,
-            self._leaf,
-            _BRANCH,
-            child,
-            missing,
-            self._count,
-        )
+        merged = merge_into(merge, before, adds, removes, missing, self._count)
         if merged is None:
             assert self._source is not None
             raise NodeMiss(self._source, missing)
         root, count = merged
-        if root is before:
-            return self
-        return PersistentSet(self.order, self.temporal, self._leaf, root, count, None, self._source)
+        return self if root is before else self._with(root, count, None, self._source)
 
     # -- storing -------------------------------------------------------------------------------
 
-    def flush(self, sink: NodeSink) -> tuple[PersistentSet, Mapping[str, Any]]:
+    def flush(self, sink: NodeSink) -> tuple[Self, Mapping[str, Any]]:
         """Write unwritten nodes, children first; return the clean set and its root record."""
         address = self._address
         if address is None and self._root is not None:
@@ -367,13 +388,10 @@ class PersistentSet:
         record = {
             "address": None if address is None else list(address),
             "count": self._count,
-            "leaf": self._leaf,
+            **self._settings(),
         }
         root = None if address is None else sink.source.get(address)
-        clean = PersistentSet(
-            self.order, self.temporal, self._leaf, root, self._count, address, sink.source
-        )
-        return clean, record
+        return self._with(root, self._count, address, sink.source), record
 
     def _store(self, node: Node, sink: NodeSink) -> Address:
         if isinstance(node, Leaf):
@@ -388,10 +406,10 @@ class PersistentSet:
                 assert below is not None
                 addresses[slot] = self._store(below, sink)
         # A new branch: older trees keep their nodes, this one lets go of its children.
-        clean = Branch(node.level, node.keys, node.counts, [None] * len(addresses), addresses)
+        clean = node.over([None] * len(addresses), addresses)
         return sink.put(encode(clean), clean)
 
-    def loosened(self, blobs: Collection[str]) -> PersistentSet:
+    def loosened(self, blobs: Collection[str]) -> Self:
         """Return the same set, with nodes that count as not written; see :class:`Index`."""
         top = self._top_node()
         if top is None:
@@ -403,9 +421,7 @@ class PersistentSet:
             raise NodeMiss(self._source, missing)
         if loose is None:
             return self
-        return PersistentSet(
-            self.order, self.temporal, self._leaf, loose, self._count, None, self._source
-        )
+        return self._with(loose, self._count, None, self._source)
 
     def _loosened(
         self, node: Node, address: Address | None, blobs: Collection[str], missing: list[Address]
@@ -422,7 +438,7 @@ class PersistentSet:
             loose = None if child is None else self._loosened(child, at, blobs, missing)
             if loose is not None:
                 nodes[slot], addresses[slot], moved = loose, None, True
-        return Branch(node.level, node.keys, node.counts, nodes, addresses) if moved else None
+        return node.over(nodes, addresses) if moved else None
 
     def tops(self) -> Sequence[Address]:
         """Return the root's address, unless it is resident."""
@@ -459,7 +475,8 @@ def _are_one(lower: Bound, upper: Bound, order: Order) -> bool:
     return kind is type(upper[at]) and kind is not tuple
 
 
-def _by_attribute(runs: list[Rows]) -> list[Rows]:
+def by_attribute(runs: list[Rows]) -> list[Rows]:
+    """Return ascending runs with those of one attribute joined."""
     groups: list[list[Rows]] = []
     for run in runs:
         if groups and groups[-1][0].a[0] == run.a[0]:

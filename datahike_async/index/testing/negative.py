@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
 
 __all__ = ["BROKEN", "Planted"]
 
+Set = TypeVar("Set", bound=PersistentSet)
 Kind = TypeVar("Kind", bound=type[PersistentSet] | type[PersistentSetFactory])
 
 
@@ -36,7 +37,7 @@ BROKEN: Final[dict[str, Planted]] = {}
 """Every broken index by name."""
 
 
-def _as(kind: type[PersistentSet], index: PersistentSet) -> PersistentSet:
+def _as(kind: type[Set], index: PersistentSet) -> Set:
     parts = (index.order, index.temporal, index._leaf, index._root, index._count)
     return kind(*parts, index._address, index._source)
 
@@ -56,24 +57,6 @@ class _Specimens(PersistentSetFactory):
         return _as(self.kind, super().restore(order, temporal, root, source))
 
 
-class _Specimen(PersistentSet):
-    """A persistent set whose changes are of its own kind."""
-
-    __slots__ = ()
-
-    def merge(
-        self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False
-    ) -> PersistentSet:
-        return _as(type(self), PersistentSet.merge(self, adds, removes))
-
-    def flush(self, sink: NodeSink) -> tuple[PersistentSet, Mapping[str, Any]]:
-        clean, record = super().flush(sink)
-        return _as(type(self), clean), record
-
-    def loosened(self, blobs: Collection[str]) -> PersistentSet:
-        return _as(type(self), super().loosened(blobs))
-
-
 def found_by(*laws: str) -> Callable[[Kind], Kind]:
     """Plant a broken index, and say which laws it breaks."""
 
@@ -89,7 +72,7 @@ def found_by(*laws: str) -> Callable[[Kind], Kind]:
 
 
 @found_by("test_facts_come_in_order_whatever_their_values", "test_any_batches")
-class LosesTheLast(_Specimen):
+class LosesTheLast(PersistentSet):
     """A slice ends one row too early."""
 
     __slots__ = ()
@@ -100,7 +83,7 @@ class LosesTheLast(_Specimen):
 
 
 @found_by("test_bounds_take_in_what_begins_with_them")
-class LeavesTheUpperBoundOut(_Specimen):
+class LeavesTheUpperBoundOut(PersistentSet):
     """Rows that begin with the upper bound are not taken in where it is none of the lower ones."""
 
     __slots__ = ()
@@ -119,7 +102,7 @@ class LeavesTheUpperBoundOut(_Specimen):
 
 
 @found_by("test_facts_come_in_order_whatever_their_values")
-class MixesAttributes(_Specimen):
+class MixesAttributes(PersistentSet):
     """A slice of AEVT or AVET is one run."""
 
     __slots__ = ()
@@ -130,7 +113,7 @@ class MixesAttributes(_Specimen):
 
 
 @found_by("test_chunks_come_both_ways")
-class ReversesNoRows(_Specimen):
+class ReversesNoRows(PersistentSet):
     """Backwards, chunks come in the right order, and the rows of each do not."""
 
     __slots__ = ()
@@ -143,7 +126,7 @@ class ReversesNoRows(_Specimen):
 
 
 @found_by("test_chunks_are_parts", "test_reading_part_by_part_reads_no_more_than_it_needs")
-class ReadsAllAtOnce(_Specimen):
+class ReadsAllAtOnce(PersistentSet):
     """Chunks are made of all that there is."""
 
     __slots__ = ()
@@ -156,7 +139,7 @@ class ReadsAllAtOnce(_Specimen):
 
 
 @found_by("test_bounds_take_in_what_begins_with_them")
-class CountsWholeNodes(_Specimen):
+class CountsWholeNodes(PersistentSet):
     """A count takes in rows beside the bounds."""
 
     __slots__ = ()
@@ -166,7 +149,7 @@ class CountsWholeNodes(_Specimen):
 
 
 @found_by("test_bounds_that_python_takes_for_equal_are_not")
-class ComparesAsPython(_Specimen):
+class ComparesAsPython(PersistentSet):
     """1, 1.0 and True are one."""
 
     __slots__ = ()
@@ -178,7 +161,7 @@ class ComparesAsPython(_Specimen):
 
 
 @found_by("test_an_estimate_that_is_sure_is_exact")
-class IsTooSure(_Specimen):
+class IsTooSure(PersistentSet):
     """An estimate is said to be exact, and is none."""
 
     __slots__ = ()
@@ -188,7 +171,7 @@ class IsTooSure(_Specimen):
 
 
 @found_by("test_an_estimate_reads_nothing")
-class EstimatesByReading(_Specimen):
+class EstimatesByReading(PersistentSet):
     """An estimate misses nodes."""
 
     __slots__ = ()
@@ -198,7 +181,7 @@ class EstimatesByReading(_Specimen):
 
 
 @found_by("test_cuts_part_an_attribute_evenly")
-class CutsTooRarely(_Specimen):
+class CutsTooRarely(PersistentSet):
     """A run is four times as long as was asked for."""
 
     __slots__ = ()
@@ -208,7 +191,7 @@ class CutsTooRarely(_Specimen):
 
 
 @found_by("test_cuts_read_no_leaves")
-class CutsByReading(_Specimen):
+class CutsByReading(PersistentSet):
     """Where to cut is found in the leaves."""
 
     __slots__ = ()
@@ -219,7 +202,7 @@ class CutsByReading(_Specimen):
 
 
 @found_by("test_many_are_looked_up_as_one_by_one", "test_a_bound_may_have_rows_in_many_nodes")
-class FindsOneEach(_Specimen):
+class FindsOneEach(PersistentSet):
     """Under each bound the first row is found."""
 
     __slots__ = ()
@@ -235,28 +218,24 @@ class FindsOneEach(_Specimen):
 
 
 @found_by("test_any_batches")
-class ChangesInPlace(_Specimen):
+class ChangesInPlace(PersistentSet):
     """Who merges into an index changes it."""
 
     __slots__ = ()
 
-    def merge(
-        self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False
-    ) -> PersistentSet:
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False) -> Self:
         made = super().merge(adds, removes)
         self._root, self._count, self._address = made._root, made._count, made._address
         return made
 
 
 @found_by("test_a_current_fact_is_found_whatever_its_transaction")
-class FindsByTransaction(_Specimen):
+class FindsByTransaction(PersistentSet):
     """A current fact is another one if its transaction is."""
 
     __slots__ = ()
 
-    def merge(
-        self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False
-    ) -> PersistentSet:
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False) -> Self:
         times = {t for run in super().slice() for t in run.t.tolist()}
         if not self.temporal and times:
             removes = [run.take(np.isin(run.t, list(times))) for run in removes]
@@ -264,14 +243,12 @@ class FindsByTransaction(_Specimen):
 
 
 @found_by("test_an_interval_is_another_one_if_it_began_or_ended_otherwise")
-class RemovesByValue(_Specimen):
+class RemovesByValue(PersistentSet):
     """An interval that is removed takes those of the same value with it."""
 
     __slots__ = ()
 
-    def merge(
-        self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False
-    ) -> PersistentSet:
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False) -> Self:
         if self.temporal:
             bounds = [
                 (a, e, v) if self.order is Order.AEVT else (e, a, v)
@@ -285,17 +262,17 @@ class RemovesByValue(_Specimen):
 
 
 @found_by("test_nothing_of_what_is_erased_is_left")
-class ErasesLater(_Specimen):
+class ErasesLater(PersistentSet):
     """What is erased is taken out some other day."""
 
     __slots__ = ()
 
-    def erased(self, rows: Sequence[Rows]) -> PersistentSet:
+    def erased(self, rows: Sequence[Rows], past: Sequence[Rows] = ()) -> Self:
         return self
 
 
 @found_by("test_two_indexes_are_apart_by_what_only_one_has")
-class IsNeverApart(_Specimen):
+class IsNeverApart(PersistentSet):
     """Two indexes share everything."""
 
     __slots__ = ()
@@ -305,7 +282,7 @@ class IsNeverApart(_Specimen):
 
 
 @found_by("test_what_two_indexes_share_is_left_out")
-class IsAlwaysApart(_Specimen):
+class IsAlwaysApart(PersistentSet):
     """Two indexes share nothing."""
 
     __slots__ = ()
@@ -318,12 +295,12 @@ class IsAlwaysApart(_Specimen):
 
 
 @found_by("test_a_flush_writes_what_is_new_and_no_more")
-class WritesEverything(_Specimen):
+class WritesEverything(PersistentSet):
     """A flush writes all nodes."""
 
     __slots__ = ()
 
-    def flush(self, sink: NodeSink) -> tuple[PersistentSet, Mapping[str, Any]]:
+    def flush(self, sink: NodeSink) -> tuple[Self, Mapping[str, Any]]:
         with suppress(NodeMiss):
             return super().loosened([each.blob for each in self.addresses()]).flush(sink)
         whole = PersistentSet(self.order, self.temporal, self._leaf, None, 0)
@@ -339,7 +316,7 @@ class WritesEverything(_Specimen):
 
 
 @found_by("test_all_stored_nodes_are_named")
-class NamesNoLeaves(_Specimen):
+class NamesNoLeaves(PersistentSet):
     """Whoever asks for all addresses gets those of branches."""
 
     __slots__ = ()
@@ -350,7 +327,7 @@ class NamesNoLeaves(_Specimen):
 
 
 @found_by("test_the_first_wave_is_named")
-class NamesNoTops(_Specimen):
+class NamesNoTops(PersistentSet):
     """Nobody learns which nodes are needed first."""
 
     __slots__ = ()
@@ -360,12 +337,12 @@ class NamesNoTops(_Specimen):
 
 
 @found_by("test_what_is_loosened_is_written_elsewhere")
-class LoosensNothing(_Specimen):
+class LoosensNothing(PersistentSet):
     """Nodes stay where they are."""
 
     __slots__ = ()
 
-    def loosened(self, blobs: Collection[str]) -> PersistentSet:
+    def loosened(self, blobs: Collection[str]) -> Self:
         return self
 
 
@@ -410,7 +387,7 @@ class TrustsWhatItDecodes(PersistentSetFactory):
 # -- missing -----------------------------------------------------------------------------------
 
 
-class _OneByOne(_Specimen):
+class _OneByOne(PersistentSet):
     __slots__ = ()
 
     def _child(self, branch: Branch, slot: int, missing: list[Address]) -> Node | None:
@@ -432,7 +409,7 @@ class MissesOneByOne(_OneByOne):
 
 
 @found_by("test_answers_are_the_same_whatever_is_resident")
-class SkipsWhatIsMissing(_Specimen):
+class SkipsWhatIsMissing(PersistentSet):
     """What is not resident is not there."""
 
     __slots__ = ()
@@ -445,7 +422,7 @@ class SkipsWhatIsMissing(_Specimen):
 
 
 @found_by("test_what_is_stored_is_not_held")
-class HoldsEverything(_Specimen):
+class HoldsEverything(PersistentSet):
     """What was read once is held for good."""
 
     __slots__ = ()

@@ -95,16 +95,19 @@ class ChangingLaws(Laws):
 
     @EACH
     def test_nothing_of_what_is_erased_is_left(self, order: Order, temporal: bool) -> None:
-        index, model = self.grown(order, temporal)
+        index, model = self.made(order, temporal, many(temporal))
         until = 9 if temporal else None
         secret = [Fact(e, 1, "secret", 6, until) for e in range(0, 900, 45)]
-        index, model = index.merge(model.runs(secret), []), model.merge(secret, [])
-        # Some that came lately, and some that lie deep; and one of them was removed already.
-        deep = [f for f in model.facts if f.v == "v7"]
-        gone = [*secret, *deep]
-        index = index.merge([], model.runs(secret[3:4]))
+        deep = [fact for fact in model.facts if fact.v == "v7"]
+        index = index.merge(model.runs(secret), [])
+        model = model.merge(secret, [])
+        # Some came lately, some lie deep, and some of both were removed as others are.
+        past = [*secret[3:5], *deep[1:3]]
+        index, model = index.merge([], model.runs(past)), model.merge([], past)
+        gone = [fact for fact in (*secret, *deep) if fact not in past]
+        assert gone
         cold = Cold(self.factory.decode)
-        index = index.erased(model.runs(gone))
+        index = index.erased(model.runs(gone), model.runs(past))
         model = model.merge([], gone)
         model.check(index, lambda call: call())
         _, root = index.flush(cold)

@@ -141,6 +141,14 @@ class ReadingLaws(Laws):
             bounds = [keyed[key] for key in sorted(keyed)]
             assert looked_up(index, bounds) == [model.said(b, b) for b in bounds]
 
+    @present
+    def test_a_fact_has_as_many_rows_as_intervals(self, order: Order) -> None:
+        facts = [Fact(e, 0, e % 3, t, t + 1) for e in range(60) for t in range(1, 2 + (e % 5 == 0))]
+        index, model = self.made(order, True, facts)
+        keyed = {model.bound(f.parts(order)): f.parts(order) for f in facts}
+        bounds = [keyed[key] for key in sorted(keyed)]
+        assert looked_up(index, bounds) == [model.said(b, b) for b in bounds]
+
     def test_bounds_of_the_attribute_after_find_nothing_of_the_one_before(self) -> None:
         facts = [Fact(1, 0, v, 0) for v in range(5)] + [Fact(1, 1, 0, 0)]
         index, model = self.made(Order.AEVT, False, facts)
