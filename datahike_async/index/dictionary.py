@@ -42,6 +42,11 @@ _OFTEN: Final = 8
 _BESIDE: Final = 8
 
 
+# Bytes of a string or another object with its place in the list, and in the table of codes.
+_OBJECT: Final = 80
+_LOOKED_UP: Final = 62
+
+
 class _Pool:
     """Values that only grow in number, the code of each typed key, and them as an array.
 
@@ -161,9 +166,12 @@ class Dictionary:
 
     @property
     def nbytes(self) -> int:
-        """Approximate bytes held: 64 for each value that is an object."""
-        packed = self._pool.packed
-        return 64 * self._count if packed is None else packed.nbytes + 128 * len(self._pool.values)
+        """Approximate bytes held."""
+        pool = self._pool
+        each = _OBJECT if pool.index is None else _OBJECT + _LOOKED_UP
+        if pool.packed is None:
+            return each * self._count
+        return pool.packed.nbytes + each * len(pool.values)
 
     @property
     def packed(self) -> Texts | None:

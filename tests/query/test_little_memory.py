@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 import datahike_async as d
+from datahike_async.edn.types import Symbol
+from datahike_async.index.columns import Column
 from datahike_async.memory import Memory, memory_of
+from datahike_async.query.limits.budget import Budget, Meter
+from datahike_async.query.relations.relation import Relation
+from datahike_async.query.running import gather
+from datahike_async.query.running.gather import Gathered
 from datahike_async.values.types import typed_key
 
 pytestmark = pytest.mark.anyio
@@ -177,6 +183,44 @@ async def test_what_cannot_be_less_is_an_error_that_says_what_to_do(limited: Any
             await d.q(query, limited)
         assert caught.value.data[":budget"] == "memory"
         assert caught.value.data[":clause"] in ("[?e :text ?t]", "[?e :score ?s]")
+
+
+async def test_what_is_too_much_has_not_taken_several_times_that(limited: Any) -> None:
+    """Rows of parts that cannot be the same are not compared, only kept until they are too many."""
+    peaks = []
+    for _ in range(2):
+        tracemalloc.start()
+        with pytest.raises(d.QueryCanceled) as caught:
+            await d.q("[:find ?e ?a ?v :where [?e ?a ?v]]", limited)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert caught.value.data[":clause"] == "[?e ?a ?v]"
+    assert peaks[1] <= LIMIT
+
+
+E, T = Symbol("?e"), Symbol("?t")
+
+
+def part(*rows: tuple[int, str]) -> Relation:
+    es, ts = zip(*rows, strict=True)
+    return Relation({E: Column.of(es), T: Column.of(ts)}, len(rows))
+
+
+@pytest.mark.parametrize("apart", [(E,), ()])
+def test_a_part_whose_gathering_begins_anew_is_gathered_once(
+    apart: tuple[Symbol, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "_FEW", 0)
+    gathered = Gathered(Meter(Budget()), apart)
+    gathered.add(part((1, "a"), (2, "b")))
+    with monkeypatch.context() as patch:
+        patch.setattr(Meter, "holds", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            gathered.add(part((3, "c")))
+    gathered.add(part((3, "c")))
+    found = gathered.relation([E, T])
+    pairs = zip(found.columns[E].tolist(), found.columns[T].tolist(), strict=True)
+    assert sorted(pairs) == [(1, "a"), (2, "b"), (3, "c")]
 
 
 async def test_there_is_room_for_what_is_small(limited: Any) -> None:

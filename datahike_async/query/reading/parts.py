@@ -40,8 +40,8 @@ __all__ = [
 
 # An attribute may take this part of the share: another lies beside it, and half of it is copied.
 _ROOM: Final = 2
-# So many parts of the share a part of an attribute takes, at a few dozen bytes a row.
-_PART: Final = 512
+# So many parts of the share has each row of a part: objects and copies of it take a few hundred bytes.
+_PART: Final = 2048
 _LEAST: Final = 256
 _MOST: Final = 1 << 17
 # Bytes of a row beside its value, and of a value of each kind. A value that a dictionary has takes
@@ -197,7 +197,7 @@ async def selected(
             size += part.nbytes
             if meter is not None:
                 meter.holds(size)
-    return Rows.concat(found)
+    return Rows.concat(found, packed=True)
 
 
 async def of_entities(view: View, a: int, entities: I64, meter: Meter | None) -> Rows:

@@ -7,7 +7,7 @@ attribute's is sorted by entity, and one lookup aligns them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,10 @@ Part = tuple[int, int, int]
 
 
 # -- matching ----------------------------------------------------------------------------------
+
+# Bytes of an entity, an attribute and a value in one column; and of an entity and a code.
+_ROW: Final = 20
+_FILTERED: Final = 12
 
 
 async def match_pattern(
@@ -389,7 +393,8 @@ async def _any_attribute(view: View, terms: list[Any], state: State, part: Part 
         else:
             how = "AEVT scan of all"
             ids = await _attributes(view, a, state)
-            runs = await _all_of(view, ids, column, state)
+            least = _FILTERED if v is not BLANK and not is_var(v) else _ROW
+            runs = await _all_of(view, ids, column, state, least)
     if v is BLANK:
         # Columns of every type are costly to join, and nobody asked for them.
         runs = [Rows(r.e, r.a, Column(INT, r.e), r.t, added=r.added) for r in runs]
@@ -409,15 +414,22 @@ async def _any_attribute(view: View, terms: list[Any], state: State, part: Part 
 
 
 async def _all_of(
-    view: View, ids: Sequence[int], entities: Column | None, state: State
+    view: View, ids: Sequence[int], entities: Column | None, state: State, least: int
 ) -> list[Rows]:
-    """Return attributes from end to end; of those without room in memory what entities have."""
+    """Return attributes from end to end; of those without room in memory what entities have.
+
+    A row takes ``least`` bytes or more by the time all are joined.
+    """
     attrs = view.schema.attrs
     if has_room(view, Stats(view).total()):
         await fetch_attributes(view, ids)
         return [await read(view.attr, i) for i in ids]
     meter, runs, size = state.meter, [], 0
     known = None if entities is None else uniques(_ids(entities))
+    if known is None and meter is not None:
+        # What is there at the least: nothing is read where that is too much already.
+        counts = [await read(view.snapshot.trees.count_attr, i) for i in ids]
+        meter.holds(0 if view.past else sum(counts) * least)
     for i in ids:
         if await fits(view, attrs[i]):
             rows = await read(view.attr, i)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "followed",
     "join",
+    "joined_relations",
     "matching",
     "pairs_of",
     "parts_of",
@@ -452,5 +453,10 @@ def union(relations: Sequence[Relation], variables: Sequence[Symbol]) -> Relatio
     if len(relations) == 1:
         only = relations[0]
         return Relation({v: only.columns[v] for v in variables}, only.count)
-    columns = {v: Column.concat([r.columns[v] for r in relations]) for v in variables}
-    return distinct(Relation(columns, sum(r.count for r in relations)))
+    return distinct(joined_relations(relations, variables))
+
+
+def joined_relations(relations: Sequence[Relation], variables: Sequence[Symbol]) -> Relation:
+    """Return the rows of relations that all have ``variables``, one after the other."""
+    columns = {v: Column.concat([r.columns[v] for r in relations], packed=True) for v in variables}
+    return Relation(columns, sum(r.count for r in relations))

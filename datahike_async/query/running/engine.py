@@ -200,8 +200,9 @@ class Engine(Run):
         """Carry out a pattern and all that comes after it, for one part of its rows at a time."""
         clause = step.clause
         assert isinstance(clause, Pattern)
-        gathered = Gathered(self.meter)
-        sink: Fold = gathered if fold is None or not fold.takes(apart_by(clause)) else fold
+        apart = apart_by(clause)
+        gathered = Gathered(self.meter, apart)
+        sink: Fold = gathered if fold is None or not fold.takes(apart) else fold
         names: Sequence[Symbol] = () if wanted is None else wanted
         names = [v for v in names if v not in state.consts]
         outer, traces = self.trace, []

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from datahike_async.edn.types import Symbol
 from datahike_async.index.columns import Column
 from datahike_async.query.limits.budget import Meter
-from datahike_async.query.relations.joins import union
+from datahike_async.query.relations.joins import joined_relations, union
 from datahike_async.query.relations.relation import Relation
 from datahike_async.query.running.trace import Ran
 
@@ -37,10 +37,14 @@ class Fold(Protocol):
 
 
 class Gathered:
-    """The distinct rows of all parts so far."""
+    """The distinct rows of all parts so far.
 
-    def __init__(self, meter: Meter) -> None:
+    ``apart`` are variables of which no two parts have equal values: rows with all of them differ.
+    """
+
+    def __init__(self, meter: Meter, apart: Sequence[Symbol]) -> None:
         self._meter = meter
+        self._apart = apart
         self._parts: list[Relation] = []
         self._distinct = 0
 
@@ -49,26 +53,35 @@ class Gathered:
         return True
 
     def add(self, relation: Relation) -> None:
-        """Take the distinct rows of a part; raise QueryCanceled where they are too many."""
-        columns = {v: c.compact() for v, c in relation.columns.items()}
-        self._parts.append(Relation(columns, relation.count))
-        count = sum(part.count for part in self._parts)
-        if count > _GROWN * self._distinct + _FEW:
-            self._merge()
-        self._meter.rows(sum(part.count for part in self._parts), len(columns))
-        self._meter.holds(sum(part.nbytes for part in self._parts))
+        """Take the distinct rows of a part; raise QueryCanceled where they are too many.
 
-    def _merge(self) -> None:
-        if len(self._parts) > 1:
-            self._parts = [union(self._parts, list(self._parts[0].columns))]
-        self._distinct = self._parts[0].count
+        It may be begun anew elsewhere, so nothing is changed before all is done.
+        """
+        columns = {v: c.compact() for v, c in relation.columns.items()}
+        parts = [*self._parts, Relation(columns, relation.count)]
+        count, known = sum(part.count for part in parts), self._distinct
+        if not self._differ(columns) and count > _GROWN * known + _FEW:
+            parts = [self._merged(parts)]
+            count = known = parts[0].count
+        self._meter.rows(count, len(columns))
+        self._meter.holds(sum(part.nbytes for part in parts))
+        self._parts, self._distinct = parts, known
+
+    def _differ(self, variables: Iterable[Symbol]) -> bool:
+        """Whether rows of two parts are never the same."""
+        return bool(self._apart) and set(self._apart) <= set(variables)
+
+    def _merged(self, parts: list[Relation]) -> Relation:
+        names = list(parts[0].columns)
+        if len(parts) < 2:
+            return parts[0]
+        return joined_relations(parts, names) if self._differ(names) else union(parts, names)
 
     def relation(self, names: Iterable[Symbol]) -> Relation:
         """Return all rows; ``names`` are the columns where there are none."""
         if not self._parts:
             return Relation({v: Column.of([]) for v in names}, 0)
-        self._merge()
-        return self._parts[0]
+        return self._merged(self._parts)
 
 
 def together(traces: Iterable[Sequence[Ran]]) -> list[Ran]:
