@@ -40,7 +40,7 @@ __all__ = [
 
 # An attribute may take this part of the share: another lies beside it, and half of it is copied.
 _ROOM: Final = 2
-# So many parts of the share has each row of a part: objects and copies of it take a few hundred bytes.
+# So many parts of the share a row of a part takes: objects and copies take a few hundred bytes.
 _PART: Final = 2048
 _LEAST: Final = 256
 _MOST: Final = 1 << 17
