@@ -76,7 +76,6 @@ def test_defaults() -> None:
         ({":store-cache-size": True}, [":store-cache-size", "True"]),
         ({":index": 3}, [":index", "keyword"]),
         ({":attribute-refs?": True}, [":attribute-refs?", "not supported yet"]),
-        ({":crypto-hash?": True}, [":crypto-hash?", "not supported yet"]),
         ({":commit-graph?": False}, [":commit-graph?", "not supported yet"]),
         ({":remote-peer": {":url": "http://x"}}, [":remote-peer", "not supported yet"]),
         ({":online-gc": {":enabled?": True}}, [":online-gc", "not supported yet"]),

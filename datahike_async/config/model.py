@@ -182,8 +182,6 @@ def _check_supported(config: Config) -> None:
                 ":attribute-refs? true needs :schema-flexibility :write.", key=":attribute-refs?"
             )
         raise refused("attribute-refs", "attributes are kept as ids anyway; leave it out.")
-    if config.crypto_hash:
-        raise refused("crypto-hash", "commits have random ids; leave it out.")
     if not config.commit_graph:
         raise refused("commit-graph", "commits are always recorded, at no extra request.")
     if config.fuse_index_roots:

@@ -90,7 +90,7 @@ def _default(value: Any) -> Any:
     if kind is frozenset or kind is set:
         return ext(_SET, _pack_nested(value))
     if kind is Address:
-        return list(value)
+        return value.to_data()
     raise TypeError(f"{value!r} of type {kind.__name__} cannot be stored")
 
 
@@ -366,6 +366,14 @@ def seal(node: Any) -> bytes:
 
 def unseal(data: bytes) -> Any:
     """Decode the plain data of a node. Raises CorruptData or UnsupportedFormat."""
+    return unpack(unfolded(data))
+
+
+def unfolded(data: bytes) -> bytes:
+    """Return the bytes of a node without compression, and without what says so.
+
+    They follow from what it holds alone. Raises CorruptData or UnsupportedFormat.
+    """
     if len(data) < 3 or data[0] == 0 or data[1] > 1:
         raise CorruptData("Stored bytes are no index node.")
     if data[0] > _FORMAT:
@@ -384,4 +392,4 @@ def unseal(data: bytes) -> Any:
             raw = _contexts().decompressor.decompress(raw)
         except zstd.ZstdError as error:
             raise CorruptData(f"An index node cannot be decompressed: {error}") from error
-    return unpack(raw)
+    return raw

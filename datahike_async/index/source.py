@@ -28,12 +28,21 @@ T = TypeVar("T")
 
 
 class Address(NamedTuple):
-    """Where a stored node lies: ``length`` bytes at ``offset`` of a blob, with their CRC-32."""
+    """Where a stored node lies: ``length`` bytes at ``offset`` of a blob, with their CRC-32.
+
+    ``hash`` says what it and all below it hold, in a database with ``:crypto-hash?``; else it is
+    empty, and not stored.
+    """
 
     blob: str
     offset: int
     length: int
     crc: int
+    hash: bytes = b""
+
+    def to_data(self) -> list[Any]:
+        """Return it as it is stored; ``Address(*data)`` is the way back."""
+        return list(self if self.hash else self[:4])
 
 
 class NodeSource(Protocol):

@@ -100,18 +100,20 @@ async def flush(
     checkpoint: Callable[[Mapping[str, Any], Sequence[Any] | None], Checkpoint],
     thin: Collection[str] = (),
     hurries: Callable[[], bool] = bool,
+    hashed: bool = False,
 ) -> Flushed:
     """Write what ``snapshot`` needs to be read from trees alone, and its records as a segment.
 
     ``records`` may also be where they lie in segments already, which are then named again. ``log``
     is the address of the segment before, ``id`` that of the flush, never used before. The
     ``checkpoint`` is made of the record of the trees and of the address of the newest segment.
-    What lies in the packs of ``thin`` is written again, so that those can go.
+    What lies in the packs of ``thin`` is written again, so that those can go. With ``hashed`` the
+    addresses of nodes have their hashes.
     Computes in a worker thread, which stands aside for a moment where the event loop ``hurries``;
     other tasks may go on appending to the memtable. Raises konserve's errors, and CorruptData from
     reading nodes.
     """
-    sink = make_sink(layout, source, id)
+    sink = make_sink(layout, source, id, snapshot.trees.factory if hashed else None)
     aside = _Aside(hurries)
 
     def absorb() -> Trees:
@@ -131,7 +133,7 @@ async def flush(
         segment, size = log, sink.bytes
         if records:
             data = encode_segment(log, records, snapshot.max_tx)
-            segment = list(Address(segment_key(id), 0, len(data), zlib.crc32(data)))
+            segment = Address(segment_key(id), 0, len(data), zlib.crc32(data)).to_data()
             writes.append((segment_key(id), data))
             size += len(data)
         base = checkpoint(record, segment)

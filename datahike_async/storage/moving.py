@@ -1,8 +1,9 @@
 """Moving: nodes of one store written anew for another, where those lie in another layout.
 
 Leaves stay as they are; a node above them names addresses, so it is encoded again once those below
-it have theirs. Where a node goes follows from what it is: a key from its old address, a pack from
-all that is in it. So what was written before by somebody who was ended half way is found again.
+it have theirs. Hashes, which say nothing of places, stay. Where a node goes follows from what it
+is: a key from its old address, a pack from all that is in it. So what was written before by
+somebody who was ended half way is found again.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class _Keys:
 
     def put(self, old: Address, data: bytes, places: dict[Address, Address]) -> list[Write]:
         key = node_key(_id(f"{old.blob} {old.offset} {old.crc}".encode()), 0)
-        places[old] = Address(key, 0, len(data), zlib.crc32(data))
+        places[old] = Address(key, 0, len(data), zlib.crc32(data), old.hash)
         return [(key, data)]
 
     def finish(self, places: dict[Address, Address]) -> list[Write]:
@@ -168,6 +169,6 @@ class _Packs:
         data = packed(self._parts, self._index)
         key = pack_key(_id(data), 0)
         for old, part in zip(self._olds, self._index, strict=True):
-            places[old] = Address(key, *part)
+            places[old] = Address(key, *part, old.hash)
         self._parts, self._index, self._olds, self._size = [], [], [], 0
         return [(key, data)]

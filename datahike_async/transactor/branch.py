@@ -29,7 +29,7 @@ from datahike_async.storage.branches.read import BranchState, Growth, extend, re
 from datahike_async.storage.branches.registry import read_registry, take_block
 from datahike_async.storage.flush import Flushed, flush
 from datahike_async.storage.log.checkpoint import Checkpoint
-from datahike_async.storage.log.records import Commit, encode_record
+from datahike_async.storage.log.records import Commit, last_of
 from datahike_async.storage.nodes.layout import Layout, layout_of
 from datahike_async.storage.nodes.store import NodeStore
 from datahike_async.storage.probe import Probe
@@ -179,28 +179,28 @@ class Branch:
 
     # -- publishing: each raises what ``Committer`` raises ---------------------------------------
 
-    async def publish(self, sent: Sent, after: Snapshot) -> UUID:
-        """Commit encoded transactions, after which the state is ``after``."""
-        publication = await self.committer.publish(sent)
+    async def publish(self, sent: Sent, after: Snapshot) -> Sequence[UUID]:
+        """Commit encoded transactions, after which the state is ``after``; return their ids."""
+        ids = await self.committer.publish(sent)
         self._have(after)
-        return publication
+        return ids
 
     async def publish_trees(
         self, sent: Sent, after: Snapshot, instant: datetime | None, *, anew: bool = False
-    ) -> UUID:
+    ) -> Sequence[UUID]:
         """Commit transactions that changed the trees, by flushing them with all that they hold.
 
         With ``anew`` the log and the checkpoints begin with them: nothing leads to those before.
         """
         committer = self.committer
         publication = self.env.new_uuid()
-        commit = committer.following(publication, sent)
-        record = encode_record(committer.generation + 1, publication, sent.entries, sent.parents)
+        record, ids = committer.recorded(publication, sent)
+        commit = last_of(ids, committer.commit.id, sent.parents)
         records = [record] if anew else [*committer.tail.stored(), record]
         flushed = await self._write(after, records, commit, instant, anew=anew)
         await committer.publish_bulk(flushed.base, publication)
         self._have(self._over(flushed, after, Memtable()))
-        return publication
+        return ids
 
     def _have(self, after: Snapshot) -> None:
         """Go on from what was published."""
@@ -308,4 +308,5 @@ class Branch:
             checkpoint=checkpoint,
             thin=thin,
             hurries=lambda: self.committing,
+            hashed=base.is_hashed,
         )

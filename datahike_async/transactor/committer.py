@@ -52,7 +52,7 @@ from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.flush import write_blobs
 from datahike_async.storage.keys import head_key
 from datahike_async.storage.log.checkpoint import Checkpoint
-from datahike_async.storage.log.records import Commit, encode_record, made_of, newest
+from datahike_async.storage.log.records import commit_ids, encode_record, last_of, newest
 from datahike_async.storage.log.tail import Tail
 from datahike_async.storage.probe import Probe
 from datahike_async.transactor.failures import unknown
@@ -175,22 +175,30 @@ class Committer:
         # A collection removes what is left of a branch that was deleted.
         return deleted_branch(name) if deleted else _vanished(name)
 
-    async def publish(self, sent: Sent) -> UUID:
-        """Make encoded transactions durable together, and return the id of the publication.
+    async def publish(self, sent: Sent) -> Sequence[UUID]:
+        """Make encoded transactions durable together, and return the ids of their commits.
 
         Raises Moved; TransactionOutcomeUnknown; konserve's error where nothing was written.
         """
         id_ = self.env.new_uuid()
         generation = self.generation + 1
-        record = encode_record(generation, id_, sent.entries, sent.parents)
+        record, ids = self.recorded(id_, sent)
         if self.journal:
             await self._send(self._appender(record), generation, id_)
             self.tail.append(record)
         else:
             recent, tail = self.recent.after(id_), self.tail.plus(record)
             await self._send_head(self.base, generation, recent, tail, id_)
-        self.commit = self.following(id_, sent)
-        return id_
+        self.commit = last_of(ids, self.commit.id, sent.parents)
+        return ids
+
+    def recorded(self, id_: UUID, sent: Sent) -> tuple[bytes, Sequence[UUID]]:
+        """Return the record of the next publication, and the ids of the commits it makes."""
+        hashed = self.base.is_hashed
+        entries = sent.entries if hashed else None
+        ids = commit_ids(id_, sent.txs, entries, (self.commit.id,), sent.parents)
+        said = ids if hashed else ()
+        return encode_record(self.generation + 1, id_, sent.entries, sent.parents, said), ids
 
     async def publish_base(self, base: Checkpoint, tail: Tail) -> None:
         """Publish new trees: ``base`` names them, ``tail`` is what they do not hold."""
@@ -206,10 +214,6 @@ class Committer:
         recent = self.recent.after(id_)
         await self._send_head(base, self.generation + 1, recent, Tail(), id_)
         self.base, self.commit = base, base.commit
-
-    def following(self, id_: UUID, sent: Sent) -> Commit:
-        """Return the newest commit once a publication of transactions is done."""
-        return made_of(id_, sent.txs, self.commit.id, sent.parents)
 
     def _appender(self, record: bytes) -> Send:
         append = self.store.journal_append

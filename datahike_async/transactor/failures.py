@@ -27,6 +27,7 @@ __all__ = [
     "shut_down",
     "unfinished",
     "unknown",
+    "unpurgeable",
 ]
 
 _FATAL = ":fatal-commit-error"
@@ -75,6 +76,16 @@ def mismatch(expected: int, found: int) -> TransactionError:
         error=":transact/basis-mismatch",
         expected=expected,
         found=found,
+    )
+
+
+def unpurgeable() -> TransactionError:
+    """Return the error for a transaction that purges where commits are hashes."""
+    return TransactionError(
+        "Nothing was purged: this database was created with :crypto-hash?, so each commit is a "
+        "hash of all before it, and none of that can be taken out. Load what may stay into a new "
+        "database.",
+        error=":transact/purge",
     )
 
 

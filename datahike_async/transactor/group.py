@@ -6,7 +6,7 @@ again, and what was refused on the old state may be right on the new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from contextvars import ContextVar
 from functools import partial
@@ -18,10 +18,10 @@ from datahike_async.collector import set_aside
 from datahike_async.errors import DatahikeError, SnapshotExpired
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
-from datahike_async.storage.log.records import encode_entry, made_of, tx_of_commit
+from datahike_async.storage.log.records import Commit, encode_entry, tx_of_commit
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.committer import Sent
-from datahike_async.transactor.failures import mismatch
+from datahike_async.transactor.failures import mismatch, unpurgeable
 from datahike_async.transactor.messages import Transact
 from datahike_async.tx.answers import Answer, first_answer
 from datahike_async.tx.apply import Applied, apply
@@ -67,9 +67,9 @@ class Group:
         self._parents: tuple[UUID, ...] = ()
         # From which transaction on the log is written; None: all of it.
         self._purged: int | None = None
-        # The commit that the first of them was applied to; the publication, once there is one.
+        # The commit that the first of them was applied to; the ids of theirs, once there are any.
         self._before = branch.committer.commit
-        self._publication: UUID | None = None
+        self._ids: Sequence[UUID] = ()
 
     async def apply(self, message: Transact) -> None:
         """Apply one more message; what it raises is kept for its caller."""
@@ -127,6 +127,8 @@ class Group:
             if message.basis is not None and message.basis != state.max_tx:
                 raise mismatch(message.basis, state.max_tx)
             applied = await apply_beside(state, data, call)
+            if applied.purged is not None and branch.committer.base.is_hashed:
+                raise unpurgeable()
             done = len(applied.done)
             if done >= LARGE:
                 with set_aside() if done >= HUGE else nullcontext():
@@ -162,14 +164,14 @@ class Group:
             return
         sent = Sent(self._entries[self._purged or 0 :], self._txs, self._parents)
         if self.bulk is not None:
-            self._publication = await branch.publish_trees(
+            self._ids = await branch.publish_trees(
                 sent, self._state, self._instant, anew=self._purged is not None
             )
             if self.bulk.after is self._state:
                 # The report must not keep alive what now lies in the store.
                 self.bulk.after = branch.snapshot
         else:
-            self._publication = await branch.publish(sent, self._state)
+            self._ids = await branch.publish(sent, self._state)
         branch.instant = self._instant
 
     def __len__(self) -> int:
@@ -191,18 +193,13 @@ class Group:
 
     def answer(self) -> list[Transact]:
         """Reply to everyone after the publication; return those who succeeded."""
-        before, last, publication = self._before, self._branch.committer.commit, self._publication
-        left = len(self._txs)
+        before, last, ids = self._before, self._branch.committer.commit, self._ids
+        left = len(ids)
         committed = []
         for message, applied, error, answer in self._outcomes:
             if applied is not None:
-                assert publication is not None
                 left -= 1
-                commit = (
-                    made_of(publication, (applied.tx,), before.id, message.parents)
-                    if left
-                    else last
-                )
+                commit = Commit(ids[~left], (before.id, *message.parents)) if left else last
                 message.succeed(applied, before, commit)
                 before = commit
                 committed.append(message)

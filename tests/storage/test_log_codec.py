@@ -40,7 +40,7 @@ from datahike_async.storage.log.records import (
     encode_entry,
     encode_record,
     encode_segment,
-    made_of,
+    last_of,
     newest,
     tx_of_commit,
 )
@@ -233,6 +233,6 @@ def test_each_transaction_of_a_publication_is_a_commit_on_the_one_before() -> No
     assert [tx_of_commit(one) for one in (first, second, third)] == [5, 6, 7]
     assert {one.version for one in (first, second)} == {8}
     before = Commit(UUID(int=1), (UUID(int=2),))
-    assert made_of(COMMIT, [5], before.id, [UUID(int=3)]) == (first, (before.id, UUID(int=3)))
-    assert made_of(COMMIT, [5, 6], before.id, [UUID(int=3)]) == (second, (first,))
+    assert last_of([first], before.id, [UUID(int=3)]) == (first, (before.id, UUID(int=3)))
+    assert last_of([first, second], before.id, [UUID(int=3)]) == (second, (first,))
     assert newest([], before) == before

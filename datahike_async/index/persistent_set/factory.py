@@ -108,4 +108,4 @@ class PersistentSetFactory:
 
     def rooted(self, root: Mapping[str, Any], address: Address) -> Mapping[str, Any]:
         """Return a root record whose node lies elsewhere now."""
-        return {**root, "address": list(address)}
+        return {**root, "address": address.to_data()}

@@ -267,7 +267,7 @@ def encode(node: Node) -> bytes:
     for address in node.addresses:
         assert address is not None, "children are flushed before their parent"
         blob = blobs.setdefault(address.blob, len(blobs))
-        slots.append([blob, address.offset, address.length, address.crc])
+        slots.append([blob, *address.to_data()[1:]])
     return codec.seal([node.level, list(node.keys), node.counts, list(blobs), slots, *node.also()])
 
 
@@ -310,10 +310,13 @@ def read_branch(level: Any, keys: Any, counts: Any, blobs: Any, slots: Any) -> B
     if set(map(type, blobs)) != {str}:
         raise ValueError("a blob has no name")
     addresses: list[Address | None] = []
-    for blob, *where in slots:
+    for blob, offset, length, crc, *digest in slots:
+        where = offset, length, crc
         if set(map(type, where)) != {int} or min(where) < 0:
             raise ValueError("a child of a branch has no address")
-        addresses.append(Address(blobs[blob], *where))
+        if digest and (len(digest) > 1 or type(digest[0]) is not bytes):
+            raise ValueError("a child of a branch has no hash")
+        addresses.append(Address(blobs[blob], *where, *digest))
     return Branch(level, list(keys), list(counts), [None] * len(keys), addresses)
 
 

@@ -386,7 +386,7 @@ class PersistentSet:
         if address is None and self._root is not None:
             address = self._store(self._root, sink)
         record = {
-            "address": None if address is None else list(address),
+            "address": None if address is None else address.to_data(),
             "count": self._count,
             **self._settings(),
         }

@@ -31,7 +31,13 @@ from datahike_async.storage.branches.ring import EMPTY
 from datahike_async.storage.flush import flush, write_blobs
 from datahike_async.storage.keys import head_key
 from datahike_async.storage.log.checkpoint import Checkpoint
-from datahike_async.storage.log.records import Commit, commit_id, encode_entry, encode_record
+from datahike_async.storage.log.records import (
+    Commit,
+    commit_id,
+    commit_ids,
+    encode_entry,
+    encode_record,
+)
 from datahike_async.storage.log.tail import Tail
 from datahike_async.storage.nodes.layout import layout_of
 from datahike_async.storage.nodes.store import NodeStore
@@ -94,15 +100,23 @@ async def write_first_head(
     limit = config.store_cache_size * NODE_BYTES
     source = NodeStore(store, factory.decode, limit, memory_of(config.memory_limit))
     publication, id_ = env.new_uuid(), env.new_uuid()
-    record = None if initial is None else encode_record(1, publication, [encode_entry(initial)])
+    entries = [] if initial is None else [encode_entry(initial)]
     # An initial transaction that went into the trees at once is flushed; else it is the tail.
     bulk = initial is not None and initial.bulk
     written = empty if initial is None or not bulk else initial.after
+    hashed = entries if config.crypto_hash else None
+
+    def recorded(before: Sequence[UUID]) -> tuple[bytes, tuple[UUID, ...]]:
+        txs = () if initial is None else (initial.tx,)
+        ids = commit_ids(publication, txs, hashed, before)
+        return encode_record(1, publication, entries, ids=ids if config.crypto_hash else ()), ids
+
+    record, ids = recorded(())
     stored = config.stored()
     stored["index-config"] = dict(empty.trees.config)
 
     def checkpoint(trees: Mapping[str, Any], log: Sequence[Any] | None) -> Checkpoint:
-        return Checkpoint(
+        made = Checkpoint(
             store=store_id,
             branch=config.branch,
             born=publication,
@@ -113,20 +127,24 @@ async def write_first_head(
             log=log,
             created=env.now(),
             id=id_,
-            commit=Commit(commit_id(publication, written.max_tx)),
-        ).with_encoding()
+            commit=Commit(ids[0] if bulk else commit_id(publication, written.max_tx)),
+        )
+        return made.bound() if bulk else made.alone()
 
     flushed = await flush(
         written,
-        [record] if bulk and record is not None else [],
+        [record] if bulk else [],
         None,
         store=store,
         source=source,
         layout=layout,
         id=id_,
         checkpoint=checkpoint,
+        hashed=config.crypto_hash,
     )
-    tail = Tail() if record is None or bulk else Tail([record])
+    tail = Tail()
+    if initial is not None and not bulk:
+        tail = Tail([recorded((flushed.base.commit.id,))[0]])
     tail, segments = await tail.bounded(env.new_uuid)
     head = Head(
         base=flushed.base,

@@ -82,7 +82,7 @@ async def _written(
             id=id_,
             commit=commit,
             back=(),
-        ).with_encoding()
+        ).alone()
 
     flushed = await flush(
         value,
@@ -93,5 +93,6 @@ async def _written(
         layout=layout_of(store.capabilities),
         id=id_,
         checkpoint=checkpoint,
+        hashed=like.is_hashed,
     )
     return flushed.base

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from datahike_async.pausing import pause
 from datahike_async.storage.branches.walk import Place
-from datahike_async.storage.log.records import commit_id, tx_of_commit
+from datahike_async.storage.log.records import tx_of_commit
 
 __all__ = ["Graph", "Parting"]
 
@@ -57,8 +57,7 @@ class Graph:
             self._forced.add(before)
         for record in place.records:
             more = record.parents
-            for entry in record.entries:
-                commit = commit_id(record.publication, entry.tx)
+            for commit in record.commits:
                 self._parents[commit] = (before, *more)
                 before, more = commit, ()
 

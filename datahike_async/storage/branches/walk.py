@@ -134,12 +134,13 @@ def _place(base: Checkpoint, encoded: Sequence[bytes], tx: int) -> Place | None:
                 continue
             if count < len(record.entries):
                 # Others share its publication, and are not in its past.
-                record = record._replace(entries=record.entries[:count])
+                record = record._replace(entries=record.entries[:count], ids=record.ids[:count])
                 data = encode_record(
                     record.generation,
                     record.publication,
                     entries_of(data)[:count],
                     record.parents,
+                    record.ids[:count],
                 )
             records.append(record)
             whole = (*encoded[:i], data)

@@ -20,6 +20,8 @@ from uuid import UUID
 from datahike_async._version import __version__
 from datahike_async.errors import CorruptData, UnsupportedFormat
 from datahike_async.index.codec import pack, unpack
+from datahike_async.index.registry import index_factory
+from datahike_async.storage.hashes import checkpoint_hash, state_hash, value_id
 from datahike_async.storage.log.records import Commit
 
 __all__ = ["FORMAT", "Checkpoint", "Pointer", "check_format", "decode_checkpoint"]
@@ -44,6 +46,7 @@ class Checkpoint:
     ``id`` is the flush that made it, under whose key it lies. ``commit`` is the newest commit in
     the trees; ``log`` the address of the newest log segment;
     ``back`` of each power of two the last checkpoint before this one whose depth is a multiple.
+    ``hash`` ties the trees to the commit, where commits are hashes; copies keep it.
     ``extra`` is what a newer version put there: it is carried on. ``encoded`` is this as bytes.
     """
 
@@ -59,6 +62,7 @@ class Checkpoint:
     id: UUID
     commit: Commit
     back: Sequence[Pointer] = ()
+    hash: bytes = b""
     extra: Mapping[str, Any] = field(default_factory=dict)
     encoded: bytes = field(default=b"", repr=False, compare=False)
 
@@ -84,15 +88,50 @@ class Checkpoint:
             data[name] = getattr(self, name)
         data["commit"] = [self.commit.id, list(self.commit.parents)]
         data["back"] = [list(pointer) for pointer in self.back]
+        if self.hash:
+            data["hash"] = self.hash
         return replace(self, encoded=pack(data))
 
     def followed(self, **changed: Any) -> Checkpoint:
         """Return the next checkpoint, which differs in fields that are given."""
-        return replace(self, back=self._back(), **changed).with_encoding()
+        return replace(self, back=self._back(), **changed).bound()
 
     def begun_anew(self, **changed: Any) -> Checkpoint:
         """Return the next checkpoint, from which nothing leads to those before it."""
-        return replace(self, back=(), **changed).with_encoding()
+        return replace(self, back=(), **changed).bound()
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether commits are hashes."""
+        return bool(self.config.get("crypto-hash"))
+
+    def state(self) -> bytes:
+        """Return the hash of what it holds, whatever it is called and wherever it lies."""
+        factory = index_factory(self.config["index"])
+        return state_hash(factory, self.config, self.schema, self.instant, self.trees)
+
+    def binding(self) -> bytes:
+        """Return what ``hash`` should be."""
+        return checkpoint_hash(self.commit.id, self.commit.parents, self.state())
+
+    def bound(self) -> Checkpoint:
+        """Return a new one with its ``hash``, where commits are hashes, and its encoding."""
+        made = replace(self, hash=self.binding()) if self.is_hashed else self
+        return made.with_encoding()
+
+    def alone(self) -> Checkpoint:
+        """Return a new one that the log leads to from nowhere, with its encoding.
+
+        Where commits are hashes the id of its own is that of what it holds.
+        """
+        made = self
+        if self.is_hashed:
+            made = replace(self, commit=Commit(self.value_id(), self.commit.parents))
+        return made.bound()
+
+    def value_id(self) -> UUID:
+        """Return the id of the commit of one that the log leads to from nowhere."""
+        return value_id(self.tx, self.commit.parents, self.id, self.state())
 
     def _back(self) -> list[Pointer]:
         me = self.pointer
@@ -117,10 +156,9 @@ class Checkpoint:
         return later[-1] if later else self.back[0]
 
 
-_PLAIN: Final = [
-    f.name for f in fields(Checkpoint) if f.name not in ("commit", "back", "extra", "encoded")
-]
-_NAMES: Final = frozenset({*_PLAIN, "commit", "back", "format", "software"})
+_OTHERS: Final = frozenset({"commit", "back", "hash", "extra", "encoded"})
+_PLAIN: Final = [f.name for f in fields(Checkpoint) if f.name not in _OTHERS]
+_NAMES: Final = frozenset({*_PLAIN, "commit", "back", "hash", "format", "software"})
 
 
 def decode_checkpoint(data: bytes, where: str) -> Checkpoint:
@@ -132,6 +170,7 @@ def decode_checkpoint(data: bytes, where: str) -> Checkpoint:
             **{name: kept[name] for name in _PLAIN},
             commit=Commit(kept["commit"][0], tuple(kept["commit"][1])),
             back=[Pointer(*pointer) for pointer in kept["back"]],
+            hash=kept.get("hash", b""),
             extra={name: value for name, value in kept.items() if name not in _NAMES},
             encoded=data,
         )

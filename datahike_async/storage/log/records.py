@@ -5,7 +5,8 @@ transactions, each of which is a commit. Records lie in the journal beside the h
 inside the head, or in log segments. Knows nothing of stores.
 
 A commit's id is made of its publication's and of its transaction's, so it takes no room, and begins
-with the transaction: so what is before it in the log can be told from what is behind.
+with the transaction: so what is before it in the log can be told from what is behind. Where commits
+are hashes (``:crypto-hash?``) records say their ids.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from datahike_async.index.codec import (
 )
 from datahike_async.index.columns import Rows
 from datahike_async.index.source import Address
+from datahike_async.storage.hashes import hashed_id
 from datahike_async.tx.apply import Applied
 from datahike_async.tx.done import Columns
 
@@ -39,6 +41,7 @@ __all__ = [
     "Record",
     "SegmentParts",
     "commit_id",
+    "commit_ids",
     "decode_items",
     "decode_record",
     "decode_segment",
@@ -46,12 +49,14 @@ __all__ = [
     "encode_record",
     "encode_segment",
     "entries_of",
-    "made_of",
+    "last_of",
     "newest",
     "tx_of_commit",
 ]
 
 _RECORD_FORMAT: Final = 3
+_HASHED_FORMAT: Final = 4
+"""The format of a record that says the ids of its commits."""
 _SEGMENT_FORMAT: Final = 2
 _COLUMNS_FROM: Final = 512
 """Operations from which an entry is stored as compressed columns instead of plain lists."""
@@ -111,18 +116,27 @@ class Commit(NamedTuple):
 class Record(NamedTuple):
     """One publication of transactions.
 
-    ``parents`` are commits that the first of them has beside the one before it.
+    ``parents`` are commits that the first of them has beside the one before it; ``ids`` those of
+    its own, where they are hashes.
     """
 
     generation: int
     publication: UUID
     entries: list[Entry]
     parents: tuple[UUID, ...] = ()
+    ids: tuple[UUID, ...] = ()
 
     @property
     def commit(self) -> UUID:
         """The id of its last commit."""
-        return commit_id(self.publication, self.entries[-1].tx)
+        return self.ids[-1] if self.ids else commit_id(self.publication, self.entries[-1].tx)
+
+    @property
+    def commits(self) -> tuple[UUID, ...]:
+        """The ids of its commits."""
+        if self.ids:
+            return self.ids
+        return tuple(commit_id(self.publication, entry.tx) for entry in self.entries)
 
 
 # The bits of a UUID that say that its maker chose the others (RFC 9562, version 8).
@@ -136,17 +150,34 @@ def commit_id(publication: UUID, tx: int) -> UUID:
     return UUID(int=number & _VERSION[0] | _VERSION[1])
 
 
-def made_of(
-    publication: UUID, txs: Sequence[int], before: UUID, parents: Sequence[UUID] = ()
-) -> Commit:
-    """Return the last commit of a publication of transactions, on top of the commit ``before``.
+def commit_ids(
+    publication: UUID,
+    txs: Sequence[int],
+    hashed: Sequence[bytes] | None,
+    before: Sequence[UUID],
+    parents: Sequence[UUID] = (),
+) -> tuple[UUID, ...]:
+    """Return the ids of the commits that a publication makes of transactions.
+
+    ``hashed`` are the encoded transactions where ids are hashes of them, and of what they were made
+    on: of the commit ``before``, if there is one, and further ``parents`` of the first of them.
+    """
+    if hashed is None:
+        return tuple([commit_id(publication, tx) for tx in txs])
+    out: list[UUID] = []
+    under = (*before, *parents)
+    for tx, entry in zip(txs, hashed, strict=True):
+        out.append(hashed_id(tx, under, publication, entry))
+        under = (out[-1],)
+    return tuple(out)
+
+
+def last_of(ids: Sequence[UUID], before: UUID, parents: Sequence[UUID] = ()) -> Commit:
+    """Return the last commit of a publication, on top of the commit ``before``.
 
     ``parents`` are further ones of its first commit.
     """
-    last = commit_id(publication, txs[-1])
-    if len(txs) > 1:
-        return Commit(last, (commit_id(publication, txs[-2]),))
-    return Commit(last, (before, *parents))
+    return Commit(ids[-1], (ids[-2],) if len(ids) > 1 else (before, *parents))
 
 
 def newest(records: Sequence[Record], before: Commit) -> Commit:
@@ -155,7 +186,7 @@ def newest(records: Sequence[Record], before: Commit) -> Commit:
         return before
     last = records[-1]
     under = records[-2].commit if len(records) > 1 else before.id
-    return made_of(last.publication, [entry.tx for entry in last.entries], under, last.parents)
+    return last_of(last.commits, under, last.parents)
 
 
 def tx_of_commit(commit: UUID) -> int:
@@ -179,12 +210,19 @@ def _block(columns: Columns) -> bytes:
 
 
 def encode_record(
-    generation: int, publication: UUID, entries: Sequence[bytes], parents: Sequence[UUID] = ()
+    generation: int,
+    publication: UUID,
+    entries: Sequence[bytes],
+    parents: Sequence[UUID] = (),
+    ids: Sequence[UUID] = (),
 ) -> bytes:
-    """Encode a publication of encoded entries."""
-    fields = [_RECORD_FORMAT, generation, publication.bytes, list(entries)]
-    if parents:
+    """Encode a publication of encoded entries; ``ids`` are those of its commits, if hashes."""
+    format_ = _HASHED_FORMAT if ids else _RECORD_FORMAT
+    fields = [format_, generation, publication.bytes, list(entries)]
+    if parents or ids:
         fields.append([parent.bytes for parent in parents])
+    if ids:
+        fields.append([id_.bytes for id_ in ids])
     return pack(fields)
 
 
@@ -219,20 +257,20 @@ def decode_record(data: bytes, where: str) -> Record:
     Raises CorruptData, or UnsupportedFormat where a newer version wrote it.
     """
     try:
-        format_, generation, publication, entries, *parents = unpack(data)
-        if format_ > _RECORD_FORMAT:
+        format_, generation, publication, entries, *more = unpack(data)
+        if format_ > _HASHED_FORMAT:
             raise UnsupportedFormat(
-                f"{where} has log format {format_}; this version reads up to {_RECORD_FORMAT}. "
+                f"{where} has log format {format_}; this version reads up to {_HASHED_FORMAT}. "
                 "Upgrade datahike-async to open this database.",
                 error=":db-was-written-with-newer-datahike-version",
             )
         if format_ < _RECORD_FORMAT:
             raise UnsupportedFormat(f"{where} was written before version 0.1.0 was released.")
+        parents, ids = ([tuple(UUID(bytes=id_) for id_ in ids) for ids in more] + [(), ()])[:2]
+        if len(ids) != (len(entries) if format_ == _HASHED_FORMAT else 0):
+            raise ValueError("it does not say the ids of its commits")
         return Record(
-            generation,
-            UUID(bytes=publication),
-            [_decode_entry(e) for e in entries],
-            tuple(UUID(bytes=parent) for parent in parents[0]) if parents else (),
+            generation, UUID(bytes=publication), [_decode_entry(e) for e in entries], parents, ids
         )
     except UnsupportedFormat:
         raise
@@ -248,7 +286,7 @@ def encode_segment(
     ``previous`` is where the segment before it lies; None in the first one, and in one that another
     segment or a head names. ``last`` is its newest transaction.
     """
-    before = None if previous is None else list(previous)
+    before = None if previous is None else list(previous)[:4]
     return seal({"format": _SEGMENT_FORMAT, "previous": before, "last": last, "items": list(items)})
 
 

@@ -16,8 +16,10 @@ from uuid import UUID
 
 from datahike_async.errors import CorruptData
 from datahike_async.index.codec import pack, unpack
+from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import Address
 from datahike_async.looks import tally
+from datahike_async.storage.hashes import node_hash
 from datahike_async.storage.keys import node_key, pack_key
 from datahike_async.storage.nodes.layout import Layout, pack_bytes
 from datahike_async.storage.nodes.store import NodeStore
@@ -29,11 +31,15 @@ _MAGIC: Final = b"DHAPACK1"
 
 
 class Sink:
-    """Takes nodes and other parts of one flush; ``finish`` once all are in."""
+    """Takes nodes and other parts of one flush; ``finish`` once all are in.
 
-    def __init__(self, source: NodeStore, id: UUID) -> None:
+    ``hashing`` makes the nodes, of which addresses are to have hashes.
+    """
+
+    def __init__(self, source: NodeStore, id: UUID, hashing: IndexFactory | None = None) -> None:
         self._source = source
         self._id = id
+        self._hashing = hashing
         self.writes: list[tuple[str, bytes]] = []
         self.bytes = 0
 
@@ -46,6 +52,8 @@ class Sink:
         """Take an encoded node and return its address."""
         tally(len(data))
         address = self.put_part(data)
+        if self._hashing is not None:
+            address = address._replace(hash=node_hash(self._hashing, data, node))
         self._source.cache.put(address, node)
         return address
 
@@ -61,8 +69,8 @@ class Sink:
 class PackSink(Sink):
     """One blob for many nodes."""
 
-    def __init__(self, source: NodeStore, id: UUID) -> None:
-        super().__init__(source, id)
+    def __init__(self, source: NodeStore, id: UUID, hashing: IndexFactory | None = None) -> None:
+        super().__init__(source, id, hashing)
         self._most = pack_bytes(source.store.capabilities)
         self._parts: list[bytes] = []
         self._index: list[tuple[int, int, int]] = []
@@ -114,9 +122,14 @@ class KeySink(Sink):
         return Address(key, 0, len(data), zlib.crc32(data))
 
 
-def make_sink(layout: Layout, source: NodeStore, id: UUID) -> Sink:
-    """Return a sink for a layout; ``id`` must never have been used before."""
-    return PackSink(source, id) if layout is Layout.PACKS else KeySink(source, id)
+def make_sink(
+    layout: Layout, source: NodeStore, id: UUID, hashing: IndexFactory | None = None
+) -> Sink:
+    """Return a sink for a layout; ``id`` must never have been used before.
+
+    With the factory that makes the nodes, ``hashing``, their addresses have hashes.
+    """
+    return (PackSink if layout is Layout.PACKS else KeySink)(source, id, hashing)
 
 
 def parts_of(data: bytes, name: str) -> list[Address]:
