@@ -87,7 +87,16 @@ from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.value_set import ValueSet
 from datahike_async.verbs import db, listen, release, transact, transact_many, unlisten
-from datahike_async.verification import BranchInfo, Finding, Info, Verification, info, verify
+from datahike_async.verification import (
+    Audit,
+    BranchInfo,
+    Finding,
+    Info,
+    Verification,
+    info,
+    verify,
+    verify_chain,
+)
 from datahike_async.versions import (
     Difference,
     branch,
@@ -114,6 +123,7 @@ def __getattr__(name: str) -> NoReturn:
 
 __all__ = [
     "ArgumentError",
+    "Audit",
     "Backup",
     "BadInput",
     "BranchInfo",
@@ -233,5 +243,6 @@ __all__ = [
     "unregister_function",
     "untag",
     "verify",
+    "verify_chain",
     "with_",
 ]

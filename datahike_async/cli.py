@@ -1,9 +1,10 @@
 """The command line ``datahike-async``: demo, q, transact, branches, branch, log, diff, merge, info,
-verify, gc, backup, restore.
+verify, audit, gc, backup, restore.
 
 Databases are named by ``--path DIR`` (a file database) or ``--config EDN``. EDN goes in; EDN, JSON
-or a table comes out. Exit codes: 0 done, 1 an error of the database, something that ``verify``
-found, or conflicts of a merge, 2 bad arguments.
+or a table comes out. Exit codes: 0 done, 1 an error of the database, something that ``verify`` or
+``audit`` found, or conflicts of a merge, 2 bad arguments, 3 ``audit`` found nothing wrong and could
+not look at all.
 """
 
 from __future__ import annotations
@@ -104,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--deep", action="store_true", help="compare the log with the indexes, too")
     verify.add_argument("--format", choices=("edn", "json", "table"), default="table")
 
+    audit = commands.add_parser(
+        "audit",
+        help="look whether a database is what its commits' ids say; exit code 1 if not, 3 if that "
+        "cannot be told of all of it",
+    )
+    _add_database(audit)
+    audit.add_argument("--deep", action="store_true", help="look at all nodes and the log, too")
+    audit.add_argument("--limit", type=int, help="look at so many commits, the newest")
+    audit.add_argument("--format", choices=("edn", "json", "table"), default="table")
+
     gc = commands.add_parser("gc", help="collect garbage: remove what nothing needs any more")
     _add_database(gc)
     gc.add_argument("--dry-run", action="store_true", help="tell what could be freed, no more")
@@ -154,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "merge": _merge,
         "info": _info,
         "verify": _verify,
+        "audit": _audit,
         "gc": _gc,
         "backup": _backup,
         "restore": _restore,
@@ -301,6 +313,15 @@ async def _verify(arguments: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+async def _audit(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    report = await d.verify_chain(config, deep=arguments.deep, limit=arguments.limit)
+    _print_report(report, arguments.format)
+    if report.ok:
+        return 0
+    return 1 if report.mismatches or report.missing else 3
+
+
 async def _backup(arguments: argparse.Namespace) -> int:
     done = await d.backup(
         _config(arguments), _place(arguments), branches=arguments.only, id=arguments.id
@@ -324,7 +345,7 @@ def _place(arguments: argparse.Namespace) -> Any:
 
 
 def _print_report(
-    report: d.Backup | d.Collected | d.Info | d.Verification | d.MergeReport, form: str
+    report: d.Audit | d.Backup | d.Collected | d.Info | d.Verification | d.MergeReport, form: str
 ) -> None:
     """Print a report: in words where a table would be printed."""
     if form == "table":

@@ -38,7 +38,7 @@ _NAMES: Final[dict[str, str]] = {
         ("export_db", "import_db"),
         "until then, db.datoms(':eavt') reads all that there is",
     ),
-    **dict.fromkeys(("ensure_norms", "verify_chain", "put_blob", "get_blob"), _NOTHING),
+    **dict.fromkeys(("ensure_norms", "put_blob", "get_blob"), _NOTHING),
     "register_tx_pred": "until then, :db/ensure and :db.attr/preds check what is written",
 }
 
@@ -50,7 +50,7 @@ FUNCTIONS_OF_CONNECTIONS: Final = frozenset(
         *("backup", "branch", "branch_as_db", "branch_history", "branches", "commit_as_db"),
         *("delete_branch", "erasure_report", "force_branch", "gc_storage", "info", "load"),
         *("merge", "merge_base", "merge_db", "merge_preview", "pin", "purge", "rebase"),
-        *("rename_branch", "revert", "tag", "tags", "untag", "verify"),
+        *("rename_branch", "revert", "tag", "tags", "untag", "verify", "verify_chain"),
     }
 )
 """Functions of the module that take a connection, and that connections do not have as methods."""

@@ -1,8 +1,11 @@
-"""Verifying a database, and what it is made of: whether all of it is there, whole, and agrees."""
+"""Verifying a database, and what it is made of: whether all of it is there, whole, and agrees.
+
+And auditing it: whether it is what the ids of its commits say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -12,19 +15,34 @@ from uuid import UUID
 
 from datahike_async.config import Config
 from datahike_async.connection import Connection, writer_of
+from datahike_async.database import Database
 from datahike_async.errors import ArgumentError, CorruptData, DatabaseNotFound, shown
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.errors import StoreNotFound
 from datahike_async.konserve.loops import surely
 from datahike_async.konserve.store import Store
 from datahike_async.pydantic_hooks import Json, JsonSchema
-from datahike_async.storage.branches.read import missing_branch
+from datahike_async.storage.audit import Audited, audit_from
+from datahike_async.storage.branches.finding import Line, find_commit
+from datahike_async.storage.branches.read import missing_branch, read_branch
+from datahike_async.storage.branches.registry import read_registry
+from datahike_async.storage.branches.walk import Past, Place
 from datahike_async.storage.summary import Summary, summarize
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.storage.verify import Finding, verify_store
 from datahike_async.values.json_form import jsonable
 
-__all__ = ["BranchInfo", "Finding", "Info", "Verification", "info", "opened", "verify"]
+__all__ = [
+    "Audit",
+    "BranchInfo",
+    "Finding",
+    "Info",
+    "Verification",
+    "info",
+    "opened",
+    "verify",
+    "verify_chain",
+]
 
 
 @dataclass(frozen=True)
@@ -125,6 +143,138 @@ _COUNTS = (
     "orphan_bytes",
     "more",
 )
+
+
+@dataclass(frozen=True)
+class Audit(Json):
+    """What an audit of a database has found. ``ok`` says that all is what its commits' ids say.
+
+    ``status`` is ``":ok"``; ``":mismatch"`` where something contradicts its hash, is damaged, or,
+    in a ``deep`` audit, where the indexes hold what the log does not lead to; ``":incomplete"``
+    where something is missing, or collections of garbage have left no more of the past;
+    ``":advisory"`` where the database was created without ``:crypto-hash?``: then nothing can be
+    proven, and nothing was looked at.
+
+    Of ``commits`` the ids are right. ``mismatches`` and ``missing`` are findings, each its
+    ``kind``, ``place`` and ``message``.
+    """
+
+    json_schema: ClassVar[JsonSchema] = {"type": "object"}
+
+    status: str
+    commits: int
+    mismatches: tuple[Finding, ...]
+    missing: tuple[Finding, ...]
+    deep: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of it was looked at, and nothing is wrong."""
+        return self.status == ":ok"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        out = {**asdict(self), "ok": self.ok}
+        for name in ("mismatches", "missing"):
+            out[name] = [finding._asdict() for finding in getattr(self, name)]
+        return out
+
+    def __repr__(self) -> str:
+        return f"<Audit {str(self).splitlines()[0]}>"
+
+    def __str__(self) -> str:
+        said = f"{self.status}: the ids of {self.commits} commits are right" + (
+            ", and the indexes and the log were compared" if self.deep else ""
+        )
+        if self.status == ":advisory":
+            said = f"{self.status}: commits have random ids; :crypto-hash? is set at creation"
+        findings = (*self.mismatches, *self.missing)
+        return "\n".join([said, *(f"{kind} {place}: {what}" for kind, place, what in findings)])
+
+
+async def verify_chain(
+    database: Connection | Database | Any, *, deep: bool = False, limit: int | None = None
+) -> Audit:
+    """Look whether a database is what the ids of its commits say; write nothing.
+
+    For databases that were created with ``:crypto-hash?``. ``database`` is a connection or a
+    config, whose branch is looked at as it lies in its store, or a database value, of which the
+    commit is looked at. From there the commits are walked back through all their parents, at most
+    ``limit`` of them: each id has to be the hash of its parents and its part of the log, and the
+    roots of the indexes have to be those that belong to it. With ``deep`` all of the store is read,
+    as ``verify(deep=True)`` does: every node has to have its hash, and the log has to lead to what
+    the indexes hold.
+
+    Whoever can write to the store can also make all hashes anew, up to the head, or set all of it
+    back. That shows by a commit's id that was kept elsewhere: ``commit_as_db`` finds it, or not.
+
+    Raises ArgumentError ``:audit/expected-db`` for anything else, and ``:audit/no-head`` for a
+    value that is no commit; DatabaseNotFound, UnsupportedFormat, StorageError as ``verify``. ::
+
+        config = {"store": {"backend": "memory"}, "crypto-hash?": True}
+        async with d.connect(config, create=True) as proven:
+            report = await d.verify_chain(proven, deep=True)
+        assert report.ok, str(report)
+    """
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ArgumentError(f"limit is a number of commits, at least 1, not {shown(limit)}.")
+    known, of = _to_audit(database)
+    async with opened(of) as (store, branch):
+        state = await read_branch(store, branch, None)
+        if state is None:
+            raise missing_branch(branch)
+        base = state.head.base
+        if not base.is_hashed:
+            return Audit(":advisory", 0, (), (), bool(deep))
+        own = Line(branch, base, state.tail.records)
+        place: Place | None = Place(base, tuple(own.tail), state.records, state.commit)
+        if isinstance(database, Database) and known is not None:
+            registry = await read_registry(store)
+            origin = await find_commit(store, Past(store), registry, own, known)
+            place = None if origin is None else origin.place
+        if place is None:
+            found = Audited()
+            found.missing.append(Finding("missing", f"commit {known}", _NOWHERE))
+        else:
+            found = await audit_from(store, own, place, limit=limit)
+            complete = not (found.limited or found.ended or found.missing or found.mismatches)
+            if complete and known is not None and known not in found.met:
+                found.mismatch(f"commit {known}", _NOWHERE)
+        if deep:
+            looked = await verify_store(store, [branch], deep=True)
+            found.missing += [x for x in looked.findings if x.kind == "missing"]
+            found.mismatches += [x for x in looked.findings if x.kind != "missing"]
+    status = ":incomplete" if found.missing or found.ended else ":ok"
+    return Audit(
+        ":mismatch" if found.mismatches else status,
+        found.commits,
+        tuple(dict.fromkeys(found.mismatches)),
+        tuple(dict.fromkeys(found.missing)),
+        bool(deep),
+    )
+
+
+def _to_audit(database: Any) -> tuple[UUID | None, Any]:
+    """Return the commit that is known of what is to be audited, and where that lies."""
+    if isinstance(database, Connection):
+        return database.db().commit_id, database
+    if isinstance(database, Database):
+        if database.commit_id is None or database.config is None:
+            raise ArgumentError(
+                "This database value is no commit of a stored database; take that of a "
+                "connection, conn.db().",
+                error=":audit/no-head",
+            )
+        return database.commit_id, database.config
+    if not isinstance(database, (Config, Mapping, str)):
+        raise ArgumentError(
+            f"verify_chain takes a connection, a database or a config, not {shown(database)}.",
+            error=":audit/expected-db",
+        )
+    return None, database
+
+
+_NOWHERE = "it is known here, and not in the past of the branch"
 
 
 class BranchInfo(NamedTuple):

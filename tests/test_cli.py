@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 
+import anyio
 import pytest
 
 from datahike_async.cli import main
 from datahike_async.demo import packages
+from tests import forging
 
 SCHEMA = """
 [{:db/ident :name :db/valueType :db.type/string :db/cardinality :db.cardinality/one
@@ -206,6 +208,27 @@ def test_verify_and_info_say_how_a_database_is(cli, tmp_path):
     log.write_bytes(data[:-100] + b"x" + data[-99:])
     cli("verify", "--path", "db", code=1)
     assert ":backend-does-not-exist" in cli("verify", "--path", "none", code=1)
+
+
+def test_audit_says_whether_a_database_is_what_its_commits_say(cli, tmp_path):
+    config = '{:store {:backend :file :path "db"} :crypto-hash? true}'
+    cli("transact", "--config", config, "--create", "-", stdin=SCHEMA)
+    for n in range(3):
+        cli("transact", "--path", "db", f'[{{:name "Ada {n}" :age 36}}]')
+    assert cli("audit", "--path", "db", "--deep").startswith(":ok: the ids of ")
+    found = json.loads(cli("audit", "--path", "db", "--limit", "2", "--format", "json"))
+    assert (found["status"], found["commits"], found["ok"]) == (":ok", 2, True)
+    assert ':status ":ok"' in cli("audit", "--path", "db", "--format", "edn")
+    cli("audit", "--path", "db", "--limit", "0", code=1)
+    cli("transact", "--path", "plain", "--create", "-", stdin=SCHEMA)
+    assert cli("audit", "--path", "plain", code=3, out=True).startswith(":advisory: ")
+
+    async def forge():
+        async with forging.store_of({"store": {"backend": "file", "path": "db"}}) as store:
+            await forging.drop_record_of_tail(store)
+
+    anyio.run(forge)
+    assert "mismatch the log of :db: " in cli("audit", "--path", "db", code=1, out=True)
 
 
 def test_backup_and_restore_copy_a_database(cli):

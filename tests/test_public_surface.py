@@ -37,6 +37,7 @@ NAMES = [
     "EntityMap",
     "Explained",
     "FencingUnsupported",
+    "Audit",
     "HeadConflict",
     "Info",
     "Keyword",
@@ -134,6 +135,7 @@ NAMES = [
     "unlisten",
     "unregister_function",
     "verify",
+    "verify_chain",
     "with_",
 ]
 

@@ -3,7 +3,7 @@
 The sum of a union of disjoint sets is the sum of their sums, and what is taken away is subtracted.
 So two indexes are compared, and a log with what it led to, though neither is ever in memory as a
 whole. Two different sets have the same sum by chance alone, once in 2**64. Sums hold for one
-process: text is hashed with its salt.
+process: they are salted as text is, so that nobody can make a set that has the sum of another.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ _FIRST: Final = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND: Final = np.uint64(0x94D049BB133111EB)
 _TAGS: Final = {kind: np.uint64(kind * 0x632BE59BD9B4E019 % 2**64) for kind in (1, 2, 3, 4, 5)}
 _MASK: Final = 2**64 - 1
+_SALT: Final = np.uint64(hash("the salt of sums") & _MASK)
 _INT64: Final = (-(2**63), 2**63 - 1)
 
 
 def _mixed(x: _U64) -> _U64:
     """Return numbers of which every bit depends on every bit of those given."""
-    x = x + _ODD
+    x = (x ^ _SALT) + _ODD
     x = (x ^ (x >> np.uint64(30))) * _FIRST
     x = (x ^ (x >> np.uint64(27))) * _SECOND
     return x ^ (x >> np.uint64(31))

@@ -29,6 +29,7 @@ from datahike_async.storage.branches.pins import Pins, listed_pins, pinned_items
 from datahike_async.storage.branches.read import BranchState, read_branch
 from datahike_async.storage.branches.registry import Floor, Registry, read_registry
 from datahike_async.storage.branches.tagging import tagged_head
+from datahike_async.storage.hashes import node_hash
 from datahike_async.storage.keys import BRANCHES, PINS, checkpoint_key, head_key, pin_key, tag_key
 from datahike_async.storage.log.checkpoint import Checkpoint, Pointer, decode_checkpoint
 from datahike_async.storage.log.records import Commit, SegmentParts, decode_segment
@@ -63,6 +64,8 @@ class Root(NamedTuple):
 class Stop:
     """What is kept of a checkpoint, ``size`` bytes long; ``before`` is the one before it.
 
+    ``hashed`` says that commits are hashes.
+
     ``back`` says where those before it lie; ``logged``, that the log since the last is kept.
     ``indexed`` are the attributes that are in AVET, ``forgetful`` those without a past.
     """
@@ -79,6 +82,7 @@ class Stop:
     indexed: frozenset[int]
     forgetful: frozenset[int]
     back: tuple[Pointer, ...]
+    hashed: bool
     logged: bool = False
 
 
@@ -318,6 +322,8 @@ class Survey:
         except (KeyError, TypeError, ValueError, DatahikeError) as error:
             self._complain("corrupt", place, f"the checkpoint names no trees: {error!r}")
             return None
+        if base.is_hashed and base.hash != base.binding():
+            self._complain("mismatch", place, "the checkpoint does not have the hash that it says")
         return self._met(stop, place)
 
     def _met(self, stop: Stop, place: str) -> Stop:
@@ -346,6 +352,7 @@ class Survey:
             frozenset(attr.id for attr in attrs if attr.indexed),
             frozenset(attr.id for attr in attrs if attr.no_history),
             tuple(base.back),
+            base.is_hashed,
         )
 
     # -- the log -------------------------------------------------------------------------------
@@ -459,6 +466,9 @@ class Survey:
             if any(buffered):
                 adds, removes = (sums_by(Rows.concat(runs)) for runs in buffered)
                 node.buffered = adds, removes
+            if is_forged(address, node.factory, data, decoded):
+                what = f"the node at {address.offset} does not have the hash that is said of it"
+                self._complain("mismatch", address.blob, what)
             if children:
                 self._below(address, node, children, below)
 
@@ -498,6 +508,11 @@ def wrong_bytes(address: Address, data: bytes | None) -> str:
     if len(data) != address.length:
         return f"has {len(data)} of {address.length} bytes"
     return "has a wrong checksum" if zlib.crc32(data) != address.crc else ""
+
+
+def is_forged(address: Address, factory: IndexFactory, data: bytes, node: Any) -> bool:
+    """Say whether a node, and what it says of those below, is other than its address says."""
+    return bool(address.hash) and node_hash(factory, data, node) != address.hash
 
 
 def checked_segment(address: Address, data: bytes) -> SegmentParts:

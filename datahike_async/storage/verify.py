@@ -41,6 +41,7 @@ from datahike_async.storage.survey import (
     Stop,
     Survey,
     checked_segment,
+    is_forged,
     wrong_bytes,
 )
 
@@ -284,9 +285,12 @@ class _Look:
 
     def _leaf(self, address: Address, node: Node, data: bytes) -> None:
         factory = node.factory
-        rows = factory.rows(factory.decode(data))
+        leaf = factory.decode(data)
+        rows = factory.rows(leaf)
         where = f"the leaf at {address.offset}"
         wrong = []
+        if is_forged(address, factory, data, leaf):
+            wrong.append("does not have the hash that is said of it")
         if not len(rows) or len(rows) != node.count:
             wrong.append(f"has {len(rows)} datoms where {node.count} are counted")
         elif not in_order(rows, node.order):
@@ -405,7 +409,7 @@ class _Look:
         key = checkpoint_key(stop.id)
         base: Stop | None = None
         before: dict[str, Total | None] = {}
-        if not stop.logged or not stop.back:
+        if not stop.logged or not (stop.back or (stop.hashed and stop.log)):
             return  # nothing is known of before: also where a purge has begun the log anew
         if stop.before is not None:
             base = self._seen.stops.get(stop.before)

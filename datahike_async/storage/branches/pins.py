@@ -129,8 +129,8 @@ async def write_pin(store: Store, place: Place, ttl: float, env: Env) -> UUID:
     id_ = env.new_uuid()
     tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
     commit = [place.commit.id, list(place.commit.parents)]
-    items = [list(x) if isinstance(x, tuple) else x for x in tail.stored()]
-    data = pack({"format": FORMAT, "base": place.base.encoded, "tail": items, "commit": commit})
+    fields = {"base": place.base.encoded, "tail": list(tail.stored()), "commit": commit}
+    data = pack({"format": FORMAT, **fields})
     await write_blobs(store, [*segments, (pin_key(id_), data)])
     pin = Pin(place.commit.id, ttl, 0, env.now())
     await change_pins(store, lambda pins: {**pins, id_: pin})

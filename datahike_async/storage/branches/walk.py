@@ -81,16 +81,17 @@ class Past:
             return Place(base, (), (), base.commit)
         later: Checkpoint | None = None
         while (pointer := base.towards(tx)) is not None:
-            later, base = base, await self._checkpoint(pointer.id)
+            later, base = base, await self.checkpoint(pointer.id)
         if base.tx > tx:
             return None  # older than the first
         if base.tx == tx:
             return Place(base, (), (), base.commit)
         if later is None:
             return None
-        return _place(base, await self._after(base, later), tx)
+        return _place(base, await self.between(base, later), tx)
 
-    async def _checkpoint(self, id: UUID) -> Checkpoint:
+    async def checkpoint(self, id: UUID) -> Checkpoint:
+        """Return a checkpoint. Raises CorruptData ``:node-not-found`` where it is not there."""
         found = self._checkpoints.get(id)
         if found is None:
             if len(self._checkpoints) >= _KEPT:
@@ -106,15 +107,18 @@ class Past:
             found = self._checkpoints[id] = decode_checkpoint(data, key)
         return found
 
-    async def _after(self, base: Checkpoint, later: Checkpoint) -> Sequence[bytes]:
-        """Return the records between two checkpoints that follow one another."""
+    async def between(self, base: Checkpoint | None, later: Checkpoint) -> Sequence[bytes]:
+        """Return the records between two checkpoints that follow one another, or up to the first.
+
+        Raises CorruptData where a segment is missing or damaged.
+        """
         found = self._records.get(later.id)
         if found is None:
             if len(self._records) >= _SEGMENTS:
                 self._records.clear()
             parts: list[bytes] = []
             at = None if later.log is None else Address(*later.log)
-            stop = None if base.log is None else Address(*base.log)
+            stop = None if base is None or base.log is None else Address(*base.log)
             while at is not None and at != stop:
                 segment = await fetch_segment(self._store, at, checkpoint_key(later.id))
                 tail = await fetch_segments(self._store, segment.items, None, at.blob)
