@@ -15,11 +15,24 @@ import blockbuster.blockbuster as blockbuster
 import pytest
 import trio.lowlevel
 
+from datahike_async.config import Config
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rounds", type=int, default=200, help="how often the slow tests of first starts start"
     )
+    parser.addoption(
+        "--crypto-hash", action="store_true", help="have commits be hashes where tests do not say"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--crypto-hash"):
+        init: Any = Config.__init__
+        names = list(inspect.signature(init).parameters)[-len(init.__defaults__) :]
+        given = dict(zip(names, init.__defaults__, strict=True)) | {"crypto_hash": True}
+        init.__defaults__ = tuple(given.values())
 
 
 @pytest.fixture(params=["asyncio", "trio"])

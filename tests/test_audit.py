@@ -43,11 +43,11 @@ def config(tmp_path: Path, anyio_backend: str) -> dict[str, Any]:
     return made_of({"backend": "memory", "id": uuid4()})
 
 
-def made_of(store: dict[str, Any], *, hashed: bool = True) -> dict[str, Any]:
+def made_of(store: dict[str, Any], *, hashed: bool = True, leaf: int = 8) -> dict[str, Any]:
     return {
         "store": store,
         "crypto_hash": hashed,
-        "index_config": {"branching-factor": 8},
+        "index_config": {"branching-factor": leaf},
         "initial_tx": SCHEMA,
     }
 
@@ -146,7 +146,7 @@ async def test_without_hashes_nothing_is_proven(folder: Path, tmp_path: Path) ->
 async def test_what_was_written_is_what_its_commits_say(
     name: str, tmp_path: Path, servers: Servers
 ) -> None:
-    config = made_of(store_on(name, tmp_path, servers))
+    config = made_of(store_on(name, tmp_path, servers), leaf=64)
     await written(config)
     async with d.connect(config, limits=SMALL) as conn:
         before = conn.db()
@@ -295,7 +295,7 @@ async def test_two_writers_never_make_one_commit(config: dict[str, Any]) -> None
         clock = replace(SYSTEM, now=lambda: datetime(2030, 1, 1, tzinfo=UTC))
         async with d.connect(config, branch=":twin", limits=KEPT) as twin:
             for one in (conn, twin):
-                one._transactor._branch.env = clock
+                one._transactor.branch.env = clock
             mine = await conn.transact([{":n": "same"}])
             theirs = await twin.transact([{":n": "same"}])
     assert d.parent_commit_ids(mine.db_after) == d.parent_commit_ids(theirs.db_after)

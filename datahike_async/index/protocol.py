@@ -198,7 +198,10 @@ class IndexFactory(Protocol):
         ...
 
     def moved(self, node: Any, children: Sequence[Address]) -> bytes:
-        """Encode a decoded node that has children, which lie at other addresses now."""
+        """Encode a decoded node that has children, which lie at other addresses now.
+
+        The bytes follow from what the node holds and the addresses, their hashes among them.
+        """
         ...
 
     def top(self, root: Mapping[str, Any]) -> Child | None:

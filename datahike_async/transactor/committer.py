@@ -117,6 +117,7 @@ class Committer:
     def adopt(self, state: BranchState) -> None:
         """Go on from a head that was read."""
         self.base: Checkpoint = state.head.base
+        self.hashed = self.base.is_hashed
         self.revision: Revision = state.revision
         self.generation = state.generation
         self.commit = state.commit
@@ -194,10 +195,9 @@ class Committer:
 
     def recorded(self, id_: UUID, sent: Sent) -> tuple[bytes, Sequence[UUID]]:
         """Return the record of the next publication, and the ids of the commits it makes."""
-        hashed = self.base.is_hashed
-        entries = sent.entries if hashed else None
+        entries = sent.entries if self.hashed else None
         ids = commit_ids(id_, sent.txs, entries, (self.commit.id,), sent.parents)
-        said = ids if hashed else ()
+        said = ids if self.hashed else ()
         return encode_record(self.generation + 1, id_, sent.entries, sent.parents, said), ids
 
     async def publish_base(self, base: Checkpoint, tail: Tail) -> None:

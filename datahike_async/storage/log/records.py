@@ -163,6 +163,9 @@ def commit_ids(
     on: of the commit ``before``, if there is one, and further ``parents`` of the first of them.
     """
     if hashed is None:
+        # Nearly always one, and a comprehension is a call.
+        if len(txs) == 1:
+            return (commit_id(publication, txs[0]),)
         return tuple([commit_id(publication, tx) for tx in txs])
     out: list[UUID] = []
     under = (*before, *parents)
