@@ -151,9 +151,9 @@ class Audit(Json):
 
     ``status`` is ``":ok"``; ``":mismatch"`` where something contradicts its hash, is damaged, or,
     in a ``deep`` audit, where the indexes hold what the log does not lead to; ``":incomplete"``
-    where something is missing, or collections of garbage have left no more of the past;
-    ``":advisory"`` where the database was created without ``:crypto-hash?``: then nothing can be
-    proven, and nothing was looked at.
+    where something is missing, or some of the past has gone with a branch that was deleted, or by
+    a collection of garbage; ``":advisory"`` where the database was created without
+    ``:crypto-hash?``: then nothing can be proven, and nothing was looked at.
 
     Of ``commits`` the ids are right. ``mismatches`` and ``missing`` are findings, each its
     ``kind``, ``place`` and ``message``.

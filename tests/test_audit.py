@@ -315,3 +315,22 @@ async def test_only_databases_are_audited(config: dict[str, Any]) -> None:
             await d.verify_chain(config, limit=limit)
     with pytest.raises(d.DatabaseNotFound):
         await d.verify_chain(config)
+
+
+async def test_a_branch_that_was_merged_and_deleted_is_no_fault(config: dict[str, Any]) -> None:
+    await written(config)
+    async with d.connect(config, limits=KEPT) as conn:
+        await d.delete_branch(conn, ":other")
+        report = await d.verify_chain(conn, deep=True)
+        assert (report.status, report.missing, report.mismatches) == (":incomplete", (), ())
+        assert report.commits == 22
+
+
+async def test_the_option_is_fixed_at_creation(config: dict[str, Any]) -> None:
+    await d.create_database(config)
+    with pytest.raises(d.ConfigError, match=":crypto-hash") as caught:
+        await d.connect({**config, "crypto_hash": False})
+    assert caught.value.error == ":config-does-not-match-stored-db"
+    async with d.connect({"store": config["store"]}) as conn:
+        assert conn.config.crypto_hash
+        assert (await d.verify_chain(conn)).ok

@@ -40,8 +40,8 @@ __all__ = ["Audited", "audit_from"]
 class Audited:
     """What was found: of how many commits the ids are right, what is wrong, and what is not there.
 
-    ``met`` are the ids that were looked at; ``ended``, that the past was collected before it was
-    walked to its beginning; ``limited``, that as many were looked at as were asked for.
+    ``met`` are the ids that were looked at; ``ended``, that some of the past was collected, or has
+    gone with its branch; ``limited``, that as many were looked at as were asked for.
     """
 
     commits: int = 0
@@ -106,8 +106,7 @@ class _Audit:
             await self._unreadable(f"commit {commit}", error, tx_of_commit(commit))
         else:
             if origin is None:
-                what = "a commit was made on it, and no branch has it"
-                self._out.missing.append(Finding("missing", f"commit {commit}", what))
+                self._out.ended = True  # that of a branch that was merged, and deleted
             else:
                 await self._line(origin.place)
 

@@ -23,6 +23,9 @@ from datahike_async.transactor.limits import Limits
 
 __all__ = ["FOLDER", "VALUES", "contents"]
 
+HASHED = "-hashed"
+"""What the name of a database ends with whose commits are hashes."""
+
 FOLDER = Path(__file__).parent
 FLUSHING = Limits(flush_rows=30, close_rows=1)
 NEVER = Limits(flush_rows=10**9, flush_bytes=10**9, flush_journal_bytes=10**9, close_rows=10**9)
@@ -38,10 +41,14 @@ SCHEMA = """
 """
 
 
-async def make(path: Path) -> None:
+async def make(path: Path, hashed: bool) -> None:
     """Make a database: flushed and not, with a past, a large value, a load and a branch."""
     env = Env.seeded(FORMAT)
-    config = {"store": {"backend": "file", "path": str(path)}, "schema-flexibility": "read"}
+    config: dict[str, Any] = {
+        "store": {"backend": "file", "path": str(path)},
+        "schema-flexibility": "read",
+        "crypto-hash?": hashed,
+    }
     async with d.connect(config, create=True, env=env, limits=FLUSHING) as conn:
         await conn.transact(SCHEMA)
         for i, value in enumerate(VALUES):
@@ -85,15 +92,19 @@ def _digest(lines: list[str]) -> str:
 
 
 def main() -> None:
-    """Write the database of this version's format, and what it says."""
+    """Write the databases of this version's format that are not here, and what they say."""
     import json
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "db"
-        anyio.run(make, path)
-        said = anyio.run(contents, path)
-        shutil.make_archive(str(FOLDER / f"format-{FORMAT}"), "zip", path)
-    (FOLDER / f"format-{FORMAT}.json").write_text(json.dumps(said, indent=1) + "\n")
+    for ending in ("", HASHED):
+        name = f"format-{FORMAT}{ending}"
+        if (FOLDER / f"{name}.zip").exists():
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "db"
+            anyio.run(make, path, ending == HASHED)
+            said = anyio.run(contents, path)
+            shutil.make_archive(str(FOLDER / name), "zip", path)
+        (FOLDER / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.storage.log.checkpoint import FORMAT
-from tests.format.make import FOLDER, contents
+from tests.format.make import FOLDER, HASHED, contents
 
 pytestmark = pytest.mark.anyio
 
@@ -26,6 +26,9 @@ async def test_a_stored_database_says_what_it_said(name: str, tmp_path: Path) ->
     shutil.unpack_archive(FOLDER / f"{name}.zip", tmp_path / "db")
     assert await contents(tmp_path / "db") == json.loads((FOLDER / f"{name}.json").read_text())
     config = {"store": {"backend": "file", "path": str(tmp_path / "db")}}
+    for branch in (":db", ":side") if name.endswith(HASHED) else ():
+        audit = await d.verify_chain({**config, "branch": branch}, deep=True)
+        assert audit.ok, str(audit)
     async with d.connect(config) as conn:
         report = await conn.transact([{":id": "new"}])
         assert await d.commit_as_db(conn, d.commit_id(report.db_before)) == report.db_before
