@@ -319,7 +319,7 @@ async def made_plan(base: Database, ours: Database, theirs: Database, **options:
 
 def graph_of(conn: Connection, places: Sequence[Place]) -> Graph:
     """Return the graph of commits; commits at places, and before them, are found fastest."""
-    past = writer_of(conn).past
+    past = writer_of(conn).branch.opened.past
 
     async def find(commit: UUID) -> Place | None:
         for place in places:
@@ -365,7 +365,7 @@ async def _undone(conn: Connection, one: Any, parent: int | None) -> tuple[Datab
     if isinstance(of, UUID):
         place = await place_of(conn, of)
     elif type(of) is int:
-        place = await writer.past.at(*writer.branch.line, of)
+        place = await writer.branch.opened.past.at(*writer.branch.line, of)
     else:
         raise ArgumentError(
             "What is reverted is the id of a transaction, an int, or that of a commit, a UUID, or "

@@ -244,7 +244,8 @@ async def force_branch(conn: Connection, db: Database, name: Any, parents: Itera
         own = Line(conn.config.branch, *writer.branch.line)
 
         async def kept(registry: Registry) -> None:
-            await require_kept(writer.branch.store, writer.past, registry, own, value.trees)
+            past = writer.branch.opened.past
+            await require_kept(writer.branch.store, past, registry, own, value.trees)
 
         base, env = writer.branch.line[0], writer.branch.env
         born = await write_value(
@@ -475,7 +476,8 @@ async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | N
     if isinstance(of, UUID):
         writer = writer_of(conn)
         own = Line(conn.config.branch, *writer.branch.line)
-        return await find_commit(writer.branch.store, writer.past, registry, own, of)
+        past = writer.branch.opened.past
+        return await find_commit(writer.branch.store, past, registry, own, of)
     name = _name(of)
     found = await _head_of(conn, name, registry)
     if found is None and name in registry.tags:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from contextlib import AsyncExitStack
 from typing import Any
-from weakref import WeakValueDictionary
 
 import anyio
 import pytest
@@ -19,10 +18,10 @@ from datahike_async.storage.branches.read import write_head
 from datahike_async.storage.branches.registry import change_registry, read_registry, take_block
 from datahike_async.storage.probe import Probe
 from datahike_async.transactor import branch as transactor_branch
-from datahike_async.transactor import sharing
 from datahike_async.transactor.limits import Limits
 from datahike_async.tx import bulk
 from tests.stores import on
+from tests.strangers import as_a_stranger
 
 pytestmark = pytest.mark.anyio
 
@@ -516,10 +515,8 @@ async def test_writers_of_one_branch_that_run_out_of_ids_together(
         writers = []
         for _ in range(3):
             # Each opens it for itself, as another process does.
-            here = sharing._registry()
-            live, here.live = here.live, WeakValueDictionary()
-            writers.append(await stack.enter_async_context(d.connect(on(config, "trial"))))
-            here.live = live
+            with as_a_stranger():
+                writers.append(await stack.enter_async_context(d.connect(on(config, "trial"))))
         async with anyio.create_task_group() as tasks:
             for i, conn in enumerate(writers):
                 tasks.start_soon(write, conn, 1000 * i)

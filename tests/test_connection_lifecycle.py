@@ -17,6 +17,7 @@ import datahike_async as d
 from datahike_async.errors import ConnectionClosed, DatahikeError, WrongEventLoop
 from datahike_async.konserve import Store, StoreClosed
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
+from datahike_async.storage import opened as opened_stores
 from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
 
@@ -269,7 +270,7 @@ async def test_opening_that_is_cancelled_closes_the_store(
     store = {"backend": "file", "path": str(tmp_path / "db")}
     await d.create_database(store=store, schema_flexibility="read")
     opened: list[Store] = []
-    connect_store, read_branch = sharing.connect_store, sharing.read_branch
+    connect_store, read_branch = opened_stores.connect_store, sharing.read_branch
 
     async def connecting(*arguments: Any, **options: Any) -> Store:
         opened.append(await connect_store(*arguments, **options))
@@ -281,7 +282,7 @@ async def test_opening_that_is_cancelled_closes_the_store(
         scope.cancel()
         return state
 
-    monkeypatch.setattr(sharing, "connect_store", connecting)
+    monkeypatch.setattr(opened_stores, "connect_store", connecting)
     monkeypatch.setattr(sharing, "read_branch", reading)
     with anyio.CancelScope() as scope:
         await d.connect(store=store)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -117,9 +117,12 @@ class Config:
         """Return this config with another ``store``."""
         return _replace(self, {"store": dict(store)})
 
-    def check_same(self, other: Config) -> None:
-        """Raise ConfigError where this config contradicts the one of open connections."""
-        for key in sorted(self.given - {"store", "initial-tx", "name"}):
+    def check_same(self, other: Config, keys: Collection[str] = FIELDS) -> None:
+        """Raise ConfigError where this config contradicts the one of open connections.
+
+        Only in some options, where ``keys`` says which.
+        """
+        for key in sorted((self.given & set(keys)) - {"store", "initial-tx", "name"}):
             mine, theirs = getattr(self, FIELDS[key]), getattr(other, FIELDS[key])
             if not _agrees(key, mine, theirs):
                 raise ConfigError(

@@ -22,7 +22,6 @@ from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Address
 from datahike_async.konserve.blob import UNCHANGED, News, Turn
 from datahike_async.konserve.errors import KonserveError
-from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.branches.read import BranchState, Growth, extend, restore
@@ -32,6 +31,7 @@ from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import Commit, last_of
 from datahike_async.storage.nodes.layout import Layout, layout_of
 from datahike_async.storage.nodes.store import NodeStore
+from datahike_async.storage.opened import Opened
 from datahike_async.storage.probe import Probe
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.committer import Committer, Sent
@@ -65,16 +65,22 @@ class Branch:
     """
 
     def __init__(
-        self, store: Store, source: NodeStore, factory: IndexFactory, committer: Committer, env: Env
+        self,
+        opened: Opened,
+        source: NodeStore,
+        factory: IndexFactory,
+        committer: Committer,
+        env: Env,
     ) -> None:
-        self.store = store
+        self.opened = opened
+        self.store = opened.store
         self.source = source
         self.factory = factory
         self.committer = committer
         self.env = env
         # Only snapshots of this owner may append to the memtable's tip.
         self.owner = object()
-        self.layout = layout_of(store.capabilities)
+        self.layout = layout_of(self.store.capabilities)
         self.instant: datetime | None = None
         self.committing = False
         self.snapshot: Snapshot
@@ -84,18 +90,17 @@ class Branch:
     @classmethod
     async def open(
         cls,
-        store: Store,
+        opened: Opened,
         state: BranchState,
         config: Config,
-        source: NodeStore,
         env: Env,
         limits: Limits,
     ) -> Branch:
         """Return a branch that was read, in the state that it was found in."""
-        trust = config.writer.trusting
+        store, trust = opened.store, config.writer.trusting
         probe = Probe(store, state.head.base.store, config.store["backend"], env, trust=trust)
         committer = Committer(store, state, env, probe, limits)
-        branch = cls(store, source, index_factory(config.index), committer, env)
+        branch = cls(opened, opened.source(config), index_factory(config.index), committer, env)
         await branch.adopt(state)
         if store.capabilities.remote:
             await branch.warm()

@@ -9,12 +9,10 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from datahike_async.config.collecting import GcConfig, Retention, retention
 from datahike_async.events import COLLECT_FAILED, COLLECTED
 from datahike_async.konserve.loops import Every
-from datahike_async.storage.branches.pins import Watch
 from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.collecting import Collected, Collection
 from datahike_async.transactor.failures import as_ours
@@ -23,9 +21,6 @@ from datahike_async.transactor.transactor import Transactor
 __all__ = ["collect", "collect_in_turn", "collecting"]
 
 _EARLY: Final = 0.9
-
-_watches: WeakKeyDictionary[Transactor, Watch] = WeakKeyDictionary()
-"""What the collections of each writer have seen of pins."""
 
 
 async def collect(
@@ -39,7 +34,7 @@ async def collect(
         transactor.branch.factory,
         keep,
         transactor.branch.env,
-        _watches.setdefault(transactor, Watch()),
+        transactor.branch.opened.watch,
         dry_run=dry_run,
     )
     done = await run.run()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -22,16 +21,13 @@ from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import ConfigError
 from datahike_async.events import CLOSED, CONNECTED, OPENED, RELEASED
-from datahike_async.index.registry import index_factory
+from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.loops import Every, Home, abandon_closed, outlast, start
 from datahike_async.konserve.opening import connect_store, release_store, store_place
 from datahike_async.konserve.store import Store
-from datahike_async.memory import memory_of
-from datahike_async.storage.branches.branching import list_branch, may_be_unlisted
-from datahike_async.storage.branches.create import NODE_BYTES
-from datahike_async.storage.branches.expiry import why_missing
+from datahike_async.storage.branches.branching import is_listed, list_branch
 from datahike_async.storage.branches.read import missing_branch, read_branch
-from datahike_async.storage.nodes.store import NodeStore
+from datahike_async.storage.opened import Opened
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.collecting import collecting
 from datahike_async.transactor.failures import loop_ended
@@ -70,6 +66,24 @@ class _Registry:
 
     def __init__(self) -> None:
         self.live: WeakValueDictionary[_Key, _Shared] = WeakValueDictionary()
+        self._stores: WeakValueDictionary[tuple[Hashable, bool], Opened] = WeakValueDictionary()
+
+    def store(self, key: _Key) -> Opened:
+        """Return what is open of the store at a place, or will be."""
+        found = self._stores.get((key.place, key.read_only))
+        if found is None or found.closed:
+            found = self._stores[key.place, key.read_only] = Opened()
+        return found
+
+    def forget_store(self, opened: Opened) -> None:
+        """Let nobody join any more in what is open of a store."""
+        for key in [key for key, one in self._stores.items() if one is opened]:
+            del self._stores[key]
+
+    def forget_stores(self, place: Hashable) -> None:
+        """Let nobody join in what is open at a place."""
+        for key in [key for key in self._stores if key[0] == place]:
+            del self._stores[key]
 
 
 _registries: RunVar[_Registry] = RunVar("datahike_async.transactors")
@@ -158,8 +172,8 @@ class _Shared:
         monotonic = self._opening.env.monotonic
         began = monotonic()
         try:
-            with self._scope:
-                self.transactor = await _opened(self._opening)
+            with self._scope, konserve_errors():
+                self.transactor = await _opened(self._opening, self._registry, self.key)
         except cancelled:
             self.error = loop_ended()
         except BaseException as error:
@@ -202,7 +216,7 @@ class _Shared:
                 _log.exception("closing :%s", self.key.branch)
             finally:
                 # Also where the loop ends meanwhile.
-                await _release(self.transactor.branch.store)
+                await self.transactor.branch.opened.leave()
         CLOSED(**self._described())
 
     def _abandoned(self) -> None:
@@ -325,6 +339,8 @@ async def join(opening: Opening) -> Member:
         shared = registry.live.get(key)
         mine = shared is None or (shared.opened.is_set() and _is_broken(shared))
         if shared is None or mine:
+            if shared is not None and hasattr(shared, "transactor"):
+                registry.forget_store(shared.transactor.branch.opened)  # it may be what is broken
             shared = _Shared(registry, key, opening)
         elif shared.closing:
             await shared.ended.wait()
@@ -361,35 +377,45 @@ async def _replaced(config: Config, shared: _Shared) -> None:
     with konserve_errors():
         await _release(await connect_store(config.opening()))
     shared._forget()
+    shared._registry.forget_store(shared.transactor.branch.opened)
 
 
-async def _opened(opening: Opening) -> Transactor:
-    config, env, wrap, limits = opening
-    with konserve_errors():
-        # The head has to be there: reading it tells whether the store is.
-        store = await connect_store(config.opening(), verify=False)
+async def _opened(opening: Opening, registry: _Registry, key: _Key) -> Transactor:
+    while True:
+        opened = registry.store(key)
+        joined = False
         try:
-            state = await read_branch(store, config.branch, config.store.get("id"))
-            if state is None:
-                await release_store(await connect_store(config.opening()))
-                raise missing_branch(config.branch)
-            if may_be_unlisted(state.head) and not store.read_only:
-                if not await list_branch(store, config.branch, env):
-                    raise missing_branch(config.branch)
-                state = await read_branch(store, config.branch, None) or state
-            base = state.head.base
-            adopted = config.adopting(base.config)
-            adopted = adopted.in_store({**config.store, "id": base.store})
-            factory = index_factory(adopted.index)
-            limit = adopted.store_cache_size * NODE_BYTES
-            memory = memory_of(adopted.memory_limit)
-            source = NodeStore(store, factory.decode, limit, memory)
-            source.explain = partial(why_missing, store, config.branch, factory, memory)
-            return await Transactor.open(store, state, adopted, source, env, wrap, limits)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await _release(store)
-            raise
+            joined = await opened.share(opening.config.opening())
+            try:
+                return await _on(opened, opening)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await opened.leave()
+                raise
+        except (KonserveError, ConfigError) as error:
+            if isinstance(error, ConfigError) and error.error != ":store-identity-mismatch":
+                raise
+            # What is open may be a store that others have deleted, and made anew.
+            registry.forget_store(opened)
+            if not joined:
+                raise
+
+
+async def _on(opened: Opened, opening: Opening) -> Transactor:
+    config, env, wrap, limits = opening
+    store = opened.store
+    state = await read_branch(store, config.branch, config.store.get("id"))
+    if state is None:
+        await release_store(await connect_store(config.opening()))
+        raise missing_branch(config.branch)
+    if not store.read_only and not await is_listed(store, state.head):
+        if not await list_branch(store, config.branch, env):
+            raise missing_branch(config.branch)
+        state = await read_branch(store, config.branch, None) or state
+    base = state.head.base
+    adopted = config.adopting(base.config)
+    adopted = adopted.in_store({**config.store, "id": base.store})
+    return await Transactor.open(opened, state, adopted, env, wrap, limits)
 
 
 async def _release(store: Store) -> None:
@@ -405,6 +431,8 @@ def forget(place: Hashable, born: UUID | None = None) -> list[Transactor]:
     Nobody joins them any more.
     """
     live = _registry().live
+    if born is None:
+        _registry().forget_stores(place)
     gone = [
         shared
         for key, shared in live.items()

@@ -26,15 +26,12 @@ from datahike_async.errors import (
     TransactionError,
 )
 from datahike_async.events import BRANCH_GONE, COMMITTED, REFRESHED, WRITER_CLOSED
-from datahike_async.konserve.base import close_now
 from datahike_async.konserve.loops import is_cancellation
-from datahike_async.konserve.store import Store
 from datahike_async.pausing import BUDGET, of_the_writer
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.branches.read import BranchState
-from datahike_async.storage.branches.walk import Past
 from datahike_async.storage.log.records import Commit
-from datahike_async.storage.nodes.store import NodeStore
+from datahike_async.storage.opened import Opened
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.failures import (
     as_ours,
@@ -76,7 +73,6 @@ class Transactor:
         self.subscribers: dict[object, Subscriber] = {}
         self.fatal: DatahikeError | None = None
         self.lost = False
-        self.past = Past(branch.store)
         self.order = Order(branch)
         self.branch = branch
         self._wrap = wrap(self)
@@ -103,17 +99,16 @@ class Transactor:
     @classmethod
     async def open(
         cls,
-        store: Store,
+        opened: Opened,
         state: BranchState,
         config: Config,
-        source: NodeStore,
         env: Env,
         wrap: Callable[[Transactor], Wrap],
         limits: Limits | None = None,
     ) -> Transactor:
         """Return the transactor of a branch that was read; its snapshot is the branch's."""
         limits = limits or Limits()
-        branch = await Branch.open(store, state, config, source, env, limits)
+        branch = await Branch.open(opened, state, config, env, limits)
         return cls(branch, config, wrap, limits)
 
     @property
@@ -249,7 +244,7 @@ class Transactor:
         """Close what is open without an event loop, on which nobody can be answered any more."""
         self.lost = True
         self.fatal = loop_ended()
-        close_now(self.branch.store.blobs)
+        self.branch.opened.abandon()
 
     async def run(self) -> None:
         """Be the actor until ``stop``, or until the event loop ends.

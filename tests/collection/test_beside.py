@@ -16,6 +16,7 @@ from datahike_async.transactor.collecting import collect_in_turn
 from datahike_async.transactor.limits import Limits
 from tests.collection.garbage import SMALL, collected, fresh, numbers, settled
 from tests.collection.test_protocol import NEVER, flushed
+from tests.strangers import as_a_stranger
 
 pytestmark = pytest.mark.anyio
 
@@ -98,16 +99,8 @@ async def test_a_writer_whose_state_is_long_gone_goes_on(config: dict[str, Any])
 
 async def _another(config: dict[str, Any]) -> d.Connection:
     """Return a connection that shares nothing with those that are open, as another process has."""
-    from datahike_async.transactor import sharing
-
-    registry = sharing._registry()
-    kept = dict(registry.live)
-    registry.live.clear()
-    try:
+    with as_a_stranger():
         return await d.connect(config, limits=NEVER)
-    finally:
-        registry.live.clear()
-        registry.live.update(kept)
 
 
 @pytest.mark.parametrize("ownership", ["exclusive", "shared"])

@@ -17,7 +17,7 @@ import pytest
 import datahike_async as d
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.errors import StoreIOError
-from datahike_async.transactor import sharing
+from datahike_async.storage import opened as opened_stores
 from datahike_async.transactor.transactor import Limits
 from tests.storage.test_branch_faults import WAYS, Failing
 from tests.transactor.test_faults import Parted
@@ -67,7 +67,7 @@ def opened(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[Failing]:
         store.capabilities = store.blobs.capabilities
         return store
 
-    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    monkeypatch.setattr(opened_stores, "connect_store", connect_store)
     return found
 
 

@@ -6,13 +6,12 @@ was acknowledged is lost, and the verb can be repeated, or says that it was done
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
-from weakref import WeakValueDictionary
 
 import anyio
 import anyio.lowlevel
@@ -22,12 +21,13 @@ import datahike_async as d
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.errors import StoreIOError
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
+from datahike_async.storage import opened as opened_stores
 from datahike_async.storage.branches import branching, forcing
 from datahike_async.storage.branches.read import read_head
 from datahike_async.storage.branches.registry import read_registry
-from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
 from tests.stores import on
+from tests.strangers import as_a_stranger
 from tests.transactor.test_faults import Parted
 
 pytestmark = pytest.mark.anyio
@@ -155,7 +155,7 @@ def opened(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[Failing]:
         store.capabilities = store.blobs.capabilities
         return store
 
-    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    monkeypatch.setattr(opened_stores, "connect_store", connect_store)
     return found
 
 
@@ -169,17 +169,6 @@ REFUSALS = (
     d.WriterError,
     d.HeadConflict,
 )
-
-
-@contextmanager
-def elsewhere() -> Iterator[None]:
-    """Have what is opened be nothing that is open here: as if it were another process."""
-    registry = sharing._registry()
-    live, registry.live = registry.live, WeakValueDictionary()
-    try:
-        yield
-    finally:
-        registry.live = live
 
 
 @asynccontextmanager
@@ -467,7 +456,7 @@ async def test_others_come_between_any_two_calls_of_a_verb(
 
             async def between(case: Case = case) -> None:
                 # What is open already belongs to other processes.
-                with elsewhere(), suppress(d.DatabaseExists, d.DatabaseNotFound):
+                with as_a_stranger(), suppress(d.DatabaseExists, d.DatabaseNotFound):
                     await other(case)
 
             blobs.calls, blobs.at, blobs.between = 0, at, between

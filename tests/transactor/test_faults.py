@@ -31,7 +31,7 @@ from datahike_async.konserve.blob import (
 from datahike_async.konserve.errors import OutcomeUnknown, StoreBusy, StoreFull, StoreIOError
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
-from datahike_async.transactor import sharing
+from datahike_async.storage import opened as opened_stores
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.transactor import Limits
 from tests.strangers import Strangers
@@ -79,7 +79,7 @@ def wrapping(kind: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Wrapping],
             store.capabilities = store.blobs.capabilities
             return store
 
-        monkeypatch.setattr(sharing, "connect_store", connect_store)
+        monkeypatch.setattr(opened_stores, "connect_store", connect_store)
 
     return wrap
 

@@ -15,8 +15,8 @@ from datahike_async.errors import TransactionError, WriterError
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.testing.faults import FaultyBlobStore
 from datahike_async.storage import flush
+from datahike_async.storage import opened as opened_stores
 from datahike_async.storage.nodes.store import NodeStore
-from datahike_async.transactor import sharing
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.transactor import Limits
 
@@ -139,7 +139,7 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> list[Gate]:
         made.append(gate)
         return store
 
-    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    monkeypatch.setattr(opened_stores, "connect_store", connect_store)
     return made
 
 

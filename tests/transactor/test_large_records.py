@@ -16,9 +16,9 @@ from datahike_async.konserve import opening as stores
 from datahike_async.konserve.blob import Expected, Revision, Write
 from datahike_async.konserve.errors import StoreConfigError
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
+from datahike_async.storage import opened as opened_stores
 from datahike_async.storage.branches.head import decode_head
 from datahike_async.storage.log.tail import TAIL_BYTES, Tail
-from datahike_async.transactor import sharing
 from datahike_async.transactor.transactor import Limits
 from tests.servers.programs import S3Server
 from tests.stores import store_on
@@ -58,7 +58,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         store.blobs = Counting(store.blobs)
         return store
 
-    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    monkeypatch.setattr(opened_stores, "connect_store", connect_store)
     yield
     Counting.sent = 0
 
@@ -212,7 +212,7 @@ async def test_a_commit_that_was_refused_leaves_no_segment(
         opened.blobs = made[-1]
         return opened
 
-    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    monkeypatch.setattr(opened_stores, "connect_store", connect_store)
     async with d.connect(store=store, limits=NEVER) as conn:
         await conn.transact([{":v": 1}])
         made[-1].refuse = True

@@ -16,7 +16,7 @@ import datahike_async as d
 from datahike_async.konserve import OutcomeUnknown
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.testing import Fault, FaultyBlobStore
-from datahike_async.transactor import sharing
+from datahike_async.storage import opened as opened_stores
 from datahike_async.transactor.limits import Limits
 from tests.servers.programs import S3Server
 from tests.stores import store_on
@@ -207,7 +207,7 @@ async def test_after_an_unknown_outcome_the_key_decides(
         return await conn.transact([{":db/id": "x", ":n": 1}], idempotency_key="pay")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sharing, "connect_store", connect_store)
+        patch.setattr(opened_stores, "connect_store", connect_store)
         async with Strangers(store, limits=Limits(settle_seconds=0.05)) as conn:
             await conn.transact([{":n": 0}])
             with pytest.raises(d.TransactionOutcomeUnknown):

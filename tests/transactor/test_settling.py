@@ -20,7 +20,7 @@ from datahike_async.konserve import opening as stores
 from datahike_async.konserve.blob import Expected, Revision
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch, StoreIOError
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
-from datahike_async.transactor import sharing
+from datahike_async.storage import opened as opened_stores
 from datahike_async.transactor.transactor import Limits
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +61,7 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> list[Intercepted]:
         store.blobs = made[-1]
         return store
 
-    monkeypatch.setattr(sharing, "connect_store", connect_store)
+    monkeypatch.setattr(opened_stores, "connect_store", connect_store)
     return made
 
 

@@ -15,8 +15,8 @@ from uuid import UUID
 import anyio
 
 from datahike_async.env import Env
-from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound, shown
-from datahike_async.konserve.blob import Expected
+from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound, DatahikeError, shown
+from datahike_async.konserve.blob import ABSENT, Expected
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.ids import LEAST, MAIN
@@ -35,6 +35,7 @@ from datahike_async.storage.branches.registry import (
     Listed,
     Registry,
     change_registry,
+    known_registry,
     read_registry,
 )
 from datahike_async.storage.branches.retained import floor_at
@@ -49,9 +50,9 @@ __all__ = [
     "begin_branch",
     "both_in_use",
     "end_branch",
+    "is_listed",
     "list_branch",
     "main_branch",
-    "may_be_unlisted",
     "neither",
     "replace_branch",
     "replace_head",
@@ -85,6 +86,8 @@ async def begin_branch(
 
     Raises DatabaseExists ``:branch-already-exists``; konserve's errors; what ``find`` raises.
     """
+    if store.capabilities.compares and await _at_once(store, name, find, env):
+        return
     for _ in range(_ATTEMPTS):
         registry = await read_registry(store)
         there, revision = await read_head(store, name)
@@ -95,20 +98,56 @@ async def begin_branch(
             await list_branch(store, name, env)
             continue
         origin = await find(registry)
-        place = origin.place
-        publication = env.new_uuid()
-        base = replace(place.base, branch=name, born=publication)
-        base = with_ids(base, registry.block(LEAST))
-        tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
-        head = Head(base, 1, registry.epoch, Recent(publication.bytes), EMPTY, tail.stored())
-        await write_blobs(store, segments)
-        made = await _first(store, name, head, there, revision)
-        listed = Listed(env.now(), place.commit.id, publication)
-        if await list_branch(store, name, env, listed, origin.floor):
-            if not made:
-                raise _exists(name)
+        if await _begun(store, name, registry, origin, there, revision, env):
             return
     raise RevisionMismatch(f"Others kept changing branch :{name}; nothing was made.")
+
+
+async def _at_once(
+    store: Store, name: str, find: Callable[[Registry], Awaitable[Origin]], env: Env
+) -> bool:
+    """Make a branch without reading whether it is there; False where that is to be read.
+
+    Both writes show whether all was as it was taken to be: the head is written where there is none,
+    the registry over what this process knows of it.
+    """
+    known = known_registry(store)
+    registry = known or await read_registry(store)
+    if name in registry.branches:
+        return False
+    try:
+        origin = await find(registry)
+    except DatahikeError:
+        if known is None:
+            raise
+        return False  # what is known may be old
+    return await _begun(store, name, registry, origin, None, ABSENT, env)
+
+
+async def _begun(
+    store: Store,
+    name: str,
+    registry: Registry,
+    origin: Origin,
+    there: Head | None,
+    revision: Expected,
+    env: Env,
+) -> bool:
+    """Make a branch of an origin over what is there; False where a collection has begun since."""
+    place = origin.place
+    publication = env.new_uuid()
+    base = replace(place.base, branch=name, born=publication)
+    base = with_ids(base, registry.block(LEAST))
+    tail, segments = await Tail(place.encoded).bounded(env.new_uuid)
+    head = Head(base, 1, registry.epoch, Recent(publication.bytes), EMPTY, tail.stored())
+    await write_blobs(store, segments)
+    made = await _first(store, name, head, there, revision)
+    listed = Listed(env.now(), place.commit.id, publication)
+    just = (registry, head) if made else None
+    done = await list_branch(store, name, env, listed, origin.floor, just)
+    if done and not made:
+        raise _exists(name)
+    return done
 
 
 def _is_there(head: Head | None, name: str, registry: Registry) -> bool:
@@ -260,6 +299,7 @@ async def list_branch(
     env: Env,
     mine: Listed | None = None,
     floor: Floor | None = None,
+    just: tuple[Registry, Head] | None = None,
 ) -> bool:
     """List a branch if there is one, as ``mine`` if that is it, and none otherwise.
 
@@ -268,14 +308,19 @@ async def list_branch(
     Done after a head came or went. Of those who do so at once the last lists what is there in the
     end, and not what it has made or deleted itself. A head that was begun before the last
     collection is not listed any more, or was removed by that, and False is returned. ``floor`` is
-    from where on its past is kept.
+    from where on its past is kept; ``just`` the head that was written a moment ago, and the
+    registry that it was made by, which are not read first.
     """
     refused = False
+    known, wrote = just or (None, None)
 
     async def as_it_is(registry: Registry) -> Registry | None:
-        nonlocal refused
+        nonlocal refused, wrote
         refused = False
-        head, revision = await read_head(store, name)
+        revision: Expected = None
+        head, wrote = wrote, None
+        if head is None or registry is not known:
+            head, revision = await read_head(store, name)
         listed = registry.branches.get(name)
         if not is_live(head):
             # Without a head that was there a moment ago, a collection has removed it.
@@ -309,7 +354,7 @@ async def list_branch(
 
     for _ in range(_ATTEMPTS):
         with suppress(RevisionMismatch, OutcomeUnknown):
-            await change_registry(store, as_it_is)
+            await change_registry(store, as_it_is, known)
             return not refused
     raise RevisionMismatch(f"Others kept changing branch :{name}; whether it is there is unknown.")
 
@@ -320,12 +365,20 @@ def with_ids(base: Checkpoint, block: range) -> Checkpoint:
     return replace(base, trees=trees).with_encoding()
 
 
-def may_be_unlisted(head: Head) -> bool:
-    """Whether a branch may have been begun by somebody who was ended before he listed it.
+async def is_listed(store: Store, head: Head) -> bool:
+    """Whether a branch was not begun by somebody who was ended before he listed it.
 
-    Then it may not be written to before it is: the ids it names may be another branch's.
+    Else it may not be written to before it is: the ids it names may be another branch's.
     """
-    return head.base.born in head.recent and head.base.ids.start != MAIN.start
+    born = head.base.born
+    if born not in head.recent or head.base.ids.start == MAIN.start:
+        return True
+
+    def lists(registry: Registry | None) -> bool:
+        listed = None if registry is None else registry.branches.get(head.base.branch)
+        return listed is not None and listed.publication == born
+
+    return lists(known_registry(store)) or lists(await read_registry(store))
 
 
 def main_branch(name: str) -> BadInput:

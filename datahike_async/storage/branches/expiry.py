@@ -1,6 +1,6 @@
 """Telling what a collection has removed from what is damaged.
 
-Where no collection ever ran, a missing node is damage. Where one did, it is damage if the branch as
+Where no collection ever ran, a missing node is damage. Where one did, it is damage if a branch as
 it is now still needs it; else the value that needs it is older than what is kept.
 """
 
@@ -9,46 +9,72 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import anyio
+
 from datahike_async.errors import CorruptData, DatabaseNotFound, DatahikeError
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.konserve.store import Store
-from datahike_async.memory import Memory
 from datahike_async.storage.branches.read import read_branch
 from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.branches.retained import expired
 from datahike_async.storage.nodes.mark import Marking
 from datahike_async.storage.nodes.store import NodeStore
 
-__all__ = ["why_missing"]
+__all__ = ["Expiry"]
 
-_CACHE: Final = 1024 * 1024
+_REMEMBERED: Final = 4096
 
 
-async def why_missing(
-    store: Store, branch: str, factory: IndexFactory, memory: Memory, error: CorruptData
-) -> DatahikeError:
-    """Return what to raise for a node of some value of a branch that is not in the store.
+class Expiry:
+    """Says of the blobs of one store why they are missing.
 
-    Reads the inner nodes of the branch as it is now.
+    One look at a time, over the inner nodes of the branches as they are, most of which are in
+    memory; and one look a blob: what nothing needed once it was gone, nothing ever needs again.
     """
-    if not (await read_registry(store)).epoch:
-        return error
-    wanted, named = str(error.data.get(":blob")), False
 
-    def note(blobs: Iterable[str]) -> None:
-        nonlocal named
-        named = named or wanted in set(blobs)
+    def __init__(self, store: Store, factory: IndexFactory, source: NodeStore) -> None:
+        self._store = store
+        self._factory = factory
+        self._source = source
+        self._looking = anyio.Lock()
+        self._gone: set[str] = set()
 
-    try:
-        state = await read_branch(store, branch, None)
-        if state is not None:
-            roots = state.head.base.trees["roots"].values()
-            tops = [top.address for root in roots if (top := factory.top(root)) is not None]
-            # What is missing there is asked for again; a source of its own raises what it finds.
-            source = NodeStore(store, factory.decode, _CACHE, memory)
-            await Marking(source, factory.below, note).mark(tops)
-    except DatabaseNotFound:
-        pass  # the branch was deleted, and what it had was collected
-    except CorruptData:
-        return error
-    return error if named else expired(f"{wanted}, which this database value needs,")
+    async def why_missing(self, error: CorruptData) -> DatahikeError:
+        """Return what to raise for a node of some value that is not in the store."""
+        wanted = str(error.data.get(":blob"))
+        async with self._looking:
+            if wanted not in self._gone:
+                if not await self._is_collected(wanted):
+                    return error
+                if len(self._gone) >= _REMEMBERED:
+                    self._gone.clear()
+                self._gone.add(wanted)
+        return expired(f"{wanted}, which this database value needs,")
+
+    async def _is_collected(self, wanted: str) -> bool:
+        registry = await read_registry(self._store)
+        if not registry.epoch:
+            return False
+        named = False
+
+        def note(blobs: Iterable[str]) -> None:
+            nonlocal named
+            named = named or wanted in set(blobs)
+
+        # What is missing there is no reason to ask again: it is damage.
+        marking = Marking(self._source.unexplained(), self._factory.below, note)
+        for name in registry.branches:
+            try:
+                state = await read_branch(self._store, name, None)
+            except DatabaseNotFound:
+                continue  # the branch was deleted, and what it had was collected
+            if state is not None:
+                roots = state.head.base.trees["roots"].values()
+                found = (self._factory.top(root) for root in roots)
+                try:
+                    await marking.mark(top.address for top in found if top is not None)
+                except CorruptData:
+                    return False
+            if named:
+                return False
+        return True

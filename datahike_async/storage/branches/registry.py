@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from datahike_async.errors import CorruptData, TransactionError, UnsupportedFormat
 from datahike_async.index.codec import pack, unpack
@@ -27,6 +28,7 @@ __all__ = [
     "Tagged",
     "change_registry",
     "first_registry",
+    "known_registry",
     "read_registry",
     "take_block",
 ]
@@ -35,6 +37,9 @@ _MAGIC: Final = "datahike-async/branches"
 _ATTEMPTS: Final = 20
 _LARGEST: Final = 1 << 20
 """A block of more ids is taken by a transaction alone that needs them."""
+
+_latest: Final[WeakKeyDictionary[Store, tuple[Registry, Expected]]] = WeakKeyDictionary()
+"""The registry of each store that is open, as it was read or written last."""
 
 
 class Listed(NamedTuple):
@@ -167,9 +172,19 @@ async def read_registry(store: Store) -> Registry:
     return (await _read(store))[0]
 
 
+def known_registry(store: Store) -> Registry | None:
+    """Return the registry as this process has read or written it last, if it has.
+
+    What it lists may be gone by now, and more be there.
+    """
+    known = _latest.get(store)
+    return None if known is None else known[0]
+
+
 async def _read(store: Store) -> tuple[Registry, Expected]:
     data, revision = await store.get(BRANCHES, with_revision=True)
-    return _decoded(data), revision
+    _latest[store] = registry, _ = _decoded(data), revision
+    return registry, revision
 
 
 async def first_registry(store: Store, main: str, listed: Listed) -> Registry:
@@ -190,15 +205,21 @@ async def first_registry(store: Store, main: str, listed: Listed) -> Registry:
 
 
 async def change_registry(
-    store: Store, change: Callable[[Registry], Awaitable[Registry | None]]
+    store: Store,
+    change: Callable[[Registry], Awaitable[Registry | None]],
+    known: Registry | None = None,
 ) -> Registry:
     """Change the branches, of whatever they are by then; None from ``change`` leaves them.
 
     ``change`` may run again where others were faster, or no answer came. What it reads is newer
-    than the registry that it is given, and what it returns is written over that one alone.
+    than the registry that it is given, and what it returns is written over that one alone. Where
+    that is ``known`` it is not read first: the write shows whether it is as it was.
     """
     for _ in range(_ATTEMPTS):
-        now, revision = await _read(store)
+        now, revision = _latest.get(store, (None, None))
+        if known is None or now is not known or not store.capabilities.compares:
+            now, revision = await _read(store)
+        known = None
         made = await change(now)
         if made is None:
             return now
@@ -228,8 +249,10 @@ async def take_block(store: Store, last: range, count: int) -> range:
 
 
 async def _write(store: Store, registry: Registry, expected: Expected) -> None:
-    await store.assoc(
+    _latest.pop(store, None)
+    revision = await store.assoc(
         BRANCHES,
         _encoded(registry),
         expected_revision=expected if store.capabilities.compares else None,
     )
+    _latest[store] = registry, revision

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -81,6 +82,12 @@ class NodeStore:
         # Asked what to raise where a node is missing, by who knows what there is of branches.
         self.explain: Callable[[CorruptData], Awaitable[DatahikeError]] | None = None
         self._loading: dict[Address, anyio.Event] = {}
+
+    def unexplained(self) -> NodeStore:
+        """Return a source with the same nodes in memory, which raises what it finds as it is."""
+        other = copy(self)
+        other.explain, other._loading = None, {}
+        return other
 
     def pinned(self) -> AbstractContextManager[object]:
         """Keep whatever is fetched inside the block resident until it is left."""
