@@ -8,6 +8,7 @@ values.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
@@ -18,6 +19,7 @@ from datahike_async.database import Database
 from datahike_async.edn.types import Keyword
 from datahike_async.errors import (
     ArgumentError,
+    CorruptData,
     DatabaseNotFound,
     MergeConflict,
     SnapshotExpired,
@@ -32,6 +34,7 @@ from datahike_async.storage.branches.branching import neither
 from datahike_async.storage.branches.graph import Graph
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.translate import konserve_errors
+from datahike_async.transactor.sharing import sharers
 from datahike_async.values.report import TxReport
 from datahike_async.versions import database_at, named_place, place_of
 
@@ -142,6 +145,9 @@ async def merge(
     our id. Entities of transactions are not merged. A commit that is in our past already is merged
     by doing nothing (``up_to_date``).
 
+    A branch that is open here, too, is merged as it is known here, as ``conn.db()`` is: what other
+    processes have written to it since is there after its ``sync()``.
+
     Returns the report, with that of the transaction. Raises MergeConflict ``:merge/conflict``,
     ``:merge/several-bases`` where the branches have merged one another crosswise and the bases do
     not merge, ``:merge/no-base`` where they have no common commit; DatabaseNotFound
@@ -251,13 +257,13 @@ class Merging:
         """Return the state that both sides are compared with."""
         if not report.bases:
             raise no_base(report)
-        states = [await commit_db(self._conn, commit) for commit in report.bases]
+        states = [await commit_db(self._conn, graph, commit) for commit in report.bases]
         if len(states) == 1:
             return states[0]
         # Each has merged an older state of the other: their common past is what these come to.
         below = (await graph.parting(*report.bases[:2])).bases
         if len(states) == 2 and len(below) == 1:
-            base = await commit_db(self._conn, below[0])
+            base = await commit_db(self._conn, graph, below[0])
             plan = await made_plan(base, *states)
             if not plan.report.conflicts:
                 try:
@@ -318,14 +324,21 @@ async def made_plan(base: Database, ours: Database, theirs: Database, **options:
 
 
 def graph_of(conn: Connection, places: Sequence[Place]) -> Graph:
-    """Return the graph of commits; commits at places, and before them, are found fastest."""
-    past = writer_of(conn).branch.opened.past
+    """Return the graph of commits.
+
+    Commits at places and before them, and those of branches that are open here, are found without
+    asking the store where branches are.
+    """
+    opened = writer_of(conn).branch.opened
 
     async def find(commit: UUID) -> Place | None:
-        for place in places:
-            found = await past.find(place.base, place.encoded, commit)
-            if found is not None:
-                return found
+        lines = [(place.base, place.encoded) for place in places]
+        for base, tail in (*lines, *(one.branch.line for one in sharers(opened))):
+            # What a collection has removed is told by who looks everywhere.
+            with suppress(CorruptData, SnapshotExpired):
+                found = await opened.past.find(base, tail, commit)
+                if found is not None:
+                    return found
         return await place_of(conn, commit)
 
     graph = Graph(find)
@@ -347,9 +360,9 @@ async def found_place(conn: Connection, source: Any) -> Place:
     return place
 
 
-async def commit_db(conn: Connection, commit: UUID) -> Database:
+async def commit_db(conn: Connection, graph: Graph, commit: UUID) -> Database:
     """Return the database that a commit is. Raises SnapshotExpired where it is found no more."""
-    place = await place_of(conn, commit)
+    place = await graph.find(commit)
     if place is None:
         raise SnapshotExpired(
             f"The commit {commit} is in the past of no branch any more.", commit=commit
@@ -387,7 +400,7 @@ async def _undone(conn: Connection, one: Any, parent: int | None) -> tuple[Datab
     if len(parents) < (parent or 1):
         raise ArgumentError(f"{shown(of)} has {len(parents)} parents; parent={parent} is none.")
     after = await database_at(conn, place)
-    return after, await commit_db(conn, parents[(parent or 1) - 1])
+    return after, await commit_db(conn, graph_of(conn, [place]), parents[(parent or 1) - 1])
 
 
 async def _transacted(

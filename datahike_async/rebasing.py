@@ -145,7 +145,7 @@ async def _planned(
         if not bases:
             raise no_base(MergeReport(ours=target, theirs=mine))
         lacking = await graph.lacking(mine, target)
-        state, after = await commit_db(conn, target), None
+        state, after = await commit_db(conn, graph, target), None
     onto, keys = state.snapshot, set[str]()
     made: list[_Again] = []
     for commit in reversed(lacking):
@@ -153,8 +153,8 @@ async def _planned(
             parents = await graph.parents(commit)
             before = after if made and after is not None else None
             if before is None or before.commit_id != parents[0]:
-                before = await commit_db(conn, parents[0])
-            after = await commit_db(conn, commit)
+                before = await commit_db(conn, graph, parents[0])
+            after = await commit_db(conn, graph, commit)
         plan = await made_plan(before, state, after, shared=shared, **merging.options)
         report = replace(plan.report, ours=target, theirs=commit, bases=parents[:1])
         require_agreed(report)

@@ -51,7 +51,7 @@ from datahike_async.storage.branches.registry import Registry, read_registry
 from datahike_async.storage.branches.tagging import begin_tag, end_tag
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.translate import konserve_errors
-from datahike_async.transactor.sharing import forget
+from datahike_async.transactor.sharing import forget, sharers
 from datahike_async.values.report import TxReport
 
 __all__ = [
@@ -492,8 +492,22 @@ async def _head_of(conn: Connection, name: str, registry: Registry) -> Origin | 
 
 
 async def named_place(conn: Connection, of: Any) -> Place | None:
-    """Return where a branch or tag, by its name, or a commit, by its id, is; None: nowhere."""
-    origin = await origin_of(conn, of, await read_registry(writer_of(conn).branch.store))
+    """Return where a branch or tag, by its name, or a commit, by its id, is; None: nowhere.
+
+    A branch that is open here, too, is taken as it is known here: nothing is read.
+    """
+    ours = writer_of(conn).branch
+    if not isinstance(of, UUID):
+        name = _name(of)
+        for one in sharers(ours.opened):
+            if one.config.branch == name:
+                place = await ours.opened.past.find(*one.branch.line, one.commit.id)
+                if place is not None:
+                    return place
+        place = await head_place(ours.store, name, ours.store_id)
+        if place is not None:
+            return place
+    origin = await origin_of(conn, of, await read_registry(ours.store))
     return None if origin is None else origin.place
 
 

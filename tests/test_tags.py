@@ -16,6 +16,7 @@ from datahike_async.konserve.errors import OutcomeUnknown
 from datahike_async.storage.branches import branching, registry
 from datahike_async.storage.branches.fence import fence_head
 from datahike_async.storage.branches.registry import Registry, change_registry
+from datahike_async.storage.branches.retained import floor_at
 from datahike_async.storage.keys import tag_key
 from datahike_async.transactor.limits import Limits
 from tests.stores import on
@@ -373,6 +374,46 @@ async def test_a_branch_that_was_forced_and_not_listed_is_listed_by_who_opens_it
             eids.append((await conn.transact([{":n": 2, ":db/id": "x"}])).tempids["x"])
             assert await d.branches(conn) >= {d.kw(name)}
     assert len(set(eids)) == len(eids)
+
+
+@pytest.mark.parametrize("config", ["memory"], indirect=True)
+@pytest.mark.parametrize("ended", [False, True], ids=["goes on", "is ended"])
+async def test_a_branch_that_was_replaced_stays_so_whatever_collections_begin(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Also where what it was made of is kept no more, and where nobody tells it of an epoch."""
+    limits = Limits(flush_rows=1, flush_bytes=1, close_rows=1)
+    async with d.connect(config, create=True, limits=limits) as main:
+        await main.transact([{":n": 1}])
+        value = main.db()
+        await d.branch(main, ":db", ":trial")
+        await d.gc_storage(main)
+        for n in range(2, 6):
+            await main.transact([{":n": n}])
+            await main.sync()
+        write = branching.write_head
+
+        async def beside(store: Any, head: Any, *args: Any) -> None:
+            await write(store, head, *args)
+            monkeypatch.setattr(branching, "write_head", write)
+            assert head.base.branch == "trial"
+            if ended:
+                await change_registry(store, begun)
+            else:
+                await d.gc_storage(main, retain={"commits": 1})
+
+        async def begun(registry: Registry) -> Registry:
+            floors = {name: floor_at(main._transactor.branch.line[0]) for name in registry.branches}
+            return replace(registry, epoch=registry.epoch + 1, floors=floors)
+
+        monkeypatch.setattr(branching, "write_head", beside)
+        await d.force_branch(main, value, ":trial", [":db"])
+        assert await numbers(await d.branch_as_db(main, ":trial")) == [1]
+        await d.gc_storage(main, retain={"commits": 1})
+        assert await numbers(await d.branch_as_db(main, ":trial")) == [1]
+        assert (await d.verify(main, deep=True)).ok
+    async with d.connect(on(config, "trial")) as trial:
+        await trial.transact([{":n": 9}])
 
 
 async def test_a_tag_stands_for_its_commit(config: dict[str, Any]) -> None:

@@ -330,8 +330,8 @@ class Collection:
                 thin.append(found.key)
 
         async def change(now: Registry) -> Registry | None:
-            same = now.epoch != registry.epoch or now.thin == tuple(thin)
-            return None if same else replace(now, thin=tuple(thin))
+            said = replace(now, thin=tuple(thin), thin_of=registry.epoch)
+            return None if now.epoch != registry.epoch or now == said else said
 
         await change_registry(self._store, change)
 

@@ -25,7 +25,7 @@ from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.branches.read import BranchState, Growth, extend, restore
-from datahike_async.storage.branches.registry import read_registry, take_block
+from datahike_async.storage.branches.registry import take_block, thin_packs
 from datahike_async.storage.flush import Flushed, flush
 from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import Commit, last_of
@@ -298,10 +298,11 @@ class Branch:
             )
 
         thin: Collection[str] = renewing
-        if self.committer.epoch and self.layout is Layout.PACKS:
+        epoch = self.committer.epoch
+        if epoch and self.layout is Layout.PACKS:
             # The last collection says in which packs little is left; without it nothing is lost.
             with suppress(DatahikeError, KonserveError):
-                thin = {*renewing, *(await read_registry(self.store)).thin}
+                thin = {*renewing, *await thin_packs(self.store, epoch)}
         return await flush(
             snapshot,
             records,

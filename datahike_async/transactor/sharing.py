@@ -33,7 +33,7 @@ from datahike_async.transactor.collecting import collecting
 from datahike_async.transactor.failures import loop_ended
 from datahike_async.transactor.transactor import Limits, Transactor, Wrap
 
-__all__ = ["Member", "Opening", "forget", "join"]
+__all__ = ["Member", "Opening", "forget", "join", "sharers"]
 
 _log = logging.getLogger("datahike_async.transactor")
 
@@ -139,13 +139,14 @@ class _Shared:
         """Say whether it is the database that a config asks for."""
         return config.store.get("id") in (None, self.transactor.branch.store_id)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a transactor."""
+        return self.opened.is_set() and self.error is None
+
     def is_of(self, born: UUID) -> bool:
         """Say whether it is that of the branch that a publication began."""
-        return (
-            self.opened.is_set()
-            and self.error is None
-            and self.transactor.branch.line[0].born == born
-        )
+        return self.is_open and self.transactor.branch.line[0].born == born
 
     # -- its task ------------------------------------------------------------------------------
 
@@ -423,6 +424,12 @@ async def _release(store: Store) -> None:
         await release_store(store)
     except Exception:
         _log.exception("releasing a store")
+
+
+def sharers(opened: Opened) -> list[Transactor]:
+    """Return the transactors of this event loop that have a share in what is open of a store."""
+    found = [shared.transactor for shared in _registry().live.values() if shared.is_open]
+    return [one for one in found if one.branch.opened is opened and one.fatal is None]
 
 
 def forget(place: Hashable, born: UUID | None = None) -> list[Transactor]:

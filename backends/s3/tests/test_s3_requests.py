@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import datahike_async as d
+from datahike_async.transactor.limits import Limits
 from tests.servers.programs import S3Server
 from tests.servers.proxy import Proxy, waves
 from tests.servers.s3 import config_on
@@ -117,3 +118,68 @@ async def test_a_cold_open_and_a_scan_take_few_rounds(moto: S3Server, proxy: Pro
             count += await d.q("[:find (count ?e) . :in $ ?a :where [?e ?a _]]", conn.db(), ident)
         assert count >= 200_000
         assert waves(proxy.requests) <= 8
+
+
+async def test_a_branch_is_three_requests_its_connection_one_and_a_merge_its_commit(
+    moto: S3Server, proxy: Proxy
+) -> None:
+    def asked() -> list[str]:
+        found = [request.method for request in proxy.requests]
+        proxy.clear()
+        return found
+
+    config = {"store": config_on(moto, proxy.url)}
+    await d.create_database(config, initial_tx=SCHEMA)
+    async with d.connect(config) as conn:
+        await conn.transact(people(200))
+        proxy.clear()
+        # The first of a process reads the registry, too.
+        await d.branch(conn, ":db", ":first")
+        assert asked() == ["GET", "GET", "PUT", "PUT"]
+        await d.branch(conn, ":db", ":trial")
+        assert asked() == ["GET", "PUT", "PUT"]
+        # Of a branch that is not open here the head is read.
+        await d.merge_preview(conn, ":first")
+        assert asked() == ["GET"]
+        async with d.connect(config, branch=":trial") as trial:
+            assert asked() == ["GET"]
+            await trial.transact([{":email": "p7@example.org", ":name": "Seven"}])
+            assert asked() == ["PUT"]
+            await conn.transact([{":email": "p8@example.org", ":name": "Eight"}])
+            proxy.clear()
+            found = await d.merge_preview(conn, ":trial")
+            assert [fact.v for fact in found.added] == ["Seven"]
+            assert await d.merge_base(conn, ":db", ":trial")
+            assert asked() == []
+            report = await d.merge(conn, ":trial")
+            assert [fact.v for fact in report.added] == ["Seven"]
+            assert asked() == ["PUT"]
+        assert (await d.verify(conn, deep=True)).ok
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_flush_asks_once_after_a_collection_in_which_packs_little_is_left(
+    moto: S3Server, proxy: Proxy
+) -> None:
+    config = {"store": config_on(moto)}
+    limits = Limits(flush_rows=40, flush_wait=1)
+    await d.create_database(config, initial_tx=SCHEMA)
+
+    async def flushed(conn: d.Connection) -> int:
+        """Write until there is a flush, and return how many requests but writes that took."""
+        before = conn._transactor.branch.line[0].id
+        proxy.clear()
+        while conn._transactor.branch.line[0].id == before:
+            await conn.transact(people(30))
+            await conn.transact([[":db/add", [":email", "p3@example.org"], ":age", 1]])
+        return sum(request.method != "PUT" for request in proxy.requests)
+
+    there = {"store": {**config["store"], "endpoint": proxy.url}}
+    async with d.connect(config, limits=limits) as conn:
+        await conn.transact(people(300))
+        async with Strangers(there["store"], limits=limits) as other:
+            await d.gc_storage(conn, retain={"commits": 1})
+            await other.sync()
+            # It learns of the epoch, and asks; after that it knows.
+            await flushed(other)
+            assert [await flushed(other) for _ in range(3)] == [0, 0, 0]

@@ -12,8 +12,6 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-import anyio
-
 from datahike_async.env import Env
 from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound, DatahikeError, shown
 from datahike_async.konserve.blob import ABSENT, Expected
@@ -61,9 +59,6 @@ __all__ = [
 ]
 
 _ATTEMPTS: Final = 20
-_TOLD: Final = 40
-_TOLD_SECONDS: Final = 0.05
-"""How often, and after what time each, to look whether a collection has told a head its epoch."""
 _PATIENT: Final = 100
 """More than the publications in a row after which a lone writer lets others in between."""
 
@@ -251,11 +246,8 @@ async def replace_branch(
         raise RevisionMismatch(f"Others kept making and deleting branch :{name}; it is theirs.")
     listed = Listed(env.now(), None, base.born)
     floor = floor_at(base) if epoch else None
-    for _ in range(_TOLD if in_place else 1):
-        if await list_branch(store, name, env, listed, floor):
-            return before
-        # A collection has begun, which tells what is in the place of a branch of its epoch.
-        await anyio.sleep(_TOLD_SECONDS)
+    if await list_branch(store, name, env, listed, floor, in_place=in_place):
+        return before
     raise MovedOn(before)
 
 
@@ -300,6 +292,8 @@ async def list_branch(
     mine: Listed | None = None,
     floor: Floor | None = None,
     just: tuple[Registry, Head] | None = None,
+    *,
+    in_place: bool = False,
 ) -> bool:
     """List a branch if there is one, as ``mine`` if that is it, and none otherwise.
 
@@ -309,7 +303,8 @@ async def list_branch(
     end, and not what it has made or deleted itself. A head that was begun before the last
     collection is not listed any more, or was removed by that, and False is returned. ``floor`` is
     from where on its past is kept; ``just`` the head that was written a moment ago, and the
-    registry that it was made by, which are not read first.
+    registry that it was made by, which are not read first. ``in_place`` says that ``mine`` was
+    written over the head of a branch: a collection that has begun since comes to it, and keeps it.
     """
     refused = False
     known, wrote = just or (None, None)
@@ -331,7 +326,7 @@ async def list_branch(
             return None
         is_mine = mine is not None and mine.publication == born
         if head.epoch < registry.epoch:
-            refused = is_mine or listed is None
+            refused = (is_mine and not in_place) or listed is None
             if not refused:
                 # A collection keeps what is listed: it has this head to be told of the epoch.
                 await fence_head(store, name, registry.epoch, env)

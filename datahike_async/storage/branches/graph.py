@@ -44,7 +44,7 @@ class Graph:
     """
 
     def __init__(self, find: Callable[[UUID], Awaitable[Place | None]]) -> None:
-        self._find = find
+        self.find = find
         self._parents: dict[UUID, tuple[UUID, ...]] = {}
         # Commits that need not hold what their parents do.
         self._forced: set[UUID] = set()
@@ -65,7 +65,7 @@ class Graph:
         """Return the commits that one was made on; the first is the one before it on its branch."""
         found = self._parents.get(commit)
         if found is None:
-            place = await self._find(commit)
+            place = await self.find(commit)
             if place is not None:
                 self.learn(place)
             found = self._parents.setdefault(commit, ())

@@ -31,6 +31,7 @@ __all__ = [
     "known_registry",
     "read_registry",
     "take_block",
+    "thin_packs",
 ]
 
 _MAGIC: Final = "datahike-async/branches"
@@ -72,8 +73,8 @@ class Registry:
 
     ``next_id`` is the first entity id that no branch has in its block. ``epoch`` counts
     collections, and ``floors`` says what the last one has kept of a branch: of one that is not
-    named there, all. ``collected`` is when it began, ``thin`` the packs of which little is left.
-    ``extra`` is what a newer version put there: it is carried on.
+    named there, all. ``collected`` is when it began, ``thin`` the packs of which little is left, as
+    collection ``thin_of`` has found. ``extra`` is what a newer version put there: it is carried on.
     """
 
     main: str
@@ -85,6 +86,7 @@ class Registry:
     floors: Mapping[str, Floor] = field(default_factory=dict)
     collected: datetime | None = None
     thin: tuple[str, ...] = ()
+    thin_of: int = 0
 
     def with_branch(self, name: str, listed: Listed, floor: Floor | None = None) -> Registry:
         """Return the registry with one branch more, which has a past from a floor on."""
@@ -120,7 +122,7 @@ class Registry:
         return replace(self, next_id=block.stop)
 
 
-_COLLECTING: Final = frozenset({"epoch", "floors", "collected", "thin"})
+_COLLECTING: Final = frozenset({"epoch", "floors", "collected", "thin", "thin-of"})
 _NAMES: Final = frozenset({"main", "branches", "next-id", "tags"}) | _COLLECTING
 
 
@@ -138,6 +140,7 @@ def _encoded(registry: Registry) -> bytes:
         fields["floors"] = {name: list(floor) for name, floor in registry.floors.items()}
         fields["collected"] = registry.collected
         fields["thin"] = list(registry.thin)
+        fields["thin-of"] = registry.thin_of
     return pack([_MAGIC, FORMAT, fields])
 
 
@@ -157,6 +160,7 @@ def _decoded(data: Any) -> Registry:
             floors={name: Floor(*floor) for name, floor in fields.get("floors", {}).items()},
             collected=fields.get("collected"),
             thin=tuple(fields.get("thin", ())),
+            thin_of=fields.get("thin-of", 0),
         )
     except UnsupportedFormat:
         raise
@@ -179,6 +183,17 @@ def known_registry(store: Store) -> Registry | None:
     """
     known = _latest.get(store)
     return None if known is None else known[0]
+
+
+async def thin_packs(store: Store, epoch: int) -> tuple[str, ...]:
+    """Return the packs of which the collection of an epoch, or a later one, has left little.
+
+    It says so once it is done: until then, the registry is read each time; then no more.
+    """
+    known = known_registry(store)
+    if known is None or known.thin_of < epoch:
+        known = await read_registry(store)
+    return known.thin
 
 
 async def _read(store: Store) -> tuple[Registry, Expected]:
