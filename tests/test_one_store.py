@@ -168,7 +168,7 @@ async def test_one_id_at_two_places_is_two_stores(
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     opening.clear()
     async with d.connect(a) as one, d.connect(on(b, "other")) as two:
-        assert one._transactor.branch.store_id == two._transactor.store_id
+        assert one._transactor.branch.store_id == two._transactor.branch.store_id
         assert cache_of(one) is not cache_of(two)
         assert len(opening) == 2
 
