@@ -348,7 +348,7 @@ async def test_a_branch_that_was_forced_and_not_listed_is_listed_by_who_opens_it
     async with d.connect(config, create=True) as main:
         await main.transact([{":n": 1}])
 
-        async def ended(*args: Any) -> None:
+        async def ended(*args: Any, **options: Any) -> None:
             raise RuntimeError("ended half way")
 
         with monkeypatch.context() as patch:
