@@ -43,7 +43,7 @@ class Backup(Json):
     json_schema: ClassVar[JsonSchema] = {"type": "object"}
 
     id: UUID
-    commits: Mapping[str, UUID]
+    commits: Mapping[Keyword, UUID]
     blobs: int
     bytes: int
     kept: int
@@ -53,7 +53,7 @@ class Backup(Json):
         """Return it as plain data."""
         return {
             "id": str(self.id),
-            "commits": {name: str(commit) for name, commit in self.commits.items()},
+            "commits": {str(name): str(commit) for name, commit in self.commits.items()},
             "blobs": self.blobs,
             "bytes": self.bytes,
             "kept": self.kept,
@@ -69,7 +69,7 @@ class Backup(Json):
             + (", written anew for the layout of the target" if self.rewritten else "")
             + f"; {self.kept} were there; database {self.id}"
         ]
-        lines += [f"branch :{name} at commit {at}" for name, at in sorted(self.commits.items())]
+        lines += [f"branch {name} at commit {at}" for name, at in sorted(self.commits.items())]
         return "\n".join(lines)
 
 
@@ -102,13 +102,13 @@ async def backup(
 
         target = {"store": {"backend": "memory", "id": uuid.uuid4()}}
         copied = await d.backup(conn, target)
-        assert copied.commits == {"db": d.commit_id(conn.db())}
+        assert copied.commits == {d.kw("db"): d.commit_id(conn.db())}
         async with d.connect(target) as copy:
             assert await d.diff(copy.db(), conn.db()) == ([], [])
     """
     if since is not None and not isinstance(since, Backup):
         raise ArgumentError(f"since is what an earlier backup returned, not {shown(since)}.")
-    basis = None if since is None else since.commits
+    basis = None if since is None else {name.text: at for name, at in since.commits.items()}
     chosen = None if branches is None else _names(branches)
     return await _copied(database, target, chosen, id, progress, basis=basis)
 
@@ -188,7 +188,8 @@ async def _copied(
             done = await copy_store(job)
         finally:
             await surely(partial(stores.release_store, store))
-    return Backup(target_id, done.commits, done.blobs, done.bytes, done.kept, done.rewritten)
+    commits = {Keyword(name): commit for name, commit in done.commits.items()}
+    return Backup(target_id, commits, done.blobs, done.bytes, done.kept, done.rewritten)
 
 
 async def _id_of(source: Store) -> UUID:

@@ -56,7 +56,7 @@ async def gc_storage(
 
         await conn.transact([{":person/name": "Ada"}])
         done = await d.gc_storage(conn, retain={"commits": 1})
-        assert done.branches["db"].checkpoints == 1
+        assert done.branches[d.kw("db")].checkpoints == 1
         assert (await d.gc_storage(conn, dry_run=True)).freed == 0
     """
     writer = writer_of(conn)
@@ -95,9 +95,10 @@ async def pin(
 ) -> AsyncGenerator[Database, None]:
     """Keep a commit from being collected inside a block, which gets it as a database value.
 
-    ``commit`` is the id of a commit, a database value, or the name of a branch; without it, the
-    present one. Whatever becomes of its branch, it can be read until the block ends. The pin is
-    renewed meanwhile; where the process dies, it lapses ``ttl`` seconds later, or a few minutes.
+    ``commit`` is the id of a commit, a database value, a connection, or the name of a branch or a
+    tag; without it, the present one. Whatever becomes of its branch, it can be read until the block
+    ends. The pin is renewed meanwhile; where the process dies, it lapses ``ttl`` seconds later, or
+    a few minutes.
 
     Raises SnapshotExpired where it is gone already, DatabaseNotFound where there is none;
     WriterError ``:writer/read-only``. ::
@@ -112,13 +113,7 @@ async def pin(
     writer.require_writable()
     if type(ttl) not in (int, float) or not 0.1 <= ttl <= 1e7:
         raise ArgumentError(f"The time to live of a pin is seconds, from 0.1, not {shown(ttl)}.")
-    wanted = commit
-    if commit is None:
-        wanted = conn.db().commit_id
-    elif isinstance(commit, Database):
-        wanted = commit.commit_id
-    if wanted is None:
-        raise ArgumentError("Only what is stored can be pinned; this database value is no commit.")
+    wanted = conn if commit is None else commit
     with konserve_errors():
         await writer.branch.probe.check()
         db, id_ = await _pinned(conn, writer, wanted, float(ttl))

@@ -27,6 +27,8 @@ __all__ = [
     "HeadConflict",
     "MergeConflict",
     "MissingLibrary",
+    "NameNotFound",
+    "NameTaken",
     "QueryCanceled",
     "QueryError",
     "SnapshotExpired",
@@ -143,6 +145,14 @@ class DatabaseExists(DatahikeError):
 
 class DatabaseNotFound(DatahikeError):
     """There is no store or no database at this configuration."""
+
+
+class NameTaken(BadInput, DatabaseExists):
+    """A branch or a tag is to be made under a name that one has."""
+
+
+class NameNotFound(BadInput, DatabaseNotFound):
+    """What was named is no branch, tag, commit or transaction of the database."""
 
 
 class ConnectionClosed(DatahikeError):

@@ -20,8 +20,8 @@ from datahike_async.edn.types import Keyword
 from datahike_async.errors import (
     ArgumentError,
     CorruptData,
-    DatabaseNotFound,
     MergeConflict,
+    NameNotFound,
     SnapshotExpired,
     TransactionError,
     shown,
@@ -73,7 +73,7 @@ async def merge_base(conn: Connection, a: Any, b: Any) -> tuple[UUID, ...]:
     """Return the newest commits that two branches, or commits, have in common.
 
     That is one, but where each of two branches has merged an older state of the other: then there
-    may be several, the newest first. Reads no older commits than these. Raises DatabaseNotFound
+    may be several, the newest first. Reads no older commits than these. Raises NameNotFound
     ``:branch-does-not-exist``. ::
 
         await d.branch(conn, ":db", ":past")
@@ -150,7 +150,7 @@ async def merge(
 
     Returns the report, with that of the transaction. Raises MergeConflict ``:merge/conflict``,
     ``:merge/several-bases`` where the branches have merged one another crosswise and the bases do
-    not merge, ``:merge/no-base`` where they have no common commit; DatabaseNotFound
+    not merge, ``:merge/no-base`` where they have no common commit; NameNotFound
     ``:branch-does-not-exist``; and what ``transact`` raises. ::
 
         await d.branch(conn, ":db", ":taken")
@@ -194,7 +194,7 @@ async def revert(
 
     Returns a report, whose ``bases`` are the commits that were undone; where there was nothing to
     undo any more it has no ``transaction``. Raises MergeConflict ``:merge/conflict``,
-    DatabaseNotFound ``:revert/no-such-transaction``, ArgumentError. ::
+    NameNotFound ``:revert/no-such-transaction``, ArgumentError. ::
 
         report = await conn.transact([{":person/email": "cy@example.org", ":person/name": "Cy"}])
         undone = await d.revert(conn, report)
@@ -349,14 +349,9 @@ def graph_of(conn: Connection, places: Sequence[Place]) -> Graph:
 
 async def found_place(conn: Connection, source: Any) -> Place:
     """Return where a branch or commit is."""
-    of = source.commit_id if isinstance(source, Database) else source
-    if of is None or (isinstance(source, Database) and source.view.past):
-        raise ArgumentError(
-            f"What is merged is a branch or a commit, and {shown(source)} is neither."
-        )
-    place = await named_place(conn, of)
+    place = await named_place(conn, source)
     if place is None:
-        raise neither(of)
+        raise neither(source)
     return place
 
 
@@ -385,7 +380,7 @@ async def _undone(conn: Connection, one: Any, parent: int | None) -> tuple[Datab
             f"the report of a transaction or a merge that was made, not {shown(of)}."
         )
     if place is None or not place.commit.parents:
-        raise DatabaseNotFound(
+        raise NameNotFound(
             f"{shown(of)} is no transaction that this branch has made.",
             error=":revert/no-such-transaction",
             transaction=of,

@@ -16,6 +16,7 @@ from uuid import UUID
 from datahike_async.config import Config
 from datahike_async.connection import Connection, writer_of
 from datahike_async.database import Database
+from datahike_async.edn.types import Keyword
 from datahike_async.errors import ArgumentError, CorruptData, DatabaseNotFound, shown
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.errors import StoreNotFound
@@ -283,7 +284,7 @@ class BranchInfo(NamedTuple):
     ``pending`` are transactions that lie in the log alone, until the next flush.
     """
 
-    name: str
+    name: Keyword
     commit: UUID
     tx: int
     instant: datetime | None
@@ -308,7 +309,7 @@ class Info(Json):
     created: datetime
     keep_history: bool
     index: str
-    main: str
+    main: Keyword
     branches: tuple[BranchInfo, ...]
     checkpoints: int
     segments: int
@@ -339,7 +340,7 @@ class Info(Json):
             f"could be freed: {self.orphans} blobs with {self.orphan_bytes} bytes",
         ]
         lines += [
-            f"branch :{one.name} at commit {one.commit}, transaction {one.tx}, {one.datoms} datoms "
+            f"branch {one.name} at commit {one.commit}, transaction {one.tx}, {one.datoms} datoms "
             f"in its indexes and {one.pending} transactions pending"
             for one in self.branches
         ]
@@ -354,7 +355,7 @@ async def info(database: Connection | Any) -> Info:
     missing or damaged: ``verify`` says all of it. ::
 
         found = await d.info(conn)
-        assert [branch.name for branch in found.branches] == ["db"]
+        assert [branch.name for branch in found.branches] == [d.kw("db")]
     """
 
     async with opened(database) as (store, branch):
@@ -371,7 +372,7 @@ def _raise(kind: str, place: str, message: str) -> None:
 def _info(found: Summary) -> Info:
     base = found.base
     branches = [
-        BranchInfo(name, of.commit.id, of.tx, of.instant, of.datoms, of.pending)
+        BranchInfo(Keyword(name), of.commit.id, of.tx, of.instant, of.datoms, of.pending)
         for name, of in sorted(found.branches.items())
     ]
     return Info(
@@ -382,7 +383,7 @@ def _info(found: Summary) -> Info:
         created=found.created,
         keep_history=bool(base.config["keep-history"]),
         index=str(base.config["index"]),
-        main=found.main,
+        main=Keyword(found.main),
         branches=tuple(branches),
         checkpoints=found.checkpoints,
         segments=found.segments,
@@ -405,6 +406,10 @@ async def opened(database: Any, **options: Any) -> AsyncIterator[tuple[Store, st
             writer = writer_of(database)
             yield writer.branch.store, writer.config.branch
             return
+        if database is None or isinstance(database, Database):
+            raise ArgumentError(
+                f"A connection or a configuration is expected, not {shown(database)}."
+            )
         config = Config.of(database, **options)
         try:
             store = await stores.connect_store({**config.store, "read-only": True})

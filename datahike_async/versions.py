@@ -139,12 +139,14 @@ async def branches(conn: Connection) -> frozenset[Keyword]:
 
 
 async def branch(conn: Connection, from_: Any, new: Any) -> None:
-    """Make a branch ``new`` of a branch or of a commit, by its id.
+    """Make a branch ``new`` of a branch, a tag or a commit.
+
+    A commit is named by its id, a database value, or a connection that is at it.
 
     It costs the same whatever the database holds. Connect to it with ``:branch`` in the config.
 
-    Raises ArgumentError ``:branch-must-be-keyword``, DatabaseExists ``:branch-already-exists``,
-    DatabaseNotFound ``:from-branch-does-not-point-to-existing-branch-or-commit``. ::
+    Raises ArgumentError ``:branch-must-be-keyword``, NameTaken ``:branch-already-exists``,
+    NameNotFound ``:from-branch-does-not-point-to-existing-branch-or-commit``. ::
 
         await d.branch(conn, ":db", ":trial")
         assert d.kw("trial") in await d.branches(conn)
@@ -164,7 +166,7 @@ async def delete_branch(conn: Connection, name: Any) -> None:
 
     Its commits that no other branch has are found no more by their ids. Whoever has it open is told
     so by the next transaction or ``sync``. Raises BadInput ``:cannot-delete-main-db-branch``,
-    DatabaseNotFound ``:branch-does-not-exist``. ::
+    NameNotFound ``:branch-does-not-exist``. ::
 
         await d.branch(conn, ":db", ":old")
         await d.delete_branch(conn, ":old")
@@ -226,7 +228,7 @@ async def force_branch(conn: Connection, db: Database, name: Any, parents: Itera
     so, as when it is deleted.
 
     Raises ArgumentError ``:db-value-required``, ``:must-provide-at-least-one-parent``,
-    ``:branch-must-be-keyword``; DatabaseNotFound ``:branch-does-not-exist``. ::
+    ``:branch-must-be-keyword``; NameNotFound ``:branch-does-not-exist``. ::
 
         before = conn.db()
         await conn.transact([{":person/name": "Ada"}])
@@ -257,10 +259,11 @@ async def force_branch(conn: Connection, db: Database, name: Any, parents: Itera
 async def tag(conn: Connection, name: Any, of: Any = None) -> None:
     """Give a commit a name that stays, and keeps the commit whatever becomes of its branch.
 
-    ``of`` is a branch or the id of a commit; the newest one of the connection without it.
+    ``of`` is a branch, the id of a commit, a database value or a connection; without it, the newest
+    commit of ``conn``.
 
-    Raises DatabaseExists ``:tag-already-exists``, ArgumentError ``:tag-must-be-keyword``,
-    DatabaseNotFound ``:from-branch-does-not-point-to-existing-branch-or-commit``. ::
+    Raises NameTaken ``:tag-already-exists``, ArgumentError ``:tag-must-be-keyword``,
+    NameNotFound ``:from-branch-does-not-point-to-existing-branch-or-commit``. ::
 
         await d.tag(conn, ":v1")
         assert (await d.tags(conn))[d.kw("v1")] == d.commit_id(conn.db())
@@ -270,12 +273,12 @@ async def tag(conn: Connection, name: Any, of: Any = None) -> None:
     writer.require_writable()
     with konserve_errors():
         await writer.branch.probe.check()
-        of = conn.db().commit_id if of is None else of
+        of = conn if of is None else of
         await begin_tag(writer.branch.store, wanted, partial(_origin, conn, of), writer.branch.env)
 
 
 async def untag(conn: Connection, name: Any) -> None:
-    """Take a tag back. Raises DatabaseNotFound ``:tag-does-not-exist``. ::
+    """Take a tag back. Raises NameNotFound ``:tag-does-not-exist``. ::
 
     await d.tag(conn, ":mistaken")
     await d.untag(conn, ":mistaken")
@@ -303,7 +306,7 @@ async def tags(conn: Connection) -> dict[Keyword, UUID]:
 async def branch_as_db(conn: Connection, name: Any) -> Database:
     """Return a branch as it is now, as a database value.
 
-    Raises DatabaseNotFound ``:branch-does-not-exist``. ::
+    Raises NameNotFound ``:branch-does-not-exist``. ::
 
         assert await d.branch_as_db(conn, ":db") == conn.db()
     """
@@ -379,7 +382,7 @@ async def merge_db(
     """Commit a transaction that has other branches or commits as parents, too.
 
     What is merged is what the transaction says; ``parents`` are names of branches and ids of
-    commits. Raises DatabaseNotFound ``:branch-does-not-exist``, and what ``transact`` raises. ::
+    commits. Raises NameNotFound ``:branch-does-not-exist``, and what ``transact`` raises. ::
 
         await d.branch(conn, ":db", ":draft")
         async with d.connect(conn.config, branch=":draft") as draft:
@@ -468,11 +471,26 @@ async def _origin(conn: Connection, of: Any, registry: Registry) -> Origin:
     return origin
 
 
+def _named(of: Any) -> Any:
+    """Return the commit that a connection or a database value is at, and all else as it is."""
+    db = of.db() if isinstance(of, Connection) else of
+    if not isinstance(db, Database):
+        return of
+    if db.commit_id is None or db.view.past:
+        raise ArgumentError(
+            f"A branch or a commit is expected, and {shown(of)} is neither: it is a view of the "
+            "past, or was never stored."
+        )
+    return db.commit_id
+
+
 async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | None:
     """Return where a branch, a tag or a commit is, and from where on its past is kept.
 
-    Of a branch and a tag with one name it is the branch.
+    A connection and a database value stand for their commit. Of a branch and a tag with one name it
+    is the branch.
     """
+    of = _named(of)
     if isinstance(of, UUID):
         writer = writer_of(conn)
         own = Line(conn.config.branch, *writer.branch.line)
@@ -496,7 +514,7 @@ async def named_place(conn: Connection, of: Any) -> Place | None:
 
     A branch that is open here, too, is taken as it is known here: nothing is read.
     """
-    ours = writer_of(conn).branch
+    ours, of = writer_of(conn).branch, _named(of)
     if not isinstance(of, UUID):
         name = _name(of)
         for one in sharers(ours.opened):

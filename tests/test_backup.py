@@ -138,7 +138,7 @@ async def copied_and_grown(config: dict[str, Any], target: dict[str, Any]) -> No
     assert done.kept == 0
     assert seen[-1][0] == seen[-1][1]
     assert pickle.loads(pickle.dumps(done)) == done
-    assert d.jsonable(done)["commits"]["db"] == str(done.commits["db"])
+    assert d.jsonable(done)["commits"][":db"] == str(done.commits[d.kw("db")])
     assert await assert_same(config, target) > 10
     async with d.connect(config, limits=SMALL) as conn:
         await grow(conn, 50, 3)
@@ -147,7 +147,10 @@ async def copied_and_grown(config: dict[str, Any], target: dict[str, Any]) -> No
     # The last to leave has flushed.
     async with d.connect(config, limits=SMALL) as conn:
         again = await d.backup(conn, target, since=done)
-        assert again.commits == {"db": d.commit_id(conn.db()), "new": d.commit_id(conn.db())}
+        assert again.commits == {
+            d.kw("db"): d.commit_id(conn.db()),
+            d.kw("new"): d.commit_id(conn.db()),
+        }
         idle = await d.backup(conn, target, since=again)
         assert idle.commits == again.commits
     # What is new alone: nodes that both have are not written again.
@@ -332,7 +335,7 @@ async def test_writers_go_on_meanwhile(tmp_path: Path) -> None:
                     assert report.ok, str(report)
                     async with d.connect(target) as copy:
                         assert copy.db().max_tx >= before
-                        assert d.commit_id(copy.db()) == copied.commits["db"]
+                        assert d.commit_id(copy.db()) == copied.commits[d.kw("db")]
             done.set()
         for target in targets:
             await d.backup(conn, target)

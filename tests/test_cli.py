@@ -201,7 +201,7 @@ def test_verify_and_info_say_how_a_database_is(cli, tmp_path):
     assert json.loads(cli("verify", "--path", "db", "--format", "json"))["ok"] is True
     assert ":ok true" in cli("verify", "--path", "db", "--format", "edn")
     found = json.loads(cli("info", "--path", "db", "--format", "json"))
-    assert [branch["name"] for branch in found["branches"]] == ["db"]
+    assert [branch["name"] for branch in found["branches"]] == [":db"]
     assert "branch :db at commit" in cli("info", "--path", "db")
     log = next((tmp_path / "db").glob("*.log"))
     data = log.read_bytes()
@@ -254,7 +254,7 @@ def test_garbage_is_collected_or_only_counted(cli):
     assert told["dry_run"] is True
     assert "could be freed" in cli("gc", "--path", "db", "--dry-run")
     done = json.loads(cli("gc", "--path", "db", "--commits", "1", "--format", "json"))
-    assert list(done["branches"]) == ["db"]
+    assert list(done["branches"]) == [":db"]
     assert done["epoch"] == 1
     assert ":epoch 2" in cli("gc", "--path", "db", "--remove-before", "0", "--format", "edn")
     assert " kept" in cli("gc", "--path", "db", "--seconds", "1")
@@ -266,4 +266,65 @@ def test_no_branch_is_named_to_what_takes_all_of_a_database(cli):
     for command in ("info", "verify"):
         assert "--branch" in cli(command, "--path", "db", "--branch", "trial", code=2)
     backup = ("backup", "--path", "db", "--to", "copy")
-    assert "--branch" in cli(*backup, "--branch", "trial", code=2)
+    assert "--only" in cli(*backup, "--branch", "trial", code=2)
+
+
+def test_branches_are_tagged_renamed_forced_reverted_and_rebased(cli):
+    names = "[:find [?n ...] :where [_ :name ?n]]"
+
+    def said(*arguments, branch="db"):
+        return cli("q", "--path", "db", "--branch", branch, "--format", "json", names, *arguments)
+
+    def there(branch="db"):
+        return sorted(json.loads(said(branch=branch)))
+
+    cli("transact", "--path", "db", "--create", SCHEMA)
+    cli("transact", "--path", "db", '[{:name "Ada" :age 36}]')
+    cli("tag", "--path", "db", "v1")
+    cli("transact", "--path", "db", '[{:name "Bob" :age 9}]')
+    cli("tag", "--path", "db", "v1-again", "--of", "v1")
+    tags = json.loads(cli("tags", "--path", "db", "--format", "json"))
+    assert [tag["tag"] for tag in tags] == [":v1", ":v1-again"]
+    assert len({tag["commit"] for tag in tags}) == 1
+    assert "Bob" in cli("diff", "--path", "db", "v1")
+    cli("untag", "--path", "db", "v1-again")
+    assert "v1-again" not in cli("tags", "--path", "db")
+    assert ":tag-does-not-exist" in cli("untag", "--path", "db", "v1-again", code=1)
+
+    cli("branch", "--path", "db", "sping", "--of", "v1")
+    cli("rename-branch", "--path", "db", "sping", "spring")
+    assert there("spring") == ["Ada"]
+    cli("transact", "--path", "db", "--branch", "spring", '[{:name "Cy"}]')
+    done = json.loads(cli("rebase", "--path", "db", "--branch", "spring", "db", "--format", "json"))
+    assert [one["added"] for one in done] == [1]
+    assert there("spring") == ["Ada", "Bob", "Cy"]
+
+    [newest, *_] = json.loads(cli("log", "--path", "db", "--format", "json"))
+    report = json.loads(cli("revert", "--path", "db", str(newest["tx"]), "--format", "json"))
+    assert [fact[2] for fact in report["retracted"]] in (["Bob", 9], [9, "Bob"])
+    assert there() == ["Ada"]
+    assert "no transaction" in cli("revert", "--path", "db", "7", code=1)
+
+    cli("transact", "--path", "db", '[[:db/add [:name "Ada"] :age 37]]')
+    [newest, *_] = json.loads(cli("log", "--path", "db", "--format", "json"))
+    cli("transact", "--path", "db", '[[:db/add [:name "Ada"] :age 38]]')
+    assert "value at :age" in cli("revert", "--path", "db", newest["commit"], code=1, out=True)
+
+    cli("force-branch", "--path", "db", "spring", "--of", "v1", "--parent", "spring")
+    assert there("spring") == ["Ada"]
+    cli("force-branch", "--path", "db", "new")
+    assert there("new") == ["Ada"]
+    assert "new" in cli("branches", "--path", "db")
+
+
+def test_what_is_purged_is_gone(cli):
+    cli("transact", "--path", "db", "--create", SCHEMA)
+    cli("transact", "--path", "db", '[{:name "Ada" :age 36} {:name "Bob"}]')
+    cli("tag", "--path", "db", "v1")
+    form = '[[:db.purge/entity [:name "Ada"]]]'
+    done = json.loads(
+        cli("purge", "--path", "db", "--everywhere", "--format", "json", "-", stdin=form)
+    )
+    assert (done["datoms"], done["untagged"]) == (2, [":v1"])
+    assert "Ada" not in cli("q", "--path", "db", "[:find ?n :where [_ :name ?n]]")
+    assert "purges nothing" in cli("purge", "--path", "db", "[[:db/add 1 :age 3]]", code=1)

@@ -52,7 +52,7 @@ async def test_what_is_retained_can_be_read_and_the_rest_is_gone(
         assert await blobs(conn) < before
         assert done.kept == done.listed - done.freed
         assert told.freed > 0
-        floor = done.branches["db"].since_tx
+        floor = done.branches[d.kw("db")].since_tx
         expired = 0
         for commit, numbers_ in states:
             try:

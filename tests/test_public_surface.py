@@ -45,6 +45,8 @@ NAMES = [
     "MergeConflict",
     "MergeReport",
     "MissingLibrary",
+    "NameNotFound",
+    "NameTaken",
     "QueryCanceled",
     "QueryError",
     "QueryList",

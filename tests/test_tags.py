@@ -435,6 +435,38 @@ async def test_a_tag_stands_for_its_commit(config: dict[str, Any]) -> None:
         assert await numbers(await d.branch_as_db(conn, ":third")) == [1, 2]
 
 
+async def test_a_connection_and_a_value_stand_for_their_commit(config: dict[str, Any]) -> None:
+    async with d.connect(config, create=True) as conn:
+        await conn.transact([{":n": 1}])
+        before = conn.db()
+        await d.branch(conn, before, ":one")
+        async with d.connect(on(config, "one")) as one:
+            await one.transact([{":n": 2}])
+            await d.tag(conn, ":v1", one)
+            await d.tag(conn, ":v0", before)
+            tags = await d.tags(conn)
+            assert tags == {d.kw("v0"): d.commit_id(before), d.kw("v1"): d.commit_id(one.db())}
+            await d.branch(conn, one, ":two")
+            assert await numbers(await d.branch_as_db(conn, ":two")) == [1, 2]
+            assert await d.merge_base(conn, one, conn) == (d.commit_id(before),)
+            assert [x.v for x in (await d.merge_preview(conn, one.db())).added] == [2]
+            async with d.pin(conn, one) as db:
+                assert db == one.db()
+            await d.force_branch(conn, before, ":three", [one])
+            report = await d.merge_db(conn, [one], [{":n": 3}])
+            assert d.commit_id(one.db()) in d.parent_commit_ids(report.db_after)
+            assert await d.rebase(one, conn) == []
+
+
+@pytest.mark.parametrize("config", ["memory"], indirect=True)
+async def test_nothing_is_no_database(config: dict[str, Any]) -> None:
+    async with d.connect(config, create=True) as conn:
+        for wrong in (None, conn.db()):
+            for look in (d.info, d.verify, lambda of: d.backup(of, config)):
+                with pytest.raises(d.ArgumentError, match="A connection or a configuration"):
+                    await look(wrong)
+
+
 async def test_what_names_nothing_says_what_would(config: dict[str, Any]) -> None:
     async with d.connect(config, create=True) as conn:
         await d.tag(conn, ":v1")
@@ -457,10 +489,18 @@ async def test_what_names_nothing_says_what_would(config: dict[str, Any]) -> Non
         for attempt in attempts:
             with pytest.raises(d.DatabaseNotFound, match=f"UUID: UUID.'{commit}'"):
                 await attempt(str(commit))
-            with pytest.raises(d.DatabaseNotFound, match=r"':v2' is neither .* tags\(conn\) "):
+            with pytest.raises(d.NameNotFound, match=r"':v2' is neither .* tags\(conn\) ") as none:
                 await attempt(":v2")
-        for attempt in attempts[:2]:
-            with pytest.raises(d.ArgumentError, match=r"commit_id\(db\)"):
-                await attempt(conn.db())
+            # As any other name that is mistyped.
+            assert isinstance(none.value, d.BadInput)
+            for no_commit in (await conn.db().db_with([{":n": 1}]), conn.db().history()):
+                with pytest.raises(d.ArgumentError, match="is neither: it is a view"):
+                    await attempt(no_commit)
+        with pytest.raises(d.ArgumentError, match=r"commit_id\(db\)"):
+            await d.branch(conn, ":db", conn.db())
+        for taken in (lambda: d.branch(conn, conn, ":db"), lambda: d.tag(conn, ":v1")):
+            with pytest.raises(d.NameTaken) as there:
+                await taken()
+            assert isinstance(there.value, d.BadInput)
         with pytest.raises(d.ArgumentError, match="a UUID, or"):
             await d.revert(conn, str(commit))

@@ -24,6 +24,7 @@ from anyio import sleep
 from anyio.lowlevel import checkpoint as pause
 
 from datahike_async.config.collecting import Retention
+from datahike_async.edn.types import Keyword
 from datahike_async.env import Env
 from datahike_async.errors import (
     CorruptData,
@@ -122,14 +123,17 @@ class Collected(Json):
     bytes: int
     unknown: int
     pins: int
-    branches: Mapping[str, KeptBranch] = field(default_factory=dict)
+    branches: Mapping[Keyword, KeptBranch] = field(default_factory=dict)
 
     json_schema: ClassVar[JsonSchema] = {"type": "object"}
 
     def as_json(self) -> dict[str, Any]:
         """Return its parts, by their names."""
         out = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {**out, "branches": {name: one.as_json() for name, one in self.branches.items()}}
+        return {
+            **out,
+            "branches": {str(name): one.as_json() for name, one in self.branches.items()},
+        }
 
     def __repr__(self) -> str:
         return f"<Collected {str(self).splitlines()[0]}>"
@@ -140,7 +144,7 @@ class Collected(Json):
             f"{self.freed} of {self.listed} blobs {freed}, {self.bytes} bytes; {self.kept} kept"
         ]
         lines += [
-            f"branch :{name} "
+            f"branch {name} "
             + ("all of it" if one.since is None else f"from commit {one.since}, {one.since_tx} on")
             for name, one in sorted(self.branches.items())
         ]
@@ -370,7 +374,7 @@ class Collection:
             size,
             unknown,
             len(pins),
-            branches,
+            {Keyword(name): kept for name, kept in branches.items()},
         )
 
     async def _remove(self, names: list[str]) -> None:

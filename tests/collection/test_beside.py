@@ -226,15 +226,15 @@ async def test_remove_before_and_age(config: dict[str, Any]) -> None:
         await flushed(conn, range(10))
         middle = conn.db()
         await flushed(conn, range(10, 20))
-        assert (await d.gc_storage(conn)).branches["db"].since is None
+        assert (await d.gc_storage(conn)).branches[d.kw("db")].since is None
         assert (await d.gc_storage(conn, 0)).freed == 0
         assert (await d.gc_storage(conn, retain={"seconds": 1000})).branches["db"].checkpoints == 3
         done = await d.gc_storage(conn, middle.max_tx)
-        assert done.branches["db"].since_tx == middle.max_tx
+        assert done.branches[d.kw("db")].since_tx == middle.max_tx
         assert await d.commit_as_db(conn, middle.commit_id) == middle
         done = await d.gc_storage(conn, conn.db().max_tx, retain=":all")
-        assert done.branches["db"].since_tx == middle.max_tx
+        assert done.branches[d.kw("db")].since_tx == middle.max_tx
         done = await d.gc_storage(conn, retain={"seconds": 0})
-        assert done.branches["db"].since_tx == conn.db().max_tx
+        assert done.branches[d.kw("db")].since_tx == conn.db().max_tx
         with pytest.raises(d.SnapshotExpired):
             await d.commit_as_db(conn, middle.commit_id)

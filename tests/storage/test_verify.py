@@ -98,7 +98,7 @@ async def test_nothing_is_wrong_with_what_was_written(
     assert pickle.loads(pickle.dumps(report)) == report
     assert d.jsonable(report)["ok"] is True
     found = await d.info(config)
-    assert {one.name: one.tx for one in found.branches}["other"] == other_tx
+    assert {one.name: one.tx for one in found.branches}[d.kw("other")] == other_tx
     assert (found.checkpoints, found.nodes) == (report.checkpoints, report.nodes)
     assert found.orphans == report.orphans
     assert "branch :other" in str(found)

@@ -13,7 +13,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from datahike_async.env import Env
-from datahike_async.errors import BadInput, DatabaseExists, DatabaseNotFound, DatahikeError, shown
+from datahike_async.errors import (
+    BadInput,
+    DatabaseNotFound,
+    DatahikeError,
+    NameNotFound,
+    NameTaken,
+    shown,
+)
 from datahike_async.konserve.blob import ABSENT, Expected
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.store import Store
@@ -79,7 +86,7 @@ async def begin_branch(
     Its head first, then the registry, at the epoch that was read before: where a collection began
     in between, what it was made of may be gone, and all is done again.
 
-    Raises DatabaseExists ``:branch-already-exists``; konserve's errors; what ``find`` raises.
+    Raises NameTaken ``:branch-already-exists``; konserve's errors; what ``find`` raises.
     """
     if store.capabilities.compares and await _at_once(store, name, find, env):
         return
@@ -188,7 +195,7 @@ async def end_branch(store: Store, name: str, env: Env, *, at: UUID | None = Non
     Returns by which publication it was made; None where others have deleted it meanwhile. ``at``:
     only while this commit is its newest one, else RevisionMismatch is raised.
 
-    Raises BadInput ``:cannot-delete-main-db-branch``, DatabaseNotFound ``:branch-does-not-exist``.
+    Raises BadInput ``:cannot-delete-main-db-branch``, NameNotFound ``:branch-does-not-exist``.
     """
     registry = await read_registry(store)
     if name == registry.main:
@@ -397,31 +404,31 @@ def both_in_use(old: str, new: str) -> Iterator[None]:
         ) from error
 
 
-def unknown_branch(name: str, registry: Registry) -> DatabaseNotFound:
+def unknown_branch(name: str, registry: Registry) -> NameNotFound:
     """Return the error for a branch that a store does not have."""
     known = ", ".join(f":{one}" for one in sorted(registry.branches))
-    return DatabaseNotFound(
+    return NameNotFound(
         f"Branch :{name} does not exist; the branches of this database are {known}.",
         error=":branch-does-not-exist",
         branch=name,
     )
 
 
-def neither(of: Any, error: str = ":branch-does-not-exist", **data: Any) -> DatabaseNotFound:
+def neither(of: Any, error: str = ":branch-does-not-exist", **data: Any) -> NameNotFound:
     """Return the error for what names neither a branch nor a commit; it says what would."""
     hint = "branches(conn) lists the branches, tags(conn) the commits that have a name"
     if isinstance(of, str):
         with suppress(ValueError):
             hint = f"the id of a commit is given as a UUID: {UUID(of)!r}"
-    return DatabaseNotFound(
+    return NameNotFound(
         f"{shown(of)} is neither a branch nor a commit of this database; {hint}.",
         error=error,
         **(data or {"branch": of}),
     )
 
 
-def _exists(name: str) -> DatabaseExists:
-    return DatabaseExists(
+def _exists(name: str) -> NameTaken:
+    return NameTaken(
         f"Branch :{name} already exists; delete it first, or give the new one another name.",
         error=":branch-already-exists",
         branch=name,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from datahike_async.env import Env
-from datahike_async.errors import CorruptData, DatabaseExists, DatabaseNotFound
+from datahike_async.errors import CorruptData, NameNotFound, NameTaken
 from datahike_async.konserve.errors import KonserveError, RevisionMismatch
 from datahike_async.konserve.store import Store
 from datahike_async.storage.branches.head import Head, Recent, decode_head, encode_head
@@ -41,7 +41,7 @@ async def begin_tag(
 ) -> None:
     """Give what ``find`` finds a name, as far as the registry it is given keeps it.
 
-    Where a collection has begun since, all is done again. Raises DatabaseExists
+    Where a collection has begun since, all is done again. Raises NameTaken
     ``:tag-already-exists``, and what ``find`` raises.
     """
     for _ in range(_ATTEMPTS):
@@ -68,7 +68,7 @@ async def _tagged(store: Store, name: str, place: Place, epoch: int, env: Env) -
 
 
 async def end_tag(store: Store, name: str) -> None:
-    """Take a name back. Raises DatabaseNotFound ``:tag-does-not-exist``."""
+    """Take a name back. Raises NameNotFound ``:tag-does-not-exist``."""
     gone: Tagged | None = None
 
     async def change(now: Registry) -> Registry | None:
@@ -114,17 +114,17 @@ async def read_tag(store: Store, tag: Tagged) -> Place | None:
 
 def _require_free(registry: Registry, name: str) -> None:
     if name in registry.tags:
-        raise DatabaseExists(
+        raise NameTaken(
             f"Tag :{name} already exists; take it back with untag, or choose another name.",
             error=":tag-already-exists",
             tag=name,
         )
 
 
-def unknown_tag(name: str, registry: Registry) -> DatabaseNotFound:
+def unknown_tag(name: str, registry: Registry) -> NameNotFound:
     """Return the error for a tag that a store does not have."""
     known = ", ".join(f":{one}" for one in sorted(registry.tags)) or "none"
-    return DatabaseNotFound(
+    return NameNotFound(
         f"Tag :{name} does not exist; the tags of this database: {known}.",
         error=":tag-does-not-exist",
         tag=name,
