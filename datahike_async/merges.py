@@ -35,8 +35,11 @@ from datahike_async.storage.branches.graph import Graph
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.sharing import sharers
+from datahike_async.tx.checks import check_value
+from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
-from datahike_async.versions import database_at, named_place, place_of
+from datahike_async.values.schema import Attr
+from datahike_async.versions import database_at, diff, named_place, place_of
 
 __all__ = [
     "Merging",
@@ -251,6 +254,8 @@ class Merging:
             theirs = await database_at(conn, place)
         plan = await made_plan(base, ours, theirs, shared=shared, **self.options)
         found = replace(plan.report, ours=mine, theirs=other, bases=bases)
+        if not found.conflicts:
+            found = replace(found, conflicts=await _unfit(base, ours, theirs, plan.items))
         return found, plan.items
 
     async def _base(self, graph: Graph, report: MergeReport) -> Database:
@@ -302,6 +307,51 @@ class Merging:
             plan = await made_plan(ours, ours, state, shared=ours.max_tx, unify=False)
         report = replace(plan.report, settled=tuple(settled))
         return replace(report, ours=ours.commit_id, bases=bases), plan.items
+
+
+async def _unfit(
+    base: Database, ours: Database, theirs: Database, items: list[Any]
+) -> tuple[Conflict, ...]:
+    """Return what of ours since the base does not pass checks that theirs has got since then.
+
+    What theirs asserted is checked as the transaction is; this has nobody checked yet.
+    """
+    new: dict[Keyword, Attr] = {}
+    for attr in theirs.snapshot.schema.attrs:
+        before = [of.snapshot.schema.by_key.get(attr.ident) for of in (base, ours)]
+        known = [one for one in before if one is not None]
+        preds = set(attr.preds).difference(*(one.preds for one in known))
+        lengths = {one.max_length for one in known}
+        if known and (preds or (attr.max_length is not None and attr.max_length not in lengths)):
+            new[attr.ident] = attr
+    if not new:
+        return ()
+    added = (await diff(base, ours)).added
+
+    def check() -> list[tuple[Datom, str]]:
+        wrong = []
+        for datom in added:
+            if datom.a in new:
+                try:
+                    check_value(new[datom.a], datom.v)
+                except TransactionError as error:
+                    wrong.append((datom, str(error)))
+        return wrong
+
+    wrong = await in_thread(check)
+    if not wrong:
+        return ()
+    try:
+        merged = await ours.merged_with(items)
+    except TransactionError as error:
+        return (refused(error),)
+    return tuple(
+        [
+            Conflict("predicate", datom.e, datom.a, ours=datom.v, why=why)
+            for datom, why in wrong
+            if len(await merged.datoms("eavt", datom.e, datom.a, datom.v))
+        ]
+    )
 
 
 def no_base(report: MergeReport) -> MergeConflict:

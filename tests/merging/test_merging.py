@@ -661,3 +661,45 @@ async def test_resolve_says_what_it_may(two: Two) -> None:
         await d.merge(two.ours, ":theirs", resolve=lambda c: 9)
     with pytest.raises(ZeroDivisionError):
         await d.merge(two.ours, ":theirs", resolve=lambda c: 1 // 0)
+
+
+async def test_new_checks_of_theirs_are_held_against_what_ours_asserted(two: Two) -> None:
+    """As ours are against what theirs did; what was there before either is left alone."""
+    d.register_function("test.merging/adult", lambda age: age >= 18)
+    try:
+        await two.go(
+            [[":db/add", 100, ":age", 7], {":db/id": 300, ":name": "Old", ":age": 80}],
+            [
+                {":db/ident": ":age", ":db.attr/preds": d.sym("test.merging/adult")},
+                {":db/ident": ":tag", ":db/maxLength": 2},
+            ],
+        )
+        await two.ours.transact([[":db/add", 300, ":tag", "long"]])
+        # 2 at 101 has been there before anybody asked for more.
+        found = await two.conflicts()
+        assert sorted(found, key=str) == [
+            ("predicate", 100, d.kw("age")),
+            ("predicate", 300, d.kw("tag")),
+        ]
+        await two.go([[":db/add", 100, ":age", 70], [":db/retract", 300, ":tag", "long"]], [])
+        await two.merged()
+        with pytest.raises(d.TransactionError, match="failed the predicate"):
+            await two.ours.transact([[":db/add", 100, ":age", 3]])
+    finally:
+        d.unregister_function("test.merging/adult")
+
+
+async def test_what_does_not_pass_a_new_check_and_is_replaced_by_theirs_is_no_conflict(
+    two: Two,
+) -> None:
+    d.register_function("test.merging/adult", lambda age: age >= 18)
+    try:
+        await two.go([[":db/add", 100, ":age", 7]], [[":db/add", 100, ":age", 30]])
+        await two.theirs.transact(
+            [{":db/ident": ":age", ":db.attr/preds": d.sym("test.merging/adult")}]
+        )
+        assert await two.conflicts(on_conflict="ours") == [("predicate", 100, d.kw("age"))]
+        await two.merged(on_conflict="theirs")
+        assert (await two.has(100))[":age"] == 30
+    finally:
+        d.unregister_function("test.merging/adult")
