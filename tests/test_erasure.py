@@ -374,7 +374,7 @@ async def test_what_purge_and_the_report_say_can_be_printed_and_sent() -> None:
         assert told["datoms"] == 1
         assert told["untagged"] == [":old"]
         assert told["reports"][":db"]["tx"] == done.reports[d.kw("db")].tx
-        assert told["collected"]["branches"]["db"]["checkpoints"] >= 1
+        assert told["collected"]["branches"][":db"]["checkpoints"] >= 1
         assert str(await d.erasure_report(conn, ["SECRET"])).startswith("nothing was found: ")
         assert max(map(len, map(repr, (held, done, done.collected)))) < 130
 

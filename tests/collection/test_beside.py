@@ -228,7 +228,9 @@ async def test_remove_before_and_age(config: dict[str, Any]) -> None:
         await flushed(conn, range(10, 20))
         assert (await d.gc_storage(conn)).branches[d.kw("db")].since is None
         assert (await d.gc_storage(conn, 0)).freed == 0
-        assert (await d.gc_storage(conn, retain={"seconds": 1000})).branches["db"].checkpoints == 3
+        assert (await d.gc_storage(conn, retain={"seconds": 1000})).branches[
+            d.kw("db")
+        ].checkpoints == 3
         done = await d.gc_storage(conn, middle.max_tx)
         assert done.branches[d.kw("db")].since_tx == middle.max_tx
         assert await d.commit_as_db(conn, middle.commit_id) == middle
