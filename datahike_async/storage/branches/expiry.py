@@ -15,7 +15,7 @@ from datahike_async.errors import CorruptData, DatabaseNotFound, DatahikeError
 from datahike_async.index.protocol import IndexFactory
 from datahike_async.konserve.store import Store
 from datahike_async.storage.branches.read import read_branch
-from datahike_async.storage.branches.registry import read_registry
+from datahike_async.storage.branches.registry import Registry, read_registry
 from datahike_async.storage.branches.retained import expired
 from datahike_async.storage.nodes.mark import Marking
 from datahike_async.storage.nodes.store import NodeStore
@@ -52,16 +52,26 @@ class Expiry:
         return expired(f"{wanted}, which this database value needs,")
 
     async def _is_collected(self, wanted: str) -> bool:
-        registry = await read_registry(self._store)
-        if not registry.epoch:
-            return False
+        while True:
+            registry = await read_registry(self._store)
+            if not registry.epoch:
+                return False
+            try:
+                return not await self._is_named(wanted, registry)
+            except CorruptData:
+                # It is damaged, unless a collection was faster.
+                if (await read_registry(self._store)).epoch == registry.epoch:
+                    return False
+
+    async def _is_named(self, wanted: str, registry: Registry) -> bool:
+        """Say whether a branch that a registry lists needs a blob as it is now."""
         named = False
 
         def note(blobs: Iterable[str]) -> None:
             nonlocal named
             named = named or wanted in set(blobs)
 
-        # What is missing there is no reason to ask again: it is damage.
+        # What is missing there is no reason to ask again.
         marking = Marking(self._source.unexplained(), self._factory.below, note)
         for name in registry.branches:
             try:
@@ -71,10 +81,7 @@ class Expiry:
             if state is not None:
                 roots = state.head.base.trees["roots"].values()
                 found = (self._factory.top(root) for root in roots)
-                try:
-                    await marking.mark(top.address for top in found if top is not None)
-                except CorruptData:
-                    return False
+                await marking.mark(top.address for top in found if top is not None)
             if named:
-                return False
-        return True
+                return True
+        return False
