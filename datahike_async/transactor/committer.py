@@ -170,7 +170,8 @@ class Committer:
         """Return why there is no head any more."""
         name = self.base.branch
         try:
-            deleted = name not in (await read_registry(self.store)).branches
+            listed = (await read_registry(self.store)).branches.get(name)
+            deleted = listed is None or listed.publication != self.base.born
         except (DatahikeError, KonserveError):
             deleted = False  # nothing is there
         # A collection removes what is left of a branch that was deleted.
