@@ -118,7 +118,7 @@ def _config(home: Path) -> dict[str, Any]:
     return {"store": {"backend": "file", "path": str(home / "db")}}
 
 
-async def _create(home: Path, index: str) -> None:
+async def _create(home: Path, index: str = "persistent-set") -> None:
     await d.create_database(_config(home), **INDEXES[index])
     async with d.connect(_config(home)) as conn:
         await conn.transact(SCHEMA)
