@@ -19,6 +19,7 @@ import pytest
 import datahike_async as d
 from datahike_async import collection as verbs
 from datahike_async.config.collecting import Retention
+from datahike_async.env import SYSTEM
 from datahike_async.konserve import opening as stores
 from datahike_async.storage import collecting
 from datahike_async.storage.branches import branching, finding, forcing, tagging
@@ -544,6 +545,32 @@ async def test_a_branch_that_is_forced_as_an_epoch_begins_is_told_of_it(
         ]
         assert blocks[0] != blocks[1]
         await collect(config)
+        assert (await d.verify(conn)).ok
+
+
+async def test_what_a_branch_was_whose_name_another_one_has_is_kept_by_nobody(
+    config: dict[str, Any],
+) -> None:
+    """Who still has the old one open finds by it no commit that only that had; a tag keeps one."""
+    async with d.connect(config, create=True, limits=NEVER) as conn:
+        old = await flushed(conn, range(30))
+        await d.branch(conn, ":db", ":side")
+        async with d.connect(on(config, "side"), limits=NEVER) as side:
+            tagged = await flushed(side, range(30, 60))
+            await d.tag(conn, ":kept", tagged)
+            lost = await flushed(side, range(60, 70))
+            await flushed(side, range(70, 80))
+            async with elsewhere(config) as store:
+                await branching.end_branch(store, "side", SYSTEM)
+            await d.branch(conn, old, ":side")
+            for _ in range(2):
+                await collect(config)
+            db = await d.commit_as_db(side, tagged)
+            assert db is not None
+            assert await numbers(db) == list(range(60))
+            with pytest.raises((d.DatabaseNotFound, d.SnapshotExpired)):
+                await d.branch(side, lost, ":new")
+            assert d.kw("new") not in await d.branches(conn)
         assert (await d.verify(conn)).ok
 
 

@@ -119,7 +119,7 @@ async def _read_commit(actor: Actor, commit: Commit, *, pinned: bool = False) ->
         db = await d.commit_as_db(conn, commit.id)
     except d.SnapshotExpired:
         if really():
-            raise Wrong(f"retained commit {short(commit.id)} has expired") from None
+            raise Wrong(f"retained commit {short(commit.id)} has expired: {before}") from None
         return
     if db is None:
         if really():

@@ -74,20 +74,19 @@ async def _found(
 ) -> Origin | None:
     tx, below = tx_of_commit(commit), False
     names = sorted(registry.branches, key=lambda name: (name != own.branch, name))
+    gone: SnapshotExpired | None = None
     for name in names:
         floor = registry.floors.get(name)
         if floor is not None and tx < floor.tx:
             below = True
             continue
-        if name == own.branch and _is_kept(own.base, floor):
-            found = await past.find(own.base, own.tail, commit)
-            if found is not None and _is_kept(found.base, floor):
-                return Origin(found, floor)
-        head = await head_place(store, name, own.base.store)
-        if head is not None:
-            found = await past.find(head.base, head.encoded, commit)
-            if found is not None:
-                return Origin(found, floor)
+        try:
+            found = await _on_branch(store, past, registry, name, own, commit)
+        except SnapshotExpired as error:
+            gone = error  # another branch or a tag may keep it
+            continue
+        if found is not None:
+            return Origin(found, floor)
     for tagged in registry.tags.values():
         place = await read_tag(store, tagged)
         # What a tag keeps begins with its checkpoint; before the first collection, all is there.
@@ -95,7 +94,7 @@ async def _found(
             found = await past.find(place.base, place.encoded, commit)
             if found is not None:
                 return Origin(found, floor_at(place.base) if registry.epoch else None)
-    if not below:
+    if not below and gone is None:
         return None
     for id_, pin in (await read_pins(store)).items():
         if pin.commit == commit:
@@ -103,7 +102,22 @@ async def _found(
             return Origin(place, floor_at(place.base))
     if tx < _FIRST_TX:
         return None
-    raise _too_old(commit)
+    raise gone or _too_old(commit)
+
+
+async def _on_branch(
+    store: Store, past: Past, registry: Registry, name: str, own: Line, commit: UUID
+) -> Place | None:
+    """Return where a commit is in the past of a branch, None where it is not in it."""
+    # Another branch may have the name by now: what this one was is kept by nobody.
+    if name == own.branch and registry.branches[name].publication == own.base.born:
+        floor = registry.floors.get(name)
+        if _is_kept(own.base, floor):
+            found = await past.find(own.base, own.tail, commit)
+            if found is not None and _is_kept(found.base, floor):
+                return found
+    head = await head_place(store, name, own.base.store)
+    return None if head is None else await past.find(head.base, head.encoded, commit)
 
 
 async def require_kept(
