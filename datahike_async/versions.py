@@ -505,7 +505,7 @@ async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | N
 
 async def _head_of(conn: Connection, name: str, registry: Registry) -> Origin | None:
     writer = writer_of(conn)
-    place = await head_place(writer.branch.store, name, writer.branch.store_id)
+    place = await head_place(writer.branch.store, name, writer.branch.store_id, registry)
     return None if place is None else Origin(place, registry.floors.get(name))
 
 

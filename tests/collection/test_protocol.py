@@ -548,6 +548,43 @@ async def test_a_branch_that_is_forced_as_an_epoch_begins_is_told_of_it(
         assert (await d.verify(conn)).ok
 
 
+async def test_of_a_branch_that_nobody_can_list_any_more_none_is_made(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head is there, and a collection, which knows nothing of it, has removed what it names."""
+    async with d.connect(config, create=True, limits=NEVER) as conn:
+        old = await flushed(conn, range(30))
+        await flushed(conn, range(30, 60))
+        real = branching.list_branch
+        begun, over = anyio.Event(), anyio.Event()
+
+        async def late(*arguments: Any) -> bool:
+            begun.set()
+            await over.wait()
+            return await real(*arguments)
+
+        async def make() -> None:
+            with pytest.raises(d.SnapshotExpired):
+                await d.branch(conn, old, ":new")
+
+        monkeypatch.setattr(branching, "list_branch", late)
+        async with anyio.create_task_group() as tasks:
+
+            async def begin() -> None:
+                tasks.start_soon(make)
+                await begun.wait()
+
+            await collect(config, listed=begin)
+            monkeypatch.setattr(branching, "list_branch", real)
+            with pytest.raises(d.DatabaseNotFound):
+                await d.branch(conn, ":new", ":other")
+            with pytest.raises(d.DatabaseNotFound):
+                await d.tag(conn, ":kept", ":new")
+            over.set()
+        assert await d.branches(conn) == {d.kw("db")}
+        assert (await d.verify(conn)).ok
+
+
 async def test_what_a_branch_was_whose_name_another_one_has_is_kept_by_nobody(
     config: dict[str, Any],
 ) -> None:

@@ -130,7 +130,7 @@ async def _read_commit(actor: Actor, commit: Commit, *, pinned: bool = False) ->
     except Wrong as wrong:
         if "expired" in str(wrong) and not really():
             return
-        raise
+        raise Wrong(f"{wrong}; kept by {before}") from wrong
 
 
 async def sync(actor: Actor) -> None:

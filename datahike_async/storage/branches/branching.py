@@ -56,6 +56,7 @@ __all__ = [
     "both_in_use",
     "end_branch",
     "is_listed",
+    "is_there",
     "list_branch",
     "main_branch",
     "neither",
@@ -93,7 +94,7 @@ async def begin_branch(
     for _ in range(_ATTEMPTS):
         registry = await read_registry(store)
         there, revision = await read_head(store, name)
-        if _is_there(there, name, registry):
+        if is_there(there, name, registry):
             if name in registry.branches:
                 raise _exists(name)
             # Somebody has begun this branch, and perhaps was ended half way: it is there now.
@@ -152,7 +153,7 @@ async def _begun(
     return done
 
 
-def _is_there(head: Head | None, name: str, registry: Registry) -> bool:
+def is_there(head: Head | None, name: str, registry: Registry) -> bool:
     """Say whether there is a branch, or somebody is about to list one.
 
     One that is not listed, and was begun before the last collection, never will be.

@@ -13,6 +13,7 @@ from uuid import UUID
 from datahike_async.errors import CorruptData, DatabaseNotFound, SnapshotExpired
 from datahike_async.konserve.store import Store
 from datahike_async.snapshot.trees import Trees
+from datahike_async.storage.branches.branching import is_there
 from datahike_async.storage.branches.origin import Origin
 from datahike_async.storage.branches.pins import pinned_place, read_pins
 from datahike_async.storage.branches.read import read_branch
@@ -37,13 +38,19 @@ class Line(NamedTuple):
     tail: Sequence[bytes]
 
 
-async def head_place(store: Store, name: str, store_id: UUID) -> Place | None:
-    """Return where the newest commit of a branch is, None where there is no such branch."""
+async def head_place(
+    store: Store, name: str, store_id: UUID, registry: Registry | None = None
+) -> Place | None:
+    """Return where the newest commit of a branch is, None where there is no such branch.
+
+    With a registry, None also where there is a head that nobody has listed, nor can list any more:
+    collections know nothing of it.
+    """
     try:
         state = await read_branch(store, name, store_id)
     except DatabaseNotFound:
         return None
-    if state is None:
+    if state is None or not (registry is None or is_there(state.head, name, registry)):
         return None
     return Place(state.head.base, tuple(state.tail.records), state.records, state.commit)
 
