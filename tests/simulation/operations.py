@@ -75,8 +75,12 @@ async def hold(actor: Actor) -> None:
     _, line, before = actor.at(name)
     conn = await actor.conn(name)
     fresh = actor.chance.random() < 0.7
-    db = await conn.sync() if fresh else conn.db()
-    commit = await actor.seen(conn, db, name, line, before if fresh else None)
+    if fresh:
+        db = await conn.sync()
+        commit = await actor.seen(conn, db, name, line, before)
+    else:
+        db = conn.db()  # perhaps of what the branch was before somebody replaced it
+        commit = await actor.learn(conn, db)
     actor.held.append((db, commit))
     del actor.held[:-6]
 
