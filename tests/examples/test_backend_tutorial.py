@@ -2,99 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 import datahike_async as d
 from datahike_async.konserve import UnknownBackend, create_store
-from tests.forks import Forks
+from tests.examples.tutorials import ROOT, Followed, Tutorial, environment
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "backend"
-HOW_TO = ROOT / "docs" / "how-to" / "write-a-backend.md"
+TUTORIAL = Tutorial(EXAMPLE, ROOT / "docs" / "how-to" / "write-a-backend.md")
 MODULE = "sqlite_backend_example.py"
-INSTALL = "-m pip install"
-VENV = "-m venv"
-PLUGINS = "-p no:asyncio -p no:trio"
-IMPORTED = "-W 'ignore:Module already imported'"
 CONFIG = {"store": {"backend": "sqlite-example", "path": "db.sqlite"}}
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", HOW_TO.read_text(), re.M | re.S)
-
-
-def quoted(block: str) -> bool:
-    """Say whether a block stands in the example, line by line, at whatever indentation."""
-    files = [p for p in EXAMPLE.rglob("*") if p.suffix in (".py", ".toml")]
-    plain = textwrap.dedent(block)
-    forms = [textwrap.indent(plain, " " * n) for n in (0, 4, 8, 12)]
-    return any("\n" + form in "\n" + file.read_text() for file in files for form in forms)
-
-
-class Followed(NamedTuple):
-    """Where the commands of the how-to were followed, and what they printed."""
-
-    folder: Path
-    printed: str
-
-    forks: Forks
-
-    def run(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.forks.run("-c", code, *arguments)
-
-
-def environment() -> dict[str, str]:
-    """What is installed for the tests can be seen, so that nothing needs to be downloaded."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))}
-    seen = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(ROOT)]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Without plugins of other tests, which nobody who follows the how-to has; on one loop.
-    options = {"PYTEST_ADDOPTS": f"{PLUGINS} -k 'not trio'"}
-    return {**kept, **options, "PYTHONPATH": os.pathsep.join(seen), "PATH": path}
 
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory) -> Iterator[Followed]:
-    checkout = tmp_path_factory.mktemp("checkout")
-    ignored = shutil.ignore_patterns(".*", "__pycache__")
-    shutil.copytree(EXAMPLE, checkout / "examples" / "backend", ignore=ignored)
-    commands = "".join(blocks("sh"))
-    assert commands.count(INSTALL) == 1
-    commands = commands.replace(INSTALL, f"{INSTALL} --no-index --no-build-isolation")
-    # The pip of the tests is seen from there: to unpack one more takes seconds.
-    assert commands.count(VENV) == 1
-    commands = commands.replace(VENV, f"{VENV} --without-pip")
-    done = subprocess.run(
-        ["bash", "-euxc", commands],
-        cwd=checkout,
-        env=environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    folder = checkout / "my-backend"
-    python = str(folder / ".venv" / "bin" / "python")
-    forks = Forks(
-        ["datahike_async", "pytest", "anyio.pytest_plugin"],
-        python=python,
-        cwd=checkout,
-        environment={**environment(), "PYTEST_ADDOPTS": f"{PLUGINS} {IMPORTED}"},
-    )
-    yield Followed(folder, done.stdout, forks)
-    forks.close()
+    with TUTORIAL.followed(tmp_path_factory.mktemp("checkout")) as done:
+        yield done
 
 
 def test_the_commands_lead_to_a_backend_that_passes_the_suite(followed):
@@ -133,18 +62,8 @@ def test_it_is_found_by_its_entry_point(followed):
 
 
 def test_all_code_of_the_how_to_is_real(followed):
-    ran = 0
-    for block in blocks("python"):
-        if not quoted(block):
-            done = followed.run(block)
-            assert done.returncode == 0, f"{block}\n{done.stdout}"
-            ran += 1
-    assert ran == 2
-    assert len(blocks("python")) - ran > 10
-    assert blocks("toml")
-    assert all(quoted(block) for block in blocks("toml"))
-    fences = re.findall(r"^```(\w*)$", HOW_TO.read_text(), re.M)
-    assert set(fences) == {"", "python", "sh", "toml"}
+    TUTORIAL.check_code(followed, runs=2)
+    assert len(TUTORIAL.blocks("python")) > 12
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 NOT_RUN = re.compile(r"<!-- not run: \S.*? -->\n\Z")
 SPOKEN = {"python", "sh", "toml", "text", "edn", "json"}
-ELSEWHERE = {"docs/how-to/write-a-backend.md": "run, or found in the example, by its own test"}
+ELSEWHERE = {
+    f"docs/how-to/write-{what}.md": "run, or found in the example, by its own test"
+    for what in ("a-backend", "an-index")
+}
 PICTURES = {
     "datahike_async/konserve/envelope.py": "bytes of an envelope",
     "datahike_async/konserve/backends/file_frames.py": "bytes of a frame",

@@ -2,10 +2,11 @@
 
 ::
 
+    from datahike_async.index.registry import index_factory
     from datahike_async.index.testing import IndexCompliance
 
     class TestMyIndex(IndexCompliance):
-        factory = MyFactory()
+        factory = index_factory(":datahike.index/persistent-set")  # yours
         config = {"branching-factor": 8}
 
 Give it a configuration with nodes so small that 900 facts lie in three levels or more, or in many
