@@ -56,6 +56,18 @@ class Side:
                 out.append((leaf.rows, low, high))
         return out
 
+    def has(self, bound: Bound) -> bool:
+        """Whether there are rows under a bound, which is not empty."""
+        leaves = self.leaves
+        if self._attributes:
+            at = bisect_left(self._attributes, bound[0])
+            leaves = leaves[at : at + 1]
+        for leaf in leaves:
+            low, high = locate(leaf, bound, self.order)
+            if low < high:
+                return True
+        return False
+
     def between(self, lower: Bound, upper: Bound) -> list[Rows]:
         """Return the rows between two bounds."""
         return [rows.slice(low, high) for rows, low, high in self.spans(lower, upper)]

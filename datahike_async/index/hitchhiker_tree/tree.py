@@ -7,6 +7,7 @@ exact: what is taken away is known to be there, so they add up.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -27,8 +28,16 @@ from datahike_async.index.hitchhiker_tree.merge import Pushing
 from datahike_async.index.hitchhiker_tree.node import Buffered
 from datahike_async.index.persistent_set.apart import apart
 from datahike_async.index.persistent_set.lookup import Lookup
-from datahike_async.index.persistent_set.node import Branch, Leaf, Node, locate, take_rows, top
-from datahike_async.index.persistent_set.tree import PersistentSet, by_attribute
+from datahike_async.index.persistent_set.node import (
+    TOP,
+    Branch,
+    Leaf,
+    Node,
+    locate,
+    take_rows,
+    top,
+)
+from datahike_async.index.persistent_set.tree import PersistentSet, are_one, by_attribute
 from datahike_async.index.protocol import Bound, Index, Order
 from datahike_async.index.runs import places
 from datahike_async.index.source import Address, NodeMiss, NodeSource
@@ -68,11 +77,31 @@ class HitchhikerTree(PersistentSet):
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _point(self, bound: Bound) -> None:
-        """Return None: rows under a bound lie in buffers, too."""
+    def _point(self, bound: Bound) -> tuple[Leaf, int, int] | None:
+        """Return where all rows under a bound lie, None if that is not in one leaf alone."""
+        node = self._top_node()
+        low = top(bound, self.order)
+        high = (*low, TOP)
+        while isinstance(node, Buffered):
+            adds, removes = node.sides(self.order)
+            if adds.has(bound) or removes.has(bound):
+                return None
+            keys = node.keys
+            slot = bisect_left(keys, low)
+            if slot == 0 or (slot < len(keys) and keys[slot] < high):
+                return None
+            missing: list[Address] = []
+            node = self._child(node, slot - 1, missing)
+            self._missed(missing)
+        return (node, *locate(node, bound, self.order)) if isinstance(node, Leaf) else None
 
     def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the rows between two bounds as runs; see :class:`Index`."""
+        if lower and are_one(lower, upper, self.order):
+            found = self._point(lower)
+            if found is not None:
+                leaf, lo, hi = found
+                return [take_rows(leaf.rows, lo, hi)] if lo < hi else []
         levels = self._levels(lower, upper)
         out = self._between(levels[-1], lower, upper) if levels else []
         for level in reversed(levels):

@@ -158,7 +158,7 @@ class PersistentSet:
 
     def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the rows between two bounds as runs; see :class:`Index`."""
-        if lower and _are_one(lower, upper, self.order):
+        if lower and are_one(lower, upper, self.order):
             found = self._point(lower)
             if found is not None:
                 leaf, lo, hi = found
@@ -226,7 +226,7 @@ class PersistentSet:
         """Count the rows between two bounds, reading only nodes at its edges."""
         if not lower and not upper:
             return self._count
-        if lower and _are_one(lower, upper, self.order):
+        if lower and are_one(lower, upper, self.order):
             found = self._point(lower)
             if found is not None:
                 return found[2] - found[1]
@@ -464,7 +464,7 @@ class PersistentSet:
             level = below
 
 
-def _are_one(lower: Bound, upper: Bound, order: Order) -> bool:
+def are_one(lower: Bound, upper: Bound, order: Order) -> bool:
     """Whether two bounds are the same, where True, 1 and 1.0 are not."""
     if lower is upper:
         return True
