@@ -105,6 +105,8 @@ class Branch:
     """A branch: the newest commit of it that somebody was told of, and which of its lives it is."""
 
     tip: UUID | None = None
+    start: UUID | None = None
+    """The first that is known of it, where that was made of another: what was before may be gone."""
     line: int = 0
     there: bool | None = True
     busy: int = 0
@@ -166,6 +168,8 @@ class Model:
                 f"branch {name} is {short(commit)}, which has lost {short(before)}, that was "
                 "acknowledged before"
             )
+        if branch.tip is None:
+            branch.start = commit
         if branch.tip is None or self.commits[commit].tx > self.commits[branch.tip].tx:
             branch.tip = commit
             for intent in self.intents.values():
@@ -199,7 +203,7 @@ class Model:
                     if n >= self.retained - ahead[name]:
                         break
                     yield f"branch {name} {branch.line}", commit.id
-                    if commit.begins:
+                    if commit.begins or commit.id == branch.start:
                         break
 
     def base(self, a: UUID, b: UUID) -> Commit | None:
