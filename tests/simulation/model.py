@@ -106,7 +106,7 @@ class Branch:
 
     tip: UUID | None = None
     start: UUID | None = None
-    """The first that is known of it, where that was made of another: what was before may be gone."""
+    """The first that is known of it, where it was made of another: what was before may be gone."""
     line: int = 0
     there: bool | None = True
     busy: int = 0
