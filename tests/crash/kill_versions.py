@@ -105,7 +105,10 @@ class _Life:
             return
         if not there:
             self.note("branches", name)
-            await d.branch(conn, ":db", f":{name}")
+            try:
+                await d.branch(conn, ":db", f":{name}")
+            except d.DatabaseExists:
+                return  # the last process was killed before it had listed it: now it is
             self.note("branched", name)
         config = _config(self.home, self.backend, name)
         with suppress(d.DatabaseNotFound):
