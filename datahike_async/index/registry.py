@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from datahike_async.errors import ConfigError
 from datahike_async.index.hitchhiker_tree.factory import HitchhikerTreeFactory
+from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.persistent_set.factory import PersistentSetFactory
 from datahike_async.index.protocol import IndexFactory
 
@@ -17,9 +18,9 @@ PERSISTENT_SET: Final = "datahike.index/persistent-set"
 HITCHHIKER_TREE: Final = "datahike.index/hitchhiker-tree"
 _GROUP: Final = "datahike_async.indexes"
 
-_registered: dict[str, IndexFactory] = {
-    PERSISTENT_SET: PersistentSetFactory(),
-    HITCHHIKER_TREE: HitchhikerTreeFactory(),
+_registered: dict[str, LevelsFactory] = {
+    PERSISTENT_SET: LevelsFactory(PersistentSetFactory()),
+    HITCHHIKER_TREE: LevelsFactory(HitchhikerTreeFactory()),
 }
 
 
@@ -29,7 +30,7 @@ def _name(name: Any) -> str:
 
 def register_index(name: Any, factory: IndexFactory) -> None:
     """Make ``factory`` the index that a config names with ``{":index": name}``."""
-    _registered[_name(name)] = factory
+    _registered[_name(name)] = LevelsFactory(factory)
 
 
 @cache
@@ -40,8 +41,8 @@ def _from_entry_points() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=_GROUP)}
 
 
-def index_factory(name: Any = PERSISTENT_SET) -> IndexFactory:
-    """Return the index registered under ``name``.
+def index_factory(name: Any = PERSISTENT_SET) -> LevelsFactory:
+    """Return what makes levels over the index that is registered under ``name``.
 
     Raises ConfigError ``:unknown-index-type``.
     """
@@ -52,7 +53,7 @@ def index_factory(name: Any = PERSISTENT_SET) -> IndexFactory:
     point = _from_entry_points().get(text)
     if point is not None:
         factory = point.load()
-        made: IndexFactory = factory() if isinstance(factory, type) else factory
+        made = LevelsFactory(factory() if isinstance(factory, type) else factory)
         _registered[text] = made
         return made
     known = sorted({*_registered, *_from_entry_points()})

@@ -6,7 +6,7 @@ temporal twins hold one interval a retracted datom: asserted by ``t``, true unti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -15,18 +15,23 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.errors import ArgumentError
-from datahike_async.index.arrays import searched, spans
+from datahike_async.index.arrays import searched, spans, uniques
 from datahike_async.index.columns import I64, INT, OBJECT, Column, Rows
+from datahike_async.index.levels.factory import LevelsFactory
+from datahike_async.index.levels.levels import Levels
+from datahike_async.index.levels.policy import due, into_base
+from datahike_async.index.levels.run import gathered
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.mixed import joined_rows
-from datahike_async.index.protocol import Index, IndexFactory, Order
-from datahike_async.index.runs import sorted_rows
+from datahike_async.index.protocol import Order
+from datahike_async.index.runs import changed, sorted_rows
 from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
 from datahike_async.memory import Memory, memory_of
 from datahike_async.snapshot.columns import FOREVER, PRESENT, Change, Columns, Window, windowed
 from datahike_async.snapshot.ids import MAIN, TX0
 from datahike_async.snapshot.instants import NONE
 from datahike_async.values.schema import TX_INSTANT, Schema
+from datahike_async.values.types import typed_keys
 
 __all__ = ["Trees"]
 
@@ -47,6 +52,7 @@ class Trees:
 
     __slots__ = (
         "_counts",
+        "_due",
         "_instants",
         "_past_counts",
         "_sought",
@@ -64,10 +70,10 @@ class Trees:
 
     def __init__(
         self,
-        factory: IndexFactory,
+        factory: LevelsFactory,
         config: Mapping[str, Any],
-        current: Mapping[Order, Index],
-        temporal: Mapping[Order, Index] | None,
+        current: Mapping[Order, Levels],
+        temporal: Mapping[Order, Levels] | None,
         max_eid: int,
         max_tx: int,
         memory: Memory | None = None,
@@ -86,6 +92,7 @@ class Trees:
         # About how many bytes a value of an attribute takes, where someone had to know.
         self.widths: dict[int, float] = {}
         self._counts: dict[int, int] = {}
+        self._due: tuple[tuple[bool, int], ...] | None = None
         self._past_counts: dict[int, int] = {}
         self._instants = NONE
         # How many entities were looked up of attributes that are not put together.
@@ -94,7 +101,7 @@ class Trees:
     @classmethod
     def empty(
         cls,
-        factory: IndexFactory,
+        factory: LevelsFactory,
         config: Mapping[str, Any],
         *,
         keep_history: bool,
@@ -181,7 +188,7 @@ class Trees:
         """Return columns of an attribute that are at hand, though the newest datoms may lack."""
         return self.columns.nearly(a)
 
-    def past(self) -> Mapping[Order, Index]:
+    def past(self) -> Mapping[Order, Levels]:
         """Return the indexes of intervals; raise ArgumentError where no history is kept."""
         if self.temporal is None:
             raise ArgumentError(
@@ -203,7 +210,7 @@ class Trees:
         """
         return self._looked_up(self.past(), a, entities)
 
-    def _looked_up(self, indexes: Mapping[Order, Index], a: int, entities: I64) -> Rows:
+    def _looked_up(self, indexes: Mapping[Order, Levels], a: int, entities: I64) -> Rows:
         bounds = [Column(INT, entities), Column(INT, np.full(len(entities), a, np.int64))]
         found = indexes[Order.EAVT].lookup_many(bounds)[0]
         if found.v.kind != OBJECT:
@@ -271,8 +278,8 @@ class Trees:
 
     def _with(
         self,
-        current: Mapping[Order, Index],
-        temporal: Mapping[Order, Index] | None,
+        current: Mapping[Order, Levels],
+        temporal: Mapping[Order, Levels] | None,
         max_eid: int,
         max_tx: int,
         columns: Columns | None = None,
@@ -360,29 +367,37 @@ class Trees:
         """Return trees with runs merged in: each maps an attribute id to rows in any order.
 
         They are what the first ``n`` operations of a memtable say, if one is given; ``early`` are
-        attributes that may have been given datoms of transactions before the newest here. Raises
-        NodeMiss for what all indexes miss, of the same source.
+        attributes that may have been given datoms of transactions before the newest here. What is
+        removed is there as it is said, and what is added is not (``index/levels``): it goes to a
+        run, or into the base where it is much beside that. Raises NodeMiss for what all indexes
+        miss, of the same source.
         """
         current = dict(self.current)
         temporal = None if self.temporal is None else dict(self.temporal)
         missing: dict[Address, NodeSource] = {}
+        # What is taken out was found here, and nothing is added that is here; only of datoms that
+        # name earlier transactions the same interval may come again.
+        ended = {a: self._new(rows) if a in early else rows for a, rows in ended.items()}
 
-        # What a memtable takes out it found here, and nothing is added to it that is here; only of
-        # datoms that name earlier transactions the same interval may come again.
-        sure = mem is not None and not early
-
-        def change(indexes: dict[Order, Index], order: Order, *runs: list[Rows]) -> None:
-            try:
-                if any(runs):
-                    indexes[order] = indexes[order].merge(*runs, sure=sure)
-            except NodeMiss as miss:
-                missing.update(dict.fromkeys(miss.addresses, miss.source))
+        def change(
+            indexes: dict[Order, Levels] | None, new: Mapping[int, Rows], gone: Mapping[int, Rows]
+        ) -> None:
+            rows = sum(map(len, new.values())) + sum(map(len, gone.values()))
+            if indexes is None or not rows:
+                return
+            below = self._goes_below(indexes[Order.EAVT], rows)
+            for order in _ORDERS:
+                index, runs = indexes[order], [_runs(side, order, schema) for side in (new, gone)]
+                try:
+                    # All orders have the same runs, those too that none of the rows belong to.
+                    merge = index.merge_below if below else index.merge
+                    indexes[order] = merge(*runs, sure=mem is not None)
+                except NodeMiss as miss:
+                    missing.update(dict.fromkeys(miss.addresses, miss.source))
 
         # What all of them miss is fetched together: what is resident may fall out meanwhile.
-        for order in _ORDERS:
-            change(current, order, _runs(adds, order, schema), _runs(removes, order, schema))
-            if temporal is not None:
-                change(temporal, order, _runs(ended, order, schema), [])
+        change(current, adds, removes)
+        change(temporal, ended, {})
         for source in dict.fromkeys(missing.values()):
             raise NodeMiss(source, [a for a, s in missing.items() if s is source])
         changes = {
@@ -396,6 +411,21 @@ class Trees:
         said = instant in removes
         out._instants = NONE if said else self._instants.with_rows(adds.get(instant))
         return out
+
+    def _new(self, ended: Rows) -> Rows:
+        """Return those intervals of an attribute that are not here yet, each once."""
+        assert ended.until is not None
+        known = self.past_of_entities(int(ended.a[0]), uniques(ended.e))
+        seen = set(_identities(known))
+        keep = np.zeros(len(ended), np.bool_)
+        for i, identity in enumerate(_identities(ended)):
+            keep[i] = identity not in seen
+            seen.add(identity)
+        return ended.take(keep)
+
+    def _goes_below(self, index: Levels, rows: int) -> bool:
+        """Whether a change of so many rows goes into the base of indexes at once."""
+        return not self.config["runs"] or (not index.runs and into_base(len(index.base), rows))
 
     def _change(self, adds: Rows | None, removes: Rows | None, ended: Rows | None) -> Change:
         if ended is None or ended.until is None:
@@ -416,38 +446,77 @@ class Trees:
         Columns are put together anew: no past of these attributes is what it was. Raises NodeMiss.
         """
         assert self.temporal is not None
-        # What is purged of the past may still be named by an index that notes what is removed.
-        past = {a: Rows(rows.e, rows.a, rows.v, rows.t) for a, rows in temporal.items()}
-        nothing: dict[int, Rows] = {}
-        sides = (
-            (dict(self.current), current, past),
-            (dict(self.temporal), temporal, nothing),
+        entities = np.concatenate([r.e for side in (current, temporal) for r in side.values()])
+        named = [Column(INT, uniques(entities))]
+        eavt = self.current[Order.EAVT]
+        # What runs say of them goes with the rest: also what was removed, and nothing tells of.
+        said, (there, _) = gathered(
+            [partial(eavt.everything, named), partial(eavt.lookup_many, named)]
         )
-        missing: dict[Address, NodeSource] = {}
-        for indexes, gone, were in sides:
-            for order in _ORDERS:
-                runs = _runs(gone, order, schema), _runs(were, order, schema)
-                try:
-                    indexes[order] = indexes[order].erased(*runs)
-                except NodeMiss as miss:
-                    missing.update(dict.fromkeys(miss.addresses, miss.source))
-        for source in dict.fromkeys(missing.values()):
-            raise NodeMiss(source, [a for a, s in missing.items() if s is source])
+        gone = _by_attribute(said)
+        leaving = _runs(current, Order.EAVT, schema)
+        kept = _by_attribute([changed(there, [], leaving, Order.EAVT, False)])
+        calls = [
+            partial(self.current[o].without, _runs(gone, o, schema), _runs(kept, o, schema))
+            for o in _ORDERS
+        ]
+        calls += [partial(self.temporal[o].without, _runs(temporal, o, schema)) for o in _ORDERS]
+        made = gathered(calls)
         columns = Columns(self.memory.columns)
-        return self._with(sides[0][0], sides[1][0], self.max_eid, self.max_tx, columns)
+        present, past = (dict(zip(_ORDERS, part, strict=True)) for part in (made[:3], made[3:]))
+        return self._with(present, past, self.max_eid, self.max_tx, columns)
 
     def backfill(self, a: int) -> Trees:
         """Return trees whose AVET also holds attribute ``a``, which has become indexed."""
-        current = dict(self.current)
-        rows = self.attr(a)
-        if len(rows):
-            current[Order.AVET] = current[Order.AVET].merge([sorted_rows(rows, Order.AVET)], [])
-        temporal = None if self.temporal is None else dict(self.temporal)
+
+        def filled(index: Levels, rows: Rows) -> Levels:
+            # What is there from when it was indexed before is not how it is now.
+            old = index.everything([Column(INT, np.array([a], np.int64))])
+            new = [sorted_rows(rows, Order.AVET)] if len(rows) else []
+            if not old:
+                return index.merge_below(new, [])
+            return index.without([sorted_rows(Rows.concat(old), Order.AVET)], new)
+
+        current = {**self.current, Order.AVET: filled(self.current[Order.AVET], self.attr(a))}
+        temporal = self.temporal
         if temporal is not None:
             past = Rows.concat(temporal[Order.AEVT].slice((a,), (a,)))
-            if len(past):
-                run = sorted_rows(past, Order.AVET)
-                temporal[Order.AVET] = temporal[Order.AVET].merge([run], [])
+            temporal = {**temporal, Order.AVET: filled(temporal[Order.AVET], past)}
+        return self._with(current, temporal, self.max_eid, self.max_tx)
+
+    # -- merging runs --------------------------------------------------------------------------
+
+    @property
+    def due(self) -> tuple[tuple[bool, int], ...]:
+        """Which runs are to be merged: whether of the past, and the first of them, -1: all below.
+
+        The same in each order.
+        """
+        if self._due is None:
+            sides = [(False, self.current)] + ([] if not self.temporal else [(True, self.temporal)])
+            found = []
+            for past, indexes in sides:
+                index = indexes[Order.EAVT]
+                first = due(len(index.base), list(map(len, index.runs)))
+                if first is not None:
+                    found.append((past, first))
+            self._due = tuple(found)
+        return self._due
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """How many runs there are, of the present and the past, and how many rows are in them."""
+        indexes = [side[Order.EAVT] for side in (self.current, self.temporal) if side is not None]
+        runs = [run for index in indexes for run in index.runs]
+        return len(runs), sum(map(len, runs))
+
+    def side(self, *, past: bool) -> Mapping[Order, Levels]:
+        """Return the indexes of the present, or of the past."""
+        return self.past() if past else self.current
+
+    def with_side(self, indexes: Mapping[Order, Levels], *, past: bool) -> Trees:
+        """Return the same state, with runs merged in the indexes of the present or the past."""
+        current, temporal = (self.current, indexes) if past else (indexes, self.temporal)
         return self._with(current, temporal, self.max_eid, self.max_tx)
 
     # -- storing ---------------------------------------------------------------------------
@@ -467,7 +536,7 @@ class Trees:
         """Write what is not yet stored; return clean trees and the record of their roots."""
         roots: dict[str, Any] = {}
 
-        def clean(indexes: Mapping[Order, Index], prefix: str) -> dict[Order, Index]:
+        def clean(indexes: Mapping[Order, Levels], prefix: str) -> dict[Order, Levels]:
             out = {}
             for order, index in indexes.items():
                 out[order], root = index.flush(sink)
@@ -487,7 +556,7 @@ class Trees:
     @classmethod
     def restore(
         cls,
-        factory: IndexFactory,
+        factory: LevelsFactory,
         config: Mapping[str, Any],
         record: Mapping[str, Any],
         source: NodeSource,
@@ -496,7 +565,7 @@ class Trees:
         """Return the trees that :meth:`flush` recorded, reading nothing yet."""
         roots = record["roots"]
 
-        def load(prefix: str, temporal: bool) -> dict[Order, Index]:
+        def load(prefix: str, temporal: bool) -> dict[Order, Levels]:
             return {
                 o: factory.restore(o, temporal, roots[prefix + o.value], source) for o in _ORDERS
             }
@@ -513,7 +582,7 @@ class Trees:
             ids=range(*record["ids"]),
         )
 
-    def indexes(self) -> Iterator[Index]:
+    def indexes(self) -> Iterator[Levels]:
         """Iterate over all indexes, current and temporal."""
         yield from self.current.values()
         if self.temporal is not None:
@@ -530,3 +599,25 @@ def _runs(by_attr: Mapping[int, Rows], order: Order, schema: Schema) -> list[Row
         for a in sorted(by_attr)
         if order is Order.AEVT or schema.attrs[a].indexed
     ]
+
+
+def _by_attribute(runs: Sequence[Rows]) -> dict[int, Rows]:
+    """Return rows by attribute, with values in columns of their own kind."""
+    out: dict[int, Rows] = {}
+    whole = Rows.concat(runs)
+    for a in uniques(whole.a.astype(np.int64)).tolist() if len(whole) else ():
+        own = whole.take(whole.a == a)
+        out[a] = Rows(own.e, own.a, Column.of(own.v.tolist()), own.t, own.until)
+    return out
+
+
+def _identities(intervals: Rows) -> Iterator[tuple[int, Any, int, int]]:
+    assert intervals.until is not None or not len(intervals)
+    until = [] if intervals.until is None else intervals.until.tolist()
+    return zip(
+        intervals.e.tolist(),
+        typed_keys(intervals.v.tolist()),
+        intervals.t.tolist(),
+        until,
+        strict=True,
+    )

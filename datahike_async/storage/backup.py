@@ -261,8 +261,7 @@ class _Copy:
             return base
         roots = dict(base.trees["roots"])
         for root in stop.roots:
-            if root.top is not None:
-                roots[root.name] = stop.factory.rooted(roots[root.name], places[root.top.address])
+            roots[root.name] = stop.factory.rooted(roots[root.name], places)
         return replace(base, trees={**base.trees, "roots": roots}).with_encoding()
 
 

@@ -33,7 +33,7 @@ from datahike_async.errors import (
     SnapshotExpired,
     StorageError,
 )
-from datahike_async.index.protocol import IndexFactory
+from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.source import Address
 from datahike_async.konserve.errors import OutcomeUnknown, RevisionMismatch
 from datahike_async.konserve.serializers import name_of_key
@@ -161,7 +161,7 @@ class Collection:
         self,
         store: Store,
         source: NodeStore,
-        factory: IndexFactory,
+        factory: LevelsFactory,
         keep: Retention,
         env: Env,
         watch: Watch,
@@ -323,7 +323,7 @@ class Collection:
         marking = Marking(self._source, self._factory.below, lambda _: None)
         for base in bases:
             roots = base.trees["roots"].values()
-            tops = [top.address for root in roots if (top := self._factory.top(root)) is not None]
+            tops = [top.child.address for root in roots for top in self._factory.tops(root)]
             await marking.mark(tops, left)
         by_name = {name_of_key(pack): pack for pack in left}
         thin: list[str] = []
@@ -421,7 +421,7 @@ class _Lines:
     """Crosses out what lines of checkpoints need; what several share is gone through once."""
 
     def __init__(
-        self, store: Store, names: Names, factory: IndexFactory, source: NodeStore
+        self, store: Store, names: Names, factory: LevelsFactory, source: NodeStore
     ) -> None:
         self._store = store
         self._names = names
@@ -466,7 +466,7 @@ class _Lines:
             return
         self._trees.add(base.id)
         roots = base.trees["roots"].values()
-        tops = [top.address for root in roots if (top := self._factory.top(root)) is not None]
+        tops = [top.child.address for root in roots for top in self._factory.tops(root)]
         await self._marking.mark(tops)
 
 

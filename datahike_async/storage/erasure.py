@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from datahike_async.edn.types import Keyword
 from datahike_async.index.codec import unpack
 from datahike_async.index.columns import Rows
-from datahike_async.index.protocol import IndexFactory
+from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.source import read
 from datahike_async.konserve.base import gather, listing
 from datahike_async.konserve.blob import UNCHANGED
@@ -144,7 +144,7 @@ class Searched:
     found: list[Kept] = field(default_factory=list)
 
 
-async def search(store: Store, factory: IndexFactory, sought: Sought) -> Searched:
+async def search(store: Store, factory: LevelsFactory, sought: Sought) -> Searched:
     """Decode all that lies in a store, and say where values are. Raises konserve's errors."""
     look = _Search(store, factory, sought)
     async with listing(store.blobs.names()) as pages:
@@ -158,7 +158,7 @@ async def search(store: Store, factory: IndexFactory, sought: Sought) -> Searche
 
 
 class _Search:
-    def __init__(self, store: Store, factory: IndexFactory, sought: Sought) -> None:
+    def __init__(self, store: Store, factory: LevelsFactory, sought: Sought) -> None:
         self.done = Searched()
         self._store = store
         self._factory = factory

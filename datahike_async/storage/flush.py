@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from enum import Enum
 from time import perf_counter, sleep
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -16,6 +17,9 @@ from uuid import UUID
 import anyio
 
 from datahike_async.collector import set_aside
+from datahike_async.index.levels.levels import Levels
+from datahike_async.index.levels.merging import Merging
+from datahike_async.index.protocol import Order
 from datahike_async.index.source import Address, Reading
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
 from datahike_async.konserve.store import Assoc, Store
@@ -27,23 +31,32 @@ from datahike_async.storage.keys import checkpoint_key, segment_key
 from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import encode_segment
 from datahike_async.storage.nodes.layout import Layout
-from datahike_async.storage.nodes.sinks import make_sink
+from datahike_async.storage.nodes.sinks import Sink, make_sink
 from datahike_async.storage.nodes.store import NodeStore
 
-__all__ = ["Flushed", "flush", "write_blobs"]
+__all__ = ["Flushed", "Merge", "flush", "write_blobs"]
 
 _ATTEMPTS: Final = 4
 _MUCH_ROWS: Final = 1 << 15
 _MUCH_BYTES: Final = 4 << 20
 """From these on what lives is spared by the garbage collector meanwhile."""
-_ROW_BYTES: Final = 32
 _AT_WORK: Final = 0.0005
 """Seconds of work between two looks whether the event loop hurries."""
 _ASIDE: Final = 0.0005
 """Seconds that it has then: half of the time, where it always does."""
 _STEP: Final = 0.0001
-_MANY_ROWS: Final = 4096
-"""Of fewer rows most of what is written are the leaves around them."""
+_MERGED_ROWS: Final = 1 << 16
+"""Rows of runs that are merged before they are written and let go."""
+_PART: Final = 16
+"""Runs are merged at once into bases of at most so many times the rows that come."""
+
+
+class Merge(Enum):
+    """Which runs a flush merges: those that are due, of them what is little, or all."""
+
+    DUE = "due"
+    LITTLE = "little"
+    ALL = "all"
 
 
 class Flushed(NamedTuple):
@@ -57,14 +70,6 @@ class Flushed(NamedTuple):
     trees: Trees
     base: Checkpoint
     bytes: int
-
-    @property
-    def spread(self) -> float:
-        """How many times what is usual was written for each row: 1 where they lie together.
-
-        Rows that lie far apart rewrite a leaf each; the more of them go in at once, the fewer.
-        """
-        return max(self.bytes / (_ROW_BYTES * max(self.snapshot.n, _MANY_ROWS)), 1.0)
 
 
 class _Aside:
@@ -101,6 +106,7 @@ async def flush(
     thin: Collection[str] = (),
     hurries: Callable[[], bool] = bool,
     hashed: bool = False,
+    merging: Merge = Merge.DUE,
 ) -> Flushed:
     """Write what ``snapshot`` needs to be read from trees alone, and its records as a segment.
 
@@ -108,7 +114,7 @@ async def flush(
     is the address of the segment before, ``id`` that of the flush, never used before. The
     ``checkpoint`` is made of the record of the trees and of the address of the newest segment.
     What lies in the packs of ``thin`` is written again, so that those can go. With ``hashed`` the
-    addresses of nodes have their hashes.
+    addresses of nodes have their hashes. ``merging`` says which runs are merged.
     Computes in a worker thread, which stands aside for a moment where the event loop ``hurries``;
     other tasks may go on appending to the memtable. Raises konserve's errors, and CorruptData from
     reading nodes.
@@ -124,7 +130,7 @@ async def flush(
         # Also without rows: a transaction may have used up an id and changed nothing.
         if snapshot.n or (trees.max_eid, trees.max_tx) != ids:
             trees = trees.absorb(mem, snapshot.n, snapshot.m, snapshot.schema, *ids)
-        return trees.loosened(thin) if thin else trees
+        return trees
 
     def build(trees: Trees) -> Flushed:
         looking.set(aside)
@@ -144,10 +150,45 @@ async def flush(
     much = size >= _MUCH_BYTES or snapshot.n >= _MUCH_ROWS
     # Until they are durable, nodes live in the cache alone and must not fall out of it.
     with Reading(source) as reading, set_aside() if much else nullcontext():
-        trees = await reading.call(absorb, run=in_thread)
+        trees: Trees = await reading.call(absorb, run=in_thread)
+        for past, first in _wanted(trees, snapshot.n, merging):
+            trees = await _merged(trees, first, sink, store, past=past)
+        if thin:
+            trees = await reading.call(trees.loosened, thin, run=in_thread)
         flushed = await in_thread(build, trees)
         await write_blobs(store, sink.writes)
         return flushed
+
+
+def _wanted(trees: Trees, rows: int, merging: Merge) -> Sequence[tuple[bool, int]]:
+    """Return which runs to merge: whether of the past, and the first of them, -1: all below."""
+    sides = (False, True) if trees.keep_history else (False,)
+    if merging is Merge.ALL:
+        return [(past, -1) for past in sides if trees.side(past=past)[Order.EAVT].runs]
+    if merging is Merge.DUE:
+        return trees.due
+    # A commit waits for it: what is much beside it is left for the next flush.
+    return [
+        (past, first)
+        for past, first in trees.due
+        if first >= 0 or len(trees.side(past=past)[Order.EAVT].base) <= _PART * rows
+    ]
+
+
+async def _merged(trees: Trees, first: int, sink: Sink, store: Store, *, past: bool) -> Trees:
+    """Return trees with runs merged. What is much is written on the way, and let go."""
+    out: dict[Order, Levels] = {}
+    for order, index in trees.side(past=past).items():
+        merge = Merging(index, first)
+        more = True
+        while more:
+            with Reading(sink.source) as reading:
+                more = await reading.call(merge.some, _MERGED_ROWS, run=in_thread)
+                if merge.waiting >= _MERGED_ROWS:
+                    await in_thread(merge.write, sink)
+                    await write_blobs(store, await in_thread(sink.take))
+        out[order] = merge.done()
+    return trees.with_side(out, past=past)
 
 
 async def write_blobs(store: Store, writes: Sequence[tuple[str, bytes]]) -> None:

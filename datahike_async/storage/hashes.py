@@ -14,7 +14,8 @@ from uuid import UUID
 
 from datahike_async.errors import CorruptData, UnsupportedFormat
 from datahike_async.index.codec import pack, unfolded
-from datahike_async.index.protocol import IndexFactory
+from datahike_async.index.levels.factory import LevelsFactory
+from datahike_async.index.levels.nodes import parted
 from datahike_async.index.source import Address
 
 __all__ = ["checkpoint_hash", "hashed_id", "node_hash", "state_hash", "value_id"]
@@ -45,7 +46,7 @@ def _nowhere(digest: bytes) -> Address:
 # -- nodes -------------------------------------------------------------------------------------
 
 
-def node_hash(factory: IndexFactory, data: bytes, node: Any) -> bytes:
+def node_hash(factory: LevelsFactory, data: bytes, node: Any) -> bytes:
     """Return the hash of a decoded node, and of all that is below it.
 
     ``data`` are its bytes. Of one with children its own place and theirs make no difference.
@@ -59,8 +60,9 @@ def node_hash(factory: IndexFactory, data: bytes, node: Any) -> bytes:
 
 def _plain_bytes(data: bytes) -> bytes:
     """Return bytes that another version of the compressor would have made as well."""
+    whose, plain = parted(data)
     try:
-        return unfolded(data)
+        return whose + unfolded(plain)
     except (CorruptData, UnsupportedFormat):
         return data  # an index with an encoding of its own
 
@@ -69,7 +71,7 @@ def _plain_bytes(data: bytes) -> bytes:
 
 
 def state_hash(
-    factory: IndexFactory,
+    factory: LevelsFactory,
     config: Mapping[str, Any],
     schema: Mapping[str, Any],
     instant: Any,
@@ -78,8 +80,8 @@ def state_hash(
     """Return the hash of what a checkpoint holds, whatever branch, copy and store it is in."""
     roots = {}
     for name, root in trees["roots"].items():
-        top = factory.top(root)
-        roots[name] = root if top is None else factory.rooted(root, _nowhere(top.address.hash))
+        named = [top.child.address for top in factory.tops(root)]
+        roots[name] = factory.rooted(root, {at: _nowhere(at.hash) for at in named})
     fixed = {key: value for key, value in config.items() if key != "name"}
     return _digest(_STATE, pack(_plain([fixed, schema, instant, trees["max-tx"], roots])))
 

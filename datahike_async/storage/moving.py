@@ -43,11 +43,9 @@ def alike(source: Seen, target: Seen) -> dict[Address, Address]:
         mine = source.stops.get(id_)
         if mine is None:
             continue
-        theirs = {root.name: root.top for root in stop.roots}
+        theirs = {root.name: root.addresses for root in stop.roots}
         for root in mine.roots:
-            other = theirs.get(root.name)
-            if root.top is not None and other is not None:
-                todo.append((root.top.address, other.address))
+            todo += zip(root.addresses, theirs.get(root.name, ()), strict=False)
     while todo:
         old, new = todo.pop()
         if old in out:
@@ -89,7 +87,7 @@ class Moving:
 
     def _levels(self, stop: Stop) -> list[list[Address]]:
         """Return the nodes of a checkpoint that have not been moved, the lower ones first."""
-        todo = [root.top.address for root in stop.roots if root.top is not None]
+        todo = [address for root in stop.roots for address in root.addresses]
         levels: list[list[Address]] = []
         met: set[Address] = set()
         while todo:

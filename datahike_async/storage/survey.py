@@ -17,7 +17,8 @@ from uuid import UUID
 
 from datahike_async.errors import CorruptData, DatabaseNotFound, DatahikeError
 from datahike_async.index.columns import Rows
-from datahike_async.index.protocol import Child, IndexFactory, Order
+from datahike_async.index.levels.factory import LevelsFactory, Top
+from datahike_async.index.protocol import Child, Order
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Address
 from datahike_async.index.sums import sums_by
@@ -55,9 +56,19 @@ class Root(NamedTuple):
     """A root of an index: the name of its record, what that names, and which index it is."""
 
     name: str
-    top: Child | None
+    tops: tuple[Top, ...]
     order: Order
     temporal: bool
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where the nodes lie that it names."""
+        return [top.child.address for top in self.tops]
+
+    @property
+    def size(self) -> int:
+        """How many datoms it says that there are."""
+        return sum(top.sign * top.child.size for top in self.tops)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +87,7 @@ class Stop:
     size: int
     commit: Commit
     roots: list[Root]
-    factory: IndexFactory
+    factory: LevelsFactory
     log: Address | None
     before: UUID | None
     indexed: frozenset[int]
@@ -92,7 +103,8 @@ class Node:
 
     No datom of it comes before ``key``, and all come before ``until``, as the node above says;
     ``leaf``, that it says it is one, so that it was not read. ``buffered`` counts and sums up what
-    the node adds to those below it, and what it takes away.
+    the node adds to those below it, and what it takes away. ``plain`` says that it holds datoms, or
+    leads to some: a filter does not.
     """
 
     order: Order
@@ -100,10 +112,11 @@ class Node:
     count: int
     key: Any
     until: Any
-    factory: IndexFactory
+    factory: LevelsFactory
     children: list[Address] | None = None
     leaf: bool = False
     buffered: tuple[Sums, Sums] | None = None
+    plain: bool = True
 
 
 class Link(NamedTuple):
@@ -337,7 +350,8 @@ class Survey:
         roots = []
         for name, root in base.trees["roots"].items():
             order = Order(name.removeprefix("temporal-"))
-            roots.append(Root(name, factory.top(root), order, name.startswith("temporal-")))
+            tops = tuple(factory.tops(root))
+            roots.append(Root(name, tops, order, name.startswith("temporal-")))
         attrs = Schema.from_data(base.schema).attrs
         return Stop(
             base.id,
@@ -410,9 +424,14 @@ class Survey:
         wave: dict[Address, Node] = {}
         for stop in self.seen.stops.values():
             for root in stop.roots:
-                if root.top is not None:
-                    node = Node(root.order, root.temporal, root.top.size, None, None, stop.factory)
-                    wave.setdefault(root.top.address, node)
+                for (address, size, _, _), sign in root.tops:
+                    node = Node(root.order, root.temporal, size, None, None, stop.factory)
+                    if sign:
+                        wave.setdefault(address, node)
+                    else:
+                        node.plain = False
+                        self.seen.nodes[address] = node
+                        self.seen.blobs.add(address.blob)
         while wave:
             below: dict[Address, Node] = {}
             addresses = sorted(wave.keys() - self._known(wave, below))
@@ -510,7 +529,7 @@ def wrong_bytes(address: Address, data: bytes | None) -> str:
     return "has a wrong checksum" if zlib.crc32(data) != address.crc else ""
 
 
-def is_forged(address: Address, factory: IndexFactory, data: bytes, node: Any) -> bool:
+def is_forged(address: Address, factory: LevelsFactory, data: bytes, node: Any) -> bool:
     """Say whether a node, and what it says of those below, is other than its address says."""
     return bool(address.hash) and node_hash(factory, data, node) != address.hash
 

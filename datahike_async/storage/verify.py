@@ -286,6 +286,13 @@ class _Look:
     def _leaf(self, address: Address, node: Node, data: bytes) -> None:
         factory = node.factory
         leaf = factory.decode(data)
+        if not node.plain:
+            # A filter, of which no more is known.
+            self._sums[address] = {}
+            if is_forged(address, factory, data, leaf):
+                what = f"the filter at {address.offset} does not have the hash that is said of it"
+                self._found.complain("mismatch", address.blob, what)
+            return
         rows = factory.rows(leaf)
         where = f"the leaf at {address.offset}"
         wrong = []
@@ -358,9 +365,13 @@ class _Look:
 
     def _total(self, root: Root) -> Total | None:
         """Return what an index holds; None where some of it could not be read."""
-        if root.top is None:
-            return {}
-        return self._below(root.top.address)
+        out: Total = {}
+        for top in root.tops:
+            below = self._below(top.child.address) if top.sign else {}
+            if below is None:
+                return None
+            _add(out, below, top.sign)
+        return {a: part for a, part in out.items() if part != (0, 0)}
 
     def _below(self, address: Address) -> Total | None:
         known = self._sums.get(address)
@@ -392,8 +403,8 @@ class _Look:
             if root.name.removeprefix(prefix) not in ("eavt", "aevt", "avet"):
                 continue
             counted = _whole(totals[root.name] or {})[0]
-            if root.top is not None and root.top.size != counted:
-                what = f"{root.name} has {counted} datoms, and {root.top.size} are counted"
+            if root.size != counted:
+                what = f"{root.name} has {counted} datoms, and {root.size} are counted"
                 self._found.complain("mismatch", key, what)
         self._found.datoms = max(self._found.datoms, whole[0])
         if _whole(aevt) != whole:
@@ -451,10 +462,10 @@ class _Look:
         return out
 
 
-def _add(out: Total, more: Total) -> None:
+def _add(out: Total, more: Total, sign: int = 1) -> None:
     for a, (count, total) in more.items():
         known = out.get(a, (0, 0))
-        out[a] = (known[0] + count, (known[1] + total) & _MASK)
+        out[a] = (known[0] + sign * count, (known[1] + sign * total) & _MASK)
 
 
 def _whole(total: Total) -> tuple[int, int]:

@@ -16,8 +16,8 @@ from uuid import UUID
 from datahike_async.config import Config
 from datahike_async.env import Env
 from datahike_async.errors import DatahikeError
+from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.memtable import Memtable, Rest
-from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Address
 from datahike_async.konserve.blob import UNCHANGED, News, Turn
@@ -26,7 +26,7 @@ from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.branches.read import BranchState, Growth, extend, restore
 from datahike_async.storage.branches.registry import take_block, thin_packs
-from datahike_async.storage.flush import Flushed, flush
+from datahike_async.storage.flush import Flushed, Merge, flush
 from datahike_async.storage.log.checkpoint import Checkpoint
 from datahike_async.storage.log.records import Commit, last_of
 from datahike_async.storage.nodes.layout import Layout, layout_of
@@ -68,7 +68,7 @@ class Branch:
         self,
         opened: Opened,
         source: NodeStore,
-        factory: IndexFactory,
+        factory: LevelsFactory,
         committer: Committer,
         env: Env,
     ) -> None:
@@ -202,7 +202,9 @@ class Branch:
         record, ids = committer.recorded(publication, sent)
         commit = last_of(ids, committer.commit.id, sent.parents)
         records = [record] if anew else [*committer.tail.stored(), record]
-        flushed = await self._write(after, records, commit, instant, anew=anew)
+        flushed = await self._write(
+            after, records, commit, instant, anew=anew, merging=Merge.LITTLE
+        )
         await committer.publish_bulk(flushed.base, publication)
         self._have(self._over(flushed, after, Memtable()))
         return ids
@@ -213,7 +215,9 @@ class Branch:
         if after.trees.ids == self._held:
             self._held = None
 
-    async def prepare_flush(self, renewing: Collection[str] = ()) -> Prepared:
+    async def prepare_flush(
+        self, renewing: Collection[str] = (), merging: Merge = Merge.DUE
+    ) -> Prepared:
         """Write the nodes of the present state. Transactions may go on meanwhile.
 
         Nodes that lie in blobs that are ``renewing`` are written anew, though they are stored; then
@@ -230,6 +234,7 @@ class Branch:
             instant,
             anew=bool(renewing),
             renewing=renewing,
+            merging=merging,
         )
         rest = flushed.snapshot.mem.rest(flushed.snapshot.n)
         for _ in range(_ROUNDS):
@@ -282,6 +287,7 @@ class Branch:
         *,
         anew: bool = False,
         renewing: Collection[str] = (),
+        merging: Merge = Merge.DUE,
     ) -> Flushed:
         """Write what ``snapshot`` holds after ``commit``, and the checkpoint that says so."""
         base, id_ = self.committer.base, self.env.new_uuid()
@@ -315,4 +321,5 @@ class Branch:
             thin=thin,
             hurries=lambda: self.committing,
             hashed=base.is_hashed,
+            merging=merging,
         )

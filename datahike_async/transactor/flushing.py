@@ -86,8 +86,6 @@ class Flushing:
         self._exclusive = exclusive
         # After a failure: how much there was; a flush is worth trying when there is more.
         self._floor = 0
-        # How many times as much gathers before the next one, since the last rewrote much.
-        self._wait = 1.0
 
     def _become(self, state: State, prepared: Prepared | None = None) -> None:
         assert state in _NEXT[self.state], (self.state, state)
@@ -109,7 +107,7 @@ class Flushing:
         if self.state is not State.WRITING:
             return False
         rows = self._limits.behind * self._limits.flush_rows
-        return self._branch.snapshot.n > rows * self._wait
+        return self._branch.snapshot.n > rows
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -121,7 +119,7 @@ class Flushing:
 
     def _is_much(self) -> bool:
         committer, limits = self._branch.committer, self._limits
-        share = self._order.share * self._wait
+        share = self._order.share
         if self._branch.snapshot.n >= (limits.flush_rows + self._floor) * share:
             return True
         most = limits.flush_journal_bytes if committer.journal else limits.flush_bytes
@@ -149,7 +147,6 @@ class Flushing:
         if self.state is not State.WRITING:
             self._become(State.WRITING)
         self._become(State.WRITTEN, prepared)
-        self._wait = min(prepared.flushed.spread, self._limits.flush_wait)
 
     def _ended(self) -> None:
         if self.state is State.WRITING:

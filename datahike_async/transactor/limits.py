@@ -21,8 +21,6 @@ class Limits(NamedTuple):
     """Of a tail inside the head, which every commit writes again; the rest is for the commits while
     the flush is under way, before their records go to segments."""
     flush_journal_bytes: int = 1024 * 1024
-    flush_wait: int = 4
-    """How many times that a flush waits for, at most, where one rewrites much for each new row."""
     behind: int = 4
     """How many times ``flush_rows`` may gather before commits wait for the flush."""
     close_rows: int = 256

@@ -222,6 +222,35 @@ class PersistentSet:
         assert self._source is not None
         raise NodeMiss(self._source, missing)
 
+    def leaves(self, start: int, rows: int) -> list[Rows]:
+        """Return the leaves from position ``start`` on, which one begins at, of about ``rows``.
+
+        Raises NodeMiss for all that are missing of a level.
+        """
+        node = self._top_node()
+        if node is None:
+            return []
+        stop = start + rows
+        level: list[tuple[int, Node]] = [(0, node)]
+        while isinstance(level[0][1], Branch):
+            below: list[tuple[int, Node]] = []
+            missing: list[Address] = []
+            for at, branch in level:
+                assert isinstance(branch, Branch)
+                for slot, count in enumerate(branch.counts):
+                    if at < stop and start < at + count:
+                        child = self._child(branch, slot, missing)
+                        if child is not None:
+                            below.append((at, child))
+                    at += count
+            if missing:
+                assert self._source is not None
+                raise NodeMiss(self._source, missing)
+            if not below:
+                return []
+            level = below
+        return [leaf.rows for at, leaf in level if at >= start and isinstance(leaf, Leaf)]
+
     def count_slice(self, lower: Bound = (), upper: Bound = ()) -> int:
         """Count the rows between two bounds, reading only nodes at its edges."""
         if not lower and not upper:
@@ -385,13 +414,17 @@ class PersistentSet:
         address = self._address
         if address is None and self._root is not None:
             address = self._store(self._root, sink)
-        record = {
-            "address": None if address is None else address.to_data(),
+        root = None if address is None else sink.source.get(address)
+        clean = self._with(root, self._count, address, sink.source)
+        return clean, clean.record()
+
+    def record(self) -> dict[str, Any]:
+        """Return the root record of a set that is stored."""
+        return {
+            "address": None if self._address is None else self._address.to_data(),
             "count": self._count,
             **self._settings(),
         }
-        root = None if address is None else sink.source.get(address)
-        return self._with(root, self._count, address, sink.source), record
 
     def _store(self, node: Node, sink: NodeSink) -> Address:
         if isinstance(node, Leaf):
@@ -439,6 +472,11 @@ class PersistentSet:
             if loose is not None:
                 nodes[slot], addresses[slot], moved = loose, None, True
         return node.over(nodes, addresses) if moved else None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether nothing of it is unwritten."""
+        return self._address is not None or not self._count
 
     def tops(self) -> Sequence[Address]:
         """Return the root's address, unless it is resident."""

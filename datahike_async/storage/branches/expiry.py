@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 
 from datahike_async.errors import CorruptData, DatabaseNotFound, DatahikeError
-from datahike_async.index.protocol import IndexFactory
+from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.konserve.store import Store
 from datahike_async.storage.branches.read import read_branch
 from datahike_async.storage.branches.registry import Registry, read_registry
@@ -32,7 +32,7 @@ class Expiry:
     memory; and one look a blob: what nothing needed once it was gone, nothing ever needs again.
     """
 
-    def __init__(self, store: Store, factory: IndexFactory, source: NodeStore) -> None:
+    def __init__(self, store: Store, factory: LevelsFactory, source: NodeStore) -> None:
         self._store = store
         self._factory = factory
         self._source = source
@@ -80,8 +80,8 @@ class Expiry:
                 continue  # the branch was deleted, and what it had was collected
             if state is not None:
                 roots = state.head.base.trees["roots"].values()
-                found = (self._factory.top(root) for root in roots)
-                await marking.mark(top.address for top in found if top is not None)
+                tops = [top.child.address for root in roots for top in self._factory.tops(root)]
+                await marking.mark(tops)
             if named:
                 return True
         return False

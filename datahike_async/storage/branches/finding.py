@@ -136,8 +136,8 @@ async def require_kept(
     """
     if not registry.epoch:
         return
-    tops = [next(iter(index.addresses()), None) for index in trees.indexes()]
-    top = trees.factory.top
+    tops = [list(index.named()) for index in trees.indexes()]
+    named = trees.factory.tops
     for name in sorted(registry.branches, key=lambda name: (name != own.branch, name)):
         floor = registry.floors.get(name)
         head = await head_place(store, name, own.base.store)
@@ -146,8 +146,8 @@ async def require_kept(
         place = await past.at(head.base, head.encoded, trees.max_tx)
         if place is None or place.base.tx != trees.max_tx:
             continue
-        kept = [top(root) for root in place.base.trees["roots"].values()]
-        if [None if one is None else one.address for one in kept] == tops:
+        roots = place.base.trees["roots"].values()
+        if [[top.child.address for top in named(root)] for root in roots] == tops:
             return
     raise expired("Something that this database value needs may be gone: what it was made of")
 

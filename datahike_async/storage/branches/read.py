@@ -14,8 +14,8 @@ from uuid import UUID
 
 from datahike_async.collector import set_aside
 from datahike_async.errors import CorruptData, DatabaseNotFound
+from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.memtable import Memtable
-from datahike_async.index.protocol import IndexFactory
 from datahike_async.index.source import Reading
 from datahike_async.konserve.blob import UNCHANGED, Appended, Expected, News, Revision, Unchanged
 from datahike_async.konserve.store import Store
@@ -274,7 +274,7 @@ def missing_branch(branch: str) -> DatabaseNotFound:
 
 
 async def restore(
-    state: BranchState, factory: IndexFactory, source: NodeStore, owner: object | None
+    state: BranchState, factory: LevelsFactory, source: NodeStore, owner: object | None
 ) -> tuple[Snapshot, datetime | None]:
     """Return the snapshot of a branch and the instant of its newest transaction."""
     return await restore_at(state.head.base, state.records, factory, source, owner)
@@ -283,7 +283,7 @@ async def restore(
 async def restore_at(
     base: Checkpoint,
     records: Sequence[Record],
-    factory: IndexFactory,
+    factory: LevelsFactory,
     source: NodeStore,
     owner: object | None = None,
 ) -> tuple[Snapshot, datetime | None]:

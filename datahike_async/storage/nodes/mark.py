@@ -23,7 +23,7 @@ Below = Callable[[Any], Sequence[Child]]
 class Marking:
     """A walk over the nodes of many trees, which share most of them: each is met once.
 
-    ``below`` says what is below a node (``IndexFactory.below``), ``keep`` is told the blobs, some
+    ``below`` says what is below a node (``LevelsFactory.below``), ``keep`` is told the blobs, some
     at a time. Holds the addresses of inner nodes, one for some hundred leaves.
     """
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from datahike_async.errors import CorruptData
 from datahike_async.index.codec import pack, unpack
-from datahike_async.index.protocol import IndexFactory
+from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.source import Address
 from datahike_async.looks import tally
 from datahike_async.storage.hashes import node_hash
@@ -36,12 +36,14 @@ class Sink:
     ``hashing`` makes the nodes, of which addresses are to have hashes.
     """
 
-    def __init__(self, source: NodeStore, id: UUID, hashing: IndexFactory | None = None) -> None:
+    def __init__(self, source: NodeStore, id: UUID, hashing: LevelsFactory | None = None) -> None:
         self._source = source
         self._id = id
         self._hashing = hashing
         self.writes: list[tuple[str, bytes]] = []
         self.bytes = 0
+        # How many blobs were taken to be written already.
+        self._taken = 0
 
     @property
     def source(self) -> NodeStore:
@@ -62,14 +64,24 @@ class Sink:
         raise NotImplementedError
 
     def finish(self) -> list[tuple[str, bytes]]:
-        """Return all (key, bytes) that must be written."""
+        """Return all (key, bytes) that must be written, and were not taken."""
         return self.writes
+
+    def take(self) -> list[tuple[str, bytes]]:
+        """Return what must be written so far; the caller writes it."""
+        taken, self.writes = self.finish(), []
+        self._taken += len(taken)
+        return taken
+
+    @property
+    def _number(self) -> int:
+        return self._taken + len(self.writes)
 
 
 class PackSink(Sink):
     """One blob for many nodes."""
 
-    def __init__(self, source: NodeStore, id: UUID, hashing: IndexFactory | None = None) -> None:
+    def __init__(self, source: NodeStore, id: UUID, hashing: LevelsFactory | None = None) -> None:
         super().__init__(source, id, hashing)
         self._most = pack_bytes(source.store.capabilities)
         self._parts: list[bytes] = []
@@ -89,14 +101,14 @@ class PackSink(Sink):
         return address
 
     def _name(self) -> str:
-        return pack_key(self._id, len(self.writes))
+        return pack_key(self._id, self._number)
 
     def _close(self) -> None:
         self.writes.append((self._name(), packed(self._parts, self._index)))
         self._parts, self._index, self._size = [], [], 0
 
     def finish(self) -> list[tuple[str, bytes]]:
-        """Close the last pack and return all."""
+        """Close the last pack, and return all that were not taken."""
         if self._size:
             self._close()
         return self.writes
@@ -116,14 +128,14 @@ class KeySink(Sink):
 
     def put_part(self, data: bytes) -> Address:
         """Take bytes and return their address."""
-        key = node_key(self._id, len(self.writes))
+        key = node_key(self._id, self._number)
         self.writes.append((key, data))
         self.bytes += len(data)
         return Address(key, 0, len(data), zlib.crc32(data))
 
 
 def make_sink(
-    layout: Layout, source: NodeStore, id: UUID, hashing: IndexFactory | None = None
+    layout: Layout, source: NodeStore, id: UUID, hashing: LevelsFactory | None = None
 ) -> Sink:
     """Return a sink for a layout; ``id`` must never have been used before.
 

@@ -1,0 +1,317 @@
+"""Levels: an index of any kind as the base, and a few runs of what came later over it.
+
+A state is the base, with what all runs added and without what they removed. What was removed was
+there, and what was added was not: so counts add up, and runs may be put together in any order. A
+look at one entity or value asks the filters of all runs first, which nearly always say no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice, pairwise
+from typing import Any
+
+import numpy as np
+
+from datahike_async.index.columns import I64, Column, Rows
+from datahike_async.index.levels.filters import Filter, hash_of, hashes_of_bounds
+from datahike_async.index.levels.nodes import BASE, Tagged
+from datahike_async.index.levels.run import Run, gathered
+from datahike_async.index.levels.signed import net, summed
+from datahike_async.index.levels.streams import Stream, merged
+from datahike_async.index.persistent_set.tree import PersistentSet
+from datahike_async.index.protocol import Bound, Index, Order
+from datahike_async.index.source import Address, NodeSink
+
+__all__ = ["Levels"]
+
+
+class Levels:
+    """A base and its runs, the oldest first. ``leaf`` is how many rows a leaf of a run has."""
+
+    __slots__ = ("_filter", "base", "leaf", "order", "runs", "temporal")
+
+    def __init__(self, base: Index, runs: Sequence[Run], leaf: int) -> None:
+        self.base = base
+        self.runs = tuple(runs)
+        self.leaf = leaf
+        self.order = base.order
+        self.temporal = base.temporal
+        self._filter: Filter | None = None
+
+    def __len__(self) -> int:
+        count = len(self.base)
+        for run in self.runs:
+            count += len(run.adds) - len(run.removes)
+        return count
+
+    def __repr__(self) -> str:
+        return f"<Levels {self.order.value} of {len(self)}, {len(self.runs)} runs>"
+
+    def _with(self, base: Index, runs: Sequence[Run]) -> Levels:
+        return Levels(base, runs, self.leaf)
+
+    # -- runs ----------------------------------------------------------------------------------
+
+    def _touched(
+        self, lower: Bound, upper: Bound, base: Callable[[], Any] = lambda: None
+    ) -> Sequence[Run]:
+        """Return the runs that may have rows between two bounds.
+
+        Raises NodeMiss for filters, and for what a call of the base misses, too: one wave.
+        """
+        hashed = hash_of(lower, self.order)
+        if hashed is None or _other(lower, upper, self.order):
+            return self.runs
+        known = self._filter
+        if known is None:
+            known = self._joined_filter(base)
+        if not known.may_have(hashed):
+            return ()
+        return [run for run in self.runs if run.filter().may_have(hashed)]
+
+    def _joined_filter(self, base: Callable[[], Any]) -> Filter:
+        *filters, _ = gathered([*(run.filter for run in self.runs), base])
+        found = self._filter = Filter.joined(filters)
+        return found
+
+    def _parts(
+        self, runs: Sequence[Run], call: Callable[[Any], Any], base: Callable[[], Any]
+    ) -> tuple[Any, list[Any], list[Any]]:
+        """Return what a call gives of the base, of what is added and of what is removed."""
+        sets = [each for run in runs for each in run.sets]
+        first, *rest = gathered([base, *(partial(call, each) for each in sets)])
+        return first, rest[::2], rest[1::2]
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
+        """Return the rows between two bounds as runs; see :class:`Index`."""
+        if not self.runs:
+            return self.base.slice(lower, upper)
+        below = partial(self.base.slice, lower, upper)
+        runs = self._touched(lower, upper, below)
+        if not runs:
+            return below()
+        base, adds, removes = self._parts(runs, lambda each: each.slice(lower, upper), below)
+        return summed(base, _flat(adds), _flat(removes), self.order, self.temporal)
+
+    def chunks(
+        self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
+    ) -> Iterator[Rows]:
+        """Iterate over the rows between two bounds some at a time; see :class:`Index`."""
+        if not self.runs or not (runs := self._touched(lower, upper)):
+            yield from self.base.chunks(lower, upper, reverse=reverse)
+            return
+        streams = [
+            Stream(index.chunks(lower, upper, reverse=reverse), side)
+            for side, index in [
+                (0, self.base),
+                *((side, each) for run in runs for side, each in enumerate(run.sets, 1)),
+            ]
+        ]
+        for sides in merged(streams, self.order, self.temporal, reverse=reverse):
+            rows = summed(*sides, self.order, self.temporal)
+            for run in reversed(rows) if reverse else rows:
+                yield run.backwards() if reverse else run
+
+    def count_slice(self, lower: Bound = (), upper: Bound = ()) -> int:
+        """Count the rows between two bounds; see :class:`Index`."""
+        if not lower and not upper:
+            return len(self)
+        if not self.runs:
+            return self.base.count_slice(lower, upper)
+        below = partial(self.base.count_slice, lower, upper)
+        runs = self._touched(lower, upper, below)
+        if not runs:
+            return below()
+        base, adds, removes = self._parts(runs, lambda each: each.count_slice(lower, upper), below)
+        return int(base + sum(adds) - sum(removes))
+
+    def estimate(self, lower: Bound = (), upper: Bound = ()) -> tuple[int, bool]:
+        """Return about how many rows lie between two bounds; see :class:`Index`."""
+        count, sure = self.base.estimate(lower, upper)
+        runs: Sequence[Run] = self.runs
+        hashed = hash_of(lower, self.order) if runs else None
+        # Only if it is at hand: nothing is read here.
+        if hashed is not None and self._filter is not None and not _other(lower, upper, self.order):
+            runs = runs if self._filter.may_have(hashed) else ()
+        for run in runs:
+            (new, new_sure), (gone, gone_sure) = (s.estimate(lower, upper) for s in run.sets)
+            count += new - gone
+            sure = sure and new_sure and gone_sure
+        return max(count, 0), sure
+
+    def cuts(self, lower: Bound, upper: Bound, rows: int) -> list[int]:
+        """Return entities that part one attribute into runs of rows; see :class:`Index`."""
+        parts: list[Index] = [self.base, *(each for run in self.runs for each in run.sets)]
+        sizes = [part.estimate(lower, upper)[0] for part in parts]
+        largest = max(range(len(parts)), key=sizes.__getitem__)
+        whole = sum(sizes[i] for i in range(len(parts)) if i == 0 or i % 2)
+        # The others' rows come on top, wherever they lie.
+        share = rows * sizes[largest] // max(whole, 1)
+        return parts[largest].cuts(lower, upper, max(share, 1))
+
+    def lookup_many(self, bounds: Sequence[Column]) -> tuple[Rows, I64]:
+        """Return the rows under each of many bounds; see :class:`Index`."""
+        if not self.runs or not len(bounds[0]):
+            return self.base.lookup_many(bounds)
+        hashes = hashes_of_bounds(bounds, self.order)
+        asked: list[tuple[PersistentSet, I64 | None]] = []
+        if hashes is None:
+            asked = [(each, None) for run in self.runs for each in run.sets]
+        else:
+            known = self._filter or self._joined_filter(partial(self.base.lookup_many, bounds))
+            at = np.flatnonzero(known.may_have_many(hashes))
+            for run in self.runs if len(at) else ():
+                mine = at[run.filter().may_have_many(hashes[at])]
+                if len(mine):
+                    asked += [(each, mine) for each in run.sets]
+        if not asked:
+            return self.base.lookup_many(bounds)
+
+        def look(each: PersistentSet, at: I64 | None) -> tuple[Rows, I64]:
+            return each.lookup_many(bounds if at is None else [b.take(at) for b in bounds])
+
+        calls = [partial(look, *one) for one in asked]
+        (rows, stops), *found = gathered([lambda: self.base.lookup_many(bounds), *calls])
+        if not any(len(part[0]) for part in found):
+            return rows, stops
+        counts = np.diff(stops, prepend=0)
+        for i, ((_, where), (_, own)) in enumerate(zip(asked, found, strict=True)):
+            each = np.diff(own, prepend=0)
+            counts[slice(None) if where is None else where] += -each if i % 2 else each
+        adds = [part for one, _ in found[::2] for part in _parted(one, self.order)]
+        removes = [part for one, _ in found[1::2] for part in _parted(one, self.order)]
+        made = summed(_parted(rows, self.order), adds, removes, self.order, self.temporal)
+        return Rows.concat(made), np.cumsum(counts)
+
+    def apart(self, other: Index) -> tuple[list[Rows], list[Rows]]:
+        """Return the rows that only one of two states has; see :class:`Index`."""
+        if not isinstance(other, Levels):
+            return self.slice(), other.slice()
+        if not self.runs and not other.runs:
+            return self.base.apart(other.base)
+        theirs = {run.identity for run in other.runs}
+        mine = {run.identity for run in self.runs}
+        left = [run for run in self.runs if run.identity not in theirs]
+        right = [run for run in other.runs if run.identity not in mine]
+        sets = [each for run in (*left, *right) for each in run.sets]
+        (first, second), *rest = gathered(
+            [lambda: self.base.apart(other.base), *(each.slice for each in sets)]
+        )
+        edge = 2 * len(left)
+        plus = [first, *rest[0:edge:2], *rest[edge + 1 :: 2]]
+        minus = [second, *rest[1:edge:2], *rest[edge::2]]
+        return net(_flat(plus), _flat(minus), self.order)
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = True) -> Levels:
+        """Return levels with the change in a fresh run.
+
+        The change has to be ``sure``, as :class:`Index` says: what is removed is there, to its
+        transaction, and what is added is not. A fresh run takes in what comes before it is stored.
+        """
+        assert sure, "a run holds what is known to be so"
+        adds = [run for run in adds if len(run)]
+        removes = [run for run in removes if len(run)]
+        runs = self.runs
+        if runs and runs[-1].is_fresh:
+            return self._with(self.base, [*runs[:-1], runs[-1].changed(adds, removes)])
+        made = Run.empty(self.order, self.temporal, self.leaf).changed(adds, removes)
+        return self._with(self.base, [*runs, made])
+
+    def merge_below(
+        self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False
+    ) -> Levels:
+        """Return levels with the change in the base. No run may speak of its rows."""
+        return self._with(self.base.merge(adds, removes, sure=sure), self.runs)
+
+    def erased(self, rows: Sequence[Rows]) -> Levels:
+        """Return levels of which nothing says ``rows`` any more; see :meth:`without`."""
+        return self.without(rows)
+
+    def without(self, rows: Sequence[Rows], back: Sequence[Rows] = ()) -> Levels:
+        """Return levels that hold rows nowhere, not even as removed; and ``back`` in the base.
+
+        ``rows`` are sorted runs of all rows that anything says of their (e, a, v), in indexes of
+        the past those that are meant.
+        """
+        sides: list[Callable[[], Any]] = [lambda: self.base.erased(rows).merge(back, [], sure=True)]
+        base, *runs = gathered([*sides, *(partial(run.without, rows) for run in self.runs)])
+        return self._with(base, runs)
+
+    def everything(self, bounds: Sequence[Column]) -> list[Rows]:
+        """Return all rows that anything says under bounds, as :meth:`lookup_many` takes them.
+
+        Those that were removed among them: rows come several times, and are not sorted.
+        """
+        sets: list[Index] = [self.base, *(each for run in self.runs for each in run.sets)]
+        found = gathered([partial(each.lookup_many, bounds) for each in sets])
+        return [rows for rows, _ in found if len(rows)]
+
+    # -- storing -------------------------------------------------------------------------------
+
+    def flush(self, sink: NodeSink) -> tuple[Levels, Mapping[str, Any]]:
+        """Write what is unwritten; return the clean levels and their root record."""
+        base, record = self.base.flush(Tagged(sink, BASE))
+        runs = [run.flush(sink) for run in self.runs]
+        clean = self._with(base, runs)
+        clean._filter = self._filter
+        return clean, {
+            "base": dict(record),
+            "runs": [run.record() for run in runs],
+            "leaf": self.leaf,
+        }
+
+    def loosened(self, blobs: Collection[str]) -> Levels:
+        """Return the same levels, with nodes that count as not written; see :class:`Index`."""
+        base, *runs = gathered(
+            [
+                partial(self.base.loosened, blobs),
+                *(partial(run.loosened, blobs) for run in self.runs),
+            ]
+        )
+        return self._with(base, runs)
+
+    def named(self) -> Iterator[Address]:
+        """Iterate over what the root record of stored levels names, in its order."""
+        # Of an index its root comes first.
+        for index in (self.base, *(each for run in self.runs for each in run.sets)):
+            yield from islice(index.addresses(), 1)
+
+    def tops(self) -> Sequence[Address]:
+        """Return what every look needs first: of the base and of all runs."""
+        return [*self.base.tops(), *(at for run in self.runs for at in run.tops())]
+
+    def addresses(self) -> Iterator[Address]:
+        """Iterate over the addresses of all that is stored."""
+        yield from self.base.addresses()
+        for run in self.runs:
+            yield from run.addresses()
+
+
+def _other(lower: Bound, upper: Bound, order: Order) -> bool:
+    """Whether two bounds name more than one entity, or one value."""
+    if lower is upper:
+        return False
+    if order is Order.EAVT:
+        return not upper or lower[0] != upper[0]
+    if len(upper) < 2 or lower[0] != upper[0]:
+        return True
+    # 1, 1.0 and True are equal, and are values of their own.
+    return type(lower[1]) is not type(upper[1]) or lower[1] != upper[1]
+
+
+def _flat(parts: Sequence[Sequence[Rows]]) -> list[Rows]:
+    return [run for part in parts for run in part]
+
+
+def _parted(rows: Rows, order: Order) -> list[Rows]:
+    """Return rows as runs of one attribute each, but in EAVT."""
+    if order is Order.EAVT or not len(rows):
+        return [rows] if len(rows) else []
+    edges = [0, *(np.flatnonzero(np.diff(rows.a)) + 1).tolist(), len(rows)]
+    return [rows.slice(i, j) for i, j in pairwise(edges)]
