@@ -36,7 +36,7 @@ from datahike_async.api import (
     since,
 )
 from datahike_async.backups import Backup, backup, restore
-from datahike_async.collection import Collected, KeptBranch, gc_storage, pin
+from datahike_async.collection import Collected, KeptBranch, compact, gc_storage, pin
 from datahike_async.config import Config
 from datahike_async.connection import Connection, connect
 from datahike_async.database import Database, db_with, empty_db, init_db, with_
@@ -191,6 +191,7 @@ __all__ = [
     "branches",
     "commit_as_db",
     "commit_id",
+    "compact",
     "connect",
     "create_database",
     "database_exists",

@@ -29,7 +29,7 @@ from datahike_async.transactor.collecting import collect
 from datahike_async.transactor.transactor import Transactor
 from datahike_async.versions import database_at, origin_of
 
-__all__ = ["Collected", "KeptBranch", "gc_storage", "pin"]
+__all__ = ["Collected", "KeptBranch", "compact", "gc_storage", "pin"]
 
 _ATTEMPTS: Final = 10
 _REMOVE_SECONDS: Final = 5.0
@@ -67,6 +67,23 @@ async def gc_storage(
         if not dry_run:
             await writer.branch.probe.check()
         return await collect(writer, keep, dry_run=dry_run)
+
+
+async def compact(conn: Connection) -> None:
+    """Flush what is new, and merge all sorted runs of a branch into its indexes.
+
+    Flushes gather changes in runs over the indexes, and merge these once there is much of it; so
+    nobody has to call this. Reads that go through whole attributes are a little faster afterwards,
+    until the next flush. Other tasks go on meanwhile. ``info`` says how many runs there are. Raises
+    WriterError where the writer is closed or read-only; StorageError. ::
+
+        await d.compact(conn)
+        assert (await d.info(conn)).branches[0].runs == 0
+    """
+    writer = writer_of(conn)
+    writer.require_writable()
+    with konserve_errors():
+        await writer.compact()
 
 
 def _kept(remove_before: datetime | int | None, retain: Any) -> Retention | None:

@@ -70,7 +70,9 @@ COLLECTED: Final = Event("collection", _I, "collected", "epoch", "freed", "bytes
 COLLECT_FAILED: Final = Event("collection", _W, "collection failed", "branch", "error")
 PIN_LOST: Final = Event("collection", _W, "pin not renewed", "pin", "error")
 REFRESHED: Final = Event("transactor", _D, "refreshed", "branch", "tx", "before")
-FLUSHED: Final = Event("transactor", _D, "flushed", "branch", "tx", "rows")
+FLUSHED: Final = Event(
+    "transactor", _D, "flushed", "branch", "tx", "rows", "bytes", "runs", "waiting"
+)
 FLUSH_FAILED: Final = Event("transactor", _W, "flush failed", "branch", "error")
 BRANCH_GONE: Final = Event("transactor", _I, "branch gone", "branch")
 WRITER_CLOSED: Final = Event("transactor", _E, "writer closed", "branch", "error")

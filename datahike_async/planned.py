@@ -48,7 +48,15 @@ FUNCTIONS: Final = frozenset({"fulltext", "knn"})
 FUNCTIONS_OF_CONNECTIONS: Final = frozenset(
     {
         *("backup", "branch", "branch_as_db", "branch_history", "branches", "commit_as_db"),
-        *("delete_branch", "erasure_report", "force_branch", "gc_storage", "info", "load"),
+        *(
+            "compact",
+            "delete_branch",
+            "erasure_report",
+            "force_branch",
+            "gc_storage",
+            "info",
+            "load",
+        ),
         *("merge", "merge_base", "merge_db", "merge_preview", "pin", "purge", "rebase"),
         *("rename_branch", "revert", "tag", "tags", "untag", "verify", "verify_chain"),
     }

@@ -281,7 +281,9 @@ _NOWHERE = "it is known here, and not in the past of the branch"
 class BranchInfo(NamedTuple):
     """A branch: its newest commit and transaction, and how much of it lies in the indexes.
 
-    ``pending`` are transactions that lie in the log alone, until the next flush.
+    ``pending`` are transactions that lie in the log alone, until the next flush. ``runs`` are the
+    sorted runs over its indexes, of the present and of the past, with ``waiting`` rows that will be
+    merged into these; :func:`compact` does it at once.
     """
 
     name: Keyword
@@ -290,6 +292,8 @@ class BranchInfo(NamedTuple):
     instant: datetime | None
     datoms: int
     pending: int
+    runs: int
+    waiting: int
 
 
 @dataclass(frozen=True)
@@ -372,7 +376,16 @@ def _raise(kind: str, place: str, message: str) -> None:
 def _info(found: Summary) -> Info:
     base = found.base
     branches = [
-        BranchInfo(Keyword(name), of.commit.id, of.tx, of.instant, of.datoms, of.pending)
+        BranchInfo(
+            Keyword(name),
+            of.commit.id,
+            of.tx,
+            of.instant,
+            of.datoms,
+            of.pending,
+            of.runs,
+            of.waiting,
+        )
         for name, of in sorted(found.branches.items())
     ]
     return Info(

@@ -73,6 +73,7 @@ NAMES = [
     "branch_history",
     "branches",
     "commit_as_db",
+    "compact",
     "commit_id",
     "connect",
     "create_database",

@@ -238,7 +238,8 @@ def _column(column: Column) -> list[Any]:
         return _mixture(column)
     data = column.data
     if kind in (INT, INSTANT):
-        return [kind, _ints(data)]
+        # In the order of values they rise.
+        return [kind, _ints(data, rising=True)]
     if kind == FLOAT:
         return [kind, data.astype("<f8").tobytes()]
     if kind == BOOL:

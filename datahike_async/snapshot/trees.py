@@ -390,8 +390,10 @@ class Trees:
                 index, runs = indexes[order], [_runs(side, order, schema) for side in (new, gone)]
                 try:
                     # All orders have the same runs, those too that none of the rows belong to.
-                    merge = index.merge_below if below else index.merge
-                    indexes[order] = merge(*runs, sure=mem is not None)
+                    if below:
+                        indexes[order] = index.merge_below(*runs, sure=mem is not None)
+                    else:
+                        indexes[order] = index.merge(*runs)
                 except NodeMiss as miss:
                     missing.update(dict.fromkeys(miss.addresses, miss.source))
 

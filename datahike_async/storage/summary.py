@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from datahike_async.index.codec import unpack
+from datahike_async.index.levels.factory import runs_of
+from datahike_async.index.registry import index_factory
 from datahike_async.konserve.base import gather, listing
 from datahike_async.konserve.serializers import name_of_key
 from datahike_async.konserve.store import Store
@@ -23,13 +25,18 @@ _AT_ONCE: Final = 8
 
 
 class BranchSummary(NamedTuple):
-    """A branch; ``datoms`` is what its indexes hold, ``pending`` counts transactions behind."""
+    """A branch; ``datoms`` is what its indexes hold, ``pending`` counts transactions behind.
+
+    ``runs`` are those over its indexes, of the present and the past, ``waiting`` the rows in them.
+    """
 
     commit: Commit
     tx: int
     instant: datetime | None
     datoms: int
     pending: int
+    runs: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +100,15 @@ async def _size(store: Store, name: str) -> int:
 def _branch(state: BranchState) -> BranchSummary:
     entries = [entry for record in state.records for entry in record.entries]
     base = state.head.base
+    roots, factory = base.trees["roots"], index_factory(base.config["index"])
+    tops = factory.tops(roots["eavt"])
+    of_runs = [runs_of(roots[name]) for name in ("eavt", "temporal-eavt") if name in roots]
     return BranchSummary(
         state.commit,
         entries[-1].tx if entries else base.tx,
         entries[-1].instant if entries else base.instant,
-        int(base.trees["roots"]["eavt"]["count"]),
+        sum(top.sign * top.child.size for top in tops),
         len(entries),
+        sum(runs for runs, _ in of_runs),
+        sum(rows for _, rows in of_runs),
     )

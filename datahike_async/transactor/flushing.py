@@ -26,6 +26,7 @@ from datahike_async.errors import DatahikeError, SnapshotExpired
 from datahike_async.events import FLUSH_FAILED, FLUSHED
 from datahike_async.konserve.errors import OutOfTurn
 from datahike_async.konserve.loops import start
+from datahike_async.storage.flush import Merge
 from datahike_async.transactor.branch import Branch, Prepared
 from datahike_async.transactor.committer import Moved
 from datahike_async.transactor.failures import as_ours, fenced
@@ -125,7 +126,10 @@ class Flushing:
         most = limits.flush_journal_bytes if committer.journal else limits.flush_bytes
         if self._floor:
             most *= 2
-        return committer.tail.bytes >= most * share
+        if committer.tail.bytes >= most * share:
+            return True
+        # Large transactions leave runs to be merged. After a failure they wait for the next flush.
+        return not self._floor and bool(self._branch.snapshot.trees.due)
 
     async def prepare(self) -> None:
         """Write the nodes of the present state, here and now."""
@@ -135,8 +139,10 @@ class Flushing:
     async def _write(self) -> None:
         self._renewed = list(self.renewals)
         blobs = frozenset[str]().union(*(renewal.blobs for renewal in self._renewed))
+        every = any(renewal.compact for renewal in self._renewed)
         try:
-            self.written(await self._branch.prepare_flush(blobs))
+            merging = Merge.ALL if every else Merge.DUE
+            self.written(await self._branch.prepare_flush(blobs, merging))
         except Exception as error:
             self._failed(as_ours(error))
         finally:
@@ -220,7 +226,15 @@ class Flushing:
         else:
             self._become(State.PUBLISHED)
             flushed = prepared.flushed.snapshot
-            FLUSHED(branch=branch.name, tx=flushed.max_tx, rows=flushed.n)
+            runs, waiting = prepared.flushed.trees.runs
+            FLUSHED(
+                branch=branch.name,
+                tx=flushed.max_tx,
+                rows=flushed.n,
+                bytes=prepared.flushed.bytes,
+                runs=runs,
+                waiting=waiting,
+            )
             self._floor = 0
             self._answer(None)
             with suppress(Exception):  # what is wrong shows to the next publication

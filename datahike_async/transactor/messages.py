@@ -108,10 +108,14 @@ class Refresh(Request):
 
 
 class Renew(Request):
-    """A request to write anew what the branch has in some blobs, which may be removed then."""
+    """A request to write anew what the branch has in some blobs, which may be removed then.
 
-    __slots__ = ("blobs",)
+    ``compact`` asks for all runs to be merged into the indexes, too.
+    """
 
-    def __init__(self, blobs: frozenset[str]) -> None:
+    __slots__ = ("blobs", "compact")
+
+    def __init__(self, blobs: frozenset[str], *, compact: bool = False) -> None:
         super().__init__()
         self.blobs = blobs
+        self.compact = compact

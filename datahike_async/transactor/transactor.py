@@ -173,6 +173,13 @@ class Transactor:
         """
         await self._asked(Renew(blobs), self.flushing.renewals)
 
+    async def compact(self) -> None:
+        """Flush, and merge all runs into the indexes.
+
+        Raises WriterError where the writer is closed, and what writing raises.
+        """
+        await self._asked(Renew(frozenset(), compact=True), self.flushing.renewals)
+
     async def _asked(self, request: R, waiting: list[R]) -> None:
         if self.fatal is not None:
             raise shut_down(self.fatal)

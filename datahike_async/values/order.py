@@ -3,8 +3,9 @@
 By type first: nil, booleans, numbers, characters, strings, keywords, symbols, instants, uuids,
 bytes, tuples (shorter first, nil before everything in them), arrays, then maps, sets and tagged
 elements, which only results of queries hold. Numbers compare exactly across int, float, Decimal and
-ratios, tie by type, and NaN follows every other number. Strings go by code point, bytes and uuids
-unsigned. Keys are equal exactly where :func:`~datahike_async.values.types.typed_key` is.
+ratios, tie by type, and NaN follows every other number. Strings go by code point, bytes unsigned,
+uuids as two signed halves, the more significant one first. This is the order in which indexes are
+stored (decision 34). Keys are equal exactly where :func:`~datahike_async.values.types.typed_key` is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ __all__ = ["LONG", "compare", "sort_key"]
 
 _NIL: Final = (0,)
 _SEQUENCES: Final = (list, tuple)
+_SIGNS: Final = 1 << 127 | 1 << 63
+"""With these bits turned round, a uuid compares as its halves do as signed numbers."""
 
 LONG: Final = 1 << 13
 """Sequences of more elements are compared in pieces."""
@@ -48,7 +51,7 @@ def sort_key(value: Any) -> tuple[Any, ...]:
     if kind is datetime:
         return (7, value)
     if kind is UUID:
-        return (8, value.int)
+        return (8, value.int ^ _SIGNS)
     if kind is tuple or kind is list:
         return (10, len(value), tuple(map(sort_key, value)))
     if kind is bytes:

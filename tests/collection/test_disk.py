@@ -16,7 +16,7 @@ from tests.collection.garbage import fresh, settled
 
 pytestmark = pytest.mark.anyio
 
-OFTEN = Limits(flush_rows=60, flush_bytes=10**9, flush_journal_bytes=10**9, flush_wait=1)
+OFTEN = Limits(flush_rows=60, flush_bytes=10**9, flush_journal_bytes=10**9)
 ROWS = 4000
 
 

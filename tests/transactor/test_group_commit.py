@@ -14,10 +14,8 @@ from datahike_async.env import Env
 from datahike_async.errors import TransactionError, WriterError
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.testing.faults import FaultyBlobStore
-from datahike_async.storage import flush
 from datahike_async.storage import opened as opened_stores
 from datahike_async.storage.nodes.store import NodeStore
-from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.transactor import Limits
 
 pytestmark = pytest.mark.anyio
@@ -174,34 +172,6 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
         assert conn.db().snapshot.n < 210
     async with d.connect(store=store) as conn:
         assert len(await conn.db().datoms("aevt", ":n")) == 300
-
-
-@pytest.mark.parametrize("apart", [1, 90_000])
-async def test_a_flush_waits_for_more_rows_where_they_lie_far_apart(
-    store: dict[str, Any], apart: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that leaves which few rows rewrite are not written again and again."""
-    sizes: list[int] = []
-    prepare = Branch.prepare_flush
-
-    async def noted(self: Branch, *renewing: Any) -> Any:
-        prepared = await prepare(self, *renewing)
-        sizes.append(prepared.flushed.snapshot.n)
-        return prepared
-
-    monkeypatch.setattr(Branch, "prepare_flush", noted)
-    monkeypatch.setattr(flush, "_MANY_ROWS", 50)
-    async with d.connect(store=store, limits=Limits(flush_rows=100, close_rows=10**9)) as conn:
-        await conn.transact([{":db/ident": ":u", ":db/index": True}])
-        await conn.transact([{":u": 1_000 * i} for i in range(3_000)])
-        for k in range(60):
-            first = 1 + k if apart > 1 else 3_000_000 + 30 * k
-            await conn.transact([{":u": first + i * apart} for i in range(30)])
-            while not conn._transactor.flushing.at_rest:
-                await anyio.sleep(0.001)
-        found = len(await conn.db().datoms("aevt", ":u"))
-    assert found > 3_000
-    assert (max(sizes[2:]) < 300) is (apart == 1), sizes
 
 
 async def test_a_flush_fetches_what_all_indexes_miss_together(

@@ -18,7 +18,7 @@ from datahike_async.index.persistent_set.node import Branch, Leaf
 from datahike_async.index.protocol import Child, IndexFactory, Order
 from datahike_async.index.source import Address, NodeSource
 
-__all__ = ["LevelsFactory", "Top"]
+__all__ = ["LevelsFactory", "Top", "runs_of"]
 
 _RUNS: Final = "runs"
 _LEAF: Final = 512
@@ -33,6 +33,12 @@ class Top(NamedTuple):
 
     child: Child
     sign: int
+
+
+def runs_of(root: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many runs a root record names, and how many rows are in them."""
+    sizes = [run[name]["count"] for run in root["runs"] for name, _ in _SIDES]
+    return len(root["runs"]), sum(sizes)
 
 
 class LevelsFactory:

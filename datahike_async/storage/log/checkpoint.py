@@ -26,8 +26,8 @@ from datahike_async.storage.log.records import Commit
 
 __all__ = ["FORMAT", "Checkpoint", "Pointer", "check_format", "decode_checkpoint"]
 
-FORMAT: Final = 2
-"""The format of checkpoints and heads. There was no release with format 1."""
+FORMAT: Final = 3
+"""The format of checkpoints and heads. There was no release with format 1 or 2."""
 
 
 class Pointer(NamedTuple):
