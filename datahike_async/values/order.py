@@ -4,8 +4,8 @@ By type first: nil, booleans, numbers, characters, strings, keywords, symbols, i
 bytes, tuples (shorter first, nil before everything in them), arrays, then maps, sets and tagged
 elements, which only results of queries hold. Numbers compare exactly across int, float, Decimal and
 ratios, tie by type, and NaN follows every other number. Strings go by code point, bytes unsigned,
-uuids as two signed halves, the more significant one first. This is the order in which indexes are
-stored (decision 34). Keys are equal exactly where :func:`~datahike_async.values.types.typed_key` is.
+uuids as two signed halves, the more significant one first. Indexes are stored in this order
+(decision 34). Keys are equal exactly where :func:`~datahike_async.values.types.typed_key` is.
 """
 
 from __future__ import annotations

@@ -66,4 +66,4 @@ def test_the_registry_names_what_is_wrong():
     with pytest.raises(ConfigError, match="branching-facto"):
         FACTORY.check_config({":branching-facto": 4})
     register_index("my/index", FACTORY)
-    assert index_factory(Keyword("my/index")) is FACTORY
+    assert index_factory(Keyword("my/index")).base is FACTORY
