@@ -30,7 +30,7 @@ __all__ = ["Levels"]
 class Levels:
     """A base and its runs, the oldest first. ``leaf`` is how many rows a leaf of a run has."""
 
-    __slots__ = ("_filter", "base", "leaf", "order", "runs", "temporal")
+    __slots__ = ("_count", "_filter", "base", "leaf", "order", "runs", "temporal")
 
     def __init__(self, base: Index, runs: Sequence[Run], leaf: int) -> None:
         self.base = base
@@ -39,12 +39,10 @@ class Levels:
         self.order = base.order
         self.temporal = base.temporal
         self._filter: Filter | None = None
+        self._count = len(base) + sum(len(run.adds) - len(run.removes) for run in self.runs)
 
     def __len__(self) -> int:
-        count = len(self.base)
-        for run in self.runs:
-            count += len(run.adds) - len(run.removes)
-        return count
+        return self._count
 
     def __repr__(self) -> str:
         return f"<Levels {self.order.value} of {len(self)}, {len(self.runs)} runs>"
@@ -71,6 +69,12 @@ class Levels:
             return ()
         return [run for run in self.runs if run.filter().may_have(hashed)]
 
+    def _is_ruled_out(self, lower: Bound, upper: Bound, known: Filter) -> bool:
+        hashed = hash_of(lower, self.order)
+        if hashed is None or _other(lower, upper, self.order):
+            return False
+        return not known.may_have(hashed)
+
     def _joined_filter(self, base: Callable[[], Any]) -> Filter:
         *filters, _ = gathered([*(run.filter for run in self.runs), base])
         found = self._filter = Filter.joined(filters)
@@ -88,7 +92,8 @@ class Levels:
 
     def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the rows between two bounds as runs; see :class:`Index`."""
-        if not self.runs:
+        known = self._filter
+        if not self.runs or (known is not None and self._is_ruled_out(lower, upper, known)):
             return self.base.slice(lower, upper)
         below = partial(self.base.slice, lower, upper)
         runs = self._touched(lower, upper, below)
@@ -133,10 +138,13 @@ class Levels:
         """Return about how many rows lie between two bounds; see :class:`Index`."""
         count, sure = self.base.estimate(lower, upper)
         runs: Sequence[Run] = self.runs
-        hashed = hash_of(lower, self.order) if runs else None
+        if not runs:
+            return count, sure
+        hashed = hash_of(lower, self.order)
         # Only if it is at hand: nothing is read here.
         if hashed is not None and self._filter is not None and not _other(lower, upper, self.order):
-            runs = runs if self._filter.may_have(hashed) else ()
+            known = self._filter.may_have(hashed)
+            runs = [run for run in runs if run.filter().may_have(hashed)] if known else ()
         for run in runs:
             (new, new_sure), (gone, gone_sure) = (s.estimate(lower, upper) for s in run.sets)
             count += new - gone

@@ -46,10 +46,20 @@ class Run:
     """One run. ``span`` are the oldest and the newest transaction of its rows, ``ends`` of until.
 
     ``filter_at`` is where its filter lies, if that is stored; else it is made when asked for.
-    ``is_fresh`` says that it has never been stored.
+    ``is_fresh`` says that it has never been stored; ``sets`` are what is added and what is removed.
     """
 
-    __slots__ = ("_filter", "_source", "adds", "ends", "filter_at", "is_fresh", "removes", "span")
+    __slots__ = (
+        "_filter",
+        "_source",
+        "adds",
+        "ends",
+        "filter_at",
+        "is_fresh",
+        "removes",
+        "sets",
+        "span",
+    )
 
     def __init__(
         self,
@@ -64,6 +74,7 @@ class Run:
     ) -> None:
         self.adds = adds
         self.removes = removes
+        self.sets = adds, removes
         self.span = span
         self.ends = ends
         self.filter_at = filter_at
@@ -94,11 +105,6 @@ class Run:
     def identity(self) -> Any:
         """What it has in common with the same run of another index, and with no other run."""
         return id(self) if self.filter_at is None else self.filter_at
-
-    @property
-    def sets(self) -> tuple[PersistentSet, PersistentSet]:
-        """What is added and what is removed."""
-        return self.adds, self.removes
 
     def filter(self) -> Filter:
         """Return what tells which rows it cannot have. Raises NodeMiss."""
