@@ -415,15 +415,12 @@ class Trees:
         return out
 
     def _new(self, ended: Rows) -> Rows:
-        """Return those intervals of an attribute that are not here yet, each once."""
+        """Return those intervals of an attribute that are not here yet."""
         assert ended.until is not None
         known = self.past_of_entities(int(ended.a[0]), uniques(ended.e))
         seen = set(_identities(known))
-        keep = np.zeros(len(ended), np.bool_)
-        for i, identity in enumerate(_identities(ended)):
-            keep[i] = identity not in seen
-            seen.add(identity)
-        return ended.take(keep)
+        keep = [identity not in seen for identity in _identities(ended)]
+        return ended.take(np.array(keep, np.bool_))
 
     def _goes_below(self, index: Levels, rows: int) -> bool:
         """Whether a change of so many rows goes into the base of indexes at once."""

@@ -207,7 +207,8 @@ async def test_the_log_holds_every_commit(store: dict[str, Any]) -> None:
     await stores.release_store(opened)
     assert [r.commit for r in records] == commits
     assert len(checkpoints) > 3
-    assert [c for c in commits if c in checkpoints] == checkpoints[-2::-1]
+    # After a large transaction runs may be merged, which makes another one of its commit.
+    assert [c for c in commits if c in checkpoints] == list(dict.fromkeys(checkpoints[-2::-1]))
     assert [e.tx for r in records for e in r.entries] == sorted(
         {e.tx for r in records for e in r.entries}
     )

@@ -27,18 +27,16 @@ Span = tuple[int, int]
 
 
 def gathered(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Return what calls return. What several miss is named together: one wave."""
+    """Return what calls return. What several miss of one source is named together: one wave."""
     out: list[Any] = []
-    missing: dict[Address, None] = {}
-    source: NodeSource | None = None
+    missing: dict[Address, NodeSource] = {}
     for call in calls:
         try:
             out.append(call())
         except NodeMiss as miss:
-            source = miss.source
-            missing.update(dict.fromkeys(miss.addresses))
-    if source is not None:
-        raise NodeMiss(source, list(missing))
+            missing.update(dict.fromkeys(miss.addresses, miss.source))
+    for source in missing.values():
+        raise NodeMiss(source, [at for at, of in missing.items() if of is source])
     return out
 
 
