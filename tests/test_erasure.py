@@ -253,10 +253,10 @@ async def test_it_is_written_anew_a_part_at_a_time(
         blobs: list[frozenset[str]] = []
         prepare = flushing.Branch.prepare_flush
 
-        async def noted(self: Any, renewing: frozenset[str] = frozenset()) -> Any:
+        async def noted(self: Any, renewing: frozenset[str] = frozenset(), *rest: Any) -> Any:
             if renewing:
                 blobs.append(renewing)
-            return await prepare(self, renewing)
+            return await prepare(self, renewing, *rest)
 
         monkeypatch.setattr(flushing.Branch, "prepare_flush", noted)
         await d.purge(conn, secrets(40))
@@ -277,14 +277,14 @@ async def test_what_failed_is_told_and_done_the_next_time(
         fails = 1
         prepare = flushing.Branch.prepare_flush
 
-        async def failing(self: Any, renewing: frozenset[str] = frozenset()) -> Any:
+        async def failing(self: Any, renewing: frozenset[str] = frozenset(), *rest: Any) -> Any:
             nonlocal fails
             if renewing and fails:
                 fails -= 1
                 error = StoreIOError("no room")
                 error.retryable = True
                 raise error
-            return await prepare(self, renewing)
+            return await prepare(self, renewing, *rest)
 
         monkeypatch.setattr(flushing.Branch, "prepare_flush", failing)
         if config["store"]["backend"] == "file":

@@ -105,7 +105,7 @@ async def test_caches_keep_to_their_shares(tmp_path: Path) -> None:
         for name in names:
             assert await d.q(f"[:find (count ?e) . :where [?e {name}]]", db) == 24_000
         assert 0 < trees.columns.nbytes <= MIB
-        source = trees.current[Order.EAVT]._source
+        source = trees.current[Order.EAVT].base._source
         assert source.cache.limit == MIB // 2
 
 

@@ -6,7 +6,7 @@ temporal twins hold one interval a retracted datom: asserted by ``t``, true unti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -20,23 +20,19 @@ from datahike_async.index.columns import I64, INT, OBJECT, Column, Rows
 from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.levels.levels import Levels
 from datahike_async.index.levels.policy import due, into_base
-from datahike_async.index.levels.run import gathered
 from datahike_async.index.memtable import Memtable
-from datahike_async.index.mixed import joined_rows
 from datahike_async.index.protocol import Order
-from datahike_async.index.runs import changed, sorted_rows
 from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
 from datahike_async.memory import Memory, memory_of
 from datahike_async.snapshot.columns import FOREVER, PRESENT, Change, Columns, Window, windowed
 from datahike_async.snapshot.ids import MAIN, TX0
 from datahike_async.snapshot.instants import NONE
+from datahike_async.snapshot.rewriting import ORDERS, filled, in_order, unseen, without
 from datahike_async.values.schema import TX_INSTANT, Schema
-from datahike_async.values.types import typed_keys
 
 __all__ = ["Trees"]
 
 _NOTHING: Final = Memtable()
-_ORDERS: Final = (Order.EAVT, Order.AEVT, Order.AVET)
 # Looking one entity up takes as long as putting so many datoms of an attribute together, of which
 # each needs so many bytes at most where it has a value of its own.
 _LOOK: Final = 256
@@ -115,8 +111,8 @@ class Trees:
         return cls(
             factory,
             config,
-            {o: factory.empty(o, False, config) for o in _ORDERS},
-            {o: factory.empty(o, True, config) for o in _ORDERS} if keep_history else None,
+            {o: factory.empty(o, False, config) for o in ORDERS},
+            {o: factory.empty(o, True, config) for o in ORDERS} if keep_history else None,
             max_eid,
             max_tx,
             memory,
@@ -377,7 +373,10 @@ class Trees:
         missing: dict[Address, NodeSource] = {}
         # What is taken out was found here, and nothing is added that is here; only of datoms that
         # name earlier transactions the same interval may come again.
-        ended = {a: self._new(rows) if a in early else rows for a, rows in ended.items()}
+        ended = {
+            a: unseen(rows, self.past_of_entities(a, uniques(rows.e))) if a in early else rows
+            for a, rows in ended.items()
+        }
 
         def change(
             indexes: dict[Order, Levels] | None, new: Mapping[int, Rows], gone: Mapping[int, Rows]
@@ -386,8 +385,11 @@ class Trees:
             if indexes is None or not rows:
                 return
             below = self._goes_below(indexes[Order.EAVT], rows)
-            for order in _ORDERS:
-                index, runs = indexes[order], [_runs(side, order, schema) for side in (new, gone)]
+            for order in ORDERS:
+                index, runs = (
+                    indexes[order],
+                    [in_order(side, order, schema) for side in (new, gone)],
+                )
                 try:
                     # All orders have the same runs, those too that none of the rows belong to.
                     if below:
@@ -414,14 +416,6 @@ class Trees:
         out._instants = NONE if said else self._instants.with_rows(adds.get(instant))
         return out
 
-    def _new(self, ended: Rows) -> Rows:
-        """Return those intervals of an attribute that are not here yet."""
-        assert ended.until is not None
-        known = self.past_of_entities(int(ended.a[0]), uniques(ended.e))
-        seen = set(_identities(known))
-        keep = [identity not in seen for identity in _identities(ended)]
-        return ended.take(np.array(keep, np.bool_))
-
     def _goes_below(self, index: Levels, rows: int) -> bool:
         """Whether a change of so many rows goes into the base of indexes at once."""
         return not self.config["runs"] or (not index.runs and into_base(len(index.base), rows))
@@ -444,43 +438,17 @@ class Trees:
 
         Columns are put together anew: no past of these attributes is what it was. Raises NodeMiss.
         """
-        assert self.temporal is not None
-        entities = np.concatenate([r.e for side in (current, temporal) for r in side.values()])
-        named = [Column(INT, uniques(entities))]
-        eavt = self.current[Order.EAVT]
-        # What runs say of them goes with the rest: also what was removed, and nothing tells of.
-        said, (there, _) = gathered(
-            [partial(eavt.everything, named), partial(eavt.lookup_many, named)]
-        )
-        gone = _by_attribute(said)
-        leaving = _runs(current, Order.EAVT, schema)
-        kept = _by_attribute([changed(there, [], leaving, Order.EAVT, False)])
-        calls = [
-            partial(self.current[o].without, _runs(gone, o, schema), _runs(kept, o, schema))
-            for o in _ORDERS
-        ]
-        calls += [partial(self.temporal[o].without, _runs(temporal, o, schema)) for o in _ORDERS]
-        made = gathered(calls)
+        present, past = without(self.current, self.past(), current, temporal, schema)
         columns = Columns(self.memory.columns)
-        present, past = (dict(zip(_ORDERS, part, strict=True)) for part in (made[:3], made[3:]))
         return self._with(present, past, self.max_eid, self.max_tx, columns)
 
     def backfill(self, a: int) -> Trees:
         """Return trees whose AVET also holds attribute ``a``, which has become indexed."""
-
-        def filled(index: Levels, rows: Rows) -> Levels:
-            # What is there from when it was indexed before is not how it is now.
-            old = index.everything([Column(INT, np.array([a], np.int64))])
-            new = [sorted_rows(rows, Order.AVET)] if len(rows) else []
-            if not old:
-                return index.merge_below(new, [])
-            return index.without([sorted_rows(Rows.concat(old), Order.AVET)], new)
-
-        current = {**self.current, Order.AVET: filled(self.current[Order.AVET], self.attr(a))}
+        current = {**self.current, Order.AVET: filled(self.current[Order.AVET], a, self.attr(a))}
         temporal = self.temporal
         if temporal is not None:
             past = Rows.concat(temporal[Order.AEVT].slice((a,), (a,)))
-            temporal = {**temporal, Order.AVET: filled(temporal[Order.AVET], past)}
+            temporal = {**temporal, Order.AVET: filled(temporal[Order.AVET], a, past)}
         return self._with(current, temporal, self.max_eid, self.max_tx)
 
     # -- merging runs --------------------------------------------------------------------------
@@ -566,7 +534,7 @@ class Trees:
 
         def load(prefix: str, temporal: bool) -> dict[Order, Levels]:
             return {
-                o: factory.restore(o, temporal, roots[prefix + o.value], source) for o in _ORDERS
+                o: factory.restore(o, temporal, roots[prefix + o.value], source) for o in ORDERS
             }
 
         kept = "temporal-eavt" in roots
@@ -586,37 +554,3 @@ class Trees:
         yield from self.current.values()
         if self.temporal is not None:
             yield from self.temporal.values()
-
-
-def _runs(by_attr: Mapping[int, Rows], order: Order, schema: Schema) -> list[Rows]:
-    if not by_attr:
-        return []
-    if order is Order.EAVT:
-        return [sorted_rows(joined_rows([by_attr[a] for a in sorted(by_attr)]), order)]
-    return [
-        sorted_rows(by_attr[a], order)
-        for a in sorted(by_attr)
-        if order is Order.AEVT or schema.attrs[a].indexed
-    ]
-
-
-def _by_attribute(runs: Sequence[Rows]) -> dict[int, Rows]:
-    """Return rows by attribute, with values in columns of their own kind."""
-    out: dict[int, Rows] = {}
-    whole = Rows.concat(runs)
-    for a in uniques(whole.a.astype(np.int64)).tolist() if len(whole) else ():
-        own = whole.take(whole.a == a)
-        out[a] = Rows(own.e, own.a, Column.of(own.v.tolist()), own.t, own.until)
-    return out
-
-
-def _identities(intervals: Rows) -> Iterator[tuple[int, Any, int, int]]:
-    assert intervals.until is not None or not len(intervals)
-    until = [] if intervals.until is None else intervals.until.tolist()
-    return zip(
-        intervals.e.tolist(),
-        typed_keys(intervals.v.tolist()),
-        intervals.t.tolist(),
-        until,
-        strict=True,
-    )
