@@ -148,16 +148,19 @@ async def flush(
 
     size = sum(len(r) for r in records if isinstance(r, bytes))
     much = size >= _MUCH_BYTES or snapshot.n >= _MUCH_ROWS
-    # Until they are durable, nodes live in the cache alone and must not fall out of it.
-    with Reading(source) as reading, set_aside() if much else nullcontext():
-        trees: Trees = await reading.call(absorb, run=in_thread)
+    with set_aside() if much else nullcontext():
+        with Reading(source) as reading:
+            trees: Trees = await reading.call(absorb, run=in_thread)
+        # What merges write is durable, and let go, before the rest is made.
         for past, first in _wanted(trees, snapshot.n, merging):
             trees = await _merged(trees, first, sink, store, past=past)
-        if thin:
-            trees = await reading.call(trees.loosened, thin, run=in_thread)
-        flushed = await in_thread(build, trees)
-        await write_blobs(store, sink.writes)
-        return flushed
+        # Until they are durable, nodes live in the cache alone and must not fall out of it.
+        with Reading(source) as reading:
+            if thin:
+                trees = await reading.call(trees.loosened, thin, run=in_thread)
+            flushed = await in_thread(build, trees)
+            await write_blobs(store, sink.writes)
+            return flushed
 
 
 def _wanted(trees: Trees, rows: int, merging: Merge) -> Sequence[tuple[bool, int]]:

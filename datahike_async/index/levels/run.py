@@ -147,12 +147,13 @@ class Run:
 
     def without(self, rows: Sequence[Rows]) -> Run:
         """Return the run without rows, whether they are added or removed."""
-        adds, removes = gathered([partial(each.merge, [], rows) for each in self.sets])
+        calls: list[Callable[[], Any]] = [partial(each.merge, [], rows) for each in self.sets]
+        adds, removes, filter_ = gathered([*calls, self.filter])
         if adds is self.adds and removes is self.removes:
             return self
         out = Run(adds, removes, self.span, self.ends, fresh=self.is_fresh)
         # It may say too much, which costs a look and no more.
-        out._filter = self._filter
+        out._filter = filter_
         return out
 
     # -- storing -------------------------------------------------------------------------------
