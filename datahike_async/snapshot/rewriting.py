@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, Final
 
 import numpy as np
@@ -60,8 +61,10 @@ def without(
     gone = _by_attribute(said)
     leaving = in_order(present, Order.EAVT, schema)
     kept = _by_attribute([changed(there, [], leaving, Order.EAVT, False)])
+    # A base may note what is removed, too.
+    were = {a: Rows(rows.e, rows.a, rows.v, rows.t) for a, rows in past.items()}
     calls = [
-        partial(current[o].without, in_order(gone, o, schema), in_order(kept, o, schema))
+        partial(current[o].without, *(in_order(side, o, schema) for side in (gone, kept, were)))
         for o in ORDERS
     ]
     calls += [partial(temporal[o].without, in_order(past, o, schema)) for o in ORDERS]
@@ -101,5 +104,8 @@ def _by_attribute(runs: Sequence[Rows]) -> dict[int, Rows]:
     whole = Rows.concat(runs)
     for a in uniques(whole.a.astype(np.int64)).tolist() if len(whole) else ():
         own = whole.take(whole.a == a)
+        # A base has rows that a run says are removed: once is enough.
+        once = dict(zip(zip(own.e.tolist(), typed_keys(own.v.tolist()), strict=True), count()))
+        own = own.take(np.fromiter(once.values(), np.int64, len(once)))
         out[a] = Rows(own.e, own.a, Column.of(own.v.tolist()), own.t, own.until)
     return out

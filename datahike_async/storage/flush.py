@@ -153,7 +153,7 @@ async def flush(
             trees: Trees = await reading.call(absorb, run=in_thread)
         # What merges write is durable, and let go, before the rest is made.
         for past, first in _wanted(trees, snapshot.n, merging):
-            trees = await _merged(trees, first, sink, store, past=past)
+            trees = await _merged(trees, first, sink, store, aside, past=past)
         # Until they are durable, nodes live in the cache alone and must not fall out of it.
         with Reading(source) as reading:
             if thin:
@@ -178,15 +178,22 @@ def _wanted(trees: Trees, rows: int, merging: Merge) -> Sequence[tuple[bool, int
     ]
 
 
-async def _merged(trees: Trees, first: int, sink: Sink, store: Store, *, past: bool) -> Trees:
+async def _merged(
+    trees: Trees, first: int, sink: Sink, store: Store, aside: _Aside, *, past: bool
+) -> Trees:
     """Return trees with runs merged. What is much is written on the way, and let go."""
     out: dict[Order, Levels] = {}
+
+    def some(merge: Merging) -> bool:
+        looking.set(aside)
+        return merge.some(_MERGED_ROWS)
+
     for order, index in trees.side(past=past).items():
         merge = Merging(index, first)
         more = True
         while more:
             with Reading(sink.source) as reading:
-                more = await reading.call(merge.some, _MERGED_ROWS, run=in_thread)
+                more = await reading.call(some, merge, run=in_thread)
                 if merge.waiting >= _MERGED_ROWS:
                     await in_thread(merge.write, sink)
                     await write_blobs(store, await in_thread(sink.take))

@@ -91,7 +91,7 @@ async def test_a_writer_whose_state_is_long_gone_goes_on(config: dict[str, Any])
         await collected(config, keep=ONE)
         transactor.branch.source.cache.clear()
         for tree in before.snapshot.trees.indexes():
-            tree._root = None  # type: ignore[attr-defined]
+            tree.base._root = None  # type: ignore[attr-defined]
         report = await idle.transact([[":db/retract", 5, ":n", -1], [":db/add", 5, ":n", -2]])
         assert report.tx > before.max_tx
         assert {x.v for x in await idle.db().datoms("aevt", ":n")} == {-1, -2, 2000}

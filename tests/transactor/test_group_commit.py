@@ -15,6 +15,7 @@ from datahike_async.errors import TransactionError, WriterError
 from datahike_async.konserve import opening as stores
 from datahike_async.konserve.testing.faults import FaultyBlobStore
 from datahike_async.storage import opened as opened_stores
+from datahike_async.storage.flush import Merge
 from datahike_async.storage.nodes.store import NodeStore
 from datahike_async.transactor.transactor import Limits
 
@@ -174,7 +175,7 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
         assert len(await conn.db().datoms("aevt", ":n")) == 300
 
 
-async def test_a_flush_fetches_what_all_indexes_miss_together(
+async def test_only_a_flush_that_merges_runs_fetches_anything(
     store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with d.connect(store=store) as conn:
@@ -193,8 +194,11 @@ async def test_a_flush_fetches_what_all_indexes_miss_together(
         transactor.branch.source.cache.clear()
         monkeypatch.setattr(NodeStore, "fetch", noted)
         await transactor.branch.prepare_flush()
-    # Roots, and what is below them: as deep as the trees, however many there are.
-    assert len(waves) <= 3
+        # What is new is in runs.
+        assert waves == []
+        await transactor.branch.prepare_flush(merging=Merge.ALL)
+    # Roots, and what is below them: as deep as each tree.
+    assert len(waves) <= 3 * 3
     assert sum(waves) > 50
 
 

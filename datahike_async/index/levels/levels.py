@@ -237,17 +237,19 @@ class Levels:
         """Return levels with the change in the base. No run may speak of its rows."""
         return self._with(self.base.merge(adds, removes, sure=sure), self.runs)
 
-    def erased(self, rows: Sequence[Rows]) -> Levels:
+    def erased(self, rows: Sequence[Rows], past: Sequence[Rows] = ()) -> Levels:
         """Return levels of which nothing says ``rows`` any more; see :meth:`without`."""
-        return self.without(rows)
+        return self.without(rows, past=past)
 
-    def without(self, rows: Sequence[Rows], back: Sequence[Rows] = ()) -> Levels:
+    def without(
+        self, rows: Sequence[Rows], back: Sequence[Rows] = (), past: Sequence[Rows] = ()
+    ) -> Levels:
         """Return levels that hold rows nowhere, not even as removed; and ``back`` in the base.
 
         ``rows`` are sorted runs of all rows that anything says of their (e, a, v), in indexes of
-        the past those that are meant.
+        the past those that are meant; ``past`` are what :meth:`Index.erased` has it for.
         """
-        sides: list[Callable[[], Any]] = [lambda: self.base.erased(rows).merge(back, [], sure=True)]
+        sides: list[Callable[[], Any]] = [lambda: self.base.erased(rows, past).merge(back, [])]
         base, *runs = gathered([*sides, *(partial(run.without, rows) for run in self.runs)])
         return self._with(base, runs)
 
