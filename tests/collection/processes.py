@@ -131,7 +131,7 @@ class Run:
         for _ in range(4):
             conn._transactor.branch.source.cache.clear()
             for tree in db.snapshot.trees.indexes():
-                tree._root = None  # type: ignore[attr-defined]
+                tree.base._root = None  # type: ignore[attr-defined]
             try:
                 datoms = await db.datoms("eavt")
                 found = sorted(x.v for x in datoms if x.a == NUMBER)

@@ -161,7 +161,7 @@ async def test_nothing_is_fetched_for_putting_an_attribute_together() -> None:
     )
     state = stored(Database(View(await absorbed(db.snapshot))), 1)
     friend = state.schema.by_key[":friend"].id
-    disk = state.trees.current[module.Order.EAVT]._source
+    disk = state.trees.current[module.Order.EAVT].base._source
     with disk.pinned():
         some = np.arange(500, 600)
         try:
