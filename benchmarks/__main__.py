@@ -1,7 +1,7 @@
 """``python -m benchmarks [NAME …] [--quick]``: workloads, queries, analytics, guards, commits, ….
 
-All of them without a name; ``turns``, ``scale`` and ``collection`` have options of their own, and
-come alone.
+All of them without a name; ``turns``, ``scale``, ``collection`` and ``writes`` have options of
+their own, and come alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks import (
     turns,
     web,
     workloads,
+    writes,
     writing,
 )
 from benchmarks.analytics import run as analytics
@@ -34,7 +35,7 @@ RUNS = {
     "remote": remote.run,
     "stalls": writing.run,
 }
-ALONE = {"turns": turns.run, "scale": scale.run, "collection": collection.run}
+ALONE = {"turns": turns.run, "scale": scale.run, "collection": collection.run, "writes": writes.run}
 QUICK = {"queries", "analytics"}
 """Those that take ``--quick``."""
 
