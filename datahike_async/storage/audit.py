@@ -227,7 +227,8 @@ class _Audit:
 
     async def _tops(self, base: Checkpoint) -> None:
         factory = index_factory(base.config["index"])
-        tops = {top.address for top in map(factory.top, base.trees["roots"].values()) if top}
+        roots = base.trees["roots"].values()
+        tops = {top.child.address for root in roots for top in factory.tops(root)}
         new = sorted(tops - self._roots)
         self._roots |= tops
         for address, data in await read_raw(self._store, new):
