@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 from datahike_async.edn.types import Keyword
 from datahike_async.index.columns import Column, Rows
+from datahike_async.index.levels.nodes import RUN
 from datahike_async.index.persistent_set.node import Leaf, encode
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Address
@@ -119,14 +120,16 @@ async def changed(store: Store, address: Address, change: Callable[[Any], Any]) 
 
 def with_root(base: Checkpoint, name: str, address: Address) -> Checkpoint:
     roots = dict(base.trees["roots"])
-    roots[name] = FACTORY.rooted(roots[name], address)
+    places = {top.child.address: top.child.address for top in FACTORY.tops(roots[name])}
+    places[root_of(base, name)] = address
+    roots[name] = FACTORY.rooted(roots[name], places)
     return replace(base, trees={**base.trees, "roots": roots})
 
 
 def root_of(base: Checkpoint, name: str) -> Address:
-    top = FACTORY.top(base.trees["roots"][name])
-    assert top is not None
-    found: Address = top.address
+    """Return where the largest part of an index lies, be it a run or not."""
+    tops = FACTORY.tops(base.trees["roots"][name])
+    found: Address = max(tops, key=lambda top: top.child.size).child.address
     return found
 
 
@@ -138,7 +141,8 @@ def another_value(node: Any) -> bytes | None:
     values = rows.v.tolist()
     at = next(i for i, v in enumerate(values) if isinstance(v, str))
     values[at] = values[at][:-1] + "~"
-    return encode(Leaf(Rows(rows.e, rows.a, Column.of(values), rows.t, rows.until)))
+    # The first byte says whose a node is, and here they are all alike.
+    return RUN + encode(Leaf(Rows(rows.e, rows.a, Column.of(values), rows.t, rows.until)))
 
 
 def swapped(node: Any) -> list[Address] | None:

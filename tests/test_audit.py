@@ -230,7 +230,8 @@ async def hashes_of(config: dict[str, Any]) -> set[bytes]:
     async with forging.store_of(config) as store:
         state = await forging.state_of(store)
         base = state.head.base
-        tops = {forging.root_of(base, name).hash for name in base.trees["roots"]}
+        roots = base.trees["roots"].values()
+        tops = {top.child.address.hash for root in roots for top in forging.FACTORY.tops(root)}
         return {*tops, base.hash}
 
 

@@ -229,19 +229,19 @@ async def test_a_branch_without_a_head_is_found_and_info_refuses_it(config: dict
 
 @contextmanager
 def _without_avet() -> Any:
-    runs = trees._runs
+    runs = trees.in_order
 
     def fewer(by_attr: Any, order: Order, schema: Any) -> list[Rows]:
         found = runs(by_attr, order, schema)
         return [run.slice(1, len(run)) for run in found] if order is Order.AVET else found
 
-    with mock.patch.object(trees, "_runs", fewer):
+    with mock.patch.object(trees, "in_order", fewer):
         yield
 
 
 @contextmanager
 def _other_values() -> Any:
-    runs = trees._runs
+    runs = trees.in_order
 
     def other(by_attr: Any, order: Order, schema: Any) -> list[Rows]:
         found = runs(by_attr, order, schema)
@@ -249,19 +249,19 @@ def _other_values() -> Any:
             return found
         return [Rows(run.e, run.a, run.v, run.t + 1, run.until) for run in found]
 
-    with mock.patch.object(trees, "_runs", other):
+    with mock.patch.object(trees, "in_order", other):
         yield
 
 
 @contextmanager
 def _backwards() -> Any:
-    runs = trees._runs
+    runs = trees.in_order
 
     def turned(by_attr: Any, order: Order, schema: Any) -> list[Rows]:
         found = runs(by_attr, order, schema)
         return [run.backwards() for run in found] if order is Order.AVET else found
 
-    with mock.patch.object(trees, "_runs", turned):
+    with mock.patch.object(trees, "in_order", turned):
         yield
 
 
