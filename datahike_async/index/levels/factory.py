@@ -22,6 +22,7 @@ __all__ = ["LevelsFactory", "Top", "runs_of"]
 
 _RUNS: Final = "runs"
 _LEAF: Final = 512
+_OF_RUNS: Final = (Leaf, Branch)
 _SIDES: Final = (("adds", 1), ("removes", -1))
 
 
@@ -107,7 +108,8 @@ class LevelsFactory:
         return (RUN if kind is SETS else BASE) + kind.moved(node, children)
 
     def _of(self, node: Any) -> IndexFactory:
-        return SETS if isinstance(node, (Leaf, Branch)) else self.base
+        # Not of a class made of these, which may hold more.
+        return SETS if type(node) in _OF_RUNS else self.base
 
     def tops(self, root: Mapping[str, Any]) -> list[Top]:
         """Return the nodes that a root record names."""
