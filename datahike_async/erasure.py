@@ -216,8 +216,12 @@ async def _purged(conn: Connection, forms: list[Any]) -> TxReport:
         if writer.flushing.under_way:
             # What it writes of the state before would come after the garbage was listed.
             await writer.renew(frozenset())
-        for blobs in await wasteful_blobs(writer.branch.store, writer.snapshot.trees):
+        wasteful = await wasteful_blobs(writer.branch.store, writer.snapshot.trees)
+        for blobs in wasteful:
             await writer.renew(blobs)
+        if not wasteful:
+            # A flush may have merged all away that the checkpoint of the purge still names.
+            await writer.renew(frozenset(), anew=True)
     return report
 
 

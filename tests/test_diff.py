@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 import datahike_async as d
-from datahike_async.index.persistent_set.tree import PersistentSet
+from datahike_async.index.levels.levels import Levels
 from datahike_async.index.source import fetched
 from datahike_async.transactor.limits import Limits
 from datahike_async.values.types import typed_key
@@ -113,14 +113,14 @@ async def test_what_is_shared_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, 
         # Ten leaves of either side and the branches above them, of some 120 a side; then no more.
         assert sum(waves) <= 2 * (10 + 1 + 3) + 4
         looked: list[int] = []
-        apart = PersistentSet.apart
+        apart = Levels.apart
 
         def noted(self: Any, other: Any) -> Any:
             rows = apart(self, other)
             looked.append(sum(len(run) for side in rows for run in side))
             return rows
 
-        monkeypatch.setattr(PersistentSet, "apart", noted)
+        monkeypatch.setattr(Levels, "apart", noted)
         await d.diff(old, new)
         assert 0 < looked[-1] <= 2 * 10 * 768
         assert not (await d.diff(new, new)).added

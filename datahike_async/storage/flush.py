@@ -19,6 +19,7 @@ import anyio
 from datahike_async.collector import set_aside
 from datahike_async.index.levels.levels import Levels
 from datahike_async.index.levels.merging import Merging
+from datahike_async.index.levels.policy import MOST
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import Address, Reading
 from datahike_async.konserve.errors import OutcomeUnknown, StoreIOError
@@ -52,10 +53,13 @@ _PART: Final = 16
 
 
 class Merge(Enum):
-    """Which runs a flush merges: those that are due, of them what is little, or all."""
+    """Which runs a flush merges: those that are due; of them those that are little beside what
+    comes, or where there are too many; or all.
+    """
 
     DUE = "due"
     LITTLE = "little"
+    MANY = "many"
     ALL = "all"
 
 
@@ -170,12 +174,14 @@ def _wanted(trees: Trees, rows: int, merging: Merge) -> Sequence[tuple[bool, int
         return [(past, -1) for past in sides if trees.side(past=past)[Order.EAVT].runs]
     if merging is Merge.DUE:
         return trees.due
-    # A commit waits for it: what is much beside it is left for the next flush.
-    return [
-        (past, first)
-        for past, first in trees.due
-        if first >= 0 or len(trees.side(past=past)[Order.EAVT].base) <= _PART * rows
-    ]
+    # A commit waits for it, or who closes: what is much is left for the next flush.
+    out = []
+    for past, first in trees.due:
+        index = trees.side(past=past)[Order.EAVT]
+        little = merging is Merge.LITTLE and (first >= 0 or len(index.base) <= _PART * rows)
+        if little or len(index.runs) > MOST:
+            out.append((past, first))
+    return out
 
 
 async def _merged(

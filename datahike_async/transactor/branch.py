@@ -216,23 +216,25 @@ class Branch:
             self._held = None
 
     async def prepare_flush(
-        self, renewing: Collection[str] = (), merging: Merge = Merge.DUE
+        self, renewing: Collection[str] = (), merging: Merge = Merge.DUE, anew: bool = False
     ) -> Prepared:
         """Write the nodes of the present state. Transactions may go on meanwhile.
 
         Nodes that lie in blobs that are ``renewing`` are written anew, though they are stored; then
-        nothing leads any more to the checkpoints before, which name those blobs.
+        nothing leads any more to the checkpoints before, which name those blobs. With ``anew``
+        nothing does in any case.
         """
+        anew = anew or bool(renewing)
         committer = self.committer
         tail, epoch = committer.tail, committer.epoch
         records = len(tail.records)
         commit, instant = committer.commit, self.instant
         flushed = await self._write(
             self.snapshot,
-            () if renewing else tail.stored(),
+            () if anew else tail.stored(),
             commit,
             instant,
-            anew=bool(renewing),
+            anew=anew,
             renewing=renewing,
             merging=merging,
         )

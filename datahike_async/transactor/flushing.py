@@ -132,17 +132,18 @@ class Flushing:
         return not self._floor and bool(self._branch.snapshot.trees.due)
 
     async def prepare(self) -> None:
-        """Write the nodes of the present state, here and now."""
+        """Write the nodes of the present state, here and now, and merge no more than needed."""
         self._become(State.WRITING)
-        await self._write()
+        await self._write(Merge.MANY)
 
-    async def _write(self) -> None:
+    async def _write(self, merging: Merge = Merge.DUE) -> None:
         self._renewed = list(self.renewals)
         blobs = frozenset[str]().union(*(renewal.blobs for renewal in self._renewed))
         every = any(renewal.compact for renewal in self._renewed)
         try:
-            merging = Merge.ALL if every else Merge.DUE
-            self.written(await self._branch.prepare_flush(blobs, merging))
+            merging = Merge.ALL if every else merging
+            anew = any(renewal.anew for renewal in self._renewed)
+            self.written(await self._branch.prepare_flush(blobs, merging, anew))
         except Exception as error:
             self._failed(as_ours(error))
         finally:

@@ -110,12 +110,14 @@ class Refresh(Request):
 class Renew(Request):
     """A request to write anew what the branch has in some blobs, which may be removed then.
 
-    ``compact`` asks for all runs to be merged into the indexes, too.
+    ``compact`` asks for all runs to be merged into the indexes, too; ``anew`` for nothing to lead
+    to the checkpoints before, which is so where there are blobs.
     """
 
-    __slots__ = ("blobs", "compact")
+    __slots__ = ("anew", "blobs", "compact")
 
-    def __init__(self, blobs: frozenset[str], *, compact: bool = False) -> None:
+    def __init__(self, blobs: frozenset[str], *, compact: bool = False, anew: bool = False) -> None:
         super().__init__()
         self.blobs = blobs
         self.compact = compact
+        self.anew = anew

@@ -166,12 +166,13 @@ class Transactor:
         """
         await self._asked(Refresh(), self._refreshing)
 
-    async def renew(self, blobs: frozenset[str]) -> None:
+    async def renew(self, blobs: frozenset[str], *, anew: bool = False) -> None:
         """Write anew what the branch has in some blobs, so that nothing of it is there any more.
 
-        Raises WriterError where the writer is closed, and what writing raises.
+        Nothing leads to the checkpoints before then; nor does it with ``anew``, if there are no
+        blobs. Raises WriterError where the writer is closed, and what writing raises.
         """
-        await self._asked(Renew(blobs), self.flushing.renewals)
+        await self._asked(Renew(blobs, anew=anew), self.flushing.renewals)
 
     async def compact(self) -> None:
         """Flush, and merge all runs into the indexes.
