@@ -36,15 +36,19 @@ _DECODE_ON_LOOP: Final = 32 * 1024
 
 
 class _Habit(NamedTuple):
-    """How to read packs. ``gap``: bytes between two nodes that are cheaper to read than to skip."""
+    """How to read packs. ``gap``: bytes between two nodes that are cheaper to read than to skip.
+
+    So many reads as ``in_turn`` come one after another: tasks for them cost more.
+    """
 
     gap: int
     read_bytes: int
     at_once: int
+    in_turn: int
 
 
-_NEAR: Final = _Habit(16 * 1024, 1024 * 1024, 16)
-_REMOTE: Final = _Habit(256 * 1024, 4 * 1024 * 1024, 64)
+_NEAR: Final = _Habit(16 * 1024, 1024 * 1024, 16, 8)
+_REMOTE: Final = _Habit(256 * 1024, 4 * 1024 * 1024, 64, 1)
 """Where a request takes as long as a megabyte: fewer and longer ones, all in one round."""
 
 
@@ -154,8 +158,10 @@ class NodeStore:
             done.set()
 
     async def _read_all(self, reads: list[_Read], much: bool) -> None:
-        if len(reads) == 1:
-            await self._read(reads[0], much)
+        in_turn = 1 if self._layout is Layout.NODES else self._habit.in_turn
+        if len(reads) <= in_turn:
+            for read in reads:
+                await self._read(read, much)
             return
         if self._layout is Layout.NODES:
             for start in range(0, len(reads), _KEYS_AT_ONCE):
