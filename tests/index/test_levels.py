@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +12,11 @@ import pytest
 
 from datahike_async.edn import Keyword
 from datahike_async.index.columns import Column, Rows
+from datahike_async.index.levels import signed, streams
 from datahike_async.index.levels.factory import LevelsFactory
+from datahike_async.index.levels.filters import Filter, hash_of, hashes_of, hashes_of_bounds
 from datahike_async.index.levels.merging import Merging
+from datahike_async.index.levels.policy import MOST, due
 from datahike_async.index.persistent_set import tree
 from datahike_async.index.persistent_set.factory import PersistentSetFactory
 from datahike_async.index.protocol import Order
@@ -204,11 +209,7 @@ async def reading(call, *args):
         return await resolve(miss, call, *args)
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("temporal", [False, True])
-@pytest.mark.parametrize("order", Order)
-@pytest.mark.parametrize("seed", range(6))
-async def test_every_state_of_merging_holds_the_same(order, temporal, seed):
+async def go_through(order, temporal, seed):
     rng = random.Random(seed)
     model = Model(order, temporal, rng)
     for _ in range(14):
@@ -221,3 +222,78 @@ async def test_every_state_of_merging_holds_the_same(order, temporal, seed):
             apart = {k: r for k, r in own.items() if other.get(k) != r}
             assert set(model.shown(apart.values())) <= set(flat(only[side]))
             assert set(flat(only[side])) <= set(model.shown(own.values()))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("temporal", [False, True])
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 9))]
+)
+async def test_every_state_of_merging_holds_the_same(order, temporal, seed):
+    await go_through(order, temporal, seed)
+
+
+VALUES = [*POOL, -0.0, float("nan"), 2**63, None, ("a", 1), datetime(2026, 1, 1, tzinfo=UTC)]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_filter_has_all_that_it_was_made_of_however_it_is_asked(order):
+    rows = [(e, a, v) for e in range(5, 9) for a in range(2) for v in VALUES]
+    one = np.arange(len(rows))
+    columns = [Column.of([row[i] for row in rows]) for i in range(3)]
+    made = Rows(columns[0].data, columns[1].data.astype(np.int32), columns[2], one)
+    small = Filter.of([hashes_of(made.slice(0, 3), order)])
+    filters = [Filter.of([hashes_of(made, order)]), small]
+    joined = Filter.joined([Filter.decode(f.encode()) for f in filters])
+    bounds = {Order.EAVT: [0, 1, 2], Order.AEVT: [1, 0, 2], Order.AVET: [1, 2, 0]}[order]
+    many = hashes_of_bounds([columns[i] for i in bounds], order)
+    assert joined.may_have_many(many).all()
+    for row, hashed in zip(rows, many.tolist(), strict=True):
+        assert hash_of(tuple(row[i] for i in bounds), order) == hashed
+        assert joined.may_have(hashed)
+    strangers = [hash_of((a, e + 10_000, 1), order) for e in range(300) for a in (0, 1)]
+    if order is Order.AEVT:
+        assert sum(map(joined.may_have, strangers)) < len(strangers) // 2
+
+
+@pytest.mark.parametrize("base", [0, 100_000, 10_000_000])
+def test_runs_stay_few_and_rows_are_written_a_few_times(base):
+    runs, written, came = [], 0, 0
+    for _ in range(400):
+        runs.append(6_000)
+        came += 6_000
+        first = due(base, runs)
+        if first is None:
+            written += runs[-1]
+        elif first < 0:
+            written += base + sum(runs)
+            base, runs = base + sum(runs) // 4, []
+        else:
+            written += sum(runs[first:])
+            runs[first:] = [sum(runs[first:])]
+        assert len(runs) <= MOST
+        assert sum(runs) <= max(base, 6_000)
+    assert written < 6 * came
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", ["filter", "cancelling", "parts"])
+async def test_what_is_planted_is_found(fault, monkeypatch):
+    if fault == "filter":
+        monkeypatch.setattr(Filter, "may_have", lambda self, hashed: False)
+    elif fault == "cancelling":
+        monkeypatch.setattr(
+            signed, "_kept", lambda p, m: (np.ones(len(p), bool), np.ones(len(m), bool))
+        )
+        monkeypatch.setattr(signed, "_FEW", -1)
+    else:
+        monkeypatch.setattr(streams, "_cut", lambda waiting, pivot, key, *, reverse: (waiting, []))
+        monkeypatch.setattr(streams, "_ROWS", 8)
+    found = 0
+    for seed in range(4):
+        with suppress(Exception):
+            await go_through(Order.EAVT, False, seed)
+            continue
+        found += 1
+    assert found
