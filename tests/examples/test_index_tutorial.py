@@ -61,7 +61,7 @@ def test_a_database_with_it_is_written_read_verified_and_collected(followed, tmp
             await conn.transact([[":db.purge/attribute", 2, ":name"]])
         async with d.connect(config) as conn:
             db = conn.db()
-            kinds = {{type(index).__name__ for index in db.snapshot.trees.indexes()}}
+            kinds = {{type(levels.base).__name__ for levels in db.snapshot.trees.indexes()}}
             assert kinds == {{"BlockIndex"}}
             assert await db.q("[:find (count ?e) . :where [?e :name ?n]]") == 1999
             then = db.as_of(made[5])
