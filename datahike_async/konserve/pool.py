@@ -9,6 +9,7 @@ before it waits again. Knows threads, and nothing of event loops.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from queue import SimpleQueue
@@ -38,15 +39,11 @@ class _Shared:
         # Threads that wait, or are about to: as many calls find one.
         self.idle = 0
         self.threads: set[threading.Thread] = set()
-        _all.add(self)
 
     def end(self) -> None:
         # Without the lock: the garbage collector may call this where a thread of ours has it.
         for _ in tuple(self.threads):
             self.queue.put(None)
-
-
-_all: Final[weakref.WeakSet[_Shared]] = weakref.WeakSet()
 
 
 class Pool:
@@ -55,10 +52,29 @@ class Pool:
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
+        self._renew()
+        _all.add(self)
+
+    def _renew(self) -> None:
         self._shared = _Shared()
-        self.end = weakref.finalize(self, self._shared.end)
-        """Have the threads end once nothing waits for them any more."""
-        self.end.atexit = False
+        self._end = weakref.finalize(self, self._shared.end)
+        self._end.atexit = False
+
+    def end(self) -> set[threading.Thread]:
+        """Have the threads end once nothing waits for them any more; return them.
+
+        Whatever is asked for later has new ones.
+        """
+        shared = self._shared
+        threads = set(shared.threads)
+        self.forget()
+        shared.end()
+        return threads
+
+    def forget(self) -> None:
+        """Have new threads from now on: those that there were are in another process."""
+        self._end.detach()
+        self._renew()
 
     def submit(self, work: Work) -> None:
         """Have a thread do something, in the order in which it is asked for.
@@ -96,11 +112,18 @@ def _serve(shared: _Shared) -> None:
 
 def _end_all() -> None:
     """Have all threads end with the process, which waits for what they are doing."""
-    for shared in list(_all):
-        threads = list(shared.threads)
-        shared.end()
-        for thread in threads:
+    for pool in list(_all):
+        for thread in pool.end():
             thread.join()
 
 
+def _forget_all() -> None:
+    for pool in list(_all):
+        pool.forget()
+
+
+_all: Final[weakref.WeakSet[Pool]] = weakref.WeakSet()
 atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of the threads, and what another one had locked stays so.
+    os.register_at_fork(after_in_child=_forget_all)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import textwrap
@@ -665,6 +666,51 @@ def test_a_process_that_ends_waits_for_what_its_threads_are_doing() -> None:
     program = [sys.executable, "-c", textwrap.dedent(BUSY)]
     ended = subprocess.run(program, timeout=30, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0, "written\n")
+
+
+AFTERWARDS = """
+    import asyncio, atexit
+
+    loop = asyncio.new_event_loop()
+
+    def call():
+        return in_thread(str, "made", surely=True)
+
+    @atexit.register
+    def last():  # after the handler of whatever is imported later
+        print(loop.run_until_complete(call()), flush=True)
+
+    from datahike_async.konserve.threads import in_thread
+
+    loop.run_until_complete(call())
+"""
+
+
+def test_a_call_is_made_though_the_threads_have_ended_with_the_process() -> None:
+    program = [sys.executable, "-c", textwrap.dedent(AFTERWARDS)]
+    ended = subprocess.run(program, timeout=30, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "made\n"), ended.stderr
+
+
+FORKED = """
+    import asyncio, os
+    from datahike_async.konserve.threads import in_thread
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(in_thread(str, "here"))
+    child = os.fork()
+    made = loop.run_until_complete(in_thread(str, "there" if child == 0 else "here again"))
+    if child:
+        os.waitpid(child, 0)
+    print(made, flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    program = [sys.executable, "-c", textwrap.dedent(FORKED)]
+    ended = subprocess.run(program, timeout=30, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "there\nhere again\n"), ended.stderr
 
 
 def test_a_pool_has_no_more_threads_than_calls_at_a_time() -> None:
