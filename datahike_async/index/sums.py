@@ -104,8 +104,10 @@ def _values(column: Column) -> _U64:
 
 
 def _hashes(rows: Rows, until: I64 | None) -> _U64:
-    parts = [rows.a, rows.t] if until is None else [rows.a, rows.t, until]
-    out = _mixed(rows.e.astype(np.int64).view(np.uint64)) ^ _values(rows.v)
+    parts = [rows.e, rows.a, rows.t] if until is None else [rows.e, rows.a, rows.t, until]
+    # One after the other: were an entity and a value each mixed alone, who knows no salt could
+    # still say which two give the same, and exchange them.
+    out = _values(rows.v)
     for part in parts:
         out = _mixed(out) ^ np.ascontiguousarray(part, np.int64).view(np.uint64)
     return _mixed(out)

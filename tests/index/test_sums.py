@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datahike_async.index.columns import Column, Rows
+from datahike_async.index import sums
+from datahike_async.index.columns import INT, Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.sums import in_order, sum_of, sums_by
 
@@ -60,3 +61,11 @@ def test_rows_in_order_ascend_and_differ() -> None:
     assert not in_order(rows, Order.AVET)
     assert in_order(rows.take(np.array([0, 2, 1])), Order.AVET)
     assert not in_order(rows.take(np.array([0, 0])), Order.EAVT)
+
+
+def test_an_entity_and_a_value_cannot_be_chosen_so_that_others_have_their_sum() -> None:
+    tag = int(sums._TAGS[INT])
+    swapped, same = ((1001, 1002), (1002, 1001)), ((1001, 1001), (1002, 1002))
+    for pairs in (swapped, same):
+        one, other = (sum_of(as_rows([(e, 1, v ^ tag, 1)])) for e, v in pairs)
+        assert one != other
