@@ -292,6 +292,18 @@ async def other_schema(store: Store) -> None:
     await publish(store, state, replace(base, schema={**base.schema, "entities": entities}))
 
 
+async def hide_entity(store: Store) -> None:
+    """Have the newest checkpoint say of an entity that nobody has its id: then nobody looks."""
+    state = await state_of(store)
+    base = state.head.base
+    root = root_of(base, "eavt")
+    while children := FACTORY.below(await decoded(store, root)):
+        root = children[len(children) // 2].address
+    hidden = int(FACTORY.rows(await decoded(store, root)).e[0])
+    trees = {**base.trees, "max-eid": hidden - 1, "ids": [hidden, hidden + 1]}
+    await publish(store, state, replace(base, trees=trees))
+
+
 SHALLOW: Sequence[Callable[[Store], Awaitable[None]]] = (
     change_root_node,
     older_root,
@@ -307,4 +319,5 @@ DEEP: Sequence[Callable[[Store], Awaitable[None]]] = (
     swap_nodes,
     change_value,
     older_roots_hashed,
+    hide_entity,
 )

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import numpy as np
+import numpy.typing as npt
+
 from datahike_async.errors import CorruptData, DatabaseNotFound, DatahikeError
 from datahike_async.index.columns import Rows
 from datahike_async.index.levels.factory import LevelsFactory, Top
@@ -43,6 +46,7 @@ __all__ = ["Link", "Node", "Root", "Seen", "Stop", "Survey"]
 
 _AT_ONCE: Final = 16
 _WAVE: Final = 128
+_NOBODY: Final = np.empty(0, np.int64)
 """Branch nodes that are held at once."""
 
 Sums = Mapping[int, tuple[int, int]]
@@ -78,7 +82,8 @@ class Stop:
     ``hashed`` says that commits are hashes.
 
     ``back`` says where those before it lie; ``logged``, that the log since the last is kept.
-    ``indexed`` are the attributes that are in AVET, ``forgetful`` those without a past.
+    ``indexed`` are the attributes that are in AVET, ``forgetful`` those without a past. ``unused``
+    are the entity ids that it, and copies of it, say no entity has.
     """
 
     id: UUID
@@ -94,6 +99,7 @@ class Stop:
     forgetful: frozenset[int]
     back: tuple[Pointer, ...]
     hashed: bool
+    unused: set[range]
     logged: bool = False
 
 
@@ -103,8 +109,8 @@ class Node:
 
     No datom of it comes before ``key``, and all come before ``until``, as the node above says;
     ``leaf``, that it says it is one, so that it was not read. ``buffered`` counts and sums up what
-    the node adds to those below it, and what it takes away. ``plain`` says that it holds datoms, or
-    leads to some: a filter does not.
+    the node adds to those below it, and what it takes away; ``added`` are the ids of entities in
+    what it adds. ``plain`` says that it holds datoms, or leads to some: a filter does not.
     """
 
     order: Order
@@ -116,6 +122,7 @@ class Node:
     children: list[Address] | None = None
     leaf: bool = False
     buffered: tuple[Sums, Sums] | None = None
+    added: npt.NDArray[Any] = field(default_factory=lambda: _NOBODY)
     plain: bool = True
 
 
@@ -341,6 +348,7 @@ class Survey:
 
     def _met(self, stop: Stop, place: str) -> Stop:
         known = self.seen.stops.setdefault(stop.id, stop)
+        known.unused |= stop.unused
         if (known.roots, known.log) != (stop.roots, stop.log):
             self._complain("mismatch", place, "a copy of the checkpoint says otherwise")
         return known
@@ -367,6 +375,7 @@ class Survey:
             frozenset(attr.id for attr in attrs if attr.no_history),
             tuple(base.back),
             base.is_hashed,
+            {range(base.trees["max-eid"] + 1, base.ids.stop)},
         )
 
     # -- the log -------------------------------------------------------------------------------
@@ -483,8 +492,8 @@ class Survey:
                 self._wrong(address.blob, error)
                 continue
             if any(buffered):
-                adds, removes = (sums_by(Rows.concat(runs)) for runs in buffered)
-                node.buffered = adds, removes
+                adds, removes = map(Rows.concat, buffered)
+                node.buffered, node.added = (sums_by(adds), sums_by(removes)), adds.e
             if is_forged(address, node.factory, data, decoded):
                 what = f"the node at {address.offset} does not have the hash that is said of it"
                 self._complain("mismatch", address.blob, what)

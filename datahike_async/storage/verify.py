@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, product
 from typing import Any, Final, NamedTuple
 
 import anyio
 import numpy as np
+import numpy.typing as npt
 
 from datahike_async.collector import set_aside, spare
 from datahike_async.errors import CorruptData
 from datahike_async.index.columns import Column, Rows
+from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import Address
 from datahike_async.index.sums import in_order, sum_of, sums_by
@@ -126,6 +128,8 @@ class _Look:
         self._nodes: dict[str, list[Address]] = {}
         self._segments: dict[str, list[Address]] = {}
         self._sums: dict[Address, Total] = {}
+        # Leaves where there might be entities of which a checkpoint says that there are none.
+        self._doubtful: dict[Address, dict[range, None]] = {}
         self._logs: dict[Address, _Log] = {}
         self._said: set[tuple[str, str]] = set()
         # What the heads as they are name and is not there, in order; and the sizes of what was.
@@ -206,15 +210,43 @@ class _Look:
     def _in_use(self, listed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Return all names that are to be read, and the keys of those that are referred to."""
         seen = self._seen
-        self._nodes, self._segments = seen.by_blob(), {}
+        self._nodes, self._segments, self._doubtful = seen.by_blob(), {}, {}
+        for stop in seen.stops.values():
+            for root, unused in product(stop.roots, stop.unused):
+                for address in root.addresses if root.order is Order.EAVT else ():
+                    self._doubt(address, unused)
         for address in seen.segments:
             self._segments.setdefault(address.blob, []).append(address)
         new = {at.blob for at, node in seen.nodes.items() if node.leaf and at not in self._sums}
         new |= {at.blob for at in seen.segments if at not in self._logs}
         used = {name_of_key(key): key for key in seen.blobs}
         todo = [name for name in used if used[name] in new or name not in self._read]
+        new |= {at.blob for at in self._doubtful}
         self._done = 0
         return list(dict.fromkeys([*listed, *todo])), used
+
+    def _doubt(self, address: Address, unused: range) -> None:
+        """Note the leaves below a node where entities with ``unused`` ids would lie."""
+        node = self._seen.nodes.get(address)
+        if node is None or not node.plain:
+            return
+        start, stop = (_before(e, node.factory) for e in (unused.start, unused.stop))
+        if (node.until is not None and not start < node.until) or not (
+            node.key is None or node.key < stop
+        ):
+            return
+        if node.children is None:
+            self._doubtful.setdefault(address, {})[unused] = None
+            return
+        self._used(address, node.added, unused)
+        for child in node.children:
+            self._doubt(child, unused)
+
+    def _used(self, address: Address, eids: npt.NDArray[Any], unused: range) -> None:
+        wrong = eids[(eids >= unused.start) & (eids < unused.stop)]
+        if len(wrong):
+            what = f"the node at {address.offset} has entity {wrong[0]}, an id that no entity has"
+            self._found.complain("mismatch", address.blob, f"{what} as a checkpoint says")
 
     async def _blob(self, name: str, key: str | None, count: int) -> None:
         try:
@@ -317,6 +349,8 @@ class _Look:
             self._found.complain("mismatch", address.blob, f"{where} {what}")
         if node.order is Order.EAVT:
             self._sums[address] = {_ALL: (len(rows), sum_of(rows))}
+            for unused in self._doubtful.get(address, ()):
+                self._used(address, rows.e, unused)
         else:
             self._sums[address] = sums_by(rows)
 
@@ -460,6 +494,12 @@ class _Look:
             link = self._seen.segments.get(at)
             out += [*(link.parts if link else ()), at]
         return out
+
+
+def _before(e: int, factory: LevelsFactory) -> Any:
+    """Return a key of EAVT before that of any datom of an entity, and behind all before it."""
+    row = Rows(np.array([e]), np.array([-1], np.int32), Column.of([0]), np.array([0]))
+    return factory.first(row, Order.EAVT)
 
 
 def _add(out: Total, more: Total, sign: int = 1) -> None:
