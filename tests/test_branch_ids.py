@@ -409,8 +409,7 @@ async def test_a_value_of_an_old_commit_gives_out_no_id_of_what_was_merged(
             await d.merge(trial, ":db")
             merged = d.commit_id(trial.db())
             await add(trial, range(2, 3))
-            await trial._transactor.flushing.prepare()
-            await trial._transactor._publish_flush()
+            await trial._transactor.renew(frozenset())
             old = await d.commit_as_db(trial, merged)
             assert old is not None
             found = await entities(await old.db_with([{":n": 9}]))
