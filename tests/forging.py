@@ -304,6 +304,21 @@ async def hide_entity(store: Store) -> None:
     await publish(store, state, replace(base, trees=trees))
 
 
+async def other_schema_hashed(store: Store) -> None:
+    """Exchange the names of two attributes in the newest checkpoint, with the hash it needs."""
+    state = await state_of(store)
+    base = state.head.base
+    names = {Keyword("n"): Keyword("id"), Keyword("id"): Keyword("n")}
+
+    def renamed(data: Any) -> Any:
+        if isinstance(data, (list, tuple)):
+            return type(data)(map(renamed, data))
+        return names.get(data, data) if isinstance(data, Keyword) else data
+
+    schema = {key: renamed(value) for key, value in base.schema.items()}
+    await publish(store, state, replace(base, schema=schema).bound())
+
+
 SHALLOW: Sequence[Callable[[Store], Awaitable[None]]] = (
     change_root_node,
     older_root,
@@ -320,4 +335,5 @@ DEEP: Sequence[Callable[[Store], Awaitable[None]]] = (
     change_value,
     older_roots_hashed,
     hide_entity,
+    other_schema_hashed,
 )

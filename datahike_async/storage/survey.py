@@ -95,6 +95,7 @@ class Stop:
     factory: LevelsFactory
     log: Address | None
     before: UUID | None
+    schema: Schema
     indexed: frozenset[int]
     forgetful: frozenset[int]
     back: tuple[Pointer, ...]
@@ -349,7 +350,7 @@ class Survey:
     def _met(self, stop: Stop, place: str) -> Stop:
         known = self.seen.stops.setdefault(stop.id, stop)
         known.unused |= stop.unused
-        if (known.roots, known.log) != (stop.roots, stop.log):
+        if _held(known) != _held(stop):
             self._complain("mismatch", place, "a copy of the checkpoint says otherwise")
         return known
 
@@ -360,7 +361,8 @@ class Survey:
             order = Order(name.removeprefix("temporal-"))
             tops = tuple(factory.tops(root))
             roots.append(Root(name, tops, order, name.startswith("temporal-")))
-        attrs = Schema.from_data(base.schema).attrs
+        schema = Schema.from_data(base.schema)
+        attrs = schema.attrs
         return Stop(
             base.id,
             base.tx,
@@ -371,6 +373,7 @@ class Survey:
             factory,
             None if base.log is None else Address(*base.log),
             base.back[0].id if base.back else None,
+            schema,
             frozenset(attr.id for attr in attrs if attr.indexed),
             frozenset(attr.id for attr in attrs if attr.no_history),
             tuple(base.back),
@@ -527,6 +530,11 @@ class Survey:
 
 def _is_kept(pointer: Pointer, floor: Floor | None) -> bool:
     return floor is None or pointer.tx > floor.tx or pointer.id == floor.checkpoint
+
+
+def _held(stop: Stop) -> Any:
+    """Return what a checkpoint and its copies all say."""
+    return stop.roots, stop.log, stop.schema.to_data()
 
 
 def wrong_bytes(address: Address, data: bytes | None) -> str:

@@ -32,6 +32,7 @@ from datahike_async.konserve.serializers import name_of_key
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
 from datahike_async.storage.branches.registry import read_registry
+from datahike_async.storage.definitions import Definitions, differs
 from datahike_async.storage.keys import OURS, checkpoint_key
 from datahike_async.storage.log.checkpoint import decode_checkpoint
 from datahike_async.storage.log.records import Record, decode_record, decode_segment
@@ -99,6 +100,7 @@ class _Log:
     present: list[int]
     past: Total
     last: Record | None
+    schema: Definitions = field(default_factory=Definitions)
 
 
 async def verify_store(
@@ -365,6 +367,7 @@ class _Look:
             record = out.last = decode_record(item, address.blob)
             if self._deep:
                 for entry in record.entries:
+                    out.schema.attributes += entry.new_attrs
                     self._sum_up(entry.operations, entry.tx, out)
         return out
 
@@ -380,6 +383,7 @@ class _Look:
             )
             mask = np.array(added, np.bool_)
             new, gone = rows.take(mask), rows.take(~mask)
+            out.schema.did(rows, mask)
             out.present[0] += len(new) - len(gone)
             out.present[1] = (out.present[1] + sum_of(new) - sum_of(gone)) & _MASK
             _add(out.past, sums_by(gone, np.full(len(gone), tx, np.int64)))
@@ -479,6 +483,12 @@ class _Look:
         if last is not None and last.commit != stop.commit.id:
             what = f"the log ends with commit {last.commit}, and not with {stop.commit.id}"
             self._found.complain("mismatch", key, what)
+        if stop.hashed:
+            done = [log.schema for log in logs if log is not None]
+            wrong = differs(base.schema if base else None, done, stop.schema)
+            if wrong:
+                what = f"the log leads to another schema: {wrong}"
+                self._found.complain("mismatch", key, what)
         if "temporal-aevt" not in totals:
             return
         forgetful = stop.forgetful | (base.forgetful if base else frozenset())
