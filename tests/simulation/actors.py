@@ -83,7 +83,7 @@ def verdict(error: BaseException) -> str:
 
 def told(error: BaseException) -> str:
     """Return what an error says, without revisions, which no two runs share."""
-    return re.sub(r"[0-9a-f]{40}|\b\d{4,}\b", "…", str(error))[:200]
+    return re.sub(r"[0-9a-f]{40}|(?<=revision )\w+|(?<=, not )\w+", "…", str(error))[:200]
 
 
 class Actor:
@@ -140,8 +140,13 @@ class Actor:
         return "db" if not side and self.chance.random() < 0.4 else self.pick(names)
 
     def at(self, name: str) -> tuple[Branch, int, UUID | None]:
+        """Return a branch, which of its lives it is in, and what it is known to be.
+
+        It is in none, -1, while something that was done to it as a whole may still land: what was
+        read of it by then may be from before.
+        """
         branch = self.model.branches.setdefault(name, Branch(there=None))
-        return branch, branch.line, branch.tip
+        return branch, -1 if branch.unsettled else branch.line, branch.tip
 
     # -- one operation ---------------------------------------------------------------------------
 
@@ -272,14 +277,17 @@ class Actor:
         conn: d.Connection,
         report_of: Callable[[Any], d.TxReport | None] = lambda done: done,
         *,
-        sent: bool = False,
+        sent: int | None = None,
     ) -> Commit | None:
-        """Send a transaction, and take in what is answered; ``sent``: that was done before."""
+        """Send a transaction, and take in what is answered.
+
+        ``sent``: that was done before, in this life of its branch.
+        """
         model = self.model
         model.intents[intent.number] = intent
         _, line, before = self.at(intent.branch)
-        if sent:
-            line, before = -1, None
+        if sent is not None:
+            line, before = sent, None
         self.world.note(f"{self.process.number}: {intent.what} {intent.number} on {intent.branch}")
         try:
             done = await send()

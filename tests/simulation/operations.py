@@ -51,6 +51,7 @@ async def transact_many(actor: Actor) -> None:
     transactions = [
         {":tx-data": data, ":tx-meta": {":op": number}} for number, (data, _) in changes
     ]
+    _, line, _ = actor.at(name)
     done: list[d.TxReport] = []
 
     async def send() -> Any:
@@ -67,7 +68,7 @@ async def transact_many(actor: Actor) -> None:
         async def sent() -> Any:
             return done[1]
 
-        await actor.committed(intents[1], sent, conn, sent=True)
+        await actor.committed(intents[1], sent, conn, sent=line)
 
 
 async def hold(actor: Actor) -> None:
@@ -229,7 +230,8 @@ async def branch(actor: Actor) -> None:
         return
     source = actor.some_branch() or "db"
     conn = await actor.conn(actor.some_branch() or "db")
-    _, line, before = actor.at(source)
+    origin, line, before = actor.at(source)
+    start = origin.start
     if actor.chance.random() < 0.5:
         old = actor.model.commits[actor.pick(actor.model.order[-12:])]
         if await _structural(actor, new, lambda: d.branch(conn, old.id, f":{new}"), there=True):
@@ -243,13 +245,15 @@ async def branch(actor: Actor) -> None:
         return
     if await _structural(actor, new, lambda: d.branch(conn, f":{source}", f":{new}"), there=True):
         now = actor.model.branches[new].line
-        same = actor.model.branches[source].line == line
+        same = origin.line == line
         commit = await actor.learn(conn, await d.branch_as_db(conn, f":{new}"))
         actor.world.note(f"{new} is {short(commit.id)} of {source}")
         same = same and actor.model.branches[new].line == now
         if same and before is not None and actor.model.descends(commit.id, before) is False:
             raise Wrong(f"branch {new} of {source} has lost {short(before)}")
         actor.model.moved(new, now, None, commit.id)
+        if same and actor.model.branches[new].tip is not None:
+            actor.model.branches[new].start = start  # all that its origin keeps
 
 
 async def delete(actor: Actor) -> None:
@@ -322,7 +326,7 @@ async def rebase(actor: Actor) -> None:
 async def look(actor: Actor) -> None:
     """Find out which branches there are."""
     conn = await actor.conn("db")
-    lines = {name: (state.line, state.there) for name, state in actor.model.branches.items()}
+    lines = {name: (actor.at(name)[1], state.there) for name, state in actor.model.branches.items()}
     found = {name.text for name in await d.branches(conn)}
     for name, (line, there) in lines.items():
         state = actor.model.branches[name]
