@@ -45,7 +45,8 @@ class Names:
     """Names that were listed, until they are crossed out."""
 
     def __init__(self) -> None:
-        self._names: set[bytes] = set()
+        # In the order that they were listed in: what is done with them is then the same each time.
+        self._names: dict[bytes, None] = {}
         self.listed = 0
 
     def __len__(self) -> int:
@@ -54,13 +55,13 @@ class Names:
     def add(self, names: Iterable[str]) -> None:
         """Take in names."""
         before = len(self._names)
-        self._names.update(map(bytes.fromhex, names))
+        self._names.update(dict.fromkeys(map(bytes.fromhex, names)))
         self.listed += len(self._names) - before
 
     def keep(self, keys: Iterable[Any]) -> None:
         """Cross out the names of keys."""
         for key in keys:
-            self._names.discard(bytes.fromhex(name_of_key(key)))
+            self._names.pop(bytes.fromhex(name_of_key(key)), None)
 
     def slices(self, size: int = _SLICE) -> Iterator[Sequence[str]]:
         """Iterate over what is left, some at a time."""

@@ -5,11 +5,19 @@ Many more: ``python -m tests.simulation.long_run`` and ``python -m tests.simulat
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from uuid import UUID
+
 import pytest
 
+from tests.simulation.actors import Actor
 from tests.simulation.faults import FAULTS, found
 from tests.simulation.loops import BACKENDS
+from tests.simulation.model import Branch, Commit, Model
 from tests.simulation.run import simulate
+from tests.simulation.world import Rates, World
 
 SEEDS = 5
 
@@ -32,11 +40,45 @@ def test_nothing_goes_wrong_with_many_seeds(backend: str, start: int) -> None:
         assert done.wrong is None, f"{seed}: {done.wrong}"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_seed_repeats_itself(backend: str) -> None:
-    first, again = simulate(5, backend), simulate(5, backend)
-    assert first.trace == again.trace
-    assert len(first.trace) > 500
+TRACES = """
+import sys
+from tests.simulation.run import simulate
+for backend, seed in (("asyncio", 0), ("trio", 1)):
+    for before in map(int, sys.argv[1:]):
+        simulate(before, backend)
+    print(*simulate(seed, backend).trace, sep="\\n")
+"""
+
+
+def test_a_seed_gives_one_trace_in_all_processes() -> None:
+    """However strings are hashed, and whatever was simulated before."""
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRACES, *before],
+            env={**os.environ, "PYTHONHASHSEED": hashes},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for hashes, before in (("1", ()), ("2", ("3",)))
+    ]
+    one, other = (process.communicate()[0].splitlines() for process in begun)
+    assert len(one) > 1000
+    assert one == other
+
+
+def test_what_is_read_while_a_change_may_still_land_says_nothing_of_the_branch() -> None:
+    world, model = World(0, "asyncio", "keys", Rates()), Model()
+    actor = Actor(world, model, world.process(), history=False)
+    before = model.add(Commit(UUID(int=1), (), frozenset(), 1))
+    under_way = True
+    model.branches["a"] = Branch(doubt=lambda: under_way)
+    _, line, tip = actor.at("a")
+    under_way = False
+    model.moved("a", line, tip, before.id)
+    assert model.branches["a"].tip is None
+    _, line, tip = actor.at("a")
+    model.moved("a", line, tip, before.id)
+    assert model.branches["a"].tip == before.id
 
 
 QUICK = ("leaves_the_registry_out", "ignores_tags", "drops_the_journal")

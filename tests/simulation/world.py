@@ -340,7 +340,8 @@ class World:
                 error = OutcomeUnknown("injected: lost request")
             else:
                 error = OutcomeUnknown("injected: late")
-            self.note(f"{who}: {error}")
+            kind = str(error) if "injected" in str(error) else type(error).__name__
+            self.note(f"{who}: {kind}")
             assert call.gate is not None
             call.gate.open(error=error)
             call.gate = None
