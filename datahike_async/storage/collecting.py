@@ -398,8 +398,9 @@ class Collection:
         if name is None:
             return None
         head, revision = await read_head(self._store, name)
-        # Of an older epoch and not listed: nobody can list it any more.
-        if head is None or not (head.deleted or head.epoch < registry.epoch):
+        # Of an older epoch and not listed: nobody can list it any more. What is left of a branch
+        # that was made in this one is for the next collection: it may be listed by now.
+        if head is None or head.epoch >= registry.epoch:
             return False
         if self._dry_run:
             return True

@@ -585,6 +585,34 @@ async def test_of_a_branch_that_nobody_can_list_any_more_none_is_made(
         assert (await d.verify(conn)).ok
 
 
+async def test_what_is_left_of_a_branch_that_is_listed_is_left_alone(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made and deleted since the epoch began, and whoever deleted it was ended half way."""
+    async with d.connect(config, create=True, limits=NEVER) as conn:
+        await d.branch(conn, ":db", ":side")
+        await d.delete_branch(conn, ":side")
+
+        async def ended(*_: Any) -> None:
+            raise RuntimeError("ended half way")
+
+        async def begin_and_end() -> None:
+            async with elsewhere(config) as store:
+                await d.branch(conn, ":db", ":side")
+                with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+                    patch.setattr(branching, "list_branch", ended)
+                    await branching.end_branch(store, "side", SYSTEM)
+
+        await collect(config, marked=begin_and_end)
+        assert (await d.verify(conn)).ok
+        for _ in range(2):
+            await collect(config)
+        report = await d.verify(conn)
+        assert report.ok
+        assert not report.orphans
+        assert await d.branches(conn) == {d.kw("db")}
+
+
 async def test_what_a_branch_was_whose_name_another_one_has_is_kept_by_nobody(
     config: dict[str, Any],
 ) -> None:
