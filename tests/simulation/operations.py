@@ -334,8 +334,17 @@ async def look(actor: Actor) -> None:
             continue
         if there and name not in found:
             raise Wrong(f"branch {name} is gone")
-        if name not in found:
-            state.there = False
+        if name not in found and there is None and await _is_nowhere(conn, name):
+            state.there = state.there if state.line != line or state.unsettled else False
+
+
+async def _is_nowhere(conn: d.Connection, name: str) -> bool:
+    """Whether a branch has no head either: one that was begun is listed by whoever opens it."""
+    try:
+        await d.branch_as_db(conn, f":{name}")
+    except d.DatabaseNotFound:
+        return True
+    return False
 
 
 async def collect(actor: Actor) -> None:
