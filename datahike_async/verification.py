@@ -227,7 +227,7 @@ async def verify_chain(
         base = state.head.base
         if not base.is_hashed:
             return Audit(":advisory", 0, (), (), bool(deep))
-        own = Line(branch, base, state.tail.records)
+        own = Line(branch, state.head.epoch, base, state.tail.records)
         place: Place | None = Place(base, tuple(own.tail), state.records, state.commit)
         if isinstance(database, Database) and known is not None:
             registry = await read_registry(store)

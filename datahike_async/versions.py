@@ -243,7 +243,7 @@ async def force_branch(conn: Connection, db: Database, name: Any, parents: Itera
         value = await _value_of(conn, db)
         found = await _parents(conn, parents)
         await writer.branch.probe.check()
-        own = Line(conn.config.branch, *writer.branch.line)
+        own = _own_line(conn)
 
         async def kept(registry: Registry) -> None:
             past = writer.branch.opened.past
@@ -493,7 +493,7 @@ async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | N
     of = _named(of)
     if isinstance(of, UUID):
         writer = writer_of(conn)
-        own = Line(conn.config.branch, *writer.branch.line)
+        own = _own_line(conn)
         past = writer.branch.opened.past
         return await find_commit(writer.branch.store, past, registry, own, of)
     name = _name(of)
@@ -501,6 +501,11 @@ async def origin_of(conn: Connection, of: Any, registry: Registry) -> Origin | N
     if found is None and name in registry.tags:
         return await origin_of(conn, registry.tags[name].commit, registry)
     return found
+
+
+def _own_line(conn: Connection) -> Line:
+    branch = writer_of(conn).branch
+    return Line(conn.config.branch, branch.committer.epoch, *branch.line)
 
 
 async def _head_of(conn: Connection, name: str, registry: Registry) -> Origin | None:

@@ -585,6 +585,30 @@ async def test_of_a_branch_that_nobody_can_list_any_more_none_is_made(
         assert (await d.verify(conn)).ok
 
 
+async def test_a_branch_that_was_replaced_and_not_listed_anew_gives_nothing_of_what_it_was(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it open knows commits of it that collections have not kept since."""
+    async with d.connect(config, create=True, limits=NEVER) as conn:
+        await flushed(conn, range(30))
+        await d.branch(conn, ":db", ":side")
+        async with d.connect(on(config, "side"), limits=NEVER) as side:
+            lost = await flushed(side, range(30, 60))
+
+            async def ended(*_: Any, **__: Any) -> None:
+                raise RuntimeError("ended half way")
+
+            with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+                patch.setattr(branching, "list_branch", ended)
+                await d.force_branch(conn, conn.db(), ":side", [":db"])
+            for _ in range(2):
+                await collect(config)
+            with pytest.raises((d.DatabaseNotFound, d.SnapshotExpired)):
+                await d.branch(side, lost, ":new")
+            assert d.kw("new") not in await d.branches(conn)
+        assert (await d.verify(conn)).ok
+
+
 async def test_what_is_left_of_a_branch_that_is_listed_is_left_alone(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,9 +31,13 @@ _FIRST_TX: Final = 0x20000000
 
 
 class Line(NamedTuple):
-    """A branch as somebody knows it: its newest checkpoint, and the records since."""
+    """A branch as somebody knows it: its newest checkpoint, and the records since.
+
+    ``epoch`` is that of the last collection that he knows to have told it that it began.
+    """
 
     branch: str
+    epoch: int
     base: Checkpoint
     tail: Sequence[bytes]
 
@@ -116,8 +120,10 @@ async def _on_branch(
     store: Store, past: Past, registry: Registry, name: str, own: Line, commit: UUID
 ) -> Place | None:
     """Return where a commit is in the past of a branch, None where it is not in it."""
-    # Another branch may have the name by now: what this one was is kept by nobody.
-    if name == own.branch and registry.branches[name].publication == own.base.born:
+    # Another branch may have the name by now, listed or not yet: what this one was is then kept by
+    # nobody. A collection that has told this one of its epoch keeps it.
+    same = name == own.branch and registry.branches[name].publication == own.base.born
+    if same and own.epoch == registry.epoch:
         floor = registry.floors.get(name)
         if _is_kept(own.base, floor):
             found = await past.find(own.base, own.tail, commit)
