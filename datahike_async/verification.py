@@ -212,8 +212,8 @@ async def verify_chain(
     Raises ArgumentError ``:audit/expected-db`` for anything else, and ``:audit/no-head`` for a
     value that is no commit; DatabaseNotFound, UnsupportedFormat, StorageError as ``verify``. ::
 
-        config = {"store": {"backend": "memory"}, "crypto-hash?": True}
-        async with d.connect(config, create=True) as proven:
+        hashed = {"store": {"backend": "memory"}, "crypto-hash?": True}
+        async with d.connect(await d.create_database(hashed)) as proven:
             report = await d.verify_chain(proven, deep=True)
         assert report.ok, str(report)
     """

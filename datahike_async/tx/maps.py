@@ -18,6 +18,8 @@ __all__ = ["Maps"]
 _DB_ID: Final = frozenset({Keyword("db/id"), ":db/id"})
 _ENSURE: Final = Keyword("db/ensure")
 _LONG: Final = 2**63
+# Types whose values are their own keys (``typed_key``), longs of 64 bits among them.
+_OWN_KEYS: Final = frozenset({int, str, Keyword})
 _SCALARS: Final = frozenset({int, str, float, bool, Keyword})
 
 
@@ -77,10 +79,10 @@ class Maps(Facts):
             row, tx = draft.mem.assert_row, draft.tx
             for attr, value in pairs:
                 kind = type(value)
-                if kind is float or kind is bool:
-                    draft.add_new(eid, attr, value)
-                else:
+                if kind in _OWN_KEYS:
                     row(eid, attr.id, value, value, tx, attr.indexed)
+                else:
+                    draft.add_new(eid, attr, value)
         else:
             for attr, value in pairs:
                 draft.add(eid, attr, value)

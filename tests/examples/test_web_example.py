@@ -59,7 +59,7 @@ async def test_entries_and_their_past(config):
         assert made.status_code == 201
         id_, tx = made.json()["id"], made.json()["tx"]
         changed = await client.put(f"/entries/{id_}", json={"text": "second"})
-        assert changed.status_code == 200
+        assert changed.status_code == 200, changed.text
         assert (await client.get(f"/entries/{id_}")).json()["text"] == "second"
         then = await client.get(f"/entries/{id_}", params={"as_of": tx})
         assert then.json()["text"] == "first"

@@ -41,8 +41,8 @@ def part(
         suppress_health_check=list(HealthCheck),
     )
     @given(*CASES)
-    def compared(case: tuple[Any, Any], view: str, way: str, absorb: int) -> None:
-        run(backend, *case, view, only or way, absorb)
+    def compared(case: tuple[Any, Any], view: str, way: str, absorb: int, index: str) -> None:
+        run(backend, *case, view, only or way, absorb, index)
 
     try:
         compared()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import UUID
+
 import pytest
 
 import datahike_async as d
@@ -92,3 +96,44 @@ async def test_the_least_long_of_a_map_is_the_one_that_is_stated_and_retracted_l
     assert [x.v for x in await db.datoms("eavt", 100)] == [least]
     db = await db.db_with([[":db/retract", 100, ":n", least]])
     assert not await db.datoms("eavt", 100)
+
+
+EACH_TYPE = {
+    ":db.type/string": "text",
+    ":db.type/long": 7,
+    ":db.type/double": -0.0,
+    ":db.type/float": 1.5,
+    ":db.type/boolean": True,
+    ":db.type/keyword": d.Keyword("a/b"),
+    ":db.type/symbol": d.Symbol("a/b"),
+    ":db.type/uuid": UUID(int=2**127 + 1),
+    ":db.type/instant": datetime(2026, 1, 2, tzinfo=UTC),
+    ":db.type/bigint": 2**70,
+    ":db.type/bigdec": Decimal("1.50"),
+    ":db.type/bytes": b"abc",
+    ":db.type/ref": 100,
+}
+
+
+@pytest.mark.parametrize("value_type", EACH_TYPE)
+async def test_what_a_new_entity_was_given_in_a_map_is_found_by_value(db, value_type):
+    value = EACH_TYPE[value_type]
+    plain = {
+        ":db/ident": ":v",
+        ":db/valueType": value_type,
+        ":db/cardinality": ":db.cardinality/one",
+    }
+    db = await db.db_with(
+        [plain, {**plain, ":db/ident": ":u", ":db/unique": ":db.unique/identity"}]
+    )
+    db = await db.db_with([{":v": value, ":id": "by id"}, {":u": value, ":v": value}])
+    # Said again they are the same facts, of the same entities.
+    again = await db.db_with([{":v": value, ":id": "by id"}, {":u": value, ":v": value}])
+    assert [x[:3] for x in await again.datoms("avet", ":u")] == [
+        x[:3] for x in await db.datoms("avet", ":u")
+    ]
+    assert len(await again.datoms("aevt", ":v")) == 2
+    pulled = (await db.pull("[:v]", [":u", value]))[":v"]
+    assert pulled == value or pulled == {":db/id": value}
+    gone = [[":db/retract", e, ":v", value] for e in ([":id", "by id"], [":u", value])]
+    assert await (await db.db_with(gone)).datoms("aevt", ":v") == []
