@@ -244,7 +244,7 @@ class Actor:
             if len(parents) > 1:
                 if intent.what == "merge" and intent.source in parents:
                     return intent
-            elif intent.make is not None and (parent is None or intent.make(parent.facts) == facts):
+            elif intent.make is not None and (parent is None or intent.fits(parent.facts, facts)):
                 return intent
         return None
 
@@ -264,6 +264,8 @@ class Actor:
                 wanted, _, gone = merged(base.facts, parent.facts, source, intent.settle)
                 if gone and intent.settle != "abort":
                     wanted = None
+        if intent.make is not None and intent.fits(parent.facts, commit.facts):
+            return
         if wanted is not None and wanted != commit.facts:
             raise Wrong(
                 f"{intent.what} {intent.number} made {short(commit.id)}, which lacks "
@@ -310,7 +312,7 @@ class Actor:
         with anyio.CancelScope(shield=True):
             try:
                 parent = await self.learn(conn, report.db_before)
-                if self.chance.random() < 0.1 or intent.make is None:
+                if self.chance.random() < 0.1 or intent.make is None or intent.others:
                     commit = await self.learn(conn, report.db_after)
                 else:
                     assert report.db_after.commit_id is not None

@@ -93,6 +93,13 @@ class Intent:
     tx: int | None = None
     over: bool = False
     moves: int = 0
+    others: frozenset[int] = frozenset()
+    """Keys of entities that it makes or takes away; it leaves others that have them by then."""
+
+    def fits(self, before: Facts, after: Facts) -> bool:
+        """Say whether it may have made facts of those before."""
+        wrong = () if self.make is None else self.make(before) ^ after
+        return all(k in self.others or (name == "r" and v in self.others) for k, name, v in wrong)
 
     @property
     def may_land(self) -> bool:

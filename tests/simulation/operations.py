@@ -191,7 +191,8 @@ async def revert(actor: Actor) -> None:
     def make(facts: Any) -> Any:
         return merged(commit.facts, facts, parent, "abort")[0]
 
-    intent = Intent(number, "revert", name, make)
+    keys = frozenset(f[0] for f in commit.facts ^ parent if f[1] == "k")
+    intent = Intent(number, "revert", name, make, others=keys)
 
     async def send() -> Any:
         return await d.revert(conn, db.commit_id, tx_meta={":op": number})

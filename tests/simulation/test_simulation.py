@@ -15,7 +15,7 @@ import pytest
 from tests.simulation.actors import Actor
 from tests.simulation.faults import FAULTS, found
 from tests.simulation.loops import BACKENDS
-from tests.simulation.model import Branch, Commit, Model
+from tests.simulation.model import Branch, Commit, Intent, Model, added, without
 from tests.simulation.run import simulate
 from tests.simulation.world import Rates, World
 
@@ -79,6 +79,15 @@ def test_what_is_read_while_a_change_may_still_land_says_nothing_of_the_branch()
     _, line, tip = actor.at("a")
     model.moved("a", line, tip, before.id)
     assert model.branches["a"].tip == before.id
+
+
+def test_a_revert_leaves_an_entity_that_has_the_key_of_what_it_takes_away() -> None:
+    here = added(frozenset(), 6, "v", 1)
+    revert = Intent(1, "revert", "db", lambda facts: facts - here, others=frozenset({6}))
+    again = added(added(frozenset(), 6, "m", 5), 7, "v", 2)
+    assert revert.fits(again, again)
+    assert revert.fits(here, frozenset())
+    assert not revert.fits(again, without(again, 7))
 
 
 QUICK = ("leaves_the_registry_out", "ignores_tags", "drops_the_journal")
