@@ -22,7 +22,7 @@ from datahike_async.index.levels.signed import net, summed
 from datahike_async.index.levels.streams import Stream, merged
 from datahike_async.index.persistent_set.tree import PersistentSet
 from datahike_async.index.protocol import Bound, Index, Order
-from datahike_async.index.source import Address, NodeSink
+from datahike_async.index.source import Address, NodeMiss, NodeSink
 
 __all__ = ["Levels"]
 
@@ -53,27 +53,24 @@ class Levels:
     # -- runs ----------------------------------------------------------------------------------
 
     def _touched(
-        self, lower: Bound, upper: Bound, base: Callable[[], Any] = lambda: None
+        self, lower: Bound, upper: Bound, base: Callable[[Bound, Bound], Any] | None = None
     ) -> Sequence[Run]:
         """Return the runs that may have rows between two bounds.
 
         Raises NodeMiss for filters, and for what a call of the base misses, too: one wave.
         """
+        if not self.runs:
+            return ()
         hashed = hash_of(lower, self.order)
         if hashed is None or _other(lower, upper, self.order):
             return self.runs
         known = self._filter
         if known is None:
-            known = self._joined_filter(base)
+            call = (lambda: None) if base is None else partial(base, lower, upper)
+            known = self._joined_filter(call)
         if not known.may_have(hashed):
             return ()
         return [run for run in self.runs if run.filter().may_have(hashed)]
-
-    def _is_ruled_out(self, lower: Bound, upper: Bound, known: Filter) -> bool:
-        hashed = hash_of(lower, self.order)
-        if hashed is None or _other(lower, upper, self.order):
-            return False
-        return not known.may_have(hashed)
 
     def _joined_filter(self, base: Callable[[], Any]) -> Filter:
         *filters, _ = gathered([*(run.filter for run in self.runs), base])
@@ -92,21 +89,26 @@ class Levels:
 
     def slice(self, lower: Bound = (), upper: Bound = ()) -> list[Rows]:
         """Return the rows between two bounds as runs; see :class:`Index`."""
-        known = self._filter
-        if not self.runs or (known is not None and self._is_ruled_out(lower, upper, known)):
-            return self.base.slice(lower, upper)
-        below = partial(self.base.slice, lower, upper)
-        runs = self._touched(lower, upper, below)
+        runs = self._touched(lower, upper, self.base.slice)
         if not runs:
-            return below()
-        base, adds, removes = self._parts(runs, lambda each: each.slice(lower, upper), below)
-        return summed(base, _flat(adds), _flat(removes), self.order, self.temporal)
+            return self.base.slice(lower, upper)
+        try:
+            base = self.base.slice(lower, upper)
+            adds = [rows for run in runs for rows in run.adds.slice(lower, upper)]
+            removes = [rows for run in runs for rows in run.removes.slice(lower, upper)]
+        except NodeMiss:
+            # What all of them miss is named together.
+            below = partial(self.base.slice, lower, upper)
+            found = self._parts(runs, lambda each: each.slice(lower, upper), below)
+            base, adds, removes = found[0], _flat(found[1]), _flat(found[2])
+        return summed(base, adds, removes, self.order, self.temporal)
 
     def chunks(
         self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
     ) -> Iterator[Rows]:
         """Iterate over the rows between two bounds some at a time; see :class:`Index`."""
-        if not self.runs or not (runs := self._touched(lower, upper)):
+        runs = self._touched(lower, upper)
+        if not runs:
             yield from self.base.chunks(lower, upper, reverse=reverse)
             return
         streams = [
@@ -125,10 +127,8 @@ class Levels:
         """Count the rows between two bounds; see :class:`Index`."""
         if not lower and not upper:
             return len(self)
-        if not self.runs:
-            return self.base.count_slice(lower, upper)
+        runs = self._touched(lower, upper, self.base.count_slice)
         below = partial(self.base.count_slice, lower, upper)
-        runs = self._touched(lower, upper, below)
         if not runs:
             return below()
         base, adds, removes = self._parts(runs, lambda each: each.count_slice(lower, upper), below)

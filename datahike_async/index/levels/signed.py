@@ -40,8 +40,11 @@ def summed(
 ) -> list[Rows]:
     """Return sorted runs of a base with others added and removed; of one attribute but in EAVT."""
     base, adds, removes = list(base), list(adds), list(removes)
-    if not adds and not removes:
-        return base
+    if not removes and (not adds or (not base and len(adds) == 1)):
+        return base or adds
+    if len(base) == len(removes) == 1 and len(adds) < 2 and _are_one(base[0], removes[0]):
+        # What an entity had, and has no more: most looks at what a run speaks of.
+        return adds
     if sum(map(len, (*base, *adds, *removes))) <= _FEW:
         return _few([*base, *adds], removes, order)
     out = []
@@ -56,6 +59,13 @@ def summed(
         if made is not None and len(made):
             out.append(made)
     return out
+
+
+def _are_one(left: Rows, right: Rows) -> bool:
+    """Whether both are the same one row."""
+    if not len(left) == len(right) == 1 or left.tx(0) != right.tx(0):
+        return False
+    return _key(left, 0, Order.EAVT) == _key(right, 0, Order.EAVT)
 
 
 def _few(there: list[Rows], removes: list[Rows], order: Order) -> list[Rows]:
