@@ -48,6 +48,7 @@ from datahike_async.storage.branches.forcing import write_value
 from datahike_async.storage.branches.origin import Origin
 from datahike_async.storage.branches.read import deleted_branch, restore_at
 from datahike_async.storage.branches.registry import Registry, read_registry
+from datahike_async.storage.branches.retained import floor_of
 from datahike_async.storage.branches.tagging import begin_tag, end_tag
 from datahike_async.storage.branches.walk import Place
 from datahike_async.storage.translate import konserve_errors
@@ -511,7 +512,7 @@ def _own_line(conn: Connection) -> Line:
 async def _head_of(conn: Connection, name: str, registry: Registry) -> Origin | None:
     writer = writer_of(conn)
     place = await head_place(writer.branch.store, name, writer.branch.store_id, registry)
-    return None if place is None else Origin(place, registry.floors.get(name))
+    return None if place is None else Origin(place, floor_of(registry, name, place.base))
 
 
 async def named_place(conn: Connection, of: Any) -> Place | None:

@@ -56,7 +56,12 @@ from datahike_async.storage.branches.registry import (
     change_registry,
     read_registry,
 )
-from datahike_async.storage.branches.retained import find_floor, one_before, segments_between
+from datahike_async.storage.branches.retained import (
+    find_floor,
+    floor_of,
+    one_before,
+    segments_between,
+)
 from datahike_async.storage.branches.tagging import tagged_head
 from datahike_async.storage.keys import (
     BRANCHES,
@@ -227,6 +232,7 @@ class Collection:
             state = await self._read(name, registry)
             if state is not None:
                 self._before[name] = Fenced(state.head.base, state.head.tail, False)
+                floor = floor_of(registry, name, state.head.base)
                 floor = await find_floor(self._store, state, floor, self._keep, now)
             if floor is not None:
                 floors[name] = floor

@@ -32,6 +32,7 @@ from datahike_async.konserve.threads import in_thread
 from datahike_async.storage.branches.pins import Pins, listed_pins, pinned_items, read_pins
 from datahike_async.storage.branches.read import BranchState, read_branch
 from datahike_async.storage.branches.registry import Floor, Registry, read_registry
+from datahike_async.storage.branches.retained import floor_of
 from datahike_async.storage.branches.tagging import tagged_head
 from datahike_async.storage.hashes import node_hash
 from datahike_async.storage.keys import BRANCHES, PINS, checkpoint_key, head_key, pin_key, tag_key
@@ -284,12 +285,13 @@ class Survey:
 
     async def checkpoints(self) -> None:
         """Read the checkpoints that heads name, and those before them, down to the floors."""
-        floors = self.seen.registry.floors if self.seen.registry else {}
+        registry = self.seen.registry
         for key, base in self._kept:
             self._take(base, key)
         for name, state in self.seen.branches.items():
             self._take(state.head.base, head_key(name))
-            await self._line(state.head.base.pointer, floors.get(name))
+            floor = floor_of(registry, name, state.head.base) if registry else None
+            await self._line(state.head.base.pointer, floor)
 
     async def _line(self, newest: Pointer, floor: Floor | None) -> None:
         """Go back from a checkpoint in waves: each names several of those before it."""

@@ -609,6 +609,33 @@ async def test_a_branch_that_was_replaced_and_not_listed_anew_gives_nothing_of_w
         assert (await d.verify(conn)).ok
 
 
+async def test_what_is_kept_of_another_branch_of_its_name_is_not_kept_of_a_branch(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before it is listed still, whose past goes further back."""
+    async with d.connect(config, create=True, limits=NEVER) as conn:
+        await flushed(conn, range(10))
+        await d.branch(conn, ":db", ":side")
+        await flushed(conn, range(10, 20))
+        await flushed(conn, range(20, 30))
+        await collect(config)
+
+        async def ended(*_: Any, **__: Any) -> None:
+            raise RuntimeError("ended half way")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(branching, "list_branch", ended)
+            with pytest.raises(RuntimeError):
+                await d.delete_branch(conn, ":side")
+            with pytest.raises(RuntimeError):
+                await d.branch(conn, ":db", ":side")
+        assert (await d.verify(conn, deep=True)).ok
+        await d.branch(conn, ":side", ":new")
+        assert (await d.verify(conn, deep=True)).ok
+        await collect(config, keep=Retention(commits=100))
+        assert (await d.verify(conn, deep=True)).ok
+
+
 async def test_what_is_left_of_a_branch_that_is_listed_is_left_alone(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

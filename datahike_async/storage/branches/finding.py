@@ -18,7 +18,7 @@ from datahike_async.storage.branches.origin import Origin
 from datahike_async.storage.branches.pins import pinned_place, read_pins
 from datahike_async.storage.branches.read import read_branch
 from datahike_async.storage.branches.registry import Floor, Registry, read_registry
-from datahike_async.storage.branches.retained import expired, floor_at
+from datahike_async.storage.branches.retained import expired, floor_at, floor_of
 from datahike_async.storage.branches.tagging import read_tag
 from datahike_async.storage.branches.walk import Past, Place
 from datahike_async.storage.log.checkpoint import Checkpoint
@@ -97,14 +97,14 @@ async def _found(
             gone = error  # another branch or a tag may keep it
             continue
         if found is not None:
-            return Origin(found, floor)
+            return found
     for tagged in registry.tags.values():
         place = await read_tag(store, tagged)
         # What a tag keeps begins with its checkpoint; before the first collection, all is there.
         if place is not None and (not registry.epoch or tx >= place.base.tx):
-            found = await past.find(place.base, place.encoded, commit)
-            if found is not None:
-                return Origin(found, floor_at(place.base) if registry.epoch else None)
+            at = await past.find(place.base, place.encoded, commit)
+            if at is not None:
+                return Origin(at, floor_at(place.base) if registry.epoch else None)
     if not below and gone is None:
         return None
     for id_, pin in (await read_pins(store)).items():
@@ -118,19 +118,24 @@ async def _found(
 
 async def _on_branch(
     store: Store, past: Past, registry: Registry, name: str, own: Line, commit: UUID
-) -> Place | None:
+) -> Origin | None:
     """Return where a commit is in the past of a branch, None where it is not in it."""
+    floor = registry.floors.get(name)
     # Another branch may have the name by now, listed or not yet: what this one was is then kept by
     # nobody. A collection that has told this one of its epoch keeps it.
     same = name == own.branch and registry.branches[name].publication == own.base.born
-    if same and own.epoch == registry.epoch:
-        floor = registry.floors.get(name)
-        if _is_kept(own.base, floor):
-            found = await past.find(own.base, own.tail, commit)
-            if found is not None and _is_kept(found.base, floor):
-                return found
+    if same and own.epoch == registry.epoch and _is_kept(own.base, floor):
+        place = await past.find(own.base, own.tail, commit)
+        if place is not None and _is_kept(place.base, floor):
+            return Origin(place, floor)
     head = await head_place(store, name, own.base.store)
-    return None if head is None else await past.find(head.base, head.encoded, commit)
+    if head is None:
+        return None
+    floor = floor_of(registry, name, head.base)
+    if floor is not None and tx_of_commit(commit) < floor.tx:
+        raise _too_old(commit)
+    place = await past.find(head.base, head.encoded, commit)
+    return None if place is None else Origin(place, floor)
 
 
 async def require_kept(

@@ -14,18 +14,29 @@ from datahike_async.errors import CorruptData, SnapshotExpired
 from datahike_async.index.source import Address
 from datahike_async.konserve.store import Store
 from datahike_async.storage.branches.read import BranchState
-from datahike_async.storage.branches.registry import Floor
+from datahike_async.storage.branches.registry import Floor, Registry
 from datahike_async.storage.keys import checkpoint_key
 from datahike_async.storage.log.checkpoint import Checkpoint, Pointer, decode_checkpoint
 from datahike_async.storage.log.reader import fetch_segment
 from datahike_async.storage.log.records import SegmentParts, entries_of
 
-__all__ = ["expired", "find_floor", "floor_at", "one_before", "segments_between"]
+__all__ = ["expired", "find_floor", "floor_at", "floor_of", "one_before", "segments_between"]
 
 
 def floor_at(base: Checkpoint) -> Floor:
     """Return the floor that a checkpoint is."""
     return Floor(base.id, base.tx, base.commit.id)
+
+
+def floor_of(registry: Registry, name: str, base: Checkpoint) -> Floor | None:
+    """Return from where on the past of a branch is kept, whose head has this checkpoint.
+
+    Where a registry does not list this one, but another of its name, all that is sure is the head.
+    """
+    listed = registry.branches.get(name)
+    if listed is not None and listed.publication == base.born:
+        return registry.floors.get(name)
+    return floor_at(base) if registry.epoch else None
 
 
 async def one_before(store: Store, base: Checkpoint, floor: Floor | None) -> Checkpoint | None:
