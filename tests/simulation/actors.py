@@ -214,6 +214,9 @@ class Actor:
             intent = self.fitting(parents, facts)
             if intent is not None and intent.source in parents:
                 parents = (*(p for p in parents if p != intent.source), intent.source)  # type: ignore[arg-type]
+        before = model.commits.get(parents[0]) if len(parents) == 1 else None
+        if before is not None and db.max_tx <= before.tx:
+            intent = None  # whatever made it: it was forced to be on that
         commit = Commit(db.commit_id, parents, facts, db.max_tx)
         commit.alone = bool(parents) and parents[0] not in model.commits
         self.world.note(f"found {short(commit.id)} of {intent and intent.number}")

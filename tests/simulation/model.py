@@ -205,13 +205,22 @@ class Model:
         # The head may be that much further than anybody was told.
         ahead = Counter(i.branch for i in self.intents.values() if i.may_land)
         for name, branch in self.branches.items():
-            if branch.there and not branch.unsettled:
+            if branch.there and not branch.unsettled and not self._may_be_purged(name, branch.tip):
                 for n, commit in enumerate(self.line(branch.tip)):
                     if n >= self.retained - ahead[name]:
                         break
                     yield f"branch {name} {branch.line}", commit.id
                     if commit.begins or commit.id == branch.start:
                         break
+
+    def _may_be_purged(self, name: str, tip: UUID | None) -> bool:
+        """Whether the past of a branch may be gone by a purge that its tip does not have yet."""
+        newest = 0 if tip is None else self.commits[tip].tx
+        return any(
+            i.may_land or (i.tx is not None and i.tx > newest)
+            for i in self.intents.values()
+            if i.purges and i.branch == name and i.status != "no"
+        )
 
     def base(self, a: UUID, b: UUID) -> Commit | None:
         """Return the commit in which two lines part, where there is one and it is known."""

@@ -81,6 +81,20 @@ def test_what_is_read_while_a_change_may_still_land_says_nothing_of_the_branch()
     assert model.branches["a"].tip == before.id
 
 
+def test_what_a_purge_may_have_taken_is_asked_of_nobody() -> None:
+    model, facts = Model(), frozenset[tuple[int, str, int]]()
+    one, two = (model.add(Commit(UUID(int=n), (), facts, n)) for n in (1, 2))
+    two.parents = (one.id,)
+    model.branches["db"] = Branch(two.id)
+    assert model.must() == {one.id, two.id}
+    purge = model.intents[1] = Intent(1, "remove", "db", purges=True)
+    assert model.must() == set()
+    purge.times, purge.tx = 1, 3
+    assert model.must() == set()
+    purge.tx = 2
+    assert model.must() == {one.id, two.id}
+
+
 def test_a_revert_leaves_an_entity_that_has_the_key_of_what_it_takes_away() -> None:
     here = added(frozenset(), 6, "v", 1)
     revert = Intent(1, "revert", "db", lambda facts: facts - here, others=frozenset({6}))
