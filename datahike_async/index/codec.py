@@ -193,7 +193,8 @@ def _ints(values: npt.NDArray[Any], *, rising: bool = False) -> list[Any]:
         return [0, 0, 0, b""]
     values = values.astype(np.int64, copy=False)
     low, high = int(values.min()), int(values.max())
-    if rising:
+    # Differences of more than that wrap round, and fall where they seem to rise.
+    if rising and high - low < 2**63:
         steps = np.diff(values)
         if not len(steps) or int(steps.min()) >= 0:
             width = _width(int(steps.max()) if len(steps) else 0)

@@ -80,6 +80,9 @@ def test_a_leaf_comes_back_as_it_was(group, temporal):
     "group",
     [
         [2**63 - 1, -(2**63), 0],
+        [3, -(2**63)],
+        [2**63 - 1, -3],
+        [2**40, -(2**63), 2**62],
         [5] * 40,
         [0.0, -0.0, float("inf"), float("nan")],
         [True, False] * 9,
