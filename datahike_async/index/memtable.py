@@ -102,6 +102,7 @@ class Memtable:
 
     __slots__ = (
         "__weakref__",
+        "_first",
         "_turn",
         "a",
         "born",
@@ -115,6 +116,7 @@ class Memtable:
         "key",
         "ops",
         "owner",
+        "repeats",
         "t",
         "until",
         "v",
@@ -138,6 +140,11 @@ class Memtable:
         self.by_av: dict[int, dict[Any, Entry]] = {}
         # Attributes that were given a datom of an earlier transaction than the one that said so.
         self.early: set[int] = set()
+        # Retracted rows that say the same as an earlier one, to both of its transactions: what one
+        # transaction asserts and retracts several times has one interval. And by what they say,
+        # the rows that came first, as far as others may repeat them.
+        self.repeats: set[int] = set()
+        self._first: dict[tuple[int, int, Any, int, int], int] = {}
         # Only this object may append to the shared log; None: whoever stands at the tip.
         self.owner: object | None = None
         # Whoever pops it may append. Threads may share a memtable, and popping is atomic.
@@ -185,6 +192,23 @@ class Memtable:
         self.until[row] = tx
         self.dead[row] = len(self.ops)
         self.ops.append(~row)
+        if self.t[row] == tx or self.a[row] in self.early:
+            self._note_end(row)
+
+    def note_early(self, a: int) -> None:
+        """Note that an attribute is given a datom of an earlier transaction than says so."""
+        if a not in self.early:
+            self.early.add(a)
+            for row in self.by_a.get(a, ()):
+                if self.dead[row] != ALIVE:
+                    self._note_end(row)
+
+    def _note_end(self, row: int) -> None:
+        if self._first.setdefault(self._said(row), row) != row:
+            self.repeats.add(row)
+
+    def _said(self, row: int) -> tuple[int, int, Any, int, int]:
+        return self.e[row], self.a[row], self.key[row], self.t[row], self.until[row]
 
     def retract_base(self, e: int, a: int, v: Any, key: Any, t: int, tx: int, indexed: bool) -> int:
         """Append the retraction of a datom that lives in the trees, and return its row."""
@@ -194,6 +218,8 @@ class Memtable:
         self.until.append(tx)
         self._add_row(row, e, a, v, key, t, indexed)
         self.ops.append(~row)
+        if a in self.early:
+            self._note_end(row)
         return row
 
     def _add_row(self, row: int, e: int, a: int, v: Any, key: Any, t: int, indexed: bool) -> None:
@@ -258,6 +284,8 @@ class Memtable:
         for r, k in zip(old_row[mine].tolist(), operation[2 * mine].tolist(), strict=True):
             self.until[r] = tx
             self.dead[r] = k
+            if self.t[r] == tx:
+                self._note_end(r)
         self.born += np.where(asserts, operation[slots], -1).tolist()
         self.dead += np.where(asserts, ALIVE, operation[slots]).tolist()
         self.until += np.where(asserts, 0, tx).tolist()
@@ -309,6 +337,10 @@ class Memtable:
         """
         while len(self.ops) > n:
             op = self.ops.pop()
+            if op < 0 and self._first:
+                self.repeats.discard(~op)
+                if self._first.get(self._said(~op)) == ~op:
+                    del self._first[self._said(~op)]
             if op >= 0:
                 self._pop_row(op)
             elif self.born[~op] == -1:
@@ -383,8 +415,9 @@ class Memtable:
 
     def ended(self, rows: Iterable[int], n: int, m: int) -> list[int]:
         """Return those of ``rows`` that were retracted before ``n``: intervals of history."""
-        dead = self.dead
-        return [r for r in rows if r < m and dead[r] < n]
+        dead, repeats = self.dead, self.repeats
+        out = [r for r in rows if r < m and dead[r] < n]
+        return [r for r in out if r not in repeats] if repeats else out
 
     def rows(self, positions: Sequence[int], *, intervals: bool = False) -> Rows:
         """Return rows as columns, in the order given; with ``intervals`` they have ``until``."""
@@ -416,6 +449,9 @@ class Rest:
     def until(self, n: int) -> Memtable:
         """Take in the operations up to ``n``, and return the memtable."""
         mem, out, moved = self.mem, self._made, self._moved
+        # Copies, made in one step: the writer goes on.
+        for a in mem.early.copy():
+            out.note_early(a)
         for op in mem.ops[self.stop : n]:
             row = op if op >= 0 else ~op
             e, a, v, key, t = mem.e[row], mem.a[row], mem.v[row], mem.key[row], mem.t[row]
@@ -427,7 +463,6 @@ class Rest:
             else:
                 assert self._rebase or mem.born[row] == -1
                 out.retract_base(e, a, v, key, t, mem.until[row], indexed)
-        # A copy, made in one step: the writer goes on.
         out.early = {a for a in mem.early.copy() if a in out.by_a}
         self.stop = n
         return out

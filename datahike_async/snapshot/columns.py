@@ -304,7 +304,7 @@ def _change(mem: Memtable, a: int, start: int, stop: int, m: int) -> Change | No
     for r in rows:
         ended = dead[r] < stop
         if born[r] >= start:
-            if born[r] < stop:
+            if born[r] < stop and not (ended and r in mem.repeats):
                 (passed if ended else adds).append(r)
         elif ended and dead[r] >= start:
             removes.append(r)

@@ -115,7 +115,7 @@ class Draft(Snapshot):
                     return False
                 self._retract(e, attr, fact)
         if t is not None and t < self.tx:
-            self.mem.early.add(a)
+            self.mem.note_early(a)
         self.mem.assert_row(e, a, v, key, self.tx if t is None else t, attr.indexed)
         return True
 
@@ -128,7 +128,7 @@ class Draft(Snapshot):
         mem, key = self.mem, typed_key(v)
         if added:
             if t < self.tx:
-                mem.early.add(attr.id)
+                mem.note_early(attr.id)
             mem.assert_row(e, attr.id, v, key, t, attr.indexed)
             return
         for row in mem.live(mem.of_fact(e, attr.id), len(mem), len(mem.e)):

@@ -86,9 +86,13 @@ def filled(index: Levels, a: int, rows: Rows) -> Levels:
 
 
 def unseen(ended: Rows, known: Rows) -> Rows:
-    """Return those intervals of an attribute that are not among known ones."""
+    """Return those intervals of an attribute that are not among known ones, each once."""
     seen = set(_identities(known))
-    return ended.take(np.array([x not in seen for x in _identities(ended)], np.bool_))
+    keep = []
+    for said in _identities(ended):
+        keep.append(said not in seen)
+        seen.add(said)
+    return ended.take(np.array(keep, np.bool_))
 
 
 def _identities(intervals: Rows) -> Iterator[tuple[int, Any, int, int]]:

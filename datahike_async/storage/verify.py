@@ -47,6 +47,7 @@ from datahike_async.storage.survey import (
     is_forged,
     wrong_bytes,
 )
+from datahike_async.values.types import typed_key
 
 __all__ = ["Checked", "Finding", "verify_store"]
 
@@ -373,6 +374,7 @@ class _Look:
 
     def _sum_up(self, operations: Iterable[Any], tx: int, out: _Log) -> None:
         todo = iter(operations)
+        met: set[tuple[int, int, Any]] = set()
         while part := list(islice(todo, _BLOCK)):
             e, a, v, t, added = zip(*part, strict=True)
             rows = Rows(
@@ -386,6 +388,7 @@ class _Look:
             out.schema.did(rows, mask)
             out.present[0] += len(new) - len(gone)
             out.present[1] = (out.present[1] + sum_of(new) - sum_of(gone)) & _MASK
+            gone = gone.take(_once(gone, tx, met))
             _add(out.past, sums_by(gone, np.full(len(gone), tx, np.int64)))
 
     # -- comparing -----------------------------------------------------------------------------
@@ -510,6 +513,19 @@ def _before(e: int, factory: LevelsFactory) -> Any:
     """Return a key of EAVT before that of any datom of an entity, and behind all before it."""
     row = Rows(np.array([e]), np.array([-1], np.int32), Column.of([0]), np.array([0]))
     return factory.first(row, Order.EAVT)
+
+
+def _once(gone: Rows, tx: int, met: set[tuple[int, int, Any]]) -> Any:
+    """Say which retractions of a transaction end an interval that is not there yet.
+
+    What it asserted and retracted several times has one. ``met`` are those so far.
+    """
+    keep = np.ones(len(gone), np.bool_)
+    for i in np.flatnonzero(gone.t == tx).tolist():
+        said = (int(gone.e[i]), int(gone.a[i]), typed_key(gone.v.value(i)))
+        keep[i] = said not in met
+        met.add(said)
+    return keep
 
 
 def _add(out: Total, more: Total, sign: int = 1) -> None:

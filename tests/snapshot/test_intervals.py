@@ -47,7 +47,7 @@ ADD, RETRACT = [":db/add", 1, ":many", 5, FIRST], [":db/retract", 1, ":many", 5]
     [
         [[ADD], [RETRACT], [ADD], [RETRACT]],
         [[ADD], [RETRACT, ADD], [RETRACT]],
-        [[ADD], [RETRACT, ADD, RETRACT], [ADD, RETRACT]],
+        [[ADD], [RETRACT], [ADD, RETRACT]],
         [[ADD, RETRACT], [ADD, RETRACT], [ADD, RETRACT], [ADD]],
     ],
 )
@@ -74,3 +74,13 @@ async def test_history_does_not_depend_on_when_it_was_merged(seed: int) -> None:
         transactions.append(operations)
     merged = {i for i in range(len(transactions) + 1) if rng.random() < 0.3}
     assert await history(transactions, merged) == await history(transactions, set())
+
+
+@pytest.mark.parametrize("merged", [set(), {1}, {2}, {1, 2}])
+@pytest.mark.parametrize("t", [[], [FIRST]], ids=["now", "early"])
+async def test_what_one_transaction_says_several_times_has_one_interval(
+    merged: set[int], t: list[int]
+) -> None:
+    again = [[":db/add", 1, ":many", 5, *t], RETRACT]
+    once, often = [[ADD], [RETRACT, *again], again], [[ADD], [RETRACT, *again * 3], again * 3]
+    assert await history(often, merged) == await history(once, merged)
