@@ -392,3 +392,29 @@ async def test_branches_that_a_purge_has_parted_are_not_merged_or_rebased() -> N
                 with pytest.raises(d.MergeConflict, match="none in common") as caught:
                     await attempt
                 assert caught.value.error == ":merge/no-base"
+
+
+@pytest.mark.parametrize("keep_history", [False, True])
+async def test_what_was_retracted_without_a_past_goes_once_runs_are_merged(
+    tmp_path: Path, keep_history: bool
+) -> None:
+    config = {
+        "store": {"backend": "file", "path": str(tmp_path / "db")},
+        "keep_history": keep_history,
+    }
+    bare = {":db/valueType": ":db.type/string", ":db/cardinality": ":db.cardinality/one"}
+    async with d.connect(config, create=True, limits=NEVER) as conn:
+        await conn.transact([{":db/ident": ":note", ":db/noHistory": True, **bare}])
+        await conn.transact([{":db/id": 100 + i, ":note": f"note {i}"} for i in range(100)])
+        await conn.transact([[":db/add", 50, ":note", "SECRET"]])
+        await d.compact(conn)
+        await conn.transact([[":db/retract", 50, ":note", "SECRET"]])
+        # In the index there is no past of it that a purge could find; it says what helps.
+        if not keep_history:
+            with pytest.raises(d.DatahikeError, match="compact, and collect with gc_storage"):
+                await d.purge(conn, [[":db.purge/entity", 50]])
+        for i in range(2):  # the first time says which packs are to be written anew
+            await d.compact(conn)
+            await d.gc_storage(conn, remove_before=datetime.now(UTC))
+            await conn.transact([[":db/add", 51, ":note", f"later {i}"]])
+        assert (await d.erasure_report(conn, ["SECRET"])).clean

@@ -71,8 +71,8 @@ def purged(base: Snapshot, forms: Iterable[tuple[str, Any]]) -> Purged:
     """
     if not base.keep_history:
         raise _refused(
-            "without history there is no past to purge; retract the data, and collect with "
-            "gc_storage what is left of them in the store"
+            "without history there is no past to purge; retract the data, compact, and collect "
+            "with gc_storage what is left of them in the store"
         )
     chosen = _Chosen(base)
     for name, form in forms:
