@@ -63,7 +63,7 @@ async def filled(config: dict[str, Any]) -> None:
 
 def cache_of(conn: d.Connection) -> object:
     index: Any = conn.db().snapshot.trees.current[Order.EAVT]
-    return index._source.cache
+    return index.base._source.cache
 
 
 @pytest.mark.parametrize(("anyio_backend", "name"), on_loops([*LOCAL, "s3-moto", "s3-ministack"]))
