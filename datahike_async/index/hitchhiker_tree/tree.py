@@ -26,7 +26,6 @@ from datahike_async.index.hitchhiker_tree.buffers import (
 )
 from datahike_async.index.hitchhiker_tree.merge import Pushing
 from datahike_async.index.hitchhiker_tree.node import Buffered
-from datahike_async.index.persistent_set.apart import apart
 from datahike_async.index.persistent_set.lookup import Lookup
 from datahike_async.index.persistent_set.node import (
     TOP,
@@ -290,18 +289,7 @@ class HitchhikerTree(PersistentSet):
         """
         if not isinstance(other, HitchhikerTree) or other._source is not self._source:
             return self.slice(), other.slice()
-        missing: list[Address] = []
-        roots = []
-        for each in (self, other):
-            node = each._top_node()
-            roots.append(None if node is None else (each._address or id(node), node))
-        own = apart(
-            roots[0],
-            roots[1],
-            lambda branch, slot: self._child(branch, slot, missing),
-            lambda branch, slot: other._child(branch, slot, missing),
-        )
-        self._missed(missing)
+        own = self._own_nodes(other)
         said: list[Rows] = []
         for node in (*own[0], *own[1]):
             if isinstance(node, Buffered):

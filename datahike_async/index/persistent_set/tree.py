@@ -361,6 +361,12 @@ class PersistentSet:
         """Return the rows of the leaves that only one of two sets has; see :class:`Index`."""
         if not isinstance(other, PersistentSet) or other._source is not self._source:
             return self.slice(), other.slice()
+        found = self._own_nodes(other)
+        left, right = ([node.rows for node in own if isinstance(node, Leaf)] for own in found)
+        return left, right
+
+    def _own_nodes(self, other: PersistentSet) -> tuple[list[Node], list[Node]]:
+        """Return the nodes that only one of two sets has, which have one source."""
         missing: list[Address] = []
         roots = []
         for each in (self, other):
@@ -375,8 +381,7 @@ class PersistentSet:
         if missing:
             assert self._source is not None
             raise NodeMiss(self._source, missing)
-        left, right = ([node.rows for node in own if isinstance(node, Leaf)] for own in found)
-        return left, right
+        return found
 
     def erased(self, rows: Sequence[Rows], past: Sequence[Rows] = ()) -> Self:
         """Return a set without ``rows``; see :class:`Index`."""
