@@ -67,7 +67,8 @@ async def test_datahikes_settings_are_honoured():
         await conn.transact([{":n": n} for n in range(2000)])
     async with d.connect(config) as conn:
         for index in conn.db().snapshot.trees.indexes():
-            assert (index._branch, index._leaf, index._log) == (17, 300, 9)
+            base = index.base
+            assert (base._branch, base._leaf, base._log) == (17, 300, 9)
         assert await conn.db().q("[:find (count ?e) . :where [?e :n _]]") == 2000
     await d.delete_database(config)
 

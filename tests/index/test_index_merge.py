@@ -154,7 +154,7 @@ def test_leaves_share_the_dictionary_of_their_run_and_answer_for_a_part_of_it():
     leaves = leaves_of(index)
     assert len(leaves) == 10
     assert all(leaf.rows.v.dictionary is dictionary for leaf in leaves)
-    assert sum(leaf.nbytes for leaf in leaves) < 2 * 64 * count
+    assert sum(leaf.nbytes for leaf in leaves) < 2 * run.nbytes
     # Known values make no new dictionary; what a small leaf takes from a huge one is its own.
     same = Column.concat([run.v, Column.of(["value 3", "value 9"])])
     assert same.dictionary is dictionary

@@ -162,7 +162,7 @@ async def test_a_flush_asks_once_after_a_collection_in_which_packs_little_is_lef
     moto: S3Server, proxy: Proxy
 ) -> None:
     config = {"store": config_on(moto)}
-    limits = Limits(flush_rows=40, flush_wait=1)
+    limits = Limits(flush_rows=40)
     await d.create_database(config, initial_tx=SCHEMA)
 
     async def flushed(conn: d.Connection) -> int:
