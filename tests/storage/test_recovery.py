@@ -183,6 +183,8 @@ async def test_the_log_holds_every_commit(store: dict[str, Any]) -> None:
             if i % 9 == 0:
                 transaction.append({":text": "long" * 10_000})
             commits.append((await conn.transact(transaction)).db_after.commit_id)
+            while i % 20 == 10 and not conn._transactor.flushing.at_rest:
+                await anyio.sleep(0.001)
     opened = await stores.connect_store(store)
     state = await read_branch(opened, "db", store["id"])
     assert state is not None
