@@ -110,6 +110,8 @@ def joined_rows(runs: Sequence[Rows]) -> Rows:
     found: dict[int, list[Column]] = {}
     sizes: dict[int, int] = {}
     number: dict[int, int] = {}
+    # Slices of one column share its parts: each is joined once.
+    known: dict[int, tuple[int, int]] = {}
     which: list[npt.NDArray[np.uint8]] = []
     where: list[I64] = []
 
@@ -122,7 +124,10 @@ def joined_rows(runs: Sequence[Rows]) -> Rows:
 
     for column in columns:
         if isinstance(column, Mixed):
-            places = [add(part) for part in column.parts]
+            for shared in column.parts:
+                if id(shared) not in known:
+                    known[id(shared)] = add(shared)
+            places = [known[id(shared)] for shared in column.parts]
             parts, starts = np.array(places, np.int64).T
             which.append(taken(parts.astype(np.uint8), column.which))
             where.append(column.where + taken(starts, column.which))
