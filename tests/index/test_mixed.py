@@ -84,8 +84,8 @@ def test_parts_of_a_kind_are_one_and_a_cut_holds_what_is_its_own():
 
 
 def test_slices_of_one_column_that_are_joined_have_its_values_once():
-    whole = joined_rows([rows_of(list(range(600))), rows_of(["x"] * 600)])
-    again = joined_rows([whole.slice(i, i + 100) for i in range(0, 1200, 100)])
+    whole = joined_rows([rows_of(list(range(10_000))), rows_of(["x"] * 10_000)])
+    again = joined_rows([whole.slice(i, i + 5000) for i in range(0, 20_000, 5000)])
     assert isinstance(again.v, Mixed)
-    assert [len(part) for part in again.v.parts] == [600, 600]
+    assert [len(part) for part in again.v.parts] == [10_000, 10_000]
     assert again.v.tolist() == whole.v.tolist()
