@@ -19,7 +19,7 @@ from datahike_async.index.arrays import searched, spans, uniques
 from datahike_async.index.columns import I64, INT, OBJECT, Column, Rows
 from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.levels.levels import Levels
-from datahike_async.index.levels.policy import due, into_base
+from datahike_async.index.levels.policy import due, into_base, loads_into_base
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.protocol import Order
 from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
@@ -384,7 +384,7 @@ class Trees:
             rows = sum(map(len, new.values())) + sum(map(len, gone.values()))
             if indexes is None or not rows:
                 return
-            below = self._goes_below(indexes[Order.EAVT], rows)
+            below = self._goes_below(indexes[Order.EAVT], rows, large=mem is None)
             for order in ORDERS:
                 index, runs = (
                     indexes[order],
@@ -416,9 +416,10 @@ class Trees:
         out._instants = NONE if said else self._instants.with_rows(adds.get(instant))
         return out
 
-    def _goes_below(self, index: Levels, rows: int) -> bool:
+    def _goes_below(self, index: Levels, rows: int, *, large: bool) -> bool:
         """Whether a change of so many rows goes into the base of indexes at once."""
-        return not self.config["runs"] or (not index.runs and into_base(len(index.base), rows))
+        much = loads_into_base if large else into_base
+        return not self.config["runs"] or (not index.runs and much(len(index.base), rows))
 
     def _change(self, adds: Rows | None, removes: Rows | None, ended: Rows | None) -> Change:
         if ended is None or ended.until is None:

@@ -13,17 +13,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["MOST", "due", "into_base"]
+__all__ = ["MOST", "due", "into_base", "loads_into_base"]
 
 MOST: Final = 8
 """Runs of an index."""
 _SHARE: Final = 2
 """How many times the rows of all runs the base has at least."""
 
+_LOAD: Final = 16
+"""Into a base of at most so many times its rows a load goes at once."""
+
 
 def into_base(base: int, rows: int) -> bool:
     """Whether so many rows of runs are to go into a base of so many."""
     return rows * _SHARE >= base
+
+
+def loads_into_base(base: int, rows: int) -> bool:
+    """Whether a large transaction of so many rows goes into a base of so many, past all runs.
+
+    Loads mostly append: to make runs of them and merge those takes three times as long.
+    """
+    return rows * _LOAD >= base
 
 
 def due(base: int, runs: Sequence[int]) -> int | None:
