@@ -137,14 +137,8 @@ class Levels:
     def estimate(self, lower: Bound = (), upper: Bound = ()) -> tuple[int, bool]:
         """Return about how many rows lie between two bounds; see :class:`Index`."""
         count, sure = self.base.estimate(lower, upper)
-        runs: Sequence[Run] = self.runs
-        if not runs:
-            return count, sure
-        hashed = hash_of(lower, self.order)
-        # Only if it is at hand: nothing is read here.
-        if hashed is not None and self._filter is not None and not _other(lower, upper, self.order):
-            known = self._filter.may_have(hashed)
-            runs = [run for run in runs if run.filter().may_have(hashed)] if known else ()
+        # Filters only if they are at hand: nothing is read here.
+        runs = self.runs if self._filter is None else self._touched(lower, upper)
         for run in runs:
             (new, new_sure), (gone, gone_sure) = (s.estimate(lower, upper) for s in run.sets)
             count += new - gone
