@@ -103,7 +103,7 @@ VALUES: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
 
 # Of these a query's input has none of its own: they are written, then grouped and counted.
 STORED: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
-    "ref": (lambda i: i << 12, lambda i: _RANDOM.randrange(1, 2**29)),
+    "ref": (lambda i: i << 11, lambda i: _RANDOM.randrange(1, 2**28)),
     "boolean": (lambda i: i % 2 == 0, lambda i: _RANDOM.random() < 0.5),
 }
 
