@@ -14,7 +14,7 @@ from datahike_async.config import Config
 from datahike_async.edn import Keyword
 from datahike_async.env import Env
 from datahike_async.errors import ConfigError, CorruptData, UnsupportedFormat
-from datahike_async.index.codec import pack, seal, unpack
+from datahike_async.index.codec import pack, seal, unpack, unseal
 from datahike_async.index.source import Address
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.storage.branches.create import empty_snapshot
@@ -26,6 +26,7 @@ from datahike_async.storage.branches.head import (
     encode_head,
 )
 from datahike_async.storage.branches.ring import Ring
+from datahike_async.storage.log.alike import folded, unfolded
 from datahike_async.storage.log.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -40,6 +41,7 @@ from datahike_async.storage.log.records import (
     encode_entry,
     encode_record,
     encode_segment,
+    entries_of,
     last_of,
     newest,
     tx_of_commit,
@@ -95,6 +97,52 @@ async def test_a_record_replays_to_the_same_state(many: int) -> None:
     assert (again.max_tx, again.max_eid) == (second.after.max_tx, second.after.max_eid)
     assert [a.ident for a in again.schema.attrs] == [a.ident for a in second.after.schema.attrs]
     assert record.entries[1].instant == second.instant
+
+
+async def entries(count: int) -> list[bytes]:
+    snapshot, env = empty_snapshot(CONFIG), Env.seeded(1)
+    out = []
+    for i in range(count):
+        applied = await apply(snapshot, [{":n": i}], env=env)
+        snapshot = applied.after
+        out.append(encode_entry(applied))
+    return out
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+async def test_entries_of_one_publication_are_compressed_together(hashed: bool) -> None:
+    many = await entries(40)
+    ids = [commit_id(COMMIT, i) for i in range(40)] if hashed else []
+    data = encode_record(2, COMMIT, many, [UUID(int=3)], ids)
+    assert len(data) - 16 * len(ids) < sum(map(len, many)) / 2.5
+    plain = [4 if hashed else 3, 2, COMMIT.bytes, many, [UUID(int=3).bytes]]
+    if hashed:
+        plain.append([id_.bytes for id_ in ids])
+    as_before = pack(plain)
+    found, before = decode_record(data, "here"), decode_record(as_before, "here")
+    assert entries_of(data) == entries_of(as_before) == many
+    assert [e.tx for e in found.entries] == [e.tx for e in before.entries]
+    assert found.commits == before.commits
+    assert found.parents == before.parents == (UUID(int=3),)
+    # What is said of it alone is a shape that nobody writes.
+    lying = unpack(data)
+    lying[0] = 4 if not hashed else 3
+    with pytest.raises(CorruptData, match="commits"):
+        decode_record(pack(lying), "here")
+
+
+async def test_compressed_entries_that_are_damaged_are_no_record() -> None:
+    record = unpack(encode_record(2, COMMIT, await entries(40)))
+    lengths, body = unseal(record[3])
+    wrong = [seal(x) for x in (7, [7], [7, 7], [lengths, body[1:]], [lengths[1:], body])]
+    for stored in (record[3][:-7], b"", 7, *wrong):
+        with pytest.raises(CorruptData, match="here"):
+            decode_record(pack([*record[:3], stored]), "here")
+
+
+@given(st.lists(st.one_of(st.binary(max_size=9), st.binary(min_size=4, max_size=5))))
+async def test_folded_strings_come_back(strings: list[bytes]) -> None:
+    assert unfolded(folded(strings)) == strings
 
 
 async def test_segments_chain() -> None:

@@ -35,7 +35,7 @@ __all__ = [
     "remove",
 ]
 
-ROOM: Final = 256 * 1024
+ROOM: Final = 64 * 1024
 """Bytes of zeros that are written at a time."""
 _LOG: Final = ".log"
 _MARK: Final = ".mark"

@@ -32,6 +32,7 @@ from datahike_async.index.codec import (
 from datahike_async.index.columns import Rows
 from datahike_async.index.source import Address
 from datahike_async.storage.hashes import hashed_id
+from datahike_async.storage.log.alike import folded, unfolded
 from datahike_async.tx.apply import Applied
 from datahike_async.tx.done import Columns
 
@@ -57,6 +58,12 @@ __all__ = [
 _RECORD_FORMAT: Final = 3
 _HASHED_FORMAT: Final = 4
 """The format of a record that says the ids of its commits."""
+_FOLDED: Final = 2
+"""Added to the format where the entries are folded into one string."""
+_NEWEST_FORMAT: Final = _HASHED_FORMAT + _FOLDED
+_FOLD_FROM: Final = 1024
+_FOLD_UP_TO: Final = 1024 * 1024
+"""Bytes of several entries that are folded. More would hold up the event loop."""
 _SEGMENT_FORMAT: Final = 2
 _COLUMNS_FROM: Final = 512
 """Operations from which an entry is stored as compressed columns instead of plain lists."""
@@ -221,7 +228,11 @@ def encode_record(
 ) -> bytes:
     """Encode a publication of encoded entries; ``ids`` are those of its commits, if hashes."""
     format_ = _HASHED_FORMAT if ids else _RECORD_FORMAT
-    fields = [format_, generation, publication.bytes, list(entries)]
+    stored: list[bytes] | bytes = list(entries)
+    # A single one is compressed in blocks where it is large.
+    if len(entries) > 1 and _FOLD_FROM <= sum(map(len, entries)) <= _FOLD_UP_TO:
+        stored, format_ = folded(entries), format_ + _FOLDED
+    fields = [format_, generation, publication.bytes, stored]
     if parents or ids:
         fields.append([parent.bytes for parent in parents])
     if ids:
@@ -231,7 +242,11 @@ def encode_record(
 
 def entries_of(data: bytes) -> list[bytes]:
     """Return the encoded entries of an encoded record."""
-    return list(unpack(data)[3])
+    return _entries(unpack(data)[3])
+
+
+def _entries(stored: list[bytes] | bytes) -> list[bytes]:
+    return unfolded(stored) if isinstance(stored, bytes) else list(stored)
 
 
 def _decode_entry(data: bytes) -> Entry:
@@ -260,17 +275,19 @@ def decode_record(data: bytes, where: str) -> Record:
     Raises CorruptData, or UnsupportedFormat where a newer version wrote it.
     """
     try:
-        format_, generation, publication, entries, *more = unpack(data)
-        if format_ > _HASHED_FORMAT:
+        format_, generation, publication, stored, *more = unpack(data)
+        if format_ > _NEWEST_FORMAT:
             raise UnsupportedFormat(
-                f"{where} has log format {format_}; this version reads up to {_HASHED_FORMAT}. "
+                f"{where} has log format {format_}; this version reads up to {_NEWEST_FORMAT}. "
                 "Upgrade datahike-async to open this database.",
                 error=":db-was-written-with-newer-datahike-version",
             )
         if format_ < _RECORD_FORMAT:
             raise UnsupportedFormat(f"{where} was written before version 0.1.0 was released.")
+        entries = _entries(stored)
         parents, ids = ([tuple(UUID(bytes=id_) for id_ in ids) for ids in more] + [(), ()])[:2]
-        if len(ids) != (len(entries) if format_ == _HASHED_FORMAT else 0):
+        hashed = format_ in {_HASHED_FORMAT, _HASHED_FORMAT + _FOLDED}
+        if len(ids) != (len(entries) if hashed else 0):
             raise ValueError("it does not say the ids of its commits")
         return Record(
             generation, UUID(bytes=publication), [_decode_entry(e) for e in entries], parents, ids
