@@ -46,8 +46,8 @@ _AT_WORK: Final = 0.0005
 _ASIDE: Final = 0.0005
 """Seconds that it has then: half of the time, where it always does."""
 _STEP: Final = 0.0001
-_MERGED_ROWS: Final = 1 << 16
-"""Rows of runs that are merged before they are written and let go."""
+_MERGED_ROWS: Final = 1 << 17
+"""Rows that are merged, those of the base too, before they are written and let go."""
 _PART: Final = 16
 """Runs are merged at once into bases of at most so many times the rows that come."""
 

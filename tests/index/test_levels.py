@@ -12,13 +12,14 @@ import pytest
 
 from datahike_async.edn import Keyword
 from datahike_async.index.columns import Column, Rows
-from datahike_async.index.levels import signed, streams
+from datahike_async.index.levels import merging, signed, streams
 from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.levels.filters import Filter, hash_of, hashes_of, hashes_of_bounds
 from datahike_async.index.levels.merging import Merging
 from datahike_async.index.levels.policy import MOST, due
 from datahike_async.index.persistent_set import tree
 from datahike_async.index.persistent_set.factory import PersistentSetFactory
+from datahike_async.index.persistent_set.node import Leaf
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import sorted_rows
 from datahike_async.index.source import NodeMiss, resolve
@@ -34,6 +35,9 @@ POOL = [0, 1, -5, 1.0, 0.0, True, "a", "zz", Keyword("k"), 2**70, b"x", "long" *
 @pytest.fixture(autouse=True)
 def small_branches(monkeypatch):
     monkeypatch.setattr(tree, "_BRANCH", 4)
+    monkeypatch.setattr(merging, "_AMONG", 32)
+    monkeypatch.setattr(merging, "_LEAST", 2)
+    monkeypatch.setattr(merging, "_READ", 16)
 
 
 class Model:
@@ -112,11 +116,11 @@ class Model:
         if not runs:
             return
         first = self.rng.choice([-1, *range(len(runs))])
-        merging = Merging(self.levels, first)
-        while await reading(merging.step):
+        merge = Merging(self.levels, first)
+        while await reading(merge.step):
             if self.rng.random() < 0.5:
-                merging.write(self.disk)
-        self.levels = merging.done()
+                merge.write(self.disk)
+        self.levels = merge.done()
         assert len(self.levels.runs) == max(first, 0) + (first >= 0)
 
     async def erase(self):
@@ -234,6 +238,39 @@ async def test_every_state_of_merging_holds_the_same(order, temporal, seed):
     await go_through(order, temporal, seed)
 
 
+@pytest.mark.anyio
+async def test_rows_far_apart_are_merged_into_a_base_few_leaves_at_a_time(monkeypatch):
+    monkeypatch.setattr(merging, "_AMONG", 256)
+    monkeypatch.setattr(merging, "_READ", 10_000)
+    disk = Disk(1, FACTORY.decode)
+    below = rows_of(range(4_000), 1)
+    levels = FACTORY.empty(Order.EAVT, False, CONFIG).merge_below([below], [], sure=True)
+    levels = levels.merge([rows_of(range(1_000_000, 1_000_010), 2)], []).flush(disk)[0]
+    # One in ten gets another value: nearly each lies in a leaf of its own.
+    chosen = range(0, 4_000, 10)
+    gone = rows_of(chosen, 1)
+    levels = levels.merge([rows_of(chosen, 3)], [gone]).flush(disk)[0]
+    merge, most, more = Merging(levels, -1), 0, True
+    while more:
+        disk.nodes.clear()
+        more = await reading(merge.step)
+        most = max(most, sum(len(n.rows) for n in disk.nodes.values() if isinstance(n, Leaf)))
+        merge.write(disk)
+    done = merge.done()
+    # Those among which the rows of a step lie, those of the edges, and what the runs have.
+    assert most < 256 + 8 * 8 + 810
+    assert len(done) == 4_010
+    assert [t for run in await reading(done.slice) for t in run.t.tolist()] == [
+        *(3 if e % 10 == 0 else 1 for e in range(4_000)),
+        *[2] * 10,
+    ]
+
+
+def rows_of(entities, t):
+    e = np.array(entities, np.int64)
+    return Rows(e, np.full(len(e), 40, np.int32), Column.of([t] * len(e)), np.full(len(e), t))
+
+
 VALUES = [*POOL, -0.0, float("nan"), 2**63, None, ("a", 1), datetime(2026, 1, 1, tzinfo=UTC)]
 
 
@@ -288,8 +325,9 @@ async def test_what_is_planted_is_found(fault, monkeypatch):
         )
         monkeypatch.setattr(signed, "_FEW", -1)
     else:
-        monkeypatch.setattr(streams, "_cut", lambda waiting, pivot, key, *, reverse: (waiting, []))
-        monkeypatch.setattr(streams, "_ROWS", 8)
+        monkeypatch.setattr(
+            streams, "_cut", lambda waiting, pivot, key, *, reverse=False: (waiting, [])
+        )
     found = 0
     for seed in range(4):
         with suppress(Exception):

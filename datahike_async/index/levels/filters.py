@@ -19,7 +19,7 @@ import numpy.typing as npt
 from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.errors import CorruptData
 from datahike_async.index import codec
-from datahike_async.index.arrays import numbered
+from datahike_async.index.arrays import numbered, uniques
 from datahike_async.index.columns import BOOL, CODED, FLOAT, INSTANT, INT, Column, Rows, micros
 from datahike_async.index.protocol import Bound, Order
 
@@ -105,15 +105,22 @@ class Making:
         size = _LEAST
         while size < count * _ROW_BITS:
             size *= 2
-        self._bits = np.zeros(size, np.bool_)
+        self._bits = np.zeros(size // 8, np.uint8)
 
     def add(self, hashes: _U64) -> None:
         """Add rows by their hashes."""
-        self._bits[(hashes & np.uint64(len(self._bits) - 1)).astype(np.int64)] = True
+        at = uniques(hashes & np.uint64(len(self._bits) * 8 - 1))
+        if not len(at):
+            return
+        places = at >> np.uint64(3)
+        bits = np.uint8(1) << (at & np.uint64(7)).astype(np.uint8)
+        # Those of one byte stand side by side.
+        starts = np.flatnonzero(np.diff(places, prepend=~places[0]))
+        self._bits[places[starts]] |= np.bitwise_or.reduceat(bits, starts)
 
     def made(self) -> Filter:
         """Return the filter."""
-        return Filter(np.packbits(self._bits, bitorder="little").tobytes())
+        return Filter(self._bits.tobytes())
 
 
 def hash_of(bound: Bound, order: Order) -> int | None:

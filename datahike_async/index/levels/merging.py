@@ -2,9 +2,13 @@
 
 Each step reads and merges what lies in one range of keys, and may be called again after a miss.
 Between steps what was made can be written and let go, so no level is ever in memory as a whole.
+Rows that lie far apart in the base touch a leaf each. So a step has as many of them as lie among so
+many rows of the base, and these count as well.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from datahike_async.index.columns import Rows
 from datahike_async.index.levels.filters import Making, hashes_of
@@ -12,18 +16,26 @@ from datahike_async.index.levels.levels import Levels
 from datahike_async.index.levels.nodes import BASE, RUN, SETS, Tagged
 from datahike_async.index.levels.run import Run
 from datahike_async.index.levels.signed import net
-from datahike_async.index.levels.streams import Leaves, next_part
+from datahike_async.index.levels.streams import Leaves, next_part, parted
+from datahike_async.index.persistent_set.node import row_key
 from datahike_async.index.persistent_set.tree import PersistentSet
-from datahike_async.index.protocol import Index
+from datahike_async.index.protocol import Bound, Index, Order
 from datahike_async.index.source import NodeSink
 
 __all__ = ["Merging"]
+
+_AMONG: Final = 1 << 16
+"""Rows of the base among which the rows of a step lie..."""
+_LEAST: Final = 128
+"""...unless the step has no more than so many, each of which touches one leaf."""
+_READ: Final = 1 << 16
+"""Rows of all streams that are read at a time."""
 
 
 class Merging:
     """One merge of ``levels``: of its runs from ``first`` on, or of all into the base at -1.
 
-    ``waiting`` is how many rows went in since something was written.
+    ``waiting`` is how many rows were merged since something was written, those of the base too.
     """
 
     def __init__(self, levels: Levels, first: int) -> None:
@@ -32,9 +44,8 @@ class Merging:
         self._first = max(first, 0)
         self._below = first < 0
         runs = levels.runs[self._first :]
-        self._streams = [
-            Leaves(each, side) for run in runs for side, each in enumerate(run.sets, 1) if len(each)
-        ]
+        sets = [(each, side) for run in runs for side, each in enumerate(run.sets, 1) if len(each)]
+        self._streams = [Leaves(each, side, _READ // len(sets)) for each, side in sets]
         self._part: tuple[list[Rows], list[Rows]] | None = None
         self._base: Index = levels.base
         nothing = SETS.empty(levels.order, levels.temporal, {"branching-factor": levels.leaf})
@@ -53,14 +64,41 @@ class Merging:
             self._part = net(sides[1], sides[2], levels.order)
         adds, removes = self._part
         if self._below:
-            self._base = self._base.merge(adds, removes, sure=True)
+            self._merge_below(adds, removes)
         else:
             self._adds, self._removes = self._adds.merge(adds, []), self._removes.merge(removes, [])
             for run in (*adds, *removes):
                 self._filter.add(hashes_of(run, levels.order))
-        self.waiting += sum(map(len, (*adds, *removes)))
-        self._part = None
+            self.waiting += _count(adds, removes)
+            self._part = None
         return True
+
+    def _merge_below(self, adds: list[Rows], removes: list[Rows]) -> None:
+        """Put into the base what of a part lies among few enough of its rows."""
+        order, temporal = self._levels.order, self._levels.temporal
+        rest: tuple[list[Rows], list[Rows]] = ([], [])
+        while True:
+            touched, size = self._among(adds, removes), max(_count(adds), _count(removes))
+            if touched <= _AMONG or size <= _LEAST:
+                break
+            wanted = max(size * _AMONG // touched, size // 8, _LEAST)
+            adds, removes, *more = parted(adds, removes, wanted, order, temporal)
+            if not more[0] and not more[1]:
+                break
+            rest = more[0] + rest[0], more[1] + rest[1]
+        self._base = self._base.merge(adds, removes, sure=True)
+        self.waiting += max(touched, _count(adds, removes))
+        self._part = rest if rest[0] or rest[1] else None
+
+    def _among(self, adds: list[Rows], removes: list[Rows]) -> int:
+        """Return among how many rows of the base others lie. Raises NodeMiss."""
+        order = self._levels.order
+        there = [side for side in (adds, removes) if side]
+        if not there:
+            return 0
+        first = min((side[0] for side in there), key=lambda rows: row_key(rows, 0, order))
+        last = max((side[-1] for side in there), key=lambda rows: row_key(rows, -1, order))
+        return self._base.count_slice(_bound(first, 0, order), _bound(last, -1, order))
 
     def some(self, rows: int) -> bool:
         """Put about so many rows in; return whether there may be more. Raises NodeMiss."""
@@ -89,3 +127,14 @@ class Merging:
         return Run.joined(
             self._adds, self._removes, self._levels.runs[self._first :], self._filter.made()
         )
+
+
+def _count(*sides: list[Rows]) -> int:
+    return sum(len(rows) for side in sides for rows in side)
+
+
+def _bound(rows: Rows, i: int, order: Order) -> Bound:
+    e, a, v = int(rows.e[i]), int(rows.a[i]), rows.v.value(i)
+    if order is Order.EAVT:
+        return (e, a, v)
+    return (a, e, v) if order is Order.AEVT else (a, v, e)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from datahike_async.index.columns import Rows
 from datahike_async.index.levels.run import gathered
@@ -11,12 +11,12 @@ from datahike_async.index.persistent_set.node import row_key
 from datahike_async.index.persistent_set.tree import PersistentSet
 from datahike_async.index.protocol import Order
 
-__all__ = ["Leaves", "Sides", "Stream", "merged", "next_part"]
+__all__ = ["Leaves", "Sides", "Stream", "merged", "next_part", "parted"]
 
 Sides = tuple[list[Rows], list[Rows], list[Rows]]
 """Rows of a base, rows that were added, and rows that were removed."""
 
-_ROWS: Final = 1 << 14
+_Key = Callable[[Rows, int], tuple[Any, ...]]
 
 
 class Stream:
@@ -44,17 +44,21 @@ class Stream:
 
 
 class Leaves(Stream):
-    """The leaves of a set, by position: what is missing may be fetched, and it goes on."""
+    """The leaves of a set, by position: what is missing may be fetched, and it goes on.
 
-    __slots__ = ("_at", "_set")
+    They come for about ``rows`` rows at a time.
+    """
 
-    def __init__(self, held: PersistentSet, side: int) -> None:
+    __slots__ = ("_at", "_rows", "_set")
+
+    def __init__(self, held: PersistentSet, side: int, rows: int) -> None:
         super().__init__(iter(()), side)
         self._set = held
+        self._rows = rows
         self._at = 0
 
     def _next(self) -> list[Rows]:
-        found = self._set.leaves(self._at, _ROWS)
+        found = self._set.leaves(self._at, self._rows)
         self._at += sum(map(len, found))
         return found
 
@@ -84,11 +88,7 @@ def next_part(
     there = [stream for stream in streams if stream.waiting]
     if not there:
         return None
-    size = 4 if temporal else 3
-
-    def key(rows: Rows, i: int) -> tuple[Any, ...]:
-        return row_key(rows, i, order)[:size]
-
+    key = _key_of(order, temporal)
     # Up to where the nearest of them is known: behind it others may have more.
     ends = [key(stream.waiting[-1], len(stream.waiting[-1]) - 1) for stream in there]
     pivot = max(ends) if reverse else min(ends)
@@ -99,8 +99,36 @@ def next_part(
     return out
 
 
+def _key_of(order: Order, temporal: bool) -> _Key:
+    """Return what gives the key of a row: all that may be said of it several times has one."""
+    size = 4 if temporal else 3
+    return lambda rows, i: row_key(rows, i, order)[:size]
+
+
+def parted(
+    left: list[Rows], right: list[Rows], rows: int, order: Order, temporal: bool
+) -> tuple[list[Rows], list[Rows], list[Rows], list[Rows]]:
+    """Return about so many rows that come first on each of two sides, or fewer, and the others.
+
+    All that is said of a key stays together.
+    """
+    key = _key_of(order, temporal)
+    ends = [_nth(side, rows - 1, key) for side in (left, right) if sum(map(len, side)) >= rows]
+    pivot = min(ends)
+    (first, more), (second, rest) = _cut(left, pivot, key), _cut(right, pivot, key)
+    return first, second, more, rest
+
+
+def _nth(runs: list[Rows], n: int, key: _Key) -> tuple[Any, ...]:
+    for rows in runs:
+        if n < len(rows):
+            return key(rows, n)
+        n -= len(rows)
+    raise IndexError(n)
+
+
 def _cut(
-    waiting: list[Rows], pivot: tuple[Any, ...], key: Any, *, reverse: bool
+    waiting: list[Rows], pivot: tuple[Any, ...], key: _Key, *, reverse: bool = False
 ) -> tuple[list[Rows], list[Rows]]:
     """Return the rows up to a key, and the others. What descends comes out ascending."""
     taken: list[Rows] = []
