@@ -15,7 +15,8 @@ from uuid import UUID, uuid4
 
 from datahike_async.edn.types import Keyword
 from datahike_async.index.columns import Column, Rows
-from datahike_async.index.levels.nodes import RUN
+from datahike_async.index.levels.filters import Filter
+from datahike_async.index.levels.nodes import FILTER, RUN
 from datahike_async.index.persistent_set.node import Leaf, encode
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Address
@@ -183,6 +184,21 @@ async def change_root_node(store: Store) -> None:
     children[at] = first._replace(hash=bytes(32))
     address = await planted(store, FACTORY.moved(node, children), root.hash)
     await publish(store, state, with_root(base, "eavt", address))
+
+
+async def blind_filter(store: Store) -> None:
+    """Have the filter of a run say of everything that it is not there."""
+    state = await state_of(store)
+    base = state.head.base
+    roots = dict(base.trees["roots"])
+    name = next(name for name, root in roots.items() if root["runs"])
+    runs = [dict(run) for run in roots[name]["runs"]]
+    at = next(i for i, run in enumerate(runs) if run["adds"]["count"])
+    old = Address(*runs[at]["filter"])
+    address = await planted(store, FILTER + Filter.of(()).encode(), old.hash)
+    runs[at]["filter"] = address.to_data()
+    roots[name] = {**roots[name], "runs": runs}
+    await publish(store, state, replace(base, trees={**base.trees, "roots": roots}))
 
 
 async def older_root(store: Store) -> None:

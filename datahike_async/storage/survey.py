@@ -438,7 +438,7 @@ class Survey:
         wave: dict[Address, Node] = {}
         for stop in self.seen.stops.values():
             for root in stop.roots:
-                for (address, size, _, _), sign in root.tops:
+                for (address, size, _, _), sign, _ in root.tops:
                     node = Node(root.order, root.temporal, size, None, None, stop.factory)
                     if sign:
                         wave.setdefault(address, node)

@@ -2,8 +2,9 @@
 
 First what the heads name is surveyed; then every blob is read once and looked at, and its leaves
 are summed up; in the end the sums of indexes that should hold the same datoms are compared, and
-with ``deep`` those of the log with what it led to. Nothing is written and nothing is held: whoever
-writes goes on, and what comes meanwhile is not looked at.
+with ``deep`` those of the log with what it led to, and leaves with the filters that tell what is in
+them. Nothing is written and nothing is held: whoever writes goes on, and what comes meanwhile is
+not looked at.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import in_thread
 from datahike_async.storage.branches.registry import read_registry
 from datahike_async.storage.definitions import Definitions, differs
+from datahike_async.storage.filtering import Filtered
 from datahike_async.storage.keys import OURS, checkpoint_key
 from datahike_async.storage.log.checkpoint import decode_checkpoint
 from datahike_async.storage.log.records import Record, decode_record, decode_segment
@@ -134,6 +136,7 @@ class _Look:
         # Leaves where there might be entities of which a checkpoint says that there are none.
         self._doubtful: dict[Address, dict[range, None]] = {}
         self._logs: dict[Address, _Log] = {}
+        self._filtered = Filtered({}, {})
         self._said: set[tuple[str, str]] = set()
         # What the heads as they are name and is not there, in order; and the sizes of what was.
         self._missing: dict[Finding, None] = {}
@@ -176,6 +179,8 @@ class _Look:
         # A blob that was read before need not be complained of again.
         said = [*self._found.findings, *self._missing]
         self._said = {(kind, place) for kind, place, _ in said if kind != "mismatch"}
+        if self._deep:
+            self._filtered = await Filtered.read(self._store, self._seen)
         await self._blobs(names)
         await in_thread(self._compare)
 
@@ -348,6 +353,9 @@ class _Look:
                 wrong.append("ends behind its place")
             if node.order is not Order.EAVT and rows.a.min() != rows.a.max():
                 wrong.append("has datoms of several attributes")
+        missed = self._filtered.missed(address, node, rows)
+        if missed:
+            wrong.append(f"has {missed} datoms that the filter of its run says are not there")
         for what in wrong:
             self._found.complain("mismatch", address.blob, f"{where} {what}")
         if node.order is Order.EAVT:

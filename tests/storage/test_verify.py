@@ -26,6 +26,7 @@ from datahike_async.storage.keys import head_key
 from datahike_async.transactor import group
 from datahike_async.transactor.limits import Limits
 from datahike_async.tx.done import Done
+from tests import forging
 from tests.storage import flips
 from tests.stores import LOCAL, Servers, on_loops, store_on
 
@@ -306,6 +307,24 @@ async def test_what_disagrees_is_found(wrong: str, config: dict[str, Any]) -> No
     assert message in str(report)
     if deep:
         assert (await d.verify(config)).ok
+
+
+async def test_a_filter_that_hides_rows_is_found(config: dict[str, Any]) -> None:
+    """Every checksum and every sum is right, and nobody finds the rows any more."""
+    async with d.connect(config, create=True, limits=Limits(close_rows=1)) as conn:
+        await conn.transact(SCHEMA)
+        await conn.transact([{":n": f"n{i}", ":id": i} for i in range(400)])
+        await d.compact(conn)
+        e = await d.q("[:find ?e . :where [?e :id 7]]", conn.db())
+        await conn.transact([[":db/add", e, ":n", "new"]])
+    async with forging.store_of(config) as store:
+        await forging.blind_filter(store)
+    async with d.connect(config, read_only=True) as conn:
+        assert (await conn.db().pull("[:n]", e))[":n"] == "n7"
+    assert (await d.verify(config)).ok
+    report = await d.verify(config, deep=True)
+    assert [x.kind for x in report.findings] == ["mismatch"] * 2, str(report)
+    assert all("the filter of its run says are not there" in x.message for x in report.findings)
 
 
 # -- bytes that are not what was written ---------------------------------------------------------

@@ -29,11 +29,13 @@ _SIDES: Final = (("adds", 1), ("removes", -1))
 class Top(NamedTuple):
     """A node that a root names, and how its datoms count: 1, or -1 where they were removed.
 
-    0 is the sign of a filter, which holds none.
+    0 is the sign of a filter, which holds none. ``run`` says of which run it is, the oldest being
+    0; -1: of none, but of the base.
     """
 
     child: Child
     sign: int
+    run: int = -1
 
 
 def runs_of(root: Mapping[str, Any]) -> tuple[int, int]:
@@ -115,13 +117,13 @@ class LevelsFactory:
         """Return the nodes that a root record names."""
         base = self.base.top(root["base"])
         out = [] if base is None else [Top(base, 1)]
-        for run in root["runs"]:
+        for i, run in enumerate(root["runs"]):
             for name, sign in _SIDES:
                 top = SETS.top(run[name])
                 if top is not None:
-                    out.append(Top(top, sign))
+                    out.append(Top(top, sign, i))
             if run["filter"] is not None:
-                out.append(Top(Child(Address(*run["filter"]), 0, None, True), 0))
+                out.append(Top(Child(Address(*run["filter"]), 0, None, True), 0, i))
         return out
 
     def rooted(self, root: Mapping[str, Any], places: Mapping[Address, Address]) -> dict[str, Any]:
