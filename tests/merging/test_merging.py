@@ -2,114 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import anyio
 import pytest
 
 import datahike_async as d
-from datahike_async.merging.report import KINDS
 from datahike_async.transactor.limits import Limits
+from tests.merging.two import SCHEMA, SMALL, Two, definition
 
 pytestmark = pytest.mark.anyio
-
-SMALL = Limits(flush_rows=40, flush_bytes=2_000, flush_journal_bytes=4_000, close_rows=10**9)
-
-
-def attribute(name: str, type_: str = "long", many: bool = False, **more: Any) -> dict[str, Any]:
-    return {
-        ":db/ident": name,
-        ":db/valueType": f":db.type/{type_}",
-        ":db/cardinality": f":db.cardinality/{'many' if many else 'one'}",
-        **{f":db/{key}": value for key, value in more.items()},
-    }
-
-
-SCHEMA = [
-    attribute(":name", "string", unique=":db.unique/identity"),
-    attribute(":mail", "string", unique=":db.unique/identity"),
-    attribute(":badge", "string", unique=":db.unique/value"),
-    attribute(":age"),
-    attribute(":tag", "string", many=True),
-    attribute(":friend", "ref", many=True),
-    attribute(":boss", "ref"),
-    attribute(":first", "string"),
-    attribute(":last", "string"),
-    {**attribute(":whole", "tuple"), ":db/tupleAttrs": [d.kw("first"), d.kw("last")]},
-    {**attribute(":most"), ":db.merge/strategy": ":db.merge/max"},
-    {**attribute(":least"), ":db.merge/strategy": ":db.merge/min"},
-    {**attribute(":when"), ":db.merge/strategy": ":db.merge/latest"},
-    {**attribute(":all", "string", many=True), ":db.merge/strategy": ":db.merge/both"},
-    {**attribute(":sum"), ":db.merge/strategy": ":test.merging/sum"},
-]
-START = [{":db/id": 100, ":name": "Ada", ":age": 1, ":tag": ["a", "b"]}, {":db/id": 101, ":age": 2}]
-
-
-class Two:
-    """Two branches of one start, and what has been found of them."""
-
-    def __init__(self, ours: d.Connection, theirs: d.Connection) -> None:
-        self.ours, self.theirs = ours, theirs
-
-    async def go(self, ours: Any, theirs: Any) -> None:
-        if ours:
-            await self.ours.transact(ours)
-        if theirs:
-            await self.theirs.transact(theirs)
-
-    async def merged(self, **options: Any) -> d.MergeReport:
-        """Merge theirs into ours; a preview must have said the same."""
-        seen = await d.merge_preview(self.ours, ":theirs", **options)
-        before = self.ours.db()
-        try:
-            report = await d.merge(self.ours, ":theirs", **options)
-        except d.MergeConflict as error:
-            assert error.report == seen
-            assert self.ours.db() == before
-            raise
-        assert report == seen
-        assert json.loads(json.dumps(d.jsonable(report)))["conflicts"] == []
-        return report
-
-    async def conflicts(self, **options: Any) -> list[tuple[str, Any, Any]]:
-        with pytest.raises(d.MergeConflict) as caught:
-            await self.merged(**options)
-        report = caught.value.report
-        assert caught.value.error == ":merge/conflict"
-        assert json.dumps(d.jsonable(report))
-        for one in report.conflicts:
-            assert one.kind in KINDS
-            assert one.kind in str(report)
-        return [(one.kind, one.entity, one.attribute) for one in report.conflicts]
-
-    async def has(self, e: Any, conn: d.Connection | None = None) -> dict[str, Any]:
-        found = await (conn or self.ours).db().pull("[*]", e) or {}
-        return {str(k): v for k, v in found.items()}
-
-
-@pytest.fixture(params=["memory", "file"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    out: dict[str, Any] = {"backend": request.param, "id": uuid4()}
-    if request.param == "file":
-        out["path"] = str(tmp_path / "db")
-    return out
-
-
-@pytest.fixture
-async def two(anyio_backend: str) -> AsyncIterator[Two]:
-    config = {"store": {"backend": "memory", "id": uuid4()}}
-    async with d.connect(config, create=True) as ours:
-        await ours.transact(SCHEMA)
-        await ours.transact(START)
-        await d.branch(ours, ":db", ":theirs")
-        async with d.connect(ours.config, branch=":theirs") as theirs:
-            yield Two(ours, theirs)
 
 
 async def test_what_one_side_changed_is_taken_over(two: Two) -> None:
@@ -237,8 +141,8 @@ CONFLICTS: list[tuple[str, Any, Any, list[tuple[str, Any, str | None]]]] = [
     ),
     (
         "a definition",
-        [attribute(":new", "string")],
-        [attribute(":new", "long")],
+        [definition(":new", "string")],
+        [definition(":new", "long")],
         [("schema", "new", ":db/valueType")],
     ),
     (
@@ -352,7 +256,7 @@ async def test_a_strategy_is_one_that_there_is(two: Two) -> None:
     assert caught.value.error == ":merge/strategy"
     for name in ("strategy", "also"):
         with pytest.raises(d.TransactionError):
-            await two.ours.transact([attribute(f":db.merge/{name}", "string")])
+            await two.ours.transact([definition(f":db.merge/{name}", "string")])
 
 
 async def test_composite_tuples_follow(two: Two) -> None:
@@ -364,9 +268,9 @@ async def test_composite_tuples_follow(two: Two) -> None:
 
 async def test_definitions_come_before_data(two: Two) -> None:
     new = [
-        attribute(":new/part"),
-        attribute(":new/ref", "ref", isComponent=True),
-        {**attribute(":new/pair", "tuple"), ":db/tupleAttrs": [d.kw("new/part"), d.kw("age")]},
+        definition(":new/part"),
+        definition(":new/ref", "ref", isComponent=True),
+        {**definition(":new/pair", "tuple"), ":db/tupleAttrs": [d.kw("new/part"), d.kw("age")]},
     ]
     await two.theirs.transact(new)
     await two.theirs.transact([{":db/id": 300, ":new/part": 3, ":age": 4, ":new/ref": 100}])
@@ -577,129 +481,3 @@ async def test_a_merge_is_planned_anew_where_others_commit_meanwhile(two: Two) -
     assert sorted(report.up_to_date for report in done) == [False, True]
     assert len((await two.has(100))[":tag"]) == 202
     assert len((await two.has(101))[":tag"]) == 20
-
-
-# -- undoing ---------------------------------------------------------------------------------
-
-
-async def same(before: d.Database, after: d.Database) -> bool:
-    found = await d.diff(before, after)
-    return not found.added and not found.removed
-
-
-async def test_what_was_done_is_undone(two: Two) -> None:
-    conn = two.ours
-    before = conn.db()
-    report = await conn.transact(
-        [[":db/add", 100, ":age", 7], [":db/retractEntity", 101], {":db/id": 200, ":first": "x"}]
-    )
-    undone = await d.revert(conn, report)
-    assert undone.bases == (d.commit_id(report.db_after),)
-    assert await same(before, conn.db())
-    # Again there is nothing left of it.
-    assert (await d.revert(conn, report.tx)).transaction is None
-    # Of several the newest goes first.
-    first = await conn.transact([[":db/add", 100, ":age", 8]])
-    second = await conn.transact([[":db/add", 100, ":age", 9]])
-    with pytest.raises(d.MergeConflict) as caught:
-        await d.revert(conn, first)
-    assert [one.kind for one in caught.value.report.conflicts] == ["value"]
-    await d.revert(conn, first, d.commit_id(second.db_after))
-    assert await same(before, conn.db())
-    # What revert, or a merge, returned is a report as well.
-    again = await d.revert(conn, undone)
-    assert await same(report.db_after, conn.db())
-    await d.revert(conn, again)
-    assert await same(before, conn.db())
-
-
-async def test_a_merge_is_undone_to_either_side(two: Two) -> None:
-    await two.go(
-        [{":db/id": 200, ":mail": "x", ":age": 4}],
-        [{":db/id": 300, ":mail": "x", ":tag": "t"}, [":db/add", 101, ":age", 3]],
-    )
-    before = two.ours.db()
-    report = await two.merged()
-    with pytest.raises(d.ArgumentError, match="parent="):
-        await d.revert(two.ours, report.transaction)
-    undone = await d.revert(two.ours, report.transaction, parent=1)
-    assert await same(before, two.ours.db())
-    await d.revert(two.ours, undone.transaction)
-    await d.revert(two.ours, report.transaction, parent=2)
-    found = await two.has(200)
-    assert (found[":tag"], found.get(":age")) == (["t"], None)
-
-
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        (lambda c: d.merge(c, ":nowhere"), ":branch-does-not-exist"),
-        (lambda c: d.merge(c, uuid4()), ":branch-does-not-exist"),
-        (lambda c: d.merge(c, 7), ":branch-must-be-keyword"),
-        (lambda c: d.merge(c, c.db().history()), ":argument/invalid"),
-        (lambda c: d.merge(c, ":theirs", on_conflict="mine"), ":argument/invalid"),
-        (lambda c: d.merge(c, ":theirs", resolve="mine"), ":argument/invalid"),
-        (lambda c: d.merge_preview(c, ":nowhere"), ":branch-does-not-exist"),
-        (lambda c: d.merge_base(c, ":db", ":nowhere"), ":branch-does-not-exist"),
-        (lambda c: d.revert(c), ":argument/invalid"),
-        (lambda c: d.revert(c, "x"), ":argument/invalid"),
-        (lambda c: d.revert(c, 3), ":revert/no-such-transaction"),
-        (lambda c: d.revert(c, uuid4()), ":revert/no-such-transaction"),
-        (lambda c: d.revert(c, c.db().max_tx, parent=0), ":argument/invalid"),
-        (lambda c: d.revert(c, c.db().max_tx, parent=2), ":argument/invalid"),
-    ],
-)
-async def test_what_is_no_merge_says_so(two: Two, call: Callable[..., Any], error: str) -> None:
-    with pytest.raises(d.DatahikeError) as caught:
-        await call(two.ours)
-    assert caught.value.error == error
-
-
-async def test_resolve_says_what_it_may(two: Two) -> None:
-    await two.go([[":db/add", 100, ":age", 7]], [[":db/add", 100, ":age", 8]])
-    with pytest.raises(d.ArgumentError, match="resolve returned"):
-        await d.merge(two.ours, ":theirs", resolve=lambda c: 9)
-    with pytest.raises(ZeroDivisionError):
-        await d.merge(two.ours, ":theirs", resolve=lambda c: 1 // 0)
-
-
-async def test_new_checks_of_theirs_are_held_against_what_ours_asserted(two: Two) -> None:
-    """As ours are against what theirs did; what was there before either is left alone."""
-    d.register_function("test.merging/adult", lambda age: age >= 18)
-    try:
-        await two.go(
-            [[":db/add", 100, ":age", 7], {":db/id": 300, ":name": "Old", ":age": 80}],
-            [
-                {":db/ident": ":age", ":db.attr/preds": d.sym("test.merging/adult")},
-                {":db/ident": ":tag", ":db/maxLength": 2},
-            ],
-        )
-        await two.ours.transact([[":db/add", 300, ":tag", "long"]])
-        # 2 at 101 has been there before anybody asked for more.
-        found = await two.conflicts()
-        assert sorted(found, key=str) == [
-            ("predicate", 100, d.kw("age")),
-            ("predicate", 300, d.kw("tag")),
-        ]
-        await two.go([[":db/add", 100, ":age", 70], [":db/retract", 300, ":tag", "long"]], [])
-        await two.merged()
-        with pytest.raises(d.TransactionError, match="failed the predicate"):
-            await two.ours.transact([[":db/add", 100, ":age", 3]])
-    finally:
-        d.unregister_function("test.merging/adult")
-
-
-async def test_what_does_not_pass_a_new_check_and_is_replaced_by_theirs_is_no_conflict(
-    two: Two,
-) -> None:
-    d.register_function("test.merging/adult", lambda age: age >= 18)
-    try:
-        await two.go([[":db/add", 100, ":age", 7]], [[":db/add", 100, ":age", 30]])
-        await two.theirs.transact(
-            [{":db/ident": ":age", ":db.attr/preds": d.sym("test.merging/adult")}]
-        )
-        assert await two.conflicts(on_conflict="ours") == [("predicate", 100, d.kw("age"))]
-        await two.merged(on_conflict="theirs")
-        assert (await two.has(100))[":age"] == 30
-    finally:
-        d.unregister_function("test.merging/adult")
