@@ -1,15 +1,18 @@
-"""How many bytes an update of one long writes to a file store: log, nodes, heads, and merges.
+"""How many bytes an update of one long writes to a store: log, nodes, heads, and merges.
 
-``python -m benchmarks writes [N …] [--plain] [--each K]``: databases of N entities with history; N
-are 100,000 and a million, if none are given. Updates are uniform over entities and values, ``each``
-of them in a transaction; the attribute is indexed, unless ``--plain``. Counts what the process
-hands to the kernel, so other work on the machine does not matter. Linux alone tells that.
+``python -m benchmarks writes [N …] [--plain] [--each K] [--store S]``: databases of N entities with
+history; N are 100,000 and a million, if none are given. Updates are uniform over entities
+and values, ``each`` of them in a transaction; the attribute is indexed, unless ``--plain``. The
+store is ``file``, ``lmdb`` or ``s3``, which is moto on loopback. Counts what the process hands to
+the kernel, which Linux alone tells, or the bodies of requests: not what else the machine does.
 """
 
 from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +22,9 @@ import anyio
 
 import datahike_async as d
 from benchmarks.scale import rss, used
+from tests.servers.programs import Servers
+from tests.servers.proxy import Proxy
+from tests.servers.s3 import config_on
 
 __all__ = ["run"]
 
@@ -33,7 +39,33 @@ def handed() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
 
 
-async def measure(count: int, each: int, *, indexed: bool) -> None:
+@contextmanager
+def place(name: str) -> Iterator[tuple[dict[str, Any], Callable[[], int], Callable[[], int]]]:
+    """Have an empty store: its configuration, what was handed to it so far, and what lies there."""
+    if name != "s3":
+        with tempfile.TemporaryDirectory() as folder:
+            store = {"backend": name, "path": folder + "/db"}
+            yield store, handed, lambda: used(Path(folder))
+        return
+    servers = Servers()
+    try:
+        moto = servers.get("moto")
+        with Proxy(moto.endpoint) as proxy:
+            sent = 0
+
+            def bodies() -> int:
+                nonlocal sent
+                proxy.settle()
+                sent += sum(record.bytes_in for record in proxy.requests)
+                proxy.clear()
+                return sent
+
+            yield config_on(moto, proxy.url), bodies, lambda: 0
+    finally:
+        servers.stop()
+
+
+async def measure(name: str, count: int, each: int, *, indexed: bool) -> None:
     """Load ``count`` entities, update them, and print what that wrote."""
     rng = random.Random(1)
     attribute: dict[str, Any] = {
@@ -42,8 +74,7 @@ async def measure(count: int, each: int, *, indexed: bool) -> None:
         ":db/cardinality": ":db.cardinality/one",
         ":db/index": indexed,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        store = {"backend": "file", "path": folder + "/db"}
+    with place(name) as (store, written, taken):
         async with d.connect({"store": store}, create=True) as conn:
             await conn.transact([attribute])
             for start in range(0, count, 50_000):
@@ -57,17 +88,18 @@ async def measure(count: int, each: int, *, indexed: bool) -> None:
                 chosen = rng.sample(entities, each)
                 return [{":db/id": e, ":u": rng.randrange(VALUES)} for e in chosen]
 
-            marks = [handed()]
+            marks = [written()]
             for _ in range(2):
                 for _ in range(0, UPDATES // 2, BATCH):
                     await conn.transact_many([update() for _ in range(BATCH // each)])
-                marks.append(handed())
+                marks.append(written())
             runs, waiting = conn.db().snapshot.trees.runs
-            disk = used(Path(folder))
+            disk = taken()
     first, second = ((after - before) * 2 / UPDATES for before, after in pairwise(marks))
     print(
-        f"{count:>10,} entities, {each} a transaction: {(first + second) / 2:.0f} bytes an update "
-        f"(first half {first:.0f}, second {second:.0f}); {runs} runs of {waiting:,} rows; "
+        f"{name} {count:>10,} entities, {each} a transaction: {(first + second) / 2:.0f} bytes "
+        f"an update (first half {first:.0f}, second {second:.0f}); "
+        f"{runs} runs of {waiting:,} rows; "
         f"{disk / 1e6:.0f} MB on disk, peak {rss():.0f} MB",
         flush=True,
     )
@@ -75,9 +107,14 @@ async def measure(count: int, each: int, *, indexed: bool) -> None:
 
 def run(*words: str) -> int:
     """Measure for each number of entities that is given."""
-    each = int(words[words.index("--each") + 1]) if "--each" in words else 1
-    skipped = {words.index("--each") + 1} if "--each" in words else set()
-    counts = [int(w) for i, w in enumerate(words) if i not in skipped and not w.startswith("-")]
+    rest, options = list(words), {"--each": "1", "--store": "file"}
+    for option in options:
+        if option in rest:
+            at = rest.index(option)
+            options[option] = rest[at + 1]
+            del rest[at : at + 2]
+    counts = [int(word) for word in rest if not word.startswith("-")]
     for count in counts or [100_000, 1_000_000]:
-        anyio.run(partial(measure, count, each, indexed="--plain" not in words))
+        name, each = options["--store"], int(options["--each"])
+        anyio.run(partial(measure, name, count, each, indexed="--plain" not in rest))
     return 0
