@@ -32,7 +32,7 @@ class Disk:
             self.nodes.pop(self.random.choice(list(self.nodes)))
         return self.nodes.get(address)
 
-    async def fetch(self, addresses: Sequence[Address]) -> None:
+    async def fetch(self, addresses: Sequence[Address], pin: object = None) -> None:
         self.waves += 1
         for address in addresses:
             self.nodes[address] = self.decode(self.bytes[address])

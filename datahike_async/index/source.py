@@ -52,12 +52,15 @@ class NodeSource(Protocol):
         """Return the decoded node if it is resident, else None."""
         ...
 
-    async def fetch(self, addresses: Sequence[Address]) -> None:
-        """Load and decode nodes, concurrently; afterwards ``get`` finds them."""
+    async def fetch(self, addresses: Sequence[Address], pin: Any = None) -> None:
+        """Load and decode nodes, concurrently; afterwards ``get`` finds them.
+
+        With a ``pin``, which a block of `pinned` was given, until that block is left.
+        """
         ...
 
-    def pinned(self) -> AbstractContextManager[object]:
-        """Keep whatever is fetched inside the block resident until it is left."""
+    def pinned(self) -> AbstractContextManager[Any]:
+        """Give the block a pin: whatever is fetched with it stays resident until it is left."""
         ...
 
 
@@ -91,42 +94,41 @@ class Reading:
     """Fetches what calls miss, and holds it until the block is left.
 
     What was fetched for one call must not fall out of the cache before the last one is made.
-    ``source`` is where the nodes come from, where that is known before the first miss.
     """
 
-    __slots__ = ("_pins", "_sources")
+    __slots__ = ("_blocks", "_pins")
 
-    def __init__(self, source: NodeSource | None = None) -> None:
+    def __init__(self) -> None:
         # Most transactions miss nothing: then nothing is made.
-        self._pins: ExitStack | None = None
-        self._sources: tuple[NodeSource, ...] = ()
-        if source is not None:
-            self._pin(source)
+        self._blocks: ExitStack | None = None
+        self._pins: tuple[tuple[NodeSource, Any], ...] = ()
 
     def __enter__(self) -> Reading:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._pins is not None:
-            self._pins.close()
+        if self._blocks is not None:
+            self._blocks.close()
 
-    def _pin(self, source: NodeSource) -> None:
-        if source in self._sources:
-            return
-        if self._pins is None:
-            self._pins = ExitStack()
-        self._sources += (source,)
-        self._pins.enter_context(source.pinned())
+    def _pin(self, source: NodeSource) -> Any:
+        for known, pin in self._pins:
+            if known is source:
+                return pin
+        if self._blocks is None:
+            self._blocks = ExitStack()
+        pin = self._blocks.enter_context(source.pinned())
+        self._pins += ((source, pin),)
+        return pin
 
     async def fetch(self, miss: NodeMiss) -> None:
         """Fetch what ``miss`` names: one wave."""
         # Its traceback holds on to all nodes that were looked at, and in a circle to itself.
         miss.__traceback__ = None
-        self._pin(miss.source)
+        pin = self._pin(miss.source)
         waves = fetched.get()
         if waves is not None:
             waves.append(len(miss.addresses))
-        await miss.source.fetch(miss.addresses)
+        await miss.source.fetch(miss.addresses, pin)
 
     async def call(
         self, function: Callable[..., T], *args: Any, run: Callable[..., Awaitable[T]] | None = None

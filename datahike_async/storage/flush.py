@@ -153,13 +153,13 @@ async def flush(
     size = sum(len(r) for r in records if isinstance(r, bytes))
     much = size >= _MUCH_BYTES or snapshot.n >= _MUCH_ROWS
     with set_aside() if much else nullcontext():
-        with Reading(source) as reading:
+        with Reading() as reading:
             trees: Trees = await reading.call(absorb, run=in_thread)
         # What merges write is durable, and let go, before the rest is made.
         for past, first in _wanted(trees, snapshot.n, merging):
             trees = await _merged(trees, first, sink, store, aside, past=past)
         # Until they are durable, nodes live in the cache alone and must not fall out of it.
-        with Reading(source) as reading:
+        with Reading() as reading, sink.holding():
             if thin:
                 trees = await reading.call(trees.loosened, thin, run=in_thread)
             flushed = await in_thread(build, trees)
@@ -198,7 +198,7 @@ async def _merged(
         merge = Merging(index, first)
         more = True
         while more:
-            with Reading(sink.source) as reading:
+            with Reading() as reading, sink.holding():
                 more = await reading.call(some, merge, run=in_thread)
                 if merge.waiting >= _MERGED_ROWS:
                     await in_thread(merge.write, sink)

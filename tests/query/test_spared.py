@@ -33,7 +33,7 @@ class Source:
     def get(self, address: Address) -> Any:
         return None
 
-    async def fetch(self, addresses: Sequence[Address]) -> None:
+    async def fetch(self, addresses: Sequence[Address], pin: Any = None) -> None:
         self.alive = [ref() is not None for ref in self.seen]
 
     def pinned(self) -> Any:

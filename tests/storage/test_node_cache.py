@@ -40,20 +40,30 @@ def test_one_node_above_the_bound_is_kept_alone() -> None:
     assert cache.get(at(1)) is not None
 
 
-def test_a_pin_keeps_what_is_put_while_it_is_open() -> None:
+def test_a_pin_keeps_what_is_put_with_it_until_its_block_is_left() -> None:
     cache = NodeCache(1000)
-    with cache.pinned():
+    with cache.pinned() as pin:
         first = Node()
-        cache.put(at(0), first)
+        cache.put(at(0), first, pin)
         for i in range(1, 100):
-            cache.put(at(i), Node())
+            cache.put(at(i), Node(), pin)
         assert cache.get(at(0)) is first
-        with cache.pinned():
-            cache.put(at(500), Node())
+        with cache.pinned() as other:
+            cache.put(at(500), Node(), other)
         assert cache.get(at(1)) is not None
     for i in range(200, 300):
         cache.put(at(i), Node())
     assert cache.get(at(1)) is None
+
+
+def test_a_pin_keeps_nothing_that_others_put() -> None:
+    cache = NodeCache(1000)
+    with cache.pinned() as mine, cache.pinned() as theirs:
+        for i in range(100):
+            cache.put(at(i), Node(), theirs)
+        cache.put(at(200), Node())
+        assert len(theirs) == 100
+        assert mine == {}
 
 
 def test_threads_may_read_and_put_at_once() -> None:
@@ -66,8 +76,8 @@ def test_threads_may_read_and_put_at_once() -> None:
                 key = at((i * 7 + seed) % 97)
                 node = cache.get(key)
                 if node is None:
-                    with cache.pinned():
-                        cache.put(key, Node())
+                    with cache.pinned() as pin:
+                        cache.put(key, Node(), pin)
                         assert cache.get(key) is not None
         except BaseException as error:
             errors.append(error)

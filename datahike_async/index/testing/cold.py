@@ -49,11 +49,11 @@ class Cold:
         assert address in self.stored, f"nobody stored a node at {address}"
         return self.resident.get(address)
 
-    async def fetch(self, addresses: Sequence[Address]) -> None:
+    async def fetch(self, addresses: Sequence[Address], pin: Any = None) -> None:
         """Load nodes."""
         self.load(addresses)
 
-    def pinned(self) -> AbstractContextManager[object]:
+    def pinned(self) -> AbstractContextManager[Any]:
         """Forget nothing by itself."""
         return nullcontext()
 

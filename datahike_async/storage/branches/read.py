@@ -315,6 +315,6 @@ async def extend(
             )
             at += 1
 
-    with Reading(source) as reading, set_aside() if many else nullcontext():
+    with Reading() as reading, set_aside() if many else nullcontext():
         await reading.call(go, run=in_thread if many else None)
     return snapshot, entries[-1].instant if entries else None

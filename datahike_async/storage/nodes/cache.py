@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from datahike_async.index.source import Address
 
-__all__ = ["NodeCache"]
+__all__ = ["NodeCache", "Pin"]
+
+Pin: TypeAlias = dict[Address, Any]
+"""Nodes that someone is about to need again; others put nothing there."""
 
 
 class NodeCache:
@@ -27,7 +30,7 @@ class NodeCache:
         self._old: dict[Address, Any] = {}
         self._bytes = 0
         # Nodes that someone is about to need again, beyond the bound; nearly always empty.
-        self._pins: dict[int, dict[Address, Any]] = {}
+        self._pins: dict[int, Pin] = {}
 
     def __len__(self) -> int:
         return len(self._young.keys() | self._old.keys())
@@ -47,9 +50,9 @@ class NodeCache:
                 return node
         return None
 
-    def put(self, address: Address, node: Any) -> None:
-        """Take a node in, into the open pins too."""
-        for pin in tuple(self._pins.values()):
+    def put(self, address: Address, node: Any, pin: Pin | None = None) -> None:
+        """Take a node in, and keep it until the block of ``pin`` is left."""
+        if pin is not None:
             pin[address] = node
         self._keep(address, node)
 
@@ -67,9 +70,9 @@ class NodeCache:
         self._bytes += size
 
     @contextmanager
-    def pinned(self) -> Iterator[dict[Address, Any]]:
-        """Keep everything that is put inside the block until it is left."""
-        pin: dict[Address, Any] = {}
+    def pinned(self) -> Iterator[Pin]:
+        """Give the block a pin: everything that is put with it is kept until the block is left."""
+        pin: Pin = {}
         self._pins[id(pin)] = pin
         try:
             yield pin

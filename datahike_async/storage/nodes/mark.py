@@ -44,8 +44,8 @@ class Marking:
         await self._note(waiting, sizes)
         while waiting:
             some, waiting = waiting[-_AT_ONCE:], waiting[:-_AT_ONCE]
-            with self._source.pinned():
-                await self._source.fetch(some)
+            with self._source.pinned() as pin:
+                await self._source.fetch(some, pin)
                 nodes = [self._source.get(address) for address in some]
             for node in nodes:
                 children = self._below(node)

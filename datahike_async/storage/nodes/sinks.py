@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from datahike_async.index.source import Address
 from datahike_async.looks import tally
 from datahike_async.storage.hashes import node_hash
 from datahike_async.storage.keys import node_key, pack_key
+from datahike_async.storage.nodes.cache import Pin
 from datahike_async.storage.nodes.layout import Layout, pack_bytes
 from datahike_async.storage.nodes.store import NodeStore
 
@@ -40,6 +42,7 @@ class Sink:
         self._source = source
         self._id = id
         self._hashing = hashing
+        self._pin: Pin | None = None
         self.writes: list[tuple[str, bytes]] = []
         self.bytes = 0
         # How many blobs were taken to be written already.
@@ -56,8 +59,17 @@ class Sink:
         address = self.put_part(data)
         if self._hashing is not None:
             address = address._replace(hash=node_hash(self._hashing, data, node))
-        self._source.cache.put(address, node)
+        self._source.cache.put(address, node, self._pin)
         return address
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep the nodes that are put resident until the block is left: until they are durable."""
+        with self._source.pinned() as self._pin:
+            try:
+                yield
+            finally:
+                self._pin = None
 
     def put_part(self, data: bytes) -> Address:
         """Take bytes that are no node and return their address."""

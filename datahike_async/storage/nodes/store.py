@@ -24,7 +24,7 @@ from datahike_async.konserve.loops import Home
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import await_on_loop, check_cancelled, in_thread
 from datahike_async.memory import Memory, memory_of
-from datahike_async.storage.nodes.cache import NodeCache
+from datahike_async.storage.nodes.cache import NodeCache, Pin
 from datahike_async.storage.nodes.layout import Layout, layout_of
 from datahike_async.storage.translate import konserve_errors
 
@@ -93,23 +93,23 @@ class NodeStore:
         other.explain, other._loading = None, {}
         return other
 
-    def pinned(self) -> AbstractContextManager[object]:
-        """Keep whatever is fetched inside the block resident until it is left."""
+    def pinned(self) -> AbstractContextManager[Pin]:
+        """Give the block a pin: whatever is fetched with it stays resident until it is left."""
         return self.cache.pinned()
 
-    async def fetch(self, addresses: Sequence[Address]) -> None:
-        """Load nodes; afterwards ``get`` finds them (under ``pinned``: until the block is left).
+    async def fetch(self, addresses: Sequence[Address], pin: Pin | None = None) -> None:
+        """Load nodes; afterwards ``get`` finds them, with a ``pin`` until its block is left.
 
         Raises CorruptData naming blob and offset where the bytes are not what was written;
         WrongEventLoop away from the event loop.
         """
         if self._home.is_running():
-            await self._fetch(addresses)
+            await self._fetch(addresses, pin)
         else:
             check_cancelled()
-            await_on_loop(partial(self._fetch, addresses))
+            await_on_loop(partial(self._fetch, addresses, pin))
 
-    async def _fetch(self, addresses: Sequence[Address]) -> None:
+    async def _fetch(self, addresses: Sequence[Address], pin: Pin | None) -> None:
         elsewhere = self._home.elsewhere()
         if elsewhere is not None:
             raise WrongEventLoop(
@@ -124,21 +124,21 @@ class NodeStore:
                 node = self.get(address)
                 if node is not None:
                     # Once more, so that the caller's pin has it too.
-                    self.cache.put(address, node)
+                    self.cache.put(address, node, pin)
                     del wanted[address]
                 elif address in self._loading:
                     waiting = self._loading[address]
                 else:
                     mine.append(address)
             if mine:
-                await self._load(mine)
+                await self._load(mine, pin)
                 for address in mine:
                     del wanted[address]
             elif waiting is not None:
                 # Someone else is at it; should they fail, it is our turn.
                 await waiting.wait()
 
-    async def _load(self, addresses: list[Address]) -> None:
+    async def _load(self, addresses: list[Address], pin: Pin | None) -> None:
         done = anyio.Event()
         for address in addresses:
             self._loading[address] = done
@@ -147,7 +147,7 @@ class NodeStore:
         try:
             with konserve_errors():
                 try:
-                    await self._read_all(_plan(addresses, self._habit), much)
+                    await self._read_all(_plan(addresses, self._habit), much, pin)
                 except CorruptData as error:
                     if error.error != ":node-not-found" or self.explain is None:
                         raise
@@ -157,17 +157,17 @@ class NodeStore:
                 del self._loading[address]
             done.set()
 
-    async def _read_all(self, reads: list[_Read], much: bool) -> None:
+    async def _read_all(self, reads: list[_Read], much: bool, pin: Pin | None) -> None:
         in_turn = 1 if self._layout is Layout.NODES else self._habit.in_turn
         if len(reads) <= in_turn:
             for read in reads:
-                await self._read(read, much)
+                await self._read(read, much, pin)
             return
         if self._layout is Layout.NODES:
             for start in range(0, len(reads), _KEYS_AT_ONCE):
                 part = reads[start : start + _KEYS_AT_ONCE]
                 found = await self.store.multi_get([read.blob for read in part])
-                await self._take([(read, found.get(read.blob)) for read in part], much)
+                await self._take([(read, found.get(read.blob)) for read in part], much, pin)
             return
         failed: list[Exception] = []
         todo = iter(reads)
@@ -177,7 +177,7 @@ class NodeStore:
                 if failed:
                     return
                 try:
-                    await self._read(read, much)
+                    await self._read(read, much, pin)
                 except Exception as error:
                     # Kept bare: a task group would wrap it.
                     failed.append(error)
@@ -188,13 +188,16 @@ class NodeStore:
         if failed:
             raise failed[0]
 
-    async def _read(self, read: _Read, much: bool) -> None:
-        await self._take([(read, await self.store.bget(read.blob, read.start, read.stop))], much)
+    async def _read(self, read: _Read, much: bool, pin: Pin | None) -> None:
+        data = await self.store.bget(read.blob, read.start, read.stop)
+        await self._take([(read, data)], much, pin)
 
-    async def _take(self, found: list[tuple[_Read, bytes | None]], much: bool) -> None:
+    async def _take(
+        self, found: list[tuple[_Read, bytes | None]], much: bool, pin: Pin | None
+    ) -> None:
         nodes = await in_thread(self._decoded, found) if much else self._decoded(found)
         for address, node in nodes:
-            self.cache.put(address, node)
+            self.cache.put(address, node, pin)
 
     def _decoded(self, found: list[tuple[_Read, bytes | None]]) -> list[tuple[Address, Any]]:
         nodes = []
