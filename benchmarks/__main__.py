@@ -1,7 +1,7 @@
 """``python -m benchmarks [NAME …] [--quick]``: workloads, queries, analytics, guards, commits, ….
 
-All of them without a name; ``turns``, ``scale``, ``collection`` and ``writes`` have options of
-their own, and come alone.
+All of them without a name; ``turns``, ``scale``, ``collection``, ``history`` and ``writes`` have
+options of their own, and come alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from benchmarks import (
     collection,
     commits,
     guards,
+    history,
     opening,
     queries,
     remote,
@@ -35,7 +36,13 @@ RUNS = {
     "remote": remote.run,
     "stalls": writing.run,
 }
-ALONE = {"turns": turns.run, "scale": scale.run, "collection": collection.run, "writes": writes.run}
+ALONE = {
+    "turns": turns.run,
+    "scale": scale.run,
+    "collection": collection.run,
+    "history": history.run,
+    "writes": writes.run,
+}
 QUICK = {"queries", "analytics"}
 """Those that take ``--quick``."""
 
