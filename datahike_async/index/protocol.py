@@ -58,6 +58,11 @@ class Index(Protocol):
         """Whether rows carry ``until``; they then sort by t and until within equal (e, a, v)."""
         ...
 
+    @property
+    def source(self) -> NodeSource | None:
+        """Where its stored nodes come from; None as long as none is stored."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of datoms, without reading nodes."""
         ...
@@ -72,7 +77,11 @@ class Index(Protocol):
     def chunks(
         self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
     ) -> Iterator[Rows]:
-        """Iterate leaf by leaf; with ``reverse``, leaves and their rows come descending."""
+        """Iterate leaf by leaf; with ``reverse``, leaves and their rows come descending.
+
+        A miss may name leaves that come later: about as many as there were before, so that who
+        reads on waits seldom, and who reads little has little read for him.
+        """
         ...
 
     def count_slice(self, lower: Bound = (), upper: Bound = ()) -> int:
@@ -143,8 +152,13 @@ class Index(Protocol):
         """
         ...
 
-    def tops(self) -> Sequence[Address]:
-        """Return the addresses of the nodes that every look into it needs first: one wave."""
+    def at_depth(self, depth: int, lower: Bound = (), upper: Bound = ()) -> Sequence[Child] | None:
+        """Return the stored nodes of a level that a scan between two bounds reads; 0 is the top.
+
+        Whether they are resident or not. Nodes that are not stored yet are left out, those below
+        them are not. None where nothing lies so deep. Needs nodes of the levels above, and misses
+        those alone.
+        """
         ...
 
     def addresses(self) -> Iterator[Address]:

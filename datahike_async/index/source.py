@@ -63,6 +63,11 @@ class NodeSource(Protocol):
         """Give the block a pin: whatever is fetched with it stays resident until it is left."""
         ...
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of nodes (their ``nbytes``) that stay resident if they are read again and again."""
+        ...
+
 
 class NodeSink(Protocol):
     """Where a flush writes nodes, children before parents. ``source`` will find them again."""

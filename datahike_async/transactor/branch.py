@@ -178,7 +178,7 @@ class Branch:
     async def warm(self) -> None:
         """Fetch the tops of all indexes in one wave, for every first query needs some."""
         indexes = self.snapshot.trees.current.values()
-        tops = [address for index in indexes for address in index.tops()]
+        tops = [child.address for index in indexes for child in index.at_depth(0) or ()]
         if tops:
             await self.source.fetch(tops)
 

@@ -273,8 +273,16 @@ class BlockIndex:
             out[i] = out[i]._replace(rows=rows, address=None)
         return BlockIndex(self.order, self.temporal, self.size, out, self.count, None, self.source)
 
-    def tops(self) -> Sequence[Address]:
-        return [self.address] if self.blocks is None and self.address is not None else []
+    def at_depth(self, depth: int, lower: Bound = (), upper: Bound = ()) -> Sequence[Child] | None:
+        if depth > 1 or not self.count:
+            return None
+        if depth == 0:
+            at = self.address
+            return [] if at is None else [Child(at, self.count, None, False)]
+        blocks = self.directory()
+        slots = self.between(as_key(lower, self.order), as_key(upper, self.order))
+        there = (blocks[i] for i in slots)
+        return [Child(x.address, x.size, x.key, True) for x in there if x.address is not None]
 
     def addresses(self) -> Iterator[Address]:
         if self.address is not None:

@@ -5,6 +5,7 @@ That what is merged is there the public suite says (``test_index_suite``).
 
 from __future__ import annotations
 
+from itertools import islice
 from random import Random
 
 import numpy as np
@@ -14,7 +15,7 @@ from datahike_async.edn import Keyword
 from datahike_async.errors import ConfigError
 from datahike_async.index.columns import Column, Rows
 from datahike_async.index.dictionary import Dictionary
-from datahike_async.index.persistent_set import tree
+from datahike_async.index.persistent_set import scan, tree
 from datahike_async.index.persistent_set.factory import PersistentSetFactory
 from datahike_async.index.persistent_set.node import Branch, Leaf, decode, first_key
 from datahike_async.index.protocol import Order
@@ -128,17 +129,53 @@ def test_a_tree_that_shrinks_stays_filled_and_gets_lower(order, monkeypatch):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_chunks_ask_for_a_few_nodes_at_once(reverse, monkeypatch):
-    monkeypatch.setattr(tree, "_BRANCH", 256)
+@pytest.mark.parametrize("width", [256, 8], ids=["one branch", "three levels of branches"])
+def test_a_scan_asks_for_more_ahead_the_further_it_gets(reverse, width, monkeypatch):
+    monkeypatch.setattr(tree, "_BRANCH", width)
     cold = Cold(decode)
-    _, record = built(Order.EAVT, runs_of(facts(400), Order.EAVT)).flush(cold)
-    index = FACTORY.restore(Order.EAVT, False, record, cold)
-    _, count = cold.waves(lambda: index.chunks(reverse=reverse))
-    assert count <= 1 + -(-len(cold.stored) // 10)
-    index = FACTORY.restore(Order.EAVT, False, record, cold)
-    cold.forget()
-    cold.call(lambda: [next(index.chunks(reverse=reverse))])
-    assert len(cold.resident) < 30
+    index = built(Order.EAVT, runs_of(facts(3000), Order.EAVT), {"branching-factor": 16})
+    _, record = index.flush(cold)
+    leaves = sum(type(decode(data)) is Leaf for data in cold.stored.values())
+    height = index._root.level
+    assert leaves > 180
+    assert (height > 2) is (width == 8)
+
+    def scanned(count):
+        cold.forget()
+        cold.asked.clear()
+        index = FACTORY.restore(Order.EAVT, False, record, cold)
+        return cold.waves(lambda: list(islice(index.chunks(reverse=reverse), count)))
+
+    rows, count = scanned(None)
+    assert len(rows) == leaves
+    assert len(cold.asked) == len(set(cold.asked)) == len(cold.stored)
+    # The leaves that were passed double from one wave to the next.
+    assert count <= leaves.bit_length() + 1 + 3 * height
+    for passed in (1, 2, 5, 40):
+        scanned(passed)
+        read = [address for address in cold.asked if type(decode(cold.stored[address])) is Leaf]
+        assert passed <= len(read) <= 2 * passed
+    monkeypatch.setattr(scan, "AHEAD_BYTES", 300)
+    _, more = scanned(None)
+    assert count < more
+    assert max(map(len, waves_of(cold, lambda: scanned(None)))) * 20 < leaves
+
+
+def waves_of(cold, call):
+    """Return the waves that a call reads in."""
+    out = []
+    load = cold.load
+
+    def noted(addresses):
+        out.append(list(addresses))
+        return load(addresses)
+
+    cold.load = noted
+    try:
+        call()
+    finally:
+        cold.load = load
+    return out
 
 
 def test_leaves_share_the_dictionary_of_their_run_and_answer_for_a_part_of_it():

@@ -36,6 +36,7 @@ from datahike_async.index.persistent_set.node import (
     take_rows,
     top,
 )
+from datahike_async.index.persistent_set.scan import Scan
 from datahike_async.index.persistent_set.tree import PersistentSet, are_one, by_attribute
 from datahike_async.index.protocol import Bound, Index, Order
 from datahike_async.index.runs import places
@@ -123,6 +124,8 @@ class HitchhikerTree(PersistentSet):
         order, temporal = self.order, self.temporal
         low, high = top(lower, order), top(upper, order)
         splitting = self._pushing(lambda branch, slot, needed: None)
+        # What is before all children waits for the first one.
+        scan = Scan(self._child, self._source, low, high, self._leaf, reverse=reverse, least=1)
 
         def walk(node: Node, waiting: Buffer) -> Iterator[Rows]:
             if isinstance(node, Leaf):
@@ -137,11 +140,9 @@ class HitchhikerTree(PersistentSet):
             waiting = composed(own, waiting, order, temporal)
             adds = splitting.split(list(waiting.adds), node.keys)
             removes = splitting.split(list(waiting.removes), node.keys)
-            # What is before all children waits for the first one.
-            slots = range(node.start(low), max(node.stop(high), 1))
-            for slot in reversed(slots) if reverse else slots:
+            for slot, child in scan.children(node):
                 part = Buffer(adds.get(slot, ()), removes.get(slot, ()))
-                yield from walk(self._next(node, slot, slots, reverse), part)
+                yield from walk(child, part)
 
         root = self._top_node()
         if root is not None:

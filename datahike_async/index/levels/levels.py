@@ -21,8 +21,8 @@ from datahike_async.index.levels.run import Run, gathered
 from datahike_async.index.levels.signed import net, summed
 from datahike_async.index.levels.streams import Stream, merged
 from datahike_async.index.persistent_set.tree import PersistentSet
-from datahike_async.index.protocol import Bound, Index, Order
-from datahike_async.index.source import Address, NodeMiss, NodeSink
+from datahike_async.index.protocol import Bound, Child, Index, Order
+from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
 
 __all__ = ["Levels"]
 
@@ -286,9 +286,31 @@ class Levels:
         for index in (self.base, *(each for run in self.runs for each in run.sets)):
             yield from islice(index.addresses(), 1)
 
-    def tops(self) -> Sequence[Address]:
-        """Return what every look needs first: of the base and of all runs."""
-        return [*self.base.tops(), *(at for run in self.runs for at in run.tops())]
+    @property
+    def source(self) -> NodeSource | None:
+        """Where stored nodes come from."""
+        parts = (self.base, *(run.adds for run in self.runs))
+        return next((part.source for part in parts if part.source is not None), None)
+
+    def at_depth(self, depth: int, lower: Bound = (), upper: Bound = ()) -> list[Child] | None:
+        """Return the stored nodes of a level, of the base and of runs; see :class:`Index`.
+
+        Filters, of which a scan of many entities or values needs none, lie at the top.
+        """
+        known = hash_of(lower, self.order) is not None
+        filtered = known and not _other(lower, upper, self.order)
+        runs: Sequence[Run] = self.runs
+        if filtered and depth:
+            runs = self._touched(lower, upper)
+        sets = [self.base, *(each for run in runs for each in run.sets)]
+        parts = gathered([partial(each.at_depth, depth, lower, upper) for each in sets])
+        if all(part is None for part in parts):
+            return None
+        out = [child for part in parts if part is not None for child in part]
+        if not depth and (filtered or not lower):
+            at = (run.filter_at for run in runs)
+            out += [Child(address, 0, None, False) for address in at if address is not None]
+        return out
 
     def addresses(self) -> Iterator[Address]:
         """Iterate over the addresses of all that is stored."""

@@ -217,13 +217,6 @@ class Run:
         out._filter = filter_
         return out
 
-    def tops(self) -> Iterator[Address]:
-        """Iterate over what every look into it needs, and is not at hand."""
-        for each in self.sets:
-            yield from each.tops()
-        if self._filter is None and self.filter_at is not None:
-            yield self.filter_at
-
     def addresses(self) -> Iterator[Address]:
         """Iterate over the addresses of all that is stored of it."""
         for each in self.sets:

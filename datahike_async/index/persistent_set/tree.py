@@ -25,13 +25,13 @@ from datahike_async.index.persistent_set.node import (
     take_rows,
     top,
 )
-from datahike_async.index.protocol import Bound, Index, Order
+from datahike_async.index.persistent_set.scan import Scan
+from datahike_async.index.protocol import Bound, Child, Index, Order
 from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
 
 __all__ = ["PersistentSet"]
 
 _BRANCH: Final = 256
-_AHEAD: Final = 16
 
 
 class PersistentSet:
@@ -100,17 +100,18 @@ class PersistentSet:
                 missing.append(address)
         return node
 
-    def _levels(self, lower: Bound, upper: Bound) -> list[list[Node]]:
+    def _levels(self, lower: Bound, upper: Bound, most: int = 0) -> list[list[Node]]:
         """Return the nodes that may hold keys between the bounds, from the root to the leaves.
 
-        Misses level by level; ends above where no child is between the bounds.
+        Or ``most`` levels of them. Misses level by level; ends above where no child is between the
+        bounds.
         """
         node = self._top_node()
         if node is None:
             return []
         low, high = top(lower, self.order), top(upper, self.order)
         levels: list[list[Node]] = [[node]]
-        while isinstance(levels[-1][0], Branch):
+        while isinstance(levels[-1][0], Branch) and len(levels) != most:
             level = levels[-1]
             below: list[Node] = []
             missing: list[Address] = []
@@ -190,6 +191,7 @@ class PersistentSet:
     ) -> Iterator[Rows]:
         """Iterate over the rows between two bounds leaf by leaf; see :class:`Index`."""
         low, high = top(lower, self.order), top(upper, self.order)
+        scan = Scan(self._child, self._source, low, high, self._leaf, reverse=reverse)
 
         def walk(node: Node) -> Iterator[Rows]:
             if isinstance(node, Leaf):
@@ -200,27 +202,12 @@ class PersistentSet:
                     part = take_rows(rows, lo, hi)
                     yield part.backwards() if reverse else part
                 return
-            slots = range(node.start(low), node.stop(high))
-            for slot in reversed(slots) if reverse else slots:
-                yield from walk(self._next(node, slot, slots, reverse))
+            for _, child in scan.children(node):
+                yield from walk(child)
 
         root = self._top_node()
         if root is not None:
             yield from walk(root)
-
-    def _next(self, branch: Branch, slot: int, slots: range, reverse: bool) -> Node:
-        """Return the child that comes next of some."""
-        missing: list[Address] = []
-        child = self._child(branch, slot, missing)
-        if child is not None:
-            return child
-        # The whole range may be long; a few more nodes cost no more time than one.
-        step = -1 if reverse else 1
-        for ahead in range(slot + step, slot + step * _AHEAD, step):
-            if ahead in slots:
-                self._child(branch, ahead, missing)
-        assert self._source is not None
-        raise NodeMiss(self._source, missing)
 
     def leaves(self, start: int, rows: int) -> list[Rows]:
         """Return the leaves from position ``start`` on, which one begins at, of about ``rows``.
@@ -483,9 +470,38 @@ class PersistentSet:
         """Whether nothing of it is unwritten."""
         return self._address is not None or not self._count
 
-    def tops(self) -> Sequence[Address]:
-        """Return the root's address, unless it is resident."""
-        return [] if self._root is not None or self._address is None else [self._address]
+    @property
+    def source(self) -> NodeSource | None:
+        """Where its stored nodes come from."""
+        return self._source
+
+    def at_depth(self, depth: int, lower: Bound = (), upper: Bound = ()) -> list[Child] | None:
+        """Return the stored nodes of a level between two bounds; see :class:`Index`."""
+        at = self._address
+        if not depth:
+            if at is not None:
+                return [Child(at, self._count, None, False)]
+            return None if self._root is None else []
+        root = self._top_node()
+        if not isinstance(root, Branch) or depth > root.level:
+            return None
+        levels = self._levels(lower, upper, depth)
+        if len(levels) < depth:
+            return None
+        low, high = top(lower, self.order), top(upper, self.order)
+        out: list[Child] = []
+        last = len(levels[-1]) - 1
+        for i, branch in enumerate(levels[-1]):
+            if isinstance(branch, Leaf):
+                break
+            start = branch.start(low) if i == 0 else 0
+            stop = branch.stop(high) if i == last else len(branch.keys)
+            addresses, counts, keys = branch.addresses, branch.counts, branch.keys
+            for slot in range(start, stop):
+                address = addresses[slot]
+                if address is not None:
+                    out.append(Child(address, counts[slot], keys[slot], branch.level == 1))
+        return out
 
     def addresses(self) -> Iterator[Address]:
         """Iterate over the addresses of all stored nodes."""

@@ -32,6 +32,9 @@ class Cold:
         self.asked: list[Address] = []
         """What was loaded, in that order."""
 
+    capacity = 2**62
+    """It holds whatever is loaded."""
+
     @property
     def source(self) -> Cold:
         """Itself."""

@@ -326,14 +326,47 @@ class NamesNoLeaves(PersistentSet):
             yield self._address
 
 
-@found_by("test_the_first_wave_is_named")
-class NamesNoTops(PersistentSet):
-    """Nobody learns which nodes are needed first."""
+@found_by("test_levels_are_named_from_the_top")
+class NamesNoTop(PersistentSet):
+    """Nobody learns which node is needed first."""
 
     __slots__ = ()
 
-    def tops(self) -> Sequence[Address]:
-        return []
+    def at_depth(self, depth: int, lower: Bound = (), upper: Bound = ()) -> list[Child] | None:
+        return super().at_depth(depth, lower, upper) if depth else []
+
+
+@found_by("test_levels_are_named_from_the_top")
+class NamesWhatLiesOutside(PersistentSet):
+    """Nodes are named that no scan between the bounds reads."""
+
+    __slots__ = ()
+
+    def at_depth(self, depth: int, lower: Bound = (), upper: Bound = ()) -> list[Child] | None:
+        return super().at_depth(depth)
+
+
+@found_by("test_levels_of_what_is_not_stored_are_named_below_it")
+class NamesNothingBelowWhatIsNew(PersistentSet):
+    """An index that was changed is taken for one that lies in memory."""
+
+    __slots__ = ()
+
+    def at_depth(self, depth: int, lower: Bound = (), upper: Bound = ()) -> list[Child] | None:
+        return None if self._address is None else super().at_depth(depth, lower, upper)
+
+
+@found_by("test_levels_are_named_from_the_top")
+class ReadsLeavesToNameThem(PersistentSet):
+    """Whoever asks which leaves there are has them read."""
+
+    __slots__ = ()
+
+    def at_depth(self, depth: int, lower: Bound = (), upper: Bound = ()) -> list[Child] | None:
+        found = super().at_depth(depth, lower, upper)
+        if depth > 1 and found is None:
+            self.slice(lower, upper)
+        return found
 
 
 @found_by("test_what_is_loosened_is_written_elsewhere")

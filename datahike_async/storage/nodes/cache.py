@@ -35,6 +35,11 @@ class NodeCache:
     def __len__(self) -> int:
         return len(self._young.keys() | self._old.keys())
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of nodes that push each other out in no order of reading: one generation."""
+        return self.limit // 2
+
     def get(self, address: Address) -> Any | None:
         """Return the node, or None."""
         node = self._young.get(address)
@@ -62,7 +67,7 @@ class NodeCache:
         size = node.nbytes
         # Nodes may come from several threads: what the race of two can do is to count a few
         # bytes wrongly until the next turn of the generations.
-        if self._bytes + size > self.limit // 2 and self._young:
+        if self._bytes + size > self.capacity and self._young:
             self._old = self._young
             self._young = {}
             self._bytes = 0

@@ -97,6 +97,11 @@ class NodeStore:
         """Give the block a pin: whatever is fetched with it stays resident until it is left."""
         return self.cache.pinned()
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of nodes that stay resident if they are read again and again."""
+        return self.cache.capacity
+
     async def fetch(self, addresses: Sequence[Address], pin: Pin | None = None) -> None:
         """Load nodes; afterwards ``get`` finds them, with a ``pin`` until its block is left.
 

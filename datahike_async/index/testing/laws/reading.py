@@ -25,7 +25,8 @@ class ReadingLaws(Laws):
             assert index.estimate() == (0, True)
             assert looked_up(index, [(1, 1), (2, 1)]) == [[], []]
             assert list(index.addresses()) == []
-            assert list(index.tops()) == []
+            assert index.at_depth(0) is index.at_depth(1) is None
+            assert index.source is None
 
     @EACH
     def test_facts_come_in_order_whatever_their_values(self, order: Order, temporal: bool) -> None:

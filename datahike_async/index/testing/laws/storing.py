@@ -7,7 +7,7 @@ from random import Random
 
 from datahike_async.errors import CorruptData, UnsupportedFormat
 from datahike_async.index.codec import pack
-from datahike_async.index.protocol import Order
+from datahike_async.index.protocol import Child, Order
 from datahike_async.index.source import Address
 from datahike_async.index.sums import in_order
 from datahike_async.index.testing.cold import Cold
@@ -118,14 +118,54 @@ class StoringLaws(Laws):
         named = cold.call(index.addresses)
         assert sorted(named) == sorted(reached)
 
+    @EACH
+    def test_levels_are_named_from_the_top(self, order: Order, temporal: bool) -> None:
+        """What is named between two bounds is what a scan between them reads, and no more."""
+        index, model, cold, root = self.stored(order, temporal)
+        assert index.source is cold
+        random = Random(14)
+        for lower, upper in [((), ()), *(model.bounds(random) for _ in range(4 * self.examples))]:
+            cold.forget()
+            cold.asked.clear()
+            index = self.restored(order, temporal, root, cold)
+            cold.call(lambda: index.slice(lower, upper))  # noqa: B023
+            read = set(cold.asked)
+            cold.forget()
+            cold.asked.clear()
+            index = self.restored(order, temporal, root, cold)
+            named: list[Child] = []
+            depth = 0
+            while True:
+                level, waves = cold.waves(lambda: index.at_depth(depth, lower, upper))  # noqa: B023
+                assert waves <= (depth > 0), "a level is found by the nodes of the one above it"
+                if level is None:
+                    break
+                named += level
+                depth += 1
+            inner = set(cold.asked)
+            assert len({child.address for child in named}) == len(named)
+            assert {child.address for child in named} == read, "as a scan reads, and no more"
+            for child in named:
+                below = self.factory.below(self.factory.decode(cold.stored[child.address]))
+                assert child.leaf == (not below) or child.key is None
+                if not below and child.key is not None:
+                    assert child.address not in inner, "no leaf is read to name leaves"
+                    assert child.size == len(
+                        self.factory.rows(self.factory.decode(cold.stored[child.address]))
+                    )
+
     @present
-    def test_the_first_wave_is_named(self, order: Order) -> None:
-        index, model, cold, _ = self.stored(order, False)
-        tops = list(index.tops())
-        assert tops, "a restored index is read from somewhere"
-        bound = model.facts[0].parts(order)
-        cold.call(lambda: index.slice(bound, bound))
-        assert set(cold.asked[: len(tops)]) == set(tops)
+    def test_levels_of_what_is_not_stored_are_named_below_it(self, order: Order) -> None:
+        index, model, cold, root = self.stored(order, False)
+        changed = cold.call(lambda: index.merge(model.runs([Fact(450, 1, "new", 9)]), []))
+        assert changed.at_depth(0) == []
+        named: list[Address] = []
+        for depth in range(1, self.depth(root, cold.stored)):
+            level = cold.call(lambda: changed.at_depth(depth))  # noqa: B023
+            assert level is not None
+            named += (child.address for child in level)
+        assert 0 < len(named) < len(cold.stored)
+        assert sorted(named) == sorted(cold.call(changed.addresses))
 
     @EACH
     def test_what_is_loosened_is_written_elsewhere(self, order: Order, temporal: bool) -> None:
