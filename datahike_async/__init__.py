@@ -34,6 +34,9 @@ from datahike_async.api import (
     schema,
     seek_datoms,
     since,
+    warm_datoms,
+    warm_db,
+    warm_index,
 )
 from datahike_async.backups import Backup, backup, restore
 from datahike_async.collection import Collected, KeptBranch, compact, gc_storage, pin
@@ -117,6 +120,7 @@ from datahike_async.versions import (
     tags,
     untag,
 )
+from datahike_async.warming import Warmed
 
 
 def __getattr__(name: str) -> NoReturn:
@@ -179,6 +183,7 @@ __all__ = [
     "UnsupportedFormat",
     "ValueSet",
     "Verification",
+    "Warmed",
     "WriterError",
     "WriterFenced",
     "WrongEventLoop",
@@ -249,5 +254,8 @@ __all__ = [
     "untag",
     "verify",
     "verify_chain",
+    "warm_datoms",
+    "warm_db",
+    "warm_index",
     "with_",
 ]

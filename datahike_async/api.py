@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ from datahike_async.query.answer.explain import Explained
 from datahike_async.query.api import QueryStats
 from datahike_async.query.limits.budget import Budget
 from datahike_async.snapshot.datoms import Datoms
+from datahike_async.warming import Warmed
 
 __all__ = [
     "as_of",
@@ -32,6 +33,9 @@ __all__ = [
     "schema",
     "seek_datoms",
     "since",
+    "warm_datoms",
+    "warm_db",
+    "warm_index",
 ]
 
 
@@ -138,6 +142,65 @@ async def rseek_datoms(db: Database, index: str | Keyword, *components: Any) -> 
 async def index_range(db: Database, attrid: Any, start: Any = None, end: Any = None) -> Datoms:
     """Return the datoms of an indexed attribute by value; see :meth:`Database.index_range`."""
     return await require_database(db).index_range(attrid, start, end)
+
+
+async def warm_db(
+    db: Database,
+    *,
+    indexes: Iterable[str | Keyword] = (":eavt", ":aevt", ":avet"),
+    depth: str | int = "with-leaves",
+    budget: int | Mapping[str, Any] | None = None,
+) -> Warmed:
+    """Read the indexes of a database into memory, so that who asks first need not wait.
+
+    From the top down, all indexes at once, in about as many waves of reads as they have levels; of
+    views by ``as_of`` and ``history`` those of the past too. What is in memory already is not read.
+    ``depth`` is "with-leaves", "interior" for all but the leaves, or a number of levels.
+
+    Never more than stays in memory, which is half of what the cache of nodes holds
+    (``:store-cache-size``). ``budget`` makes it less: a number of nodes, or a mapping of ``nodes``,
+    ``bytes`` (of nodes, as they are stored) and ``seconds``; the indexes share it evenly. What was
+    read when a budget or the cache was full, or the call was cancelled, stays.
+
+    Raises ArgumentError; StorageError where reading fails. ::
+
+        found = await d.warm_db(db, budget={"bytes": 50_000_000, "seconds": 5})
+        assert found.complete, found.stopped
+    """
+    return await require_database(db).warm_db(indexes=indexes, depth=depth, budget=budget)
+
+
+async def warm_index(
+    db: Database,
+    index: str | Keyword,
+    *,
+    depth: str | int = "with-leaves",
+    budget: int | Mapping[str, Any] | None = None,
+) -> Warmed:
+    """Read one index of a database into memory; options and errors are those of :func:`warm_db`."""
+    return await require_database(db).warm_index(index, depth=depth, budget=budget)
+
+
+async def warm_datoms(
+    db: Database,
+    index: str | Keyword,
+    components: Sequence[Any] = (),
+    *,
+    unbounded: bool = False,
+    depth: str | int = "with-leaves",
+    budget: int | Mapping[str, Any] | None = None,
+) -> Warmed:
+    """Read into memory what :func:`datoms` reads for some components.
+
+    With ``unbounded`` what :func:`seek_datoms` does: all from there to the end of the index. Other
+    options and errors are those of :func:`warm_db`. ::
+
+        await d.warm_datoms(db, ":aevt", [":person/name"])
+        names = await d.datoms(db, ":aevt", ":person/name")
+    """
+    return await require_database(db).warm_datoms(
+        index, components, unbounded=unbounded, depth=depth, budget=budget
+    )
 
 
 def as_of(db: Database, point: int | datetime) -> Database:

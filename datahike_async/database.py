@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
+from datahike_async import warming
 from datahike_async.beside import apply_beside, read_input
 from datahike_async.edn.types import Keyword
 from datahike_async.env import SYSTEM, Env
@@ -39,6 +40,7 @@ from datahike_async.tx.forms import normalize
 from datahike_async.values.datom import Datom
 from datahike_async.values.report import TxReport
 from datahike_async.values.schema import Schema
+from datahike_async.warming import Warmed
 
 __all__ = ["Database", "db_with", "empty_db", "init_db", "with_"]
 
@@ -255,6 +257,42 @@ class Database:
             return self.snapshot.count()
         runs = await read(self.view.slice, datom_access.order_of("eavt"))
         return sum(map(len, runs))
+
+    # -- warming up ----------------------------------------------------------------------------
+
+    async def warm_db(
+        self,
+        *,
+        indexes: Iterable[str | Keyword] = (":eavt", ":aevt", ":avet"),
+        depth: str | int = "with-leaves",
+        budget: int | Mapping[str, Any] | None = None,
+    ) -> Warmed:
+        """Read the indexes into memory; see :func:`datahike_async.warm_db`."""
+        return await warming.warm_db(self.view, indexes, depth, budget)
+
+    async def warm_index(
+        self,
+        index: str | Keyword,
+        *,
+        depth: str | int = "with-leaves",
+        budget: int | Mapping[str, Any] | None = None,
+    ) -> Warmed:
+        """Read one index into memory; see :func:`datahike_async.warm_db`."""
+        return await warming.warm_index(self.view, index, depth, budget)
+
+    async def warm_datoms(
+        self,
+        index: str | Keyword,
+        components: Sequence[Any] = (),
+        *,
+        unbounded: bool = False,
+        depth: str | int = "with-leaves",
+        budget: int | Mapping[str, Any] | None = None,
+    ) -> Warmed:
+        """Read into memory what a scan will read; see :func:`datahike_async.warm_datoms`."""
+        return await warming.warm_datoms(
+            self.view, index, components, depth, budget, unbounded=unbounded
+        )
 
     # -- speculation ---------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
     "tx_range": _TX,
     "reachable_store_refs": _NOTHING,
-    **dict.fromkeys(("metrics", "warm_index", "warm_datoms", "warm_db"), _NOTHING),
+    "metrics": _NOTHING,
     **dict.fromkeys(("fulltext", "knn"), _SEARCH),
     **dict.fromkeys(("tempid", "resolve_tempid"), _TEMPIDS),
     **dict.fromkeys(("squuid", "squuid_time_millis"), "until then, uuid.uuid4() makes ids"),

@@ -62,6 +62,7 @@ NAMES = [
     "UnsupportedFormat",
     "ValueSet",
     "Verification",
+    "Warmed",
     "WriterError",
     "WriterFenced",
     "WrongEventLoop",
@@ -139,6 +140,9 @@ NAMES = [
     "unregister_function",
     "verify",
     "verify_chain",
+    "warm_datoms",
+    "warm_db",
+    "warm_index",
     "with_",
 ]
 

@@ -66,6 +66,11 @@ class View:
         self.attr_ids = snapshot.attr_ids
 
     @property
+    def looks_back(self) -> bool:
+        """Whether what was retracted may be seen."""
+        return False
+
+    @property
     def schema(self) -> Schema:
         """The schema of the snapshot (also of views of the past)."""
         return self.snapshot.schema
@@ -236,6 +241,11 @@ class PastView(View):
     def _with(self, **changed: Any) -> PastView:
         settings = {"history": self.history, "as_of": self._as_of, "since": self._since}
         return PastView(self.snapshot, **{**settings, **changed})
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether what was retracted may be seen."""
+        return self.history or bool(self._as_of)
 
     def bounds(self) -> tuple[int, int]:
         """Return (lo, hi): a transaction t is seen when lo < t <= hi."""
