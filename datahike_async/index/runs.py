@@ -26,6 +26,7 @@ from datahike_async.index.columns import (
 )
 from datahike_async.index.mixed import joined_rows
 from datahike_async.index.objects import ordered
+from datahike_async.index.packing import sorting
 from datahike_async.index.protocol import Order
 from datahike_async.index.splice import is_few, spliced
 from datahike_async.values.order import sort_key
@@ -77,11 +78,11 @@ def sort_positions(rows: Rows, order: Order) -> I64:
 
     Intervals that began with one transaction are put in the order of their ends.
     """
-    last = [key for key in (rows.added, rows.until) if key is not None]
+    last = [key for key in (rows.until, rows.added) if key is not None]
     if order is Order.AVET:
         if rows.v.kind == OBJECT:
             return _by_python(rows, order)
-        return np.lexsort((*last, rows.t, rows.e, rows.v.ranks(), rows.a))
+        return sorting([rows.a, rows.v.ranks(), rows.e, rows.t, *last])
     # Most facts are single-valued: sort by the integers, and look at values only where those tie.
     first = primary(rows, order)
     positions = np.argsort(first, kind="stable")
@@ -91,7 +92,7 @@ def sort_positions(rows: Rows, order: Order) -> I64:
         return positions
     if rows.v.kind == OBJECT:
         return _break_ties(rows, positions, ties)
-    return np.lexsort((*last, rows.t, rows.v.ranks(), first))
+    return sorting([first, rows.v.ranks(), rows.t, *last])
 
 
 def primary(rows: Rows, order: Order) -> I64:

@@ -21,6 +21,7 @@ from datahike_async.index.arrays import (
     taken,
     uniques,
 )
+from datahike_async.index.packing import packed, sorting
 from datahike_async.looks import PIECE, looking
 
 SMALL = st.integers(-5, 5)
@@ -171,3 +172,21 @@ def test_what_a_long_mask_takes_however_many_that_are(true: int) -> None:
     assert (taken(values, mask) == values[mask]).all()
     assert (positions_of(mask) == np.arange(true)).all()
     assert len(taken(values, positions_of(mask))) == true
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packed_keys_sort_as_they_do_one_by_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 200))
+    kinds = [
+        rng.integers(-3, 3, count),
+        rng.integers(2**40, 2**40 + 5, count).astype(np.int64),
+        rng.integers(-(2**62), 2**62, count) * 2,
+        rng.integers(0, 4, count).astype(np.int32),
+        rng.integers(0, 2, count).astype(np.bool_),
+        np.array([-0.0, 0.0, 1.5, -2.0])[rng.integers(0, 4, count)],
+        np.full(count, 7),
+    ]
+    keys = [kinds[i] for i in rng.integers(0, len(kinds), int(rng.integers(1, 6)))]
+    assert sorting(keys).tolist() == np.lexsort(keys[::-1]).tolist()
+    assert len(packed([kinds[0], kinds[3], kinds[4]])) <= 1

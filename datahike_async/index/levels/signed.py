@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from datahike_async.index.columns import BOOL, I64, INSTANT, INT, Column, Rows
 from datahike_async.index.mixed import joined_rows
+from datahike_async.index.packing import packed, sorting
 from datahike_async.index.persistent_set.node import row_key
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import changed, sorted_rows
@@ -26,6 +27,9 @@ _Mask = npt.NDArray[np.bool_]
 
 _FEW: Final = 64
 """Rows that are summed up in Python faster than as columns."""
+
+_MUCH: Final = 8
+"""A change is much of what it changes from one row in so many on."""
 
 # Kinds whose data are equal where their values are.
 _DIRECT: Final = frozenset({INT, INSTANT, BOOL})
@@ -49,6 +53,12 @@ def summed(
         return _few([*base, *adds], removes, order)
     out = []
     for rows, new, gone in by_attribute(order, base, adds, removes):
+        if sum(map(len, (*new, *gone))) * _MUCH > sum(map(len, rows)):
+            # What is below is looked through and sorted anew faster than places are found in it.
+            both, _ = cancelled([*rows, *new], gone, order)
+            if both is not None:
+                out.append(both)
+            continue
         plus, minus = cancelled(new, gone, order)
         below = joined_rows(rows) if rows else None
         if below is None:
@@ -139,18 +149,17 @@ def cancelled(
     adds: Sequence[Rows], removes: Sequence[Rows], order: Order
 ) -> tuple[Rows | None, Rows | None]:
     """Return as one sorted run each what is left of rows that are added and removed."""
-    plus, minus = _sorted(adds, order), _sorted(removes, order)
-    if plus is None or minus is None:
-        return plus, minus
-    keep_plus, keep_minus = _kept(plus, minus)
-    return _taken(plus, keep_plus), _taken(minus, keep_minus)
+    sides = [[run for run in side if len(run)] for side in (adds, removes)]
+    plus, minus = (joined_rows(side) if side else None for side in sides)
+    if plus is not None and minus is not None:
+        keep_plus, keep_minus = _kept(plus, minus)
+        plus, minus = _taken(plus, keep_plus), _taken(minus, keep_minus)
+    return _sorted(plus, len(sides[0]), order), _sorted(minus, len(sides[1]), order)
 
 
-def _sorted(runs: Sequence[Rows], order: Order) -> Rows | None:
-    runs = [run for run in runs if len(run)]
-    if len(runs) < 2:
-        return runs[0] if runs else None
-    return sorted_rows(joined_rows(runs), order)
+def _sorted(rows: Rows | None, runs: int, order: Order) -> Rows | None:
+    """Return rows in order; those of one run are."""
+    return rows if rows is None or runs < 2 else sorted_rows(rows, order)
 
 
 def _taken(rows: Rows, keep: _Mask) -> Rows | None:
@@ -162,11 +171,15 @@ def _taken(rows: Rows, keep: _Mask) -> Rows | None:
 def _kept(plus: Rows, minus: Rows) -> tuple[_Mask, _Mask]:
     """Return which rows of either side have no counterpart on the other."""
     masks = np.ones(len(plus), np.bool_), np.ones(len(minus), np.bool_)
+    # The side comes last: of two alike the first is added, the second removed.
+    side = np.zeros(len(plus) + len(minus), np.int64)
+    side[len(plus) :] = 1
     numbers = [
         np.concatenate([_i64(left), _i64(right)])
         for left, right in zip(_numbers(plus), _numbers(minus), strict=True)
     ]
-    order = np.lexsort(numbers)
+    numbers = packed(numbers)
+    order = sorting([*numbers, side])
     same = np.ones(len(order) - 1, np.bool_)
     for column in numbers:
         taken = column[order]
@@ -175,7 +188,6 @@ def _kept(plus: Rows, minus: Rows) -> tuple[_Mask, _Mask]:
         return masks
     edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])).astype(np.int8)))
     starts, stops = edges[::2], edges[1::2]
-    # The sort is stable, so of two alike the first is added, the second removed.
     pairs = stops - starts == 1
     left, right = order[starts[pairs]], order[starts[pairs] + 1] - len(plus)
     crossing = (left < len(plus)) & (right >= 0)
@@ -194,8 +206,8 @@ def _kept(plus: Rows, minus: Rows) -> tuple[_Mask, _Mask]:
 
 
 def _numbers(rows: Rows) -> list[Any]:
-    numbers = [rows.t, rows.a, rows.e]
-    return numbers if rows.until is None else [rows.until, *numbers]
+    numbers = [rows.e, rows.a, rows.t]
+    return numbers if rows.until is None else [*numbers, rows.until]
 
 
 def _i64(data: npt.NDArray[Any]) -> I64:
