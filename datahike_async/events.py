@@ -74,6 +74,7 @@ FLUSHED: Final = Event(
     "transactor", _D, "flushed", "branch", "tx", "rows", "bytes", "runs", "waiting"
 )
 FLUSH_FAILED: Final = Event("transactor", _W, "flush failed", "branch", "error")
+WAITED: Final = Event("transactor", _I, "commits waited", "branch", "rows", "seconds")
 BRANCH_GONE: Final = Event("transactor", _I, "branch gone", "branch")
 WRITER_CLOSED: Final = Event("transactor", _E, "writer closed", "branch", "error")
 SLOW_QUERY: Final = Event("query", _I, "slow query", "seconds", "query")

@@ -25,7 +25,7 @@ from datahike_async.errors import (
     DatahikeError,
     TransactionError,
 )
-from datahike_async.events import BRANCH_GONE, COMMITTED, REFRESHED, WRITER_CLOSED
+from datahike_async.events import BRANCH_GONE, COMMITTED, REFRESHED, WAITED, WRITER_CLOSED
 from datahike_async.konserve.loops import is_cancellation
 from datahike_async.pausing import BUDGET, of_the_writer
 from datahike_async.snapshot.snapshot import Snapshot
@@ -95,6 +95,8 @@ class Transactor:
         # Who waits until nothing is under way any more, and whether nothing ever will be.
         self._stilling: list[anyio.Event] = []
         self._over = False
+        # Since when transactions that are queued wait for a flush, if they do.
+        self._waiting: float | None = None
 
     @classmethod
     async def open(
@@ -295,13 +297,26 @@ class Transactor:
                 self._maybe_flush()
             if self._stopping and not flushing.under_way and not mailbox.busy:
                 break
-            if not mailbox.queue or flushing.is_behind:
+            behind = flushing.is_behind
+            if not mailbox.queue or behind:
+                if behind and mailbox.queue and self._waiting is None:
+                    self._waiting = self.branch.env.monotonic()
                 if flushing.prepared is None and not self._refreshing:
                     await mailbox.wait()
                 continue
+            if self._waiting is not None:
+                self._tell_waited(self._waiting)
             if wait:
                 await anyio.sleep(wait)
             await self._group()
+
+    def _tell_waited(self, since: float) -> None:
+        self._waiting = None
+        WAITED(
+            branch=self.branch.name,
+            rows=self.snapshot.n,
+            seconds=round(self.branch.env.monotonic() - since, 6),
+        )
 
     async def _refresh(self) -> None:
         requests = list(self._refreshing)
