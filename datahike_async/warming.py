@@ -28,9 +28,10 @@ from datahike_async.snapshot.views import View
 
 __all__ = ["Warmed", "warm_datoms", "warm_db", "warm_index"]
 
-_WAVE_NODES: Final = 2048
+_WAVE_NODES: Final = 512
 _WAVE_BYTES: Final = 32 * 1024 * 1024
-"""What one wave reads: it takes longer to come than to ask for, and little is held beside it."""
+"""What one wave reads: it takes longer to come than to ask for, little is held beside it, and the
+event loop has done with it in some milliseconds."""
 
 # Datoms of indexes of which the nodes are gone through in a worker thread.
 _LARGE: Final = 1 << 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,19 @@ async def test_a_wave_that_takes_long_to_decode_is_decoded_in_threads(
     store = await create_store(config)
     try:
         decoded_in: list[int] = []
+        running: set[int] = set()
+        of_the_loop = threading.get_ident()
+        most = 0
 
         def decode(data: bytes) -> Any:
-            decoded_in.append(threading.get_ident())
+            nonlocal most
+            me = threading.get_ident()
+            decoded_in.append(me)
+            running.add(me)
+            most = max(most, len(running))
+            if me != of_the_loop:
+                time.sleep(0.001)
+            running.discard(me)
             return Node()
 
         source = NodeStore(store, decode, 1_000_000)
@@ -55,6 +66,8 @@ async def test_a_wave_that_takes_long_to_decode_is_decoded_in_threads(
         await source.fetch(addresses)
         assert threading.get_ident() not in decoded_in
         assert len(decoded_in) == 90
+        # Each that runs takes its turn before the event loop gets its own.
+        assert 1 <= most <= 2
     finally:
         await release_store(store)
 

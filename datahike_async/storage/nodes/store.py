@@ -22,7 +22,7 @@ from datahike_async.konserve.base import gather
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.loops import Home
 from datahike_async.konserve.store import Store
-from datahike_async.konserve.threads import await_on_loop, check_cancelled, in_thread
+from datahike_async.konserve.threads import Threads, await_on_loop, check_cancelled, in_thread
 from datahike_async.memory import Memory, memory_of
 from datahike_async.storage.nodes.cache import NodeCache, Pin
 from datahike_async.storage.nodes.layout import Layout, layout_of
@@ -33,6 +33,8 @@ __all__ = ["NodeStore", "read_raw"]
 _KEYS_AT_ONCE: Final = 256
 _DECODE_ON_LOOP: Final = 32 * 1024
 """Stored bytes of nodes that one wave decodes on the event loop at most: some milliseconds."""
+_DECODING: Final = Threads("decoding", 2)
+"""Python decodes in one thread at a time: more would stand in the event loop's way, each a turn."""
 
 
 class _Habit(NamedTuple):
@@ -200,7 +202,10 @@ class NodeStore:
     async def _take(
         self, found: list[tuple[_Read, bytes | None]], much: bool, pin: Pin | None
     ) -> None:
-        nodes = await in_thread(self._decoded, found) if much else self._decoded(found)
+        if much:
+            nodes = await in_thread(self._decoded, found, threads=_DECODING)
+        else:
+            nodes = self._decoded(found)
         for address, node in nodes:
             self.cache.put(address, node, pin)
 
