@@ -1,7 +1,6 @@
 """``python -m benchmarks [NAME …] [--quick]``: workloads, queries, analytics, guards, commits, ….
 
-All of them without a name; ``turns``, ``scale``, ``collection``, ``history`` and ``writes`` have
-options of their own, and come alone.
+All of them without a name; those of ``ALONE`` have options of their own, and come alone.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    big,
     collection,
     commits,
     guards,
@@ -42,6 +42,7 @@ ALONE = {
     "collection": collection.run,
     "history": history.run,
     "writes": writes.run,
+    "big": big.run,
 }
 QUICK = {"queries", "analytics"}
 """Those that take ``--quick``."""

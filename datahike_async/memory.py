@@ -3,17 +3,29 @@
 The limit is the configuration's, or else the container's: of cgroups, of which the least that holds
 for this process counts. It is one of the whole process. So the shares leave a part of it to Python,
 to what is being written, and to what a step needs only while it runs.
+
+What is let go is not the system's again by itself: small arrays lie between others that stay, and
+the C library keeps the pages. So whoever lets go of much says so, and has them given back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import ctypes
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-__all__ = ["COLUMNS", "Memory", "container_limit", "memory_of", "said_by_groups"]
+__all__ = [
+    "COLUMNS",
+    "Memory",
+    "Slack",
+    "container_limit",
+    "memory_of",
+    "said_by_groups",
+    "trimming",
+]
 
 COLUMNS: Final = 256 * 1024 * 1024
 """Bytes of the attributes that are kept in columns, where no limit leaves less."""
@@ -23,6 +35,7 @@ _KEPT: Final = 4
 _QUERY: Final = 4
 # What an old kernel says where there is no limit; no machine has so much.
 _ENDLESS: Final = 2**60
+_MUCH: Final = 32 * 1024 * 1024
 _PLACES: Final = (("", "memory.max"), ("memory", "memory/memory.limit_in_bytes"))
 
 
@@ -46,6 +59,41 @@ class Memory:
     def node_bytes(self, wanted: int) -> int:
         """Return the bytes of a node cache for which ``wanted`` are set."""
         return wanted if self.nodes is None else min(wanted, self.nodes)
+
+
+class Slack:
+    """Bytes that were let go, and which the C library may keep for itself.
+
+    ``trim`` gives the pages of it all back to the system; None where that cannot be asked for.
+    """
+
+    __slots__ = ("_bytes", "_trim")
+
+    def __init__(self, trim: Callable[[int], object] | None) -> None:
+        self._trim = trim
+        self._bytes = 0
+
+    def add(self, size: int) -> None:
+        """Say that so many bytes were let go. Costs nothing, and may be a little out in a race."""
+        self._bytes += size
+
+    def give_back(self) -> bool:
+        """Give back what is free, if it is much: some milliseconds, in a worker thread."""
+        if self._bytes < _MUCH or self._trim is None:
+            return False
+        self._bytes = 0
+        self._trim(0)
+        return True
+
+
+def trimming() -> Callable[[int], object] | None:
+    """Return what gives free pages back to the system: glibc's ``malloc_trim``, where it is."""
+    try:
+        found = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None
+    found.argtypes = [ctypes.c_size_t]
+    return cast("Callable[[int], object]", found)
 
 
 def memory_of(limit: int | None) -> Memory:

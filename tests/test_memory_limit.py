@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import resource
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import datahike_async as d
+from datahike_async import memory
 from datahike_async.index.protocol import Order
-from datahike_async.memory import COLUMNS, Memory, container_limit, memory_of
+from datahike_async.memory import (
+    COLUMNS,
+    Memory,
+    Slack,
+    container_limit,
+    memory_of,
+    trimming,
+)
 from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.storage import flush
 
 MIB = 2**20
 
@@ -107,6 +119,64 @@ async def test_caches_keep_to_their_shares(tmp_path: Path) -> None:
         assert 0 < trees.columns.nbytes <= MIB
         source = trees.current[Order.EAVT].base._source
         assert source.cache.limit == MIB // 2
+
+
+def test_much_is_given_back_at_once_and_little_is_not() -> None:
+    given: list[int] = []
+    slack = Slack(given.append)
+    slack.add(31 * MIB)
+    assert not slack.give_back()
+    slack.add(MIB)
+    assert slack.give_back()
+    assert given == [0]
+    assert not slack.give_back()
+    without = Slack(None)
+    without.add(2**40)
+    assert not without.give_back()
+
+
+@pytest.mark.skipif(trimming() is None, reason="the C library gives back nothing on demand")
+def test_what_lies_between_things_that_stay_is_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    slack = Slack(trimming())
+    kept = [np.ones(2048) for _ in range(8000)]
+    kept[::2] = [None] * 4000  # type: ignore[list-item]
+    before = resident()
+    slack.add(4000 * 2048 * 8)
+    assert slack.give_back()
+    # Of four pages each three at least.
+    assert before - resident() > 4000 * 2048 * 8 // 2
+    assert kept[1].sum() == 2048
+
+
+@pytest.mark.anyio
+async def test_readers_and_merges_give_back_from_threads_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_MUCH", 100_000)
+    monkeypatch.setattr(flush, "_MERGED_ROWS", 5_000)
+    config = {"store": {"backend": "file", "path": str(tmp_path / "db")}}
+    threads: list[threading.Thread] = []
+    number = {":db/ident": ":n", ":db/valueType": ":db.type/long"}
+    number[":db/cardinality"] = ":db.cardinality/one"
+    async with d.connect(config, create=True, initial_tx=[number], memory_limit=MIB) as conn:
+        source = conn._transactor.branch.source
+        assert (trimming() is None) == (source.slack._trim is None)
+        source.slack._trim = lambda _: threads.append(threading.current_thread())
+        await conn.transact([{":n": i} for i in range(20_000)])
+        some = [x.e for x in await conn.db().datoms("aevt", ":n")][::20]
+        await conn.transact([{":db/id": e, ":n": -1} for e in some])
+        threads.clear()
+        await d.compact(conn)
+        # Once at its end, and on the way.
+        merged = len(threads)
+        assert merged > 1
+        for index in ("eavt", "aevt", "eavt"):
+            assert len(await conn.db().datoms(index)) > 20_000
+        assert len(threads) > merged
+    assert threading.current_thread() not in threads
 
 
 @pytest.mark.anyio

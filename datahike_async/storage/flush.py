@@ -138,6 +138,7 @@ async def flush(
 
     def build(trees: Trees) -> Flushed:
         looking.set(aside)
+        source.slack.give_back()
         clean, record = trees.flush(sink)
         writes = sink.finish()
         segment, size = log, sink.bytes
@@ -194,6 +195,10 @@ async def _merged(
         looking.set(aside)
         return merge.some(_MERGED_ROWS)
 
+    def taken() -> Sequence[tuple[str, bytes]]:
+        sink.source.slack.give_back()
+        return sink.take()
+
     for order, index in trees.side(past=past).items():
         merge = Merging(index, first)
         more = True
@@ -202,7 +207,7 @@ async def _merged(
                 more = await reading.call(some, merge, run=in_thread)
                 if merge.waiting >= _MERGED_ROWS:
                     await in_thread(merge.write, sink)
-                    await write_blobs(store, await in_thread(sink.take))
+                    await write_blobs(store, await in_thread(taken))
         out[order] = merge.done()
     return trees.with_side(out, past=past)
 

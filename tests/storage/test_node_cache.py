@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 
 from datahike_async.index.source import Address
+from datahike_async.memory import Slack
 from datahike_async.storage.nodes.cache import NodeCache
 
 
@@ -64,6 +65,20 @@ def test_a_pin_keeps_nothing_that_others_put() -> None:
         cache.put(at(200), Node())
         assert len(theirs) == 100
         assert mine == {}
+
+
+def test_what_is_let_go_of_is_told() -> None:
+    told: list[int] = []
+
+    class Told(Slack):
+        def add(self, size: int) -> None:
+            told.append(size)
+
+    cache = NodeCache(1000, Told(None))
+    for i in range(100):
+        cache.put(at(i), Node())
+    # Half of the bound becomes old at a time, and as much that was old goes.
+    assert told == [500] * 19
 
 
 def test_threads_may_read_and_put_at_once() -> None:

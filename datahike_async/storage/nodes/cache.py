@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from datahike_async.index.source import Address
+from datahike_async.memory import Slack
 
 __all__ = ["NodeCache", "Pin"]
 
@@ -20,12 +21,13 @@ Pin: TypeAlias = dict[Address, Any]
 
 
 class NodeCache:
-    """Nodes by address. ``limit`` is in bytes."""
+    """Nodes by address. ``limit`` is in bytes; ``slack`` is told of those that are let go."""
 
-    __slots__ = ("_bytes", "_old", "_pins", "_young", "limit")
+    __slots__ = ("_bytes", "_old", "_pins", "_slack", "_young", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, slack: Slack | None = None) -> None:
         self.limit = limit
+        self._slack = slack
         self._young: dict[Address, Any] = {}
         self._old: dict[Address, Any] = {}
         self._bytes = 0
@@ -70,6 +72,9 @@ class NodeCache:
         if self._bytes + size > self.capacity and self._young:
             self._old = self._young
             self._young = {}
+            if self._slack is not None:
+                # About as many bytes were old.
+                self._slack.add(self._bytes)
             self._bytes = 0
         self._young[address] = node
         self._bytes += size

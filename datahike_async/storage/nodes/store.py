@@ -23,7 +23,7 @@ from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.loops import Home
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import Threads, await_on_loop, check_cancelled, in_thread
-from datahike_async.memory import Memory, memory_of
+from datahike_async.memory import Memory, Slack, memory_of, trimming
 from datahike_async.storage.nodes.cache import NodeCache, Pin
 from datahike_async.storage.nodes.layout import Layout, layout_of
 from datahike_async.storage.translate import konserve_errors
@@ -80,7 +80,8 @@ class NodeStore:
         self.store = store
         self.decode = decode
         self.memory = memory_of(None) if memory is None else memory
-        self.cache = NodeCache(self.memory.node_bytes(limit))
+        self.slack = Slack(trimming() if self.memory.limited else None)
+        self.cache = NodeCache(self.memory.node_bytes(limit), self.slack)
         self.get: Callable[[Address], Any | None] = self.cache.get
         self._layout = layout_of(store.capabilities)
         self._habit = _REMOTE if store.capabilities.remote else _NEAR
@@ -203,11 +204,15 @@ class NodeStore:
         self, found: list[tuple[_Read, bytes | None]], much: bool, pin: Pin | None
     ) -> None:
         if much:
-            nodes = await in_thread(self._decoded, found, threads=_DECODING)
+            nodes = await in_thread(self._decoded_beside, found, threads=_DECODING)
         else:
             nodes = self._decoded(found)
         for address, node in nodes:
             self.cache.put(address, node, pin)
+
+    def _decoded_beside(self, found: list[tuple[_Read, bytes | None]]) -> list[tuple[Address, Any]]:
+        self.slack.give_back()
+        return self._decoded(found)
 
     def _decoded(self, found: list[tuple[_Read, bytes | None]]) -> list[tuple[Address, Any]]:
         nodes = []
