@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from datahike_async.edn.types import Keyword
 from datahike_async.index.columns import Column, Rows
-from datahike_async.index.levels.filters import Filter
+from datahike_async.index.levels.filters import Making
 from datahike_async.index.levels.nodes import FILTER, RUN
 from datahike_async.index.persistent_set.node import Leaf, encode
 from datahike_async.index.registry import index_factory
@@ -195,7 +195,7 @@ async def blind_filter(store: Store) -> None:
     runs = [dict(run) for run in roots[name]["runs"]]
     at = next(i for i, run in enumerate(runs) if run["adds"]["count"])
     old = Address(*runs[at]["filter"])
-    address = await planted(store, FILTER + Filter.of(()).encode(), old.hash)
+    address = await planted(store, FILTER + Making(0).made().encode(), old.hash)
     runs[at]["filter"] = address.to_data()
     roots[name] = {**roots[name], "runs": runs}
     await publish(store, state, replace(base, trees={**base.trees, "roots": roots}))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
 
+import datahike_async as d
 from datahike_async.database import Database, empty_db
 from datahike_async.errors import TransactionError
+from datahike_async.index.protocol import Order
+from datahike_async.transactor.limits import Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -59,3 +63,28 @@ async def test_a_transaction_component_that_is_none_is_refused(tx: Any) -> None:
     base = empty_db(SCHEMA)
     with pytest.raises(TransactionError, match="transaction"):
         await base.with_([[":db/add", 1, ":n", "x", tx]])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("value", [1, 2])
+async def test_an_attribute_that_is_narrowed_keeps_the_one_value_that_is_left(value: int) -> None:
+    """Runs have added both values: the newest of them is not the one that is there."""
+    config: dict[str, Any] = {"store": {"backend": "memory", "id": uuid4()}}
+    attribute = {":db/ident": ":n", ":db/valueType": ":db.type/long"}
+    many, one = ({":db/cardinality": f":db.cardinality/{name}"} for name in ("many", "one"))
+    flushing = Limits(close_rows=1)
+    async with d.connect(config, create=True, limits=flushing) as conn:
+        await conn.transact(
+            [{**attribute, **many}, *({":db/id": -i, ":n": 7} for i in range(1, 60))]
+        )
+    for n in (1, 2):
+        async with d.connect(config, limits=flushing) as conn:
+            await conn.transact([[":db/add", 999, ":n", n]])
+    async with d.connect(config, limits=flushing) as conn:
+        assert len(conn.db().snapshot.trees.current[Order.EAVT].runs) == 2
+        gone = [":db/retract", 999, ":n", 3 - value]
+        narrowed = await conn.transact([gone, {":db/ident": ":n", **one}])
+        for db in (conn.db(), narrowed.db_after):
+            assert await d.q("[:find ?v . :where [999 :n ?v]]", db) == value
+    async with d.connect(config) as conn:
+        assert await d.q("[:find ?v . :where [999 :n ?v]]", conn.db()) == value

@@ -52,12 +52,12 @@ class Draft(Snapshot):
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _tree_facts(self, e: int, a: int) -> list[tuple[int, Any, int]]:
+    def _tree_facts(self, e: int, a: int, *, alone: bool = False) -> list[tuple[int, Any, int]]:
         if self.known is not None:
             found = self.known.of_fact(e, a)
             if found is not None:
                 return found
-        return super()._tree_facts(e, a)
+        return super()._tree_facts(e, a, alone=alone)
 
     def _tree_fact(self, e: int, a: int, v: Any, key: Any) -> tuple[int, Any, int] | None:
         if self.known is not None:
@@ -66,12 +66,12 @@ class Draft(Snapshot):
                 return found[0] if found else None
         return super()._tree_fact(e, a, v, key)
 
-    def _tree_holders(self, a: int, v: Any, key: Any) -> list[int]:
+    def _tree_holders(self, a: int, v: Any, key: Any, *, alone: bool) -> list[int]:
         if self.known is not None:
             found = self.known.of_value(a, key)
             if found is not None:
                 return found
-        return super()._tree_holders(a, v, key)
+        return super()._tree_holders(a, v, key, alone=alone)
 
     def attributes_of(self, e: int) -> list[int]:
         """Return the attributes of which an entity has values, or had, ascending."""

@@ -113,7 +113,7 @@ class Snapshot:
         entities = mem.by_ae.get(a)
         entry = None if entities is None else entities.get(e)
         if entry is None:
-            return self._tree_facts(e, a) if self.trees.may_have(e) else []
+            return self._tree_facts(e, a, alone=True) if self.trees.may_have(e) else []
         rows = rows_of(entry)
         n, m, born, dead = self.n, self.m, mem.born, mem.dead
         own = [(r, mem.v[r], mem.t[r]) for r in rows if r < m and born[r] >= 0 and dead[r] >= n]
@@ -126,9 +126,15 @@ class Snapshot:
                 base = [fact for fact in base if typed_key(fact[1]) not in gone]
         return base + own if base else own
 
-    def _tree_facts(self, e: int, a: int) -> list[tuple[int, Any, int]]:
-        out = []
-        for rows in self.trees.current[Order.EAVT].slice((e, a), (e, a)):
+    def _tree_facts(self, e: int, a: int, *, alone: bool = False) -> list[tuple[int, Any, int]]:
+        """Return what the trees have of (e, a); ``alone`` says that the memtable has nothing of it.
+
+        Then there is one fact at most where the schema says so. Else there may have been several,
+        of which the memtable takes some away.
+        """
+        out, eavt, bound = [], self.trees.current[Order.EAVT], (e, a)
+        one = alone and not self.schema.attrs[a].many
+        for rows in eavt.single(bound) if one else eavt.slice(bound, bound):
             out += [(-1, v, t) for v, t in zip(rows.v.tolist(), rows.t.tolist(), strict=True)]
         return out
 
@@ -175,9 +181,10 @@ class Snapshot:
             return rows.e[position_of(rows, v)].tolist()  # type: ignore[no-any-return]
         mem = self.mem
         key = typed_key(v)
-        found = self._tree_holders(a, v, key)
         values = mem.by_av.get(a)
-        if values is None or key not in values:
+        said = values is not None and key in values
+        found = self._tree_holders(a, v, key, alone=not said)
+        if not said:
             return found
         holders = mem.of_value(a, key)
         n, m = self.n, self.m
@@ -187,11 +194,12 @@ class Snapshot:
         own = [mem.e[r] for r in mem.live(holders, n, m)]
         return sorted(found + own) if found else sorted(own)
 
-    def _tree_holders(self, a: int, v: Any, key: Any) -> list[int]:
-        found: list[int] = []
-        for run in self.trees.current[Order.AVET].slice((a, v), (a, v)):
-            found += run.e.tolist()
-        return found
+    def _tree_holders(self, a: int, v: Any, key: Any, *, alone: bool) -> list[int]:
+        """Return who has a value in the trees; ``alone`` as in :meth:`_tree_facts`."""
+        avet, bound = self.trees.current[Order.AVET], (a, v)
+        one = alone and self.schema.attrs[a].unique is not None
+        runs = avet.single(bound) if one else avet.slice(bound, bound)
+        return [e for run in runs for e in run.e.tolist()]
 
     # -- the column path -----------------------------------------------------------------------
 

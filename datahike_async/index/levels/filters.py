@@ -1,14 +1,14 @@
 """Filters: whether runs can have rows of an entity, or of a value, at the price of one look.
 
 A filter is a set of bits, a power of two of them, about eight a row, and one hash. What it has not
-is in no run; of what it has, about one in ten is in none either. Filters of several sizes are put
-together by repeating the smaller ones. Hashes are the same in every process: filters are stored.
+is not in the run; of what it has, about one in ten is not either. Hashes are the same in every
+process: filters are stored.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -23,7 +23,7 @@ from datahike_async.index.arrays import numbered, uniques
 from datahike_async.index.columns import BOOL, CODED, FLOAT, INSTANT, INT, Column, Rows, micros
 from datahike_async.index.protocol import Bound, Order
 
-__all__ = ["Filter", "Making", "hash_of", "hashes_of", "hashes_of_bounds"]
+__all__ = ["Filter", "Making", "hash_of", "hashes_of", "hashes_of_bounds", "room"]
 
 _U64: TypeAlias = npt.NDArray[np.uint64]
 
@@ -37,48 +37,31 @@ _ROW_BITS: Final = 8
 
 
 class Filter:
-    """What runs may hold. ``bits`` has a power of two of bits."""
+    """What a run may hold. ``bits`` has a power of two of bits; ``mask`` is one less than that."""
 
-    __slots__ = ("_mask", "bits")
+    __slots__ = ("bits", "mask")
 
     def __init__(self, bits: bytes) -> None:
         self.bits = bits
-        self._mask = len(bits) * 8 - 1
+        self.mask = len(bits) * 8 - 1
 
     @property
     def nbytes(self) -> int:
         """Approximate bytes held."""
         return len(self.bits) + 100
 
-    def may_have(self, hashed: int) -> bool:
-        """Whether something of this hash may be there."""
-        at = hashed & self._mask
-        return bool(self.bits[at >> 3] >> (at & 7) & 1)
-
     def may_have_many(self, hashed: _U64) -> npt.NDArray[np.bool_]:
-        """Say the same of each of many hashes."""
-        at = hashed & np.uint64(self._mask)
+        """Say of each of many hashes whether something of it may be there."""
+        at = hashed & np.uint64(self.mask)
         found = np.frombuffer(self.bits, np.uint8)[at >> np.uint64(3)]
         return np.asarray(found >> (at & np.uint64(7)).astype(np.uint8) & 1, np.bool_)
 
     @classmethod
-    def of(cls, hashes: Sequence[_U64]) -> Filter:
+    def of(cls, hashes: _U64) -> Filter:
         """Return the filter of all that has one of some hashes."""
-        making = Making(max(map(len, hashes), default=0))
-        for some in hashes:
-            making.add(some)
+        making = Making(len(hashes))
+        making.add(hashes)
         return making.made()
-
-    @classmethod
-    def joined(cls, filters: Iterable[Filter]) -> Filter:
-        """Return the filter of what any of several may have."""
-        parts = sorted((f.bits for f in filters), key=len)
-        if len(parts) == 1:
-            return cls(parts[0])
-        out = np.zeros(len(parts[-1]), np.uint8)
-        for bits in parts:
-            out.reshape(-1, len(bits))[:] |= np.frombuffer(bits, np.uint8)
-        return cls(out.tobytes())
 
     def encode(self) -> bytes:
         """Return it as bytes."""
@@ -97,7 +80,7 @@ class Filter:
 
 
 class Making:
-    """A filter that is made of rows as they come: of ``count`` at most, or of few more."""
+    """A filter that is made of rows as they come; ``count`` is what :func:`room` says of them."""
 
     __slots__ = ("_bits",)
 
@@ -121,6 +104,14 @@ class Making:
     def made(self) -> Filter:
         """Return the filter."""
         return Filter(self._bits.tobytes())
+
+
+def room(adds: int, removes: int, order: Order) -> int:
+    """Return how many different hashes so many rows of a run have at most, nearly always.
+
+    Most of what is removed has the entity of something that is added, and another value.
+    """
+    return adds + removes if order is Order.AVET else max(adds, removes)
 
 
 def hash_of(bound: Bound, order: Order) -> int | None:

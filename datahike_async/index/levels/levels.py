@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from datahike_async.index.columns import I64, Column, Rows
-from datahike_async.index.levels.filters import Filter, hash_of, hashes_of_bounds
+from datahike_async.index.levels.filters import hash_of, hashes_of_bounds
 from datahike_async.index.levels.nodes import BASE, Tagged
 from datahike_async.index.levels.run import Run, gathered
 from datahike_async.index.levels.signed import net, summed
@@ -30,7 +30,7 @@ __all__ = ["Levels"]
 class Levels:
     """A base and its runs, the oldest first. ``leaf`` is how many rows a leaf of a run has."""
 
-    __slots__ = ("_count", "_filter", "base", "leaf", "order", "runs", "temporal")
+    __slots__ = ("_count", "_filters", "base", "leaf", "order", "runs", "temporal")
 
     def __init__(self, base: Index, runs: Sequence[Run], leaf: int) -> None:
         self.base = base
@@ -38,7 +38,7 @@ class Levels:
         self.leaf = leaf
         self.order = base.order
         self.temporal = base.temporal
-        self._filter: Filter | None = None
+        self._filters: tuple[tuple[Run, bytes, int], ...] | None = None
         self._count = len(base) + sum(len(run.adds) - len(run.removes) for run in self.runs)
 
     def __len__(self) -> int:
@@ -64,18 +64,21 @@ class Levels:
         hashed = hash_of(lower, self.order)
         if hashed is None or _other(lower, upper, self.order):
             return self.runs
-        known = self._filter
-        if known is None:
+        filters = self._filters
+        if filters is None:
             call = (lambda: None) if base is None else partial(base, lower, upper)
-            known = self._joined_filter(call)
-        if not known.may_have(hashed):
-            return ()
-        return [run for run in self.runs if run.filter().may_have(hashed)]
+            filters = self._known_filters(call)
+        # Looked at on the spot: a call for each takes longer than the look.
+        return [
+            run for run, bits, mask in filters if bits[(at := hashed & mask) >> 3] >> (at & 7) & 1
+        ]
 
-    def _joined_filter(self, base: Callable[[], Any]) -> Filter:
+    def _known_filters(self, base: Callable[[], Any]) -> tuple[tuple[Run, bytes, int], ...]:
+        """Return the runs with the bits of their filters, and what is taken of a hash for them."""
         *filters, _ = gathered([*(run.filter for run in self.runs), base])
-        found = self._filter = Filter.joined(filters)
-        return found
+        found = [(run, f.bits, f.mask) for run, f in zip(self.runs, filters, strict=True)]
+        self._filters = tuple(found)
+        return self._filters
 
     def _parts(
         self, runs: Sequence[Run], call: Callable[[Any], Any], base: Callable[[], Any]
@@ -95,13 +98,33 @@ class Levels:
         try:
             base = self.base.slice(lower, upper)
             adds = [rows for run in runs for rows in run.adds.slice(lower, upper)]
-            removes = [rows for run in runs for rows in run.removes.slice(lower, upper)]
+            removes = [
+                rows for run in runs if run.takes for rows in run.removes.slice(lower, upper)
+            ]
         except NodeMiss:
             # What all of them miss is named together.
             below = partial(self.base.slice, lower, upper)
             found = self._parts(runs, lambda each: each.slice(lower, upper), below)
             base, adds, removes = found[0], _flat(found[1]), _flat(found[2])
         return summed(base, adds, removes, self.order, self.temporal)
+
+    def single(self, bound: Bound) -> list[Rows]:
+        """Return what :meth:`slice` does of a bound under which there is one row at most.
+
+        The newest run that speaks of it knows it: what that has added nothing newer took away.
+        """
+        runs = self._touched(bound, bound, self.base.slice)
+        try:
+            for run in reversed(runs):
+                found = run.adds.slice(bound, bound)
+                if len(found) == 1 and len(found[0]) == 1:
+                    return found
+                if found or (run.takes and run.removes.slice(bound, bound)):
+                    return self.slice(bound, bound)
+            return self.base.slice(bound, bound)
+        except NodeMiss:
+            # What all of them miss is named together.
+            return self.slice(bound, bound)
 
     def chunks(
         self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
@@ -138,7 +161,7 @@ class Levels:
         """Return about how many rows lie between two bounds; see :class:`Index`."""
         count, sure = self.base.estimate(lower, upper)
         # Filters only if they are at hand: nothing is read here.
-        runs = self.runs if self._filter is None else self._touched(lower, upper)
+        runs = self.runs if self._filters is None else self._touched(lower, upper)
         for run in runs:
             (new, new_sure), (gone, gone_sure) = (s.estimate(lower, upper) for s in run.sets)
             count += new - gone
@@ -164,10 +187,10 @@ class Levels:
         if hashes is None:
             asked = [(each, None) for run in self.runs for each in run.sets]
         else:
-            known = self._filter or self._joined_filter(partial(self.base.lookup_many, bounds))
-            at = np.flatnonzero(known.may_have_many(hashes))
-            for run in self.runs if len(at) else ():
-                mine = at[run.filter().may_have_many(hashes[at])]
+            if self._filters is None:
+                self._known_filters(partial(self.base.lookup_many, bounds))
+            for run in self.runs:
+                mine = np.flatnonzero(run.filter().may_have_many(hashes))
                 if len(mine):
                     asked += [(each, mine) for each in run.sets]
         if not asked:
@@ -263,7 +286,6 @@ class Levels:
         base, record = self.base.flush(Tagged(sink, BASE))
         runs = [run.flush(sink) for run in self.runs]
         clean = self._with(base, runs)
-        clean._filter = self._filter
         return clean, {
             "base": dict(record),
             "runs": [run.record() for run in runs],

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from datahike_async.index.columns import Rows
-from datahike_async.index.levels.filters import Making, hashes_of
+from datahike_async.index.levels.filters import Making, hashes_of, room
 from datahike_async.index.levels.levels import Levels
 from datahike_async.index.levels.nodes import BASE, RUN, SETS, Tagged
 from datahike_async.index.levels.run import Run
@@ -51,8 +51,8 @@ class Merging:
         nothing = SETS.empty(levels.order, levels.temporal, {"branching-factor": levels.leaf})
         self._adds: PersistentSet = nothing
         self._removes: PersistentSet = nothing
-        sizes = [sum(len(run.sets[i]) for run in runs) for i in range(2)]
-        self._filter = Making(0 if self._below else max(sizes))
+        sizes = (sum(len(run.adds) for run in runs), sum(len(run.removes) for run in runs))
+        self._filter = Making(0 if self._below else room(*sizes, levels.order))
 
     def step(self) -> bool:
         """Put some rows in; return whether there were any. Raises NodeMiss."""

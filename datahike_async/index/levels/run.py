@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.index.columns import INT, Column, Rows
-from datahike_async.index.levels.filters import Filter, hashes_of
+from datahike_async.index.levels.filters import Filter, Making, hashes_of, room
 from datahike_async.index.levels.nodes import FILTER, RUN, SETS, Tagged
 from datahike_async.index.persistent_set.tree import PersistentSet
 from datahike_async.index.protocol import Order
@@ -21,7 +21,7 @@ from datahike_async.index.source import Address, NodeMiss, NodeSink, NodeSource
 __all__ = ["Run", "gathered"]
 
 
-NOTHING: Final = Filter.of(())
+NOTHING: Final = Making(0).made()
 
 Span = tuple[int, int]
 
@@ -44,7 +44,8 @@ class Run:
     """One run. ``span`` are the oldest and the newest transaction of its rows, ``ends`` of until.
 
     ``filter_at`` is where its filter lies, if that is stored; else it is made when asked for.
-    ``is_fresh`` says that it has never been stored; ``sets`` are what is added and what is removed.
+    ``is_fresh`` says that it has never been stored; ``sets`` are what is added and what is removed,
+    and ``takes`` says that something is.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Run:
         "removes",
         "sets",
         "span",
+        "takes",
     )
 
     def __init__(
@@ -73,6 +75,7 @@ class Run:
         self.adds = adds
         self.removes = removes
         self.sets = adds, removes
+        self.takes = len(removes) > 0
         self.span = span
         self.ends = ends
         self.filter_at = filter_at
@@ -121,11 +124,11 @@ class Run:
 
     def _made_filter(self) -> Filter:
         order = self.adds.order
-        parts = []
+        making = Making(room(len(self.adds), len(self.removes), order))
         for rows in gathered([each.slice for each in self.sets]):
-            hashes = [hashes_of(run, order) for run in rows]
-            parts.append(np.concatenate(hashes) if hashes else np.empty(0, np.uint64))
-        return Filter.of(parts)
+            for run in rows:
+                making.add(hashes_of(run, order))
+        return making.made()
 
     def changed(self, adds: Sequence[Rows], removes: Sequence[Rows]) -> Run:
         """Return a fresh run that also says what came after it; see ``Levels.merge``."""
