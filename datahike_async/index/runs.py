@@ -32,7 +32,16 @@ from datahike_async.index.splice import is_few, spliced
 from datahike_async.values.order import sort_key
 from datahike_async.values.types import typed_key
 
-__all__ = ["changed", "merged", "primary", "put_in", "sort_positions", "sorted_rows", "without"]
+__all__ = [
+    "changed",
+    "distinct",
+    "merged",
+    "primary",
+    "put_in",
+    "sort_positions",
+    "sorted_rows",
+    "without",
+]
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -214,6 +223,28 @@ def put_in(base: Rows, added: Rows, order: Order) -> Rows:
         stop, tail = int(end[i]), _tail_key(added, i)
         at[i] = bisect_right(range(stop), tail, int(at[i]), stop, key=lambda j: _tail_key(base, j))
     return spliced(base, EMPTY_I64, at, added)
+
+
+def distinct(rows: Rows) -> Rows:
+    """Return sorted rows of a history, each datom once; the same object if none comes twice."""
+    same = (rows.e[1:] == rows.e[:-1]) & (rows.a[1:] == rows.a[:-1])
+    same &= rows.t[1:] == rows.t[:-1]
+    if rows.added is not None:
+        same &= rows.added[1:] == rows.added[:-1]
+    at = np.flatnonzero(same)
+    if not len(at):
+        return rows
+    if rows.v.kind in _DIRECT:
+        equal = rows.v.data[at] == rows.v.data[at + 1]
+    else:
+        sides = (rows.v.take(i).tolist() for i in (at, at + 1))
+        pairs = zip(*sides, strict=True)
+        equal = np.array([typed_key(x) == typed_key(y) for x, y in pairs], np.bool_)
+    if not equal.any():
+        return rows
+    keep = np.ones(len(rows), np.bool_)
+    keep[at[equal] + 1] = False
+    return rows.take(keep)
 
 
 def _forget(base: Rows, run: Rows, keep: _Mask, order: Order, temporal: bool) -> None:

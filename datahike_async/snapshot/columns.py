@@ -19,7 +19,7 @@ from datahike_async.index.columns import OBJECT, Column, Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.mixed import Mixed
 from datahike_async.index.protocol import Order
-from datahike_async.index.runs import changed, put_in, sorted_rows
+from datahike_async.index.runs import changed, distinct, put_in, sorted_rows
 
 __all__ = [
     "FOREVER",
@@ -339,7 +339,9 @@ def _changed(rows: Rows, change: Change, window: Window) -> Rows:
             _flagged(_ended(removes, window), False),
         ]
     )
-    return rows if new is None else _plain(put_in(rows, sorted_rows(new, Order.AEVT), Order.AEVT))
+    if new is None:
+        return rows
+    return distinct(_plain(put_in(rows, sorted_rows(new, Order.AEVT), Order.AEVT)))
 
 
 def windowed(present: Rows, ended: Sequence[Rows], window: Window) -> Rows:
@@ -363,7 +365,9 @@ def windowed(present: Rows, ended: Sequence[Rows], window: Window) -> Rows:
     more = _joined(parts)
     if more is None:
         return base
-    return _plain(put_in(base, sorted_rows(more, Order.AEVT), Order.AEVT))
+    found = _plain(put_in(base, sorted_rows(more, Order.AEVT), Order.AEVT))
+    # Where intervals of a fact meet in one transaction it begins or ends twice.
+    return distinct(found) if window.history else found
 
 
 def within(rows: Rows | None, window: Window) -> Rows | None:

@@ -19,7 +19,7 @@ from datahike_async.errors import QueryError, TransactionError, shown
 from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import EMPTY_I64, I64, Rows
 from datahike_async.index.protocol import Bound, Order
-from datahike_async.index.runs import position_of, sorted_rows
+from datahike_async.index.runs import distinct, position_of, sorted_rows
 from datahike_async.snapshot.columns import FOREVER, Window, windowed
 from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.snapshot import Snapshot
@@ -288,6 +288,7 @@ class PastView(View):
         out = Rows.concat(parts)
         if len(parts) > 1:
             out = sorted_rows(out, order)
+            out = distinct(out) if self.history else out
         if self.history and out.added is None:
             out = Rows(out.e, out.a, out.v, out.t, added=np.ones(len(out), np.bool_))
         return out

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from datahike_async.database import Database, empty_db
+from datahike_async.edn import Keyword
+from datahike_async.index.protocol import Order
 from datahike_async.snapshot.views import View
 from datahike_async.tx.apply import absorbed
 
@@ -22,19 +25,27 @@ ORDERS = (":eavt", ":aevt", ":avet")
 
 
 async def history(transactions: list[list[Any]], merged: set[int]) -> list[list[Any]]:
-    """Return all datoms in each order; before the transactions in ``merged`` trees take all."""
+    """Return all datoms in each order, and all intervals that have ended.
+
+    Before the transactions in ``merged`` trees take all.
+    """
     db = empty_db(SCHEMA, keep_history=True, index_config={":branching-factor": 8})
     for i, operations in enumerate([*transactions, []]):
         if i in merged:
             db = Database(View(await absorbed(db.snapshot)))
         if operations:
             db = await db.db_with(operations)
-    return [
+    datoms = [
         sorted(
             (d.e, d.a.text, repr(d.v), d.tx, d.added) for d in datoms if d.a.text in SCHEMA_NAMES
         )
         for datoms in [await db.history().datoms(order) for order in ORDERS]
     ]
+    ended: list[Any] = []
+    for rows in db.snapshot.intervals(Order.EAVT):
+        columns = (rows.e, rows.a, map(repr, rows.v.tolist()), rows.t, rows.until)
+        ended += map(tuple, zip(*columns, strict=True))
+    return [*datoms, sorted(ended)]
 
 
 SCHEMA_NAMES = {name[1:] for name in SCHEMA}
@@ -54,10 +65,38 @@ ADD, RETRACT = [":db/add", 1, ":many", 5, FIRST], [":db/retract", 1, ":many", 5]
 async def test_a_datom_that_came_with_one_transaction_id_keeps_all_its_intervals(
     transactions: list[list[Any]], merged: set[int]
 ) -> None:
-    operations = [op for operations in transactions for op in operations]
-    for datoms in await history(transactions, merged):
-        assert len(datoms) == len(operations)
-        assert sum(added for *_, added in datoms) == operations.count(ADD)
+    *orders, ended = await history(transactions, merged)
+    assert len(ended) == sum(operations.count(RETRACT) for operations in transactions)
+    for datoms in orders:
+        # Every time it was asserted by the same transaction: that is one datom.
+        assert sum(added for *_, added in datoms) == 1
+        assert len(datoms) == 1 + sum(RETRACT in operations for operations in transactions)
+
+
+@pytest.mark.parametrize("merged", [set(), {1}, {2}, {3}, {1, 2, 3}])
+@pytest.mark.parametrize("attribute", [":many", ":one"])
+async def test_no_datom_comes_twice_where_intervals_meet(attribute: str, merged: set[int]) -> None:
+    """A transaction may end a fact, and begin and end it again, and the next one ends it."""
+    add, retract = ([f":db/{kind}", 1, attribute, 5] for kind in ("add", "retract"))
+    transactions = [[add], [retract, add, retract, add], [retract, add, retract]]
+    *orders, ended = await history(transactions, merged)
+    assert len(ended) == 4
+    t = FIRST
+    said = [(t, True), (t + 1, False), (t + 1, True), (t + 2, False), (t + 2, True)]
+    expected = sorted((1, attribute[1:], "5", *one) for one in said)
+    # :one is not indexed.
+    assert orders == [expected, expected, expected if attribute == ":many" else []]
+
+
+async def test_no_way_of_reading_history_has_a_datom_twice() -> None:
+    """A column is made of the one before the transaction, and of what that said."""
+    db = empty_db(SCHEMA, keep_history=True)
+    for data in [[ADD[:4]], [RETRACT, ADD[:4], RETRACT]]:
+        db = await db.db_with(data)
+        a = db.snapshot.schema.by_key[Keyword("many")].id
+        view = db.history().view
+        rows = [view.attr(a), view.of_entities(a, np.array([1])), view.entity(1)]
+    assert list(map(len, rows)) == [3, 3, 3]
 
 
 @pytest.mark.parametrize("seed", range(12))

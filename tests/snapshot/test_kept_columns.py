@@ -112,7 +112,9 @@ def seen(state: State, key: str, lo: int, hi: int, history: bool) -> list[tuple[
         out += [(e, v, until, False) for e, v, _, until in ended if lo < until <= hi]
     else:
         out += [(e, v, t, True) for e, v, t, until in ended if lo < t <= hi < until]
-    return sorted(out, key=lambda row: (row[0], sort_key(row[1]), row[2], row[3]))
+    # Each datom once, though intervals of a fact may meet in one transaction.
+    once = {(e, sort_key(v), t, added): (e, v, t, added) for e, v, t, added in out}
+    return [once[key] for key in sorted(once)]
 
 
 def shown(rows: Rows) -> list[tuple[Any, ...]]:
