@@ -12,8 +12,11 @@ import pytest
 import datahike_async as d
 from datahike_async.edn.types import Symbol
 from datahike_async.index.columns import Column
+from datahike_async.index.protocol import Order
+from datahike_async.index.source import fetched
 from datahike_async.memory import Memory, memory_of
 from datahike_async.query.limits.budget import Budget, Meter
+from datahike_async.query.reading import parts
 from datahike_async.query.relations.relation import Relation
 from datahike_async.query.running import gather
 from datahike_async.query.running.gather import Gathered
@@ -241,3 +244,24 @@ async def test_entities_among_values_of_all_kinds_are_found() -> None:
     found = await d.q(query, small)
     assert bag(found) == bag(await d.q(query, large))
     assert (5, 4, "name 4") in set(found)
+
+
+async def test_the_nodes_of_several_parts_come_in_one_wave(limited: Any, whole: Any) -> None:
+    view = limited.view
+    a = view.schema.by_key[":text"].id
+    limits = await parts.ranges(view, a)
+    source: Any = view.snapshot.trees.current[Order.AEVT].source
+    # Where a leaf that two groups of parts have in common stays.
+    source.cache.limit = 4 * MIB
+    waves: list[int] = []
+    token = fetched.set(waves)
+    try:
+        found = await parts.selected(view, a, lambda _: None, None)
+    finally:
+        fetched.reset(token)
+    assert found.v.tolist() == (await whole.datoms("aevt", ":text")).columns().v.tolist()
+    leaves = sum(waves)
+    assert min(leaves, len(limits)) >= 12
+    # One, two, and then four parts at once.
+    assert len(waves) <= len(limits) // 4 + 3
+    assert max(waves) <= 6

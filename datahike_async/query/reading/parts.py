@@ -7,7 +7,7 @@ entities.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import numpy as np
 from datahike_async.index.arrays import member
 from datahike_async.index.columns import CODED, I64, OBJECT, Column, Rows
 from datahike_async.index.protocol import Order
-from datahike_async.index.source import read
+from datahike_async.index.source import NodeMiss, Reading, read
 from datahike_async.query.limits.budget import Meter
 from datahike_async.query.reading.known import possible
 from datahike_async.query.reading.stats import Stats, cached
@@ -44,6 +44,8 @@ _ROOM: Final = 2
 _PART: Final = 2048
 _LEAST: Final = 256
 _MOST: Final = 1 << 17
+# Parts of which the nodes are read in one wave, once some have been: they are held meanwhile.
+_AHEAD: Final = 4
 # Bytes of a row beside its value, and of a value of each kind. A value that a dictionary has takes
 # its object, its place in the list, and one in a table of hashes. Packed it takes less afterwards.
 _ROW: Final = 12
@@ -158,12 +160,20 @@ async def ranges(view: View, a: int, low: int = 0, high: int = EMAX) -> list[tup
     return [(first, end - 1) for first, end in pairwise(edges)]
 
 
-async def _parts(view: View, a: int, low: int, high: int) -> AsyncIterator[Rows]:
-    """Go through the datoms of an attribute that a range of entities has, part by part."""
-    for first, last in await ranges(view, a, low, high):
-        runs = await read(view.slice, Order.AEVT, (a, first), (a, last))
-        for run in _no_larger(runs, 2 * _part_rows(view)):
-            yield run
+def _part(view: View, a: int, limits: Sequence[tuple[int, int]]) -> list[Rows]:
+    """Return what the first of some ranges has; what it misses is named with what others do."""
+    first, last = limits[0]
+    try:
+        return view.slice(Order.AEVT, (a, first), (a, last))
+    except NodeMiss as miss:
+        source, missing = miss.source, dict.fromkeys(miss.addresses)
+    for first, last in limits[1:]:
+        try:
+            view.slice(Order.AEVT, (a, first), (a, last))
+        except NodeMiss as miss:
+            if miss.source is source:
+                missing.update(dict.fromkeys(miss.addresses))
+    raise NodeMiss(source, list(missing))
 
 
 def _no_larger(runs: list[Rows], rows: int) -> Iterator[Rows]:
@@ -188,15 +198,23 @@ async def selected(
     """
     found: list[Rows] = []
     size = 0
-    async for part in _parts(view, a, low, high):
-        mask = keep(part)
-        if mask is not None and not mask.all():
-            part = _alone(part.take(np.flatnonzero(mask)))
-        if len(part):
-            found.append(part)
-            size += part.nbytes
-            if meter is not None:
-                meter.holds(size)
+    limits = await ranges(view, a, low, high)
+    ahead = 1
+    while limits:
+        group, limits = limits[:ahead], limits[ahead:]
+        with Reading() as reading:
+            for i in range(len(group)):
+                runs = await reading.call(_part, view, a, group[i:])
+                for part in _no_larger(runs, 2 * _part_rows(view)):
+                    mask = keep(part)
+                    if mask is not None and not mask.all():
+                        part = _alone(part.take(np.flatnonzero(mask)))
+                    if len(part):
+                        found.append(part)
+                        size += part.nbytes
+                        if meter is not None:
+                            meter.holds(size)
+        ahead = min(2 * ahead, _AHEAD)
     return Rows.concat(found, packed=True)
 
 
