@@ -22,6 +22,8 @@ from datahike_async._version import __version__
 from datahike_async.api import (
     as_of,
     datoms,
+    entity,
+    entity_db,
     explain,
     history,
     index_range,
@@ -34,6 +36,7 @@ from datahike_async.api import (
     schema,
     seek_datoms,
     since,
+    touch,
     warm_datoms,
     warm_db,
     warm_index,
@@ -44,6 +47,7 @@ from datahike_async.config import Config
 from datahike_async.connection import Connection, connect
 from datahike_async.database import Database, db_with, empty_db, init_db, with_
 from datahike_async.edn import Char, Keyword, Symbol, Tagged, kw, sym
+from datahike_async.entities import Entity
 from datahike_async.erasure import ErasureReport, Kept, Purged, erasure_report, purge
 from datahike_async.errors import (
     ArgumentError,
@@ -61,6 +65,7 @@ from datahike_async.errors import (
     MissingLibrary,
     NameNotFound,
     NameTaken,
+    NotLoaded,
     QueryCanceled,
     QueryError,
     SnapshotExpired,
@@ -150,6 +155,7 @@ __all__ = [
     "Datoms",
     "Difference",
     "EdnError",
+    "Entity",
     "EntityMap",
     "ErasureReport",
     "Explained",
@@ -167,6 +173,7 @@ __all__ = [
     "MissingLibrary",
     "NameNotFound",
     "NameTaken",
+    "NotLoaded",
     "Purged",
     "QueryCanceled",
     "QueryError",
@@ -207,6 +214,8 @@ __all__ = [
     "delete_database",
     "diff",
     "empty_db",
+    "entity",
+    "entity_db",
     "erasure_report",
     "explain",
     "force_branch",
@@ -247,6 +256,7 @@ __all__ = [
     "sym",
     "tag",
     "tags",
+    "touch",
     "transact",
     "transact_many",
     "unlisten",

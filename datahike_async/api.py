@@ -9,6 +9,7 @@ from typing import Any
 
 from datahike_async.database import Database, require_database
 from datahike_async.edn.types import Keyword
+from datahike_async.entities import Entity
 from datahike_async.hosting import HOST
 from datahike_async.pausing import pause
 from datahike_async.query import api as query_api
@@ -21,6 +22,8 @@ from datahike_async.warming import Warmed
 __all__ = [
     "as_of",
     "datoms",
+    "entity",
+    "entity_db",
     "explain",
     "history",
     "index_range",
@@ -33,6 +36,7 @@ __all__ = [
     "schema",
     "seek_datoms",
     "since",
+    "touch",
     "warm_datoms",
     "warm_db",
     "warm_index",
@@ -122,6 +126,21 @@ async def pull(db: Database, pattern: Any, eid: Any) -> Any:
 async def pull_many(db: Database, pattern: Any, eids: Iterable[Any]) -> list[Any]:
     """Return one pull result an entity; see :meth:`Database.pull_many`."""
     return await require_database(db).pull_many(pattern, eids)
+
+
+async def entity(db: Database, eid: Any) -> Entity | None:
+    """Return what a database says of one entity, as a map; see :meth:`Database.entity`."""
+    return await require_database(db).entity(eid)
+
+
+def entity_db(entity: Entity) -> Database:
+    """Return the database value that an entity was made from."""
+    return entity.db
+
+
+async def touch(entity: Entity) -> Entity:
+    """Load an entity, its components, theirs, and so on; return it."""
+    return await entity.touch()
 
 
 async def datoms(db: Database, index: str | Keyword, *components: Any) -> Datoms:

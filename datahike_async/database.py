@@ -12,9 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
-from datahike_async import warming
+from datahike_async import entities, warming
 from datahike_async.beside import apply_beside, read_input
 from datahike_async.edn.types import Keyword
+from datahike_async.entities import Entity
 from datahike_async.env import SYSTEM, Env
 from datahike_async.errors import ArgumentError, ConfigError, QueryError, TransactionError, shown
 from datahike_async.hosting import HOST
@@ -221,6 +222,14 @@ class Database:
         found = await pull_execute.pull_many(self.view, pattern, eids, host=HOST)
         await pause()
         return found
+
+    async def entity(self, eid: Any) -> Entity | None:
+        """Return what this database says of one entity, as a map; see :class:`Entity`.
+
+        ``eid`` is an entity id, an ident or a lookup ref; None where that names nothing. An id
+        without datoms gives an empty one.
+        """
+        return await entities.entity(self, eid)
 
     async def datoms(self, index: str | Keyword, *components: Any) -> Datoms:
         """Return the datoms of ``index`` (``"eavt"``, ``"aevt"``, ``"avet"``) under components.

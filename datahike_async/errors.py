@@ -29,6 +29,7 @@ __all__ = [
     "MissingLibrary",
     "NameNotFound",
     "NameTaken",
+    "NotLoaded",
     "QueryCanceled",
     "QueryError",
     "SnapshotExpired",
@@ -165,6 +166,13 @@ class WrongEventLoop(DatahikeError, RuntimeError):
     def __init__(
         self, message: str, *, error: str = ":connection/wrong-event-loop", **data: Any
     ) -> None:
+        super().__init__(message, error=error, **data)
+
+
+class NotLoaded(BadInput):
+    """What is asked of an entity was not read yet; the message names the call to await first."""
+
+    def __init__(self, message: str, *, error: str = ":entity/not-loaded", **data: Any) -> None:
         super().__init__(message, error=error, **data)
 
 

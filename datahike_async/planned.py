@@ -16,7 +16,6 @@ __all__ = [
     "planned",
 ]
 
-_PULL: Final = "until then, pull reads entities: await db.pull('[*]', eid)"
 _RULES: Final = "until then, the built-in rules valid-at, valid-between and valid-during see it"
 _TX: Final = "until then, query db.history() for [?e ?a ?v ?tx ?added]"
 _SEARCH: Final = "until then, register_function makes a Python function known to queries"
@@ -24,7 +23,6 @@ _TEMPIDS: Final = "until then, any string or negative number is a tempid"
 _NOTHING: Final = ""
 
 _NAMES: Final[dict[str, str]] = {
-    **dict.fromkeys(("entity", "entity_db", "touch"), _PULL),
     **dict.fromkeys(("filter", "is_filtered"), "until then, a predicate or a rule says it"),
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
     "tx_range": _TX,
