@@ -13,6 +13,7 @@ from benchmarks import (
     commits,
     guards,
     history,
+    lmdb,
     opening,
     queries,
     remote,
@@ -33,6 +34,7 @@ RUNS = {
     "commits": commits.run,
     "opening": opening.run,
     "web": web.run,
+    "lmdb": lmdb.run,
     "remote": remote.run,
     "stalls": writing.run,
 }

@@ -7,7 +7,9 @@ whatever is not a node raises CorruptData.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -22,7 +24,7 @@ import numpy.typing as npt
 
 from datahike_async.edn.types import Char, Keyword, Symbol
 from datahike_async.errors import CorruptData, UnsupportedFormat
-from datahike_async.index.arrays import constant, numbered
+from datahike_async.index.arrays import numbered
 from datahike_async.index.columns import (
     BOOL,
     CODABLE,
@@ -37,6 +39,13 @@ from datahike_async.index.columns import (
     micros,
 )
 from datahike_async.index.dictionary import Dictionary
+from datahike_async.index.integers import (
+    encode_ints,
+    read_attributes,
+    read_codes,
+    read_ints,
+    read_times,
+)
 from datahike_async.index.mixed import Mixed
 from datahike_async.index.objects import object_array
 from datahike_async.index.source import Address
@@ -184,54 +193,6 @@ def unpack_values(data: bytes) -> list[Any]:
 
 # -- columns -----------------------------------------------------------------------------------
 
-_WIDTHS: Final = ("<u1", "<u2", "<u4", "<i8")
-
-
-def _ints(values: npt.NDArray[Any], *, rising: bool = False) -> list[Any]:
-    """Encode int64s as [mode, base, width, bytes]: differences where they rise, else offsets."""
-    if not len(values):
-        return [0, 0, 0, b""]
-    values = values.astype(np.int64, copy=False)
-    low, high = int(values.min()), int(values.max())
-    # Differences of more than that wrap round, and fall where they seem to rise.
-    if rising and high - low < 2**63:
-        steps = np.diff(values)
-        if not len(steps) or int(steps.min()) >= 0:
-            width = _width(int(steps.max()) if len(steps) else 0)
-            return [1, low, width, steps.astype(_WIDTHS[width]).tobytes()]
-    if high - low >= 2**32:
-        return [2, 0, 3, values.astype("<i8").tobytes()]
-    if high == low:
-        return [3, low, 0, b""]
-    width = _width(high - low)
-    return [0, low, width, (values - low).astype(_WIDTHS[width]).tobytes()]
-
-
-def _width(top: int) -> int:
-    return 0 if top < 2**8 else 1 if top < 2**16 else 2 if top < 2**32 else 3
-
-
-def _read_ints(data: Any, count: int) -> npt.NDArray[np.int64]:
-    mode, base, width, raw = data
-    if type(base) is not int:
-        raise ValueError("the base of integers is none")
-    if mode == 3:
-        return np.full(count, base, np.int64)
-    values = np.frombuffer(raw, _WIDTHS[width]).astype(np.int64)
-    if mode == 1:
-        out = np.empty(len(values) + 1, np.int64)
-        out[0] = base
-        np.cumsum(values, out=out[1:])
-        out[1:] += base
-        values = out
-    elif mode == 0:
-        values += base
-    elif mode != 2:
-        raise ValueError("unknown integer mode")
-    if len(values) != count:
-        raise ValueError(f"{len(values)} integers where {count} belong")
-    return values
-
 
 def _column(column: Column) -> list[Any]:
     kind = column.kind
@@ -240,14 +201,14 @@ def _column(column: Column) -> list[Any]:
     data = column.data
     if kind in (INT, INSTANT):
         # In the order of values they rise.
-        return [kind, _ints(data, rising=True)]
+        return [kind, encode_ints(data, rising=True)]
     if kind == FLOAT:
         return [kind, data.astype("<f8").tobytes()]
     if kind == BOOL:
         return [kind, np.packbits(data).tobytes()]
     assert column.dictionary is not None
     used, codes = numbered(data)
-    return [kind, column.dictionary.values_of(used), _ints(codes)]
+    return [kind, column.dictionary.values_of(used), encode_ints(codes)]
 
 
 def _mixture(column: Column) -> list[Any]:
@@ -257,7 +218,7 @@ def _mixture(column: Column) -> list[Any]:
         if all(part.kind != OBJECT for part in own.parts):
             if len(own.parts) == 1:
                 return _column(own.parts[0])
-            return [7, _ints(own.which), [_column(part) for part in own.parts]]
+            return [7, encode_ints(own.which), [_column(part) for part in own.parts]]
     values = column.data.tolist()
     types: dict[type, int] = {}
     ranks = np.fromiter((types.setdefault(type(v), len(types)) for v in values), np.int64)
@@ -267,13 +228,13 @@ def _mixture(column: Column) -> list[Any]:
     for rank in range(len(types)):
         part = Column.of([values[i] for i in np.flatnonzero(ranks == rank).tolist()])
         parts.append(_column(part))
-    return [7, _ints(ranks), parts]
+    return [7, encode_ints(ranks), parts]
 
 
 def _read_column(data: Any, count: int, *, part: bool = False) -> Column:
     kind = data[0]
     if kind in (INT, INSTANT):
-        return Column(kind, _read_ints(data[1], count))
+        return Column(kind, read_ints(data[1], count))
     if kind == FLOAT:
         out: npt.NDArray[Any] = np.frombuffer(data[1], "<f8").astype(np.float64)
         column = Column(FLOAT, out)
@@ -283,31 +244,31 @@ def _read_column(data: Any, count: int, *, part: bool = False) -> Column:
             raise ValueError("too few or too many booleans")
         column = Column(BOOL, np.unpackbits(packed, count=count).astype(np.bool_))
     elif kind == CODED:
-        codes = _read_ints(data[2], count)
-        if count and not 0 <= int(codes.min()) <= int(codes.max()) < len(data[1]):
-            raise ValueError("a code points outside its dictionary")
+        codes = read_codes(data[2], count, len(data[1]))
         if not CODABLE.issuperset(map(type, data[1])):
             raise ValueError("a dictionary holds a value of a type that has no codes")
-        column = Column(CODED, codes.astype(np.int32), Dictionary(list(data[1])))
+        column = Column(CODED, codes, Dictionary(list(data[1])))
     elif kind == OBJECT:
         column = Column(OBJECT, object_array(list(data[1])))
     elif kind == 7 and not part:
-        ranks = _read_ints(data[1], count)
-        whole = np.empty(count, np.object_)
-        seen = 0
-        for rank, one in enumerate(data[2]):
-            positions = np.flatnonzero(ranks == rank)
-            values = _read_column(one, len(positions), part=True)
-            whole[positions] = values.objects().data
-            seen += len(positions)
-        if seen != count:
-            raise ValueError("a mixed column misses values")
-        column = Column(OBJECT, whole)
+        column = _read_mixture(data[1], data[2], count)
     else:
         raise ValueError(f"unknown column kind {kind!r}")
     if len(column) != count:
         raise ValueError(f"{len(column)} values where {count} belong")
     return column
+
+
+def _read_mixture(ranks: Any, columns: Any, count: int) -> Column:
+    """Return a column of several kinds, whose objects are made when somebody looks at them."""
+    if len(columns) > 256:
+        raise ValueError("a mixed column has too many kinds")
+    if len(columns) > 256:
+        raise ValueError("a mixed column has too many kinds")
+    which = read_codes(ranks, count, len(columns), np.uint8)
+    sizes = np.bincount(which, minlength=len(columns)).tolist()
+    parts = [_read_column(c, n, part=True) for c, n in zip(columns, sizes, strict=True)]
+    return Mixed(parts, which)
 
 
 # -- nodes -------------------------------------------------------------------------------------
@@ -317,11 +278,11 @@ def encode_rows(rows: Rows) -> list[Any]:
     """Return the columns of a leaf as plain data."""
     return [
         len(rows),
-        _ints(rows.e, rising=True),
-        _ints(rows.a, rising=True),
+        encode_ints(rows.e, rising=True),
+        encode_ints(rows.a, rising=True),
         _column(rows.v),
-        _ints(rows.t),
-        None if rows.until is None else _ints(rows.until),
+        encode_ints(rows.t),
+        None if rows.until is None else encode_ints(rows.until),
     ]
 
 
@@ -331,11 +292,11 @@ def decode_rows(data: Any) -> Rows:
     if type(count) is not int or not 0 < count <= _MOST_ROWS:
         raise ValueError(f"{count!r} rows")
     return Rows(
-        _read_ints(e, count),
-        constant(_read_ints(a, count).astype(np.int32)),
+        read_ints(e, count),
+        read_attributes(a, count),
         _read_column(v, count),
-        _read_ints(t, count),
-        None if until is None else _read_ints(until, count),
+        read_times(t, count),
+        None if until is None else read_ints(until, count),
     )
 
 
@@ -357,18 +318,33 @@ class _Contexts(local):
 _contexts: Final = cache(_Contexts)
 
 
+_plain: Final[ContextVar[int]] = ContextVar("plain", default=0)
+
+
+@contextmanager
+def left_plain(size: int) -> Iterator[None]:
+    """Leave nodes of so many bytes at most as they are inside the block, uncompressed."""
+    before = _plain.set(size)
+    try:
+        yield
+    finally:
+        _plain.reset(before)
+
+
 def seal(node: Any) -> bytes:
-    """Encode the plain data of a node, compressed where that helps."""
+    """Encode the plain data of a node, compressed where that helps and is wanted."""
     raw = pack(node)
+    if len(raw) <= _plain.get():
+        return bytes((_FORMAT, 0)) + raw
     squeezed: bytes = _contexts().compressor.compress(raw)
     if len(squeezed) < len(raw) <= max(_UNFOLDED, _TIMES * len(squeezed)):
         return bytes((_FORMAT, _ZSTD)) + squeezed
     return bytes((_FORMAT, 0)) + raw
 
 
-def unseal(data: bytes) -> Any:
+def unseal(data: bytes | memoryview) -> Any:
     """Decode the plain data of a node. Raises CorruptData or UnsupportedFormat."""
-    return unpack(unfolded(data))
+    return unpack(_unfolded(data))
 
 
 def unfolded(data: bytes) -> bytes:
@@ -376,6 +352,10 @@ def unfolded(data: bytes) -> bytes:
 
     They follow from what it holds alone. Raises CorruptData or UnsupportedFormat.
     """
+    return bytes(_unfolded(data))
+
+
+def _unfolded(data: bytes | memoryview) -> bytes | memoryview:
     if len(data) < 3 or data[0] == 0 or data[1] > 1:
         raise CorruptData("Stored bytes are no index node.")
     if data[0] > _FORMAT:

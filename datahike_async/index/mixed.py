@@ -26,20 +26,32 @@ _SMALL: Final = 4096
 class Mixed(Column):
     """A column of objects that are made when they are looked at.
 
-    Value ``i`` is value ``where[i]`` of ``parts[which[i]]``.
+    Value ``i`` is value ``where[i]`` of ``parts[which[i]]``. Without ``where`` the parts hold these
+    values alone, each in the order of the rows.
     """
 
-    __slots__ = ("_objects", "_own", "parts", "where", "which")
+    __slots__ = ("_objects", "_own", "_where", "parts", "which")
 
-    def __init__(self, parts: Sequence[Column], which: npt.NDArray[np.uint8], where: I64) -> None:
+    def __init__(
+        self, parts: Sequence[Column], which: npt.NDArray[np.uint8], where: I64 | None = None
+    ) -> None:
         self.kind = OBJECT
         self.dictionary = None
         self.parts = parts
         self.which = which
-        self.where = where
+        self._where = where
         self._objects: npt.NDArray[np.object_] | None = None
-        # Whether the parts hold these values alone, each in the order of the rows.
-        self._own = False
+        self._own = where is None
+
+    @property
+    def where(self) -> I64:
+        """Where in its part each value is."""
+        if self._where is None:
+            out = np.empty(len(self.which), np.int64)
+            for k, part in enumerate(self.parts):
+                out[positions_of(self.which == k)] = np.arange(len(part))
+            self._where = out
+        return self._where
 
     @property
     def data(self) -> npt.NDArray[Any]:  # type: ignore[override]
@@ -48,7 +60,9 @@ class Mixed(Column):
             out = np.empty(len(self.which), np.object_)
             for k, part in enumerate(self.parts):
                 own = positions_of(self.which == k)
-                values = part.take(taken(self.where, own)).objects().data
+                if not self._own:
+                    part = part.take(taken(self.where, own))
+                values = part.objects().data
                 for start, stop in pieces(len(own)):
                     out[own[start:stop]] = values[start:stop]
             self._objects = out
@@ -89,16 +103,12 @@ class Mixed(Column):
             return self
         parts: list[Column] = []
         which = np.empty(len(self.which), np.uint8)
-        where = np.empty(len(self.which), np.int64)
         for k, part in enumerate(self.parts):
             own = np.flatnonzero(self.which == k)
             if len(own):
                 which[own] = len(parts)
-                where[own] = np.arange(len(own))
                 parts.append(part.take(self.where[own]).compact(factor))
-        made = Mixed(parts, which, where)
-        made._own = True
-        return made
+        return Mixed(parts, which)
 
 
 def joined_rows(runs: Sequence[Rows]) -> Rows:

@@ -186,8 +186,12 @@ class IndexFactory(Protocol):
         """Return the index whose root record ``flush`` returned, reading nothing yet."""
         ...
 
-    def decode(self, data: bytes) -> Any:
-        """Decode one stored node; raise CorruptData where it is none."""
+    def decode(self, data: bytes | memoryview) -> Any:
+        """Decode one stored node; raise CorruptData where it is none.
+
+        The bytes may be lent, and those of something else as soon as this returns: a node holds
+        copies of what it needs, and no view of them.
+        """
         ...
 
     def below(self, node: Any) -> Sequence[Child]:

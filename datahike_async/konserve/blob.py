@@ -28,7 +28,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 __all__ = [
     "ABSENT",
@@ -41,6 +41,7 @@ __all__ = [
     "ConditionalDomain",
     "Expected",
     "Fault",
+    "InPlaceBlobStore",
     "Journal",
     "JournalBlobStore",
     "News",
@@ -50,6 +51,8 @@ __all__ = [
     "Unchanged",
     "Write",
 ]
+
+T = TypeVar("T")
 
 Revision: TypeAlias = str
 """An opaque token that changes whenever the bytes (or the journal) of a name change."""
@@ -106,6 +109,8 @@ class Capabilities:
     """Implements :class:`JournalBlobStore`."""
     turns: bool = False
     """Implements :class:`TurnBlobStore`."""
+    in_place: bool = False
+    """Implements :class:`InPlaceBlobStore`."""
     cheap_small_keys: bool = False
     """Many small keys cost little (memory, LMDB); False: pack them (files, object stores)."""
     remote: bool = False
@@ -251,6 +256,22 @@ class JournalBlobStore(BlobStore, Protocol):
 
         UNCHANGED if the revision is ``since``; Appended, which costs by what it holds, where
         records were appended to that revision and the bytes are the same.
+        """
+        ...
+
+
+@runtime_checkable
+class InPlaceBlobStore(BlobStore, Protocol):
+    """A store whose bytes can be looked at where they lie, in a map of its file for instance."""
+
+    async def read_in_place(
+        self, names: Sequence[str], decode: Callable[[str, memoryview], T]
+    ) -> Mapping[str, T]:
+        """Return what ``decode`` makes of the names that exist and their bytes.
+
+        It is called in a worker thread, for a name perhaps more than once. The bytes are there
+        until it returns, and may then be those of something else: what it returns holds copies, and
+        no view of them. What it raises is raised.
         """
         ...
 

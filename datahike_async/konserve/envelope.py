@@ -17,7 +17,7 @@ import struct
 import zlib
 from typing import Final, NamedTuple
 
-from datahike_async.konserve.errors import CorruptValue, UnsupportedEncoding
+from datahike_async.konserve.errors import BadArgument, CorruptValue, UnsupportedEncoding
 
 __all__ = [
     "APPEND_LOG",
@@ -26,6 +26,7 @@ __all__ = [
     "ELEMENT",
     "HEADER",
     "Envelope",
+    "binary_part",
     "read_header",
     "seal",
     "unseal",
@@ -44,6 +45,11 @@ KINDS: Final = {
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">2sBBBBBBQI")
+_LENGTH: Final = struct.Struct(">Q")
+_LENGTH_AT: Final = 8
+_ENCRYPTOR_AT: Final = 6
+_KNOWN: Final = 4
+_BINARY: Final = bytes((*b"KV", _VERSION, BINARY))
 _CRC: Final = struct.Struct(">I")
 HEADER: Final = _HEAD.size + _CRC.size
 
@@ -89,7 +95,7 @@ def seal(envelope: Envelope) -> bytes:
     return b"".join((head, _CRC.pack(crc), value, meta))
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes | memoryview) -> Header:
     """Return the header. Raises CorruptValue or UnsupportedEncoding."""
     if len(data) < HEADER:
         raise CorruptValue(f"A stored value has {len(data)} bytes, less than an envelope.")
@@ -106,6 +112,19 @@ def read_header(data: bytes) -> Header:
     if kind not in KINDS:
         raise CorruptValue(f"A stored value is of an unknown kind ({kind}).")
     return Header(kind, serializer, compressor, encryptor, value, meta, crc)
+
+
+def binary_part(data: memoryview) -> memoryview:
+    """Return where a binary value in clear lies in its envelope, checking neither.
+
+    Raises CorruptValue, UnsupportedEncoding, and BadArgument where the value is another.
+    """
+    if len(data) < HEADER or data[:_KNOWN] != _BINARY or data[_ENCRYPTOR_AT]:
+        if read_header(data).encryptor:
+            raise UnsupportedEncoding("A stored value is encrypted.")
+        raise BadArgument("A stored value is not binary.")
+    length = _LENGTH.unpack_from(data, _LENGTH_AT)[0]
+    return data[HEADER : HEADER + length]
 
 
 def unseal(data: bytes) -> Envelope:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from datahike_async.konserve.appendlog import AppendLogs
@@ -23,6 +23,7 @@ from datahike_async.konserve.blob import (
     Capabilities,
     Expected,
     Fault,
+    InPlaceBlobStore,
     Journal,
     JournalBlobStore,
     News,
@@ -35,7 +36,7 @@ from datahike_async.konserve.blob import (
 from datahike_async.konserve.compressors import LIMIT
 from datahike_async.konserve.encoding import Encoding
 from datahike_async.konserve.encryptors import Encryptor
-from datahike_async.konserve.envelope import BINARY, EDN, ELEMENT, HEADER
+from datahike_async.konserve.envelope import BINARY, EDN, ELEMENT, HEADER, binary_part
 from datahike_async.konserve.errors import (
     BadArgument,
     RevisionMismatch,
@@ -63,6 +64,8 @@ __all__ = [
     "Assoc",
     "Store",
 ]
+
+T = TypeVar("T")
 
 _RETRIES: Final = 64
 _PAGE: Final = 256
@@ -222,6 +225,30 @@ class Store:
             if name in found:
                 out[key] = await self._value(key, found[name].data)
         return out
+
+    @property
+    def in_place(self) -> bool:
+        """Whether binary values can be decoded where they lie in the store."""
+        return self.capabilities.in_place and self.encoding.encryptor is None
+
+    async def multi_decode(
+        self, keys: Iterable[Any], decode: Callable[[Any, memoryview], T]
+    ) -> dict[Any, T]:
+        """Return what ``decode`` makes of those of ``keys`` that have a binary value, and of it.
+
+        It is called in a worker thread, while the bytes lie where the store has them, and must keep
+        no view of them. They are for it to check, as those of a range are. Raises CorruptValue,
+        what ``decode`` raises, and UnsupportedOperation unless ``in_place``.
+        """
+        if not self.in_place:
+            raise UnsupportedOperation("Values of this store cannot be decoded where they lie.")
+        names = {name_of_key(key): key for key in listed(keys, "Keys")}
+
+        def decoded(name: str, data: memoryview) -> T:
+            return decode(names[name], binary_part(data))
+
+        found = await cast(InPlaceBlobStore, self.blobs).read_in_place(list(names), decoded)
+        return {names[name]: made for name, made in found.items()}
 
     async def keys(self) -> list[dict[str, Any]]:
         """Return the meta of every key, binary ones included; a log is one key, however long."""

@@ -17,6 +17,7 @@ from uuid import UUID
 import anyio
 
 from datahike_async.collector import set_aside
+from datahike_async.index.codec import left_plain
 from datahike_async.index.levels.levels import Levels
 from datahike_async.index.levels.merging import Merging
 from datahike_async.index.levels.policy import MOST
@@ -139,7 +140,8 @@ async def flush(
     def build(trees: Trees) -> Flushed:
         looking.set(aside)
         source.slack.give_back()
-        clean, record = trees.flush(sink)
+        with left_plain(source.plain_bytes):
+            clean, record = trees.flush(sink)
         writes = sink.finish()
         segment, size = log, sink.bytes
         if records:
@@ -199,6 +201,10 @@ async def _merged(
         sink.source.slack.give_back()
         return sink.take()
 
+    def write(merge: Merging) -> None:
+        with left_plain(sink.source.plain_bytes):
+            merge.write(sink)
+
     for order, index in trees.side(past=past).items():
         merge = Merging(index, first)
         more = True
@@ -206,7 +212,7 @@ async def _merged(
             with Reading() as reading, sink.holding():
                 more = await reading.call(some, merge, run=in_thread)
                 if merge.waiting >= _MERGED_ROWS:
-                    await in_thread(merge.write, sink)
+                    await in_thread(write, merge)
                     await write_blobs(store, await in_thread(taken))
         out[order] = merge.done()
     return trees.with_side(out, past=past)

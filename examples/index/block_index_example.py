@@ -316,7 +316,7 @@ class BlockIndexFactory:
         blocks = [] if address is None else None
         return BlockIndex(order, temporal, root["size"], blocks, root["count"], address, source)
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes | memoryview) -> Any:
         kind, content = self.plain(data)
         try:
             if kind == 0:

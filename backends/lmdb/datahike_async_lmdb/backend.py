@@ -66,6 +66,7 @@ class LmdbBackend:
     keys: frozenset[str] = frozenset({"path", "map-size", "lock-seconds"})
     public = keys
     compressor = "zstd"
+    store = LmdbBlobStore
 
     def _settings(self, config: Mapping[str, Any]) -> tuple[str, int]:
         path = folder_path(config)
@@ -107,7 +108,7 @@ class LmdbBackend:
                         f"{path!r} is not empty and no store; give a folder of its own."
                     )
                 id_ = id_ or uuid4()
-                store = LmdbBlobStore(shared, seconds, size, identity=id_)
+                store = self.store(shared, seconds, size, identity=id_)
                 shared.call(self._mark, shared, f"{_FORMAT} {id_}".encode(), seconds)
                 try:
                     # Again: of two stores, one within the other, one must see the other.
@@ -153,7 +154,7 @@ class LmdbBackend:
             if found is None:
                 raise missing
             refuse_other(path, id_, found)
-            return LmdbBlobStore(shared, seconds, size, identity=found)
+            return self.store(shared, seconds, size, identity=found)
         except BaseException:
             shared.release()
             raise

@@ -54,6 +54,7 @@ _CAPABILITIES: Final = Capabilities(
     conditional=ConditionalDomain.MACHINE,
     atomic_multi=True,
     turns=True,
+    in_place=True,
     cheap_small_keys=True,
 )
 
@@ -172,6 +173,25 @@ class LmdbBlobStore(BlobStoreBase):
         with self._reading(buffers=True) as txn:
             found = {name: self._blob(txn, name) for name in names}
         return {name: blob for name, blob in found.items() if blob is not None}
+
+    async def read_in_place(
+        self, names: Sequence[str], decode: Callable[[str, memoryview], T]
+    ) -> Mapping[str, T]:
+        """Decode what exists inside a transaction, in the map, as it was at one moment."""
+        return await self._hop(self._read_in_place, names, decode)
+
+    def _read_in_place(
+        self, names: Sequence[str], decode: Callable[[str, memoryview], T]
+    ) -> dict[str, T]:
+        made = {}
+        with self._reading(buffers=True) as txn:
+            for name in names:
+                found = txn.get(name.encode())
+                if found is not None:
+                    # Released at once: the pages belong to others once the transaction is over.
+                    with memoryview(found)[_REVISION.size :] as data:
+                        made[name] = decode(name, data)
+        return made
 
     async def names(self) -> AsyncIterator[Sequence[str]]:
         """Iterate over pages of names."""

@@ -70,7 +70,7 @@ class HitchhikerTreeFactory(PersistentSetFactory):
         made = HitchhikerTree(order, temporal, root["leaf"], None, root["count"], address, source)
         return made.sized(root["branch"], root["log"])
 
-    def decode(self, data: bytes) -> Node:
+    def decode(self, data: bytes | memoryview) -> Node:
         """Decode one stored node; raise CorruptData where it is none."""
         return decode(data)
 

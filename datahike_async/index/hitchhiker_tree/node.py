@@ -76,6 +76,6 @@ def _runs(data: Sequence[Any]) -> list[Rows]:
     return [codec.decode_rows(run) for run in data]
 
 
-def decode(data: bytes) -> Node:
+def decode(data: bytes | memoryview) -> Node:
     """Decode a stored node. Raises CorruptData or UnsupportedFormat."""
     return plain.decode(data, _branch)

@@ -82,7 +82,7 @@ class LevelsFactory:
 
     # -- nodes ---------------------------------------------------------------------------------
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes | memoryview) -> Any:
         """Decode one stored node; raise CorruptData where it is none."""
         return decode(data, self.base.decode)
 

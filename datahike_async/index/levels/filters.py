@@ -68,7 +68,7 @@ class Filter:
         return codec.seal([self.bits])
 
     @classmethod
-    def decode(cls, data: bytes) -> Filter:
+    def decode(cls, data: bytes | memoryview) -> Filter:
         """Return the filter that was encoded. Raises CorruptData or UnsupportedFormat."""
         plain = codec.unseal(data)
         bits = plain[0] if isinstance(plain, (list, tuple)) and len(plain) == 1 else None

@@ -44,12 +44,12 @@ def parted(data: bytes) -> tuple[bytes, bytes]:
     return data[:1], data[1:]
 
 
-def decode(data: bytes, base: Callable[[bytes], Any]) -> Any:
+def decode(data: bytes | memoryview, base: Callable[[bytes | memoryview], Any]) -> Any:
     """Decode a stored node; ``base`` decodes those of the index below the runs.
 
     Raises CorruptData or UnsupportedFormat.
     """
-    tag, rest = parted(data)
+    tag, rest = data[:1], data[1:]
     if tag == BASE:
         return base(rest)
     if tag == RUN:

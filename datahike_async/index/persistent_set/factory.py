@@ -71,7 +71,7 @@ class PersistentSetFactory:
             source,
         )
 
-    def decode(self, data: bytes) -> Node:
+    def decode(self, data: bytes | memoryview) -> Node:
         """Decode one stored node; raise CorruptData where it is none."""
         return decode(data)
 

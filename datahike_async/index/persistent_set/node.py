@@ -271,7 +271,7 @@ def encode(node: Node) -> bytes:
     return codec.seal([node.level, list(node.keys), node.counts, list(blobs), slots, *node.also()])
 
 
-def decode(data: bytes, branch: Callable[..., Branch] | None = None) -> Node:
+def decode(data: bytes | memoryview, branch: Callable[..., Branch] | None = None) -> Node:
     """Decode a stored node. Raises CorruptData or UnsupportedFormat.
 
     ``branch`` makes a branch of its parts, where an index has branches of its own.

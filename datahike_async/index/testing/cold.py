@@ -23,7 +23,7 @@ class Cold:
     miss: it names nodes that are stored and not resident, none twice, and its own source.
     """
 
-    def __init__(self, decode: Callable[[bytes], Any], blob: str = "blob") -> None:
+    def __init__(self, decode: Callable[[bytes | memoryview], Any], blob: str = "blob") -> None:
         self.decode = decode
         self.blob = blob
         self.stored: dict[Address, bytes] = {}
@@ -64,8 +64,20 @@ class Cold:
         """Make nodes resident."""
         for address in addresses:
             assert address not in self.resident, f"{address} is resident, and was asked for"
-            self.resident[address] = self.decode(self.stored[address])
+            self.resident[address] = self._decoded(self.stored[address])
             self.asked.append(address)
+
+    def _decoded(self, stored: bytes) -> Any:
+        """Decode bytes that are lent, as stores with a map of their file do, and overwrite them."""
+        lent = bytearray(stored)
+        with memoryview(lent) as view, view.toreadonly() as data:
+            node = self.decode(data)
+        lent[:] = bytes(byte ^ 0xFF for byte in stored)
+        try:
+            lent.clear()
+        except BufferError:
+            raise AssertionError("a node still looks at the bytes it was decoded from") from None
+        return node
 
     def forget(self, random: Random | None = None, share: float = 1.0) -> None:
         """Let go of all nodes, or of about a share of them."""

@@ -410,11 +410,23 @@ class MovesNothing(PersistentSetFactory):
 class TrustsWhatItDecodes(PersistentSetFactory):
     """Damage is told by whatever error comes of it."""
 
-    def decode(self, data: bytes) -> Node:
+    def decode(self, data: bytes | memoryview) -> Node:
         try:
             return super().decode(data)
         except CorruptData as error:
             raise ValueError(str(error)) from error
+
+
+@found_by("test_a_node_holds_none_of_its_bytes")
+class LooksAtItsBytes(PersistentSetFactory):
+    """A node looks at the bytes it was decoded from, which will be those of another."""
+
+    def __init__(self) -> None:
+        self._looked_at: list[memoryview] = []
+
+    def decode(self, data: bytes | memoryview) -> Node:
+        self._looked_at.append(memoryview(data)[:4])
+        return super().decode(data)
 
 
 # -- missing -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ __all__ = [
     "ATOMIC_MULTI",
     "COMPARE_AND_SET",
     "DURABLE",
+    "IN_PLACE",
     "JOURNAL",
     "KEPT",
     "PROMISES",
@@ -75,6 +76,12 @@ async def _turns_are_refused(store: Store) -> None:
             pass
 
 
+async def _reads_in_place_are_refused(store: Store) -> None:
+    await store.bassoc("plain", b"1")
+    with pytest.raises(UnsupportedOperation):
+        await store.multi_decode(["plain"], lambda key, data: bytes(data))
+
+
 DURABLE: Final = Promise("durable", lambda c: c.durable)
 COMPARE_AND_SET: Final = Promise(
     "compare-and-set",
@@ -85,8 +92,9 @@ ATOMIC_MULTI: Final = Promise("atomic multi-key", lambda c: c.atomic_multi)
 JOURNAL: Final = Promise("journal", lambda c: c.journal, _journals_are_refused)
 TURNS: Final = Promise("turns", lambda c: c.turns, _turns_are_refused)
 RANGED_READS: Final = Promise("ranged reads", lambda c: c.ranged_reads)
+IN_PLACE: Final = Promise("reads in place", lambda c: c.in_place, _reads_in_place_are_refused)
 
-PROMISES: Final = (DURABLE, COMPARE_AND_SET, ATOMIC_MULTI, JOURNAL, TURNS, RANGED_READS)
+PROMISES: Final = (DURABLE, COMPARE_AND_SET, ATOMIC_MULTI, JOURNAL, TURNS, RANGED_READS, IN_PLACE)
 """In the order of the support matrix."""
 
 

@@ -7,10 +7,10 @@ of them. Between their steps they let others run, as stores that reach for a dis
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -32,13 +32,17 @@ from datahike_async.konserve.blob import (
     Write,
 )
 from datahike_async.konserve.errors import (
+    BadArgument,
     OutOfTurn,
     RevisionMismatch,
     StoreNotFound,
     UnsupportedOperation,
 )
+from datahike_async.konserve.threads import in_thread
 
-__all__ = ["Bare", "Journalling", "Queueing", "Specimens"]
+__all__ = ["Bare", "Journalling", "Lending", "Queueing", "Specimens"]
+
+T = TypeVar("T")
 
 _records: dict[Revision, list[tuple[Revision, bytes]]] = {}
 """The records of a name, each with the revision before it, by the revision the last one made."""
@@ -184,6 +188,44 @@ class Queueing(MemoryBlobStore):
             # Nobody may slip in before it runs.
             line.holders[name] = self
             line.waiting[name].popleft().set()
+
+
+class Lending(MemoryBlobStore):
+    """Lends its bytes while they are decoded, as a map of a file does, and then overwrites them.
+
+    Raises BadArgument where what was made of them still looks at them.
+    """
+
+    lent: int = 0
+    """How many blobs were lent so far."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Promise reads in place."""
+        return replace(super().capabilities, in_place=True)
+
+    async def read_in_place(
+        self, names: Sequence[str], decode: Callable[[str, memoryview], T]
+    ) -> Mapping[str, T]:
+        """Decode in a thread, and overwrite."""
+        found = await self.read_many(names)
+        return await in_thread(
+            lambda: {name: self._lend(name, blob.data, decode) for name, blob in found.items()}
+        )
+
+    def _lend(self, name: str, data: bytes, decode: Callable[[str, memoryview], T]) -> T:
+        lent = bytearray(data)
+        self.lent += 1
+        with memoryview(lent).toreadonly() as view:
+            made = decode(name, view)
+        lent[:] = bytes(byte ^ 0xFF for byte in lent)
+        try:
+            lent.clear()
+        except BufferError:
+            raise BadArgument(
+                f"What was decoded of {name} still looks at the bytes that were lent for it."
+            ) from None
+        return made
 
 
 class Specimens(MemoryBackend):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import cast
+from typing import TypeVar, cast
 
 from datahike_async.konserve.base import BlobStoreBase, close_now, faults_of
 from datahike_async.konserve.blob import (
@@ -14,6 +14,7 @@ from datahike_async.konserve.blob import (
     Capabilities,
     Expected,
     Fault,
+    InPlaceBlobStore,
     Journal,
     JournalBlobStore,
     Revision,
@@ -22,8 +23,11 @@ from datahike_async.konserve.blob import (
     Unchanged,
     Write,
 )
+from datahike_async.konserve.threads import in_thread
 
 __all__ = ["PassingBlobStore"]
+
+T = TypeVar("T")
 
 
 class PassingBlobStore(BlobStoreBase):
@@ -43,6 +47,11 @@ class PassingBlobStore(BlobStoreBase):
     def journals(self) -> JournalBlobStore:
         """The store behind, where its capabilities promise journals."""
         return cast(JournalBlobStore, self.blobs)
+
+    @property
+    def lying(self) -> InPlaceBlobStore:
+        """The store behind, where its capabilities promise reads in place."""
+        return cast(InPlaceBlobStore, self.blobs)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -67,6 +76,20 @@ class PassingBlobStore(BlobStoreBase):
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
         """Hand on."""
         return await self.blobs.read_many(names)
+
+    async def read_in_place(
+        self, names: Sequence[str], decode: Callable[[str, memoryview], T]
+    ) -> Mapping[str, T]:
+        """Decode what ``read_many`` returns, so that a wrapper that changes that changes both.
+
+        One that does not may hand on to the store behind.
+        """
+        found = await self.read_many(names)
+
+        def decoded() -> dict[str, T]:
+            return {name: decode(name, memoryview(blob.data)) for name, blob in found.items()}
+
+        return await in_thread(decoded)
 
     def names(self) -> AsyncIterator[Sequence[str]]:
         """Hand on."""

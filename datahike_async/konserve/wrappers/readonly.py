@@ -6,15 +6,17 @@ nobody can write.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from datahike_async.konserve.blob import BlobStore, Expected, Revision, Turn, Write
 from datahike_async.konserve.errors import StoreDenied
 from datahike_async.konserve.wrappers.passing import PassingBlobStore
 
 __all__ = ["ReadOnlyBlobStore"]
+
+T = TypeVar("T")
 
 
 class ReadOnlyBlobStore(PassingBlobStore):
@@ -24,6 +26,12 @@ class ReadOnlyBlobStore(PassingBlobStore):
         super().__init__(blobs)
         self.read_only = True
         self._why = why
+
+    async def read_in_place(
+        self, names: Sequence[str], decode: Callable[[str, memoryview], T]
+    ) -> Mapping[str, T]:
+        """Hand on."""
+        return await self.lying.read_in_place(names, decode)
 
     def _refuse(self) -> NoReturn:
         raise StoreDenied(f"{self._why}; nothing was written.", read_only=True)

@@ -98,6 +98,12 @@ class RetryingBlobStore(PassingBlobStore):
         """Read, repeatedly if need be."""
         return await self._again(lambda: self.blobs.read_many(names))
 
+    async def read_in_place(
+        self, names: Sequence[str], decode: Callable[[str, memoryview], T]
+    ) -> Mapping[str, T]:
+        """Read, repeatedly if need be."""
+        return await self._again(lambda: self.lying.read_in_place(names, decode))
+
     async def names(self) -> AsyncIterator[Sequence[str]]:
         """List; from the beginning, if need be, leaving out what was listed already."""
         listed: set[str] = set()

@@ -82,11 +82,13 @@ class TieredBlobStore(BlobStoreBase):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the backend promises; with write-behind a write alone is not durable.
+        """What the backend promises, but for reads in place, of which nothing would be kept.
+
+        With write-behind a write alone is not durable.
 
         Nor are there turns then: all handles of an event loop are one writer.
         """
-        promised = self._back.capabilities
+        promised = replace(self._back.capabilities, in_place=False)
         if self._behind is None:
             return promised
         return replace(promised, durable=False, turns=False)

@@ -11,8 +11,10 @@ from typing import Final
 
 from datahike_async.konserve.blob import Capabilities
 
-__all__ = ["Layout", "layout_of", "pack_bytes"]
+__all__ = ["PLAIN_BYTES", "Layout", "layout_of", "pack_bytes"]
 
+PLAIN_BYTES: Final = 4000
+"""Nodes up to a page of a map are left uncompressed where they are decoded in the map."""
 PACK_BYTES: Final = 8 * 1024 * 1024
 _PACK_OVERHEAD: Final = 64 * 1024
 """Bytes of a pack's index, footer and envelope, with room to spare."""

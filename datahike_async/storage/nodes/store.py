@@ -25,7 +25,7 @@ from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import Threads, await_on_loop, check_cancelled, in_thread
 from datahike_async.memory import Memory, Slack, memory_of, trimming
 from datahike_async.storage.nodes.cache import NodeCache, Pin
-from datahike_async.storage.nodes.layout import Layout, layout_of
+from datahike_async.storage.nodes.layout import PLAIN_BYTES, Layout, layout_of
 from datahike_async.storage.translate import konserve_errors
 
 __all__ = ["NodeStore", "read_raw"]
@@ -64,6 +64,8 @@ class _Read(NamedTuple):
 class NodeStore:
     """Where trees get their nodes. ``decode`` is the index's; ``limit`` bounds the cache in bytes.
 
+    A store that can lends it the bytes where they lie: it keeps none of them.
+
     ``memory`` are the shares of the database: its nodes' bounds the cache too.
 
     Belongs to the event loop it was made on; ``fetch`` may also be called from a worker thread
@@ -73,7 +75,7 @@ class NodeStore:
     def __init__(
         self,
         store: Store,
-        decode: Callable[[bytes], Any],
+        decode: Callable[[bytes | memoryview], Any],
         limit: int,
         memory: Memory | None = None,
     ) -> None:
@@ -84,6 +86,9 @@ class NodeStore:
         self.cache = NodeCache(self.memory.node_bytes(limit), self.slack)
         self.get: Callable[[Address], Any | None] = self.cache.get
         self._layout = layout_of(store.capabilities)
+        self._in_place = self._layout is Layout.NODES and store.in_place
+        # Nodes of so many bytes are best left uncompressed.
+        self.plain_bytes = PLAIN_BYTES if self._in_place else 0
         self._habit = _REMOTE if store.capabilities.remote else _NEAR
         self._home = Home()
         # Asked what to raise where a node is missing, by who knows what there is of branches.
@@ -155,7 +160,10 @@ class NodeStore:
         try:
             with konserve_errors():
                 try:
-                    await self._read_all(_plan(addresses, self._habit), much, pin)
+                    if self._in_place:
+                        await self._read_in_place(addresses, pin)
+                    else:
+                        await self._read_all(_plan(addresses, self._habit), much, pin)
                 except CorruptData as error:
                     if error.error != ":node-not-found" or self.explain is None:
                         raise
@@ -166,12 +174,12 @@ class NodeStore:
             done.set()
 
     async def _read_all(self, reads: list[_Read], much: bool, pin: Pin | None) -> None:
-        in_turn = 1 if self._layout is Layout.NODES else self._habit.in_turn
-        if len(reads) <= in_turn:
+        nodes = self._layout is Layout.NODES
+        if len(reads) <= (1 if nodes else self._habit.in_turn):
             for read in reads:
                 await self._read(read, much, pin)
             return
-        if self._layout is Layout.NODES:
+        if nodes:
             for start in range(0, len(reads), _KEYS_AT_ONCE):
                 part = reads[start : start + _KEYS_AT_ONCE]
                 found = await self.store.multi_get([read.blob for read in part])
@@ -200,6 +208,26 @@ class NodeStore:
         data = await self.store.bget(read.blob, read.start, read.stop)
         await self._take([(read, data)], much, pin)
 
+    async def _read_in_place(self, addresses: list[Address], pin: Pin | None) -> None:
+        wanted: dict[str, list[Address]] = {}
+        for address in addresses:
+            wanted.setdefault(address.blob, []).append(address)
+        blobs = list(wanted)
+
+        def decode(blob: str, data: memoryview) -> list[Any]:
+            nodes = [self._decode(a, checked(a, data, 0)) for a in wanted[blob]]
+            spare()
+            return nodes
+
+        for start in range(0, len(blobs), _KEYS_AT_ONCE):
+            part = blobs[start : start + _KEYS_AT_ONCE]
+            found = await self.store.multi_decode(part, decode)
+            for blob in part:
+                if blob not in found:
+                    raise _missing(blob)
+                for address, node in zip(wanted[blob], found[blob], strict=True):
+                    self.cache.put(address, node, pin)
+
     async def _take(
         self, found: list[tuple[_Read, bytes | None]], much: bool, pin: Pin | None
     ) -> None:
@@ -218,23 +246,19 @@ class NodeStore:
         nodes = []
         for read, data in found:
             if data is None:
-                raise CorruptData(
-                    f"{read.blob} is not in the store, though the database refers to it.",
-                    error=":node-not-found",
-                    blob=read.blob,
-                )
+                raise _missing(read.blob)
             nodes += [(a, self._decode(a, checked(a, data, read.start))) for a in read.addresses]
             spare()
         return nodes
 
-    def _decode(self, address: Address, data: bytes) -> Any:
+    def _decode(self, address: Address, data: bytes | memoryview) -> Any:
         try:
             return self.decode(data)
         except CorruptData as error:
             raise _corrupt(address, str(error)) from error
 
 
-def checked(address: Address, data: bytes, start: int) -> bytes:
+def checked(address: Address, data: bytes | memoryview, start: int) -> bytes | memoryview:
     """Return the bytes of one node out of what was read from ``start`` on, if the CRC is right."""
     at = address.offset - start
     part = data[at : at + address.length]
@@ -243,6 +267,14 @@ def checked(address: Address, data: bytes, start: int) -> bytes:
     if zlib.crc32(part) != address.crc:
         raise _corrupt(address, "the checksum is wrong")
     return part
+
+
+def _missing(blob: str) -> CorruptData:
+    return CorruptData(
+        f"{blob} is not in the store, though the database refers to it.",
+        error=":node-not-found",
+        blob=blob,
+    )
 
 
 def _corrupt(address: Address, why: str) -> CorruptData:

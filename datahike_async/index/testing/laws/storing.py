@@ -6,7 +6,7 @@ from itertools import pairwise
 from random import Random
 
 from datahike_async.errors import CorruptData, UnsupportedFormat
-from datahike_async.index.codec import pack
+from datahike_async.index.codec import encode_rows, pack
 from datahike_async.index.protocol import Child, Order
 from datahike_async.index.source import Address
 from datahike_async.index.sums import in_order
@@ -207,6 +207,19 @@ class StoringLaws(Laws):
         index = self.restored(order, temporal, moved, there)
         model.check(index, there.call)
         assert {address.blob for address in there.call(index.addresses)} == {"there"}
+
+    @EACH
+    def test_a_node_holds_none_of_its_bytes(self, order: Order, temporal: bool) -> None:
+        _, _, cold, root = self.stored(order, temporal)
+        addresses = {each.child.address for each in self.walk(root, cold.stored)}
+        # Which overwrites the bytes, and finds out who still looks at them.
+        cold.load([address for address in addresses if address not in cold.resident])
+        for address in addresses:
+            wanted, found = self.factory.decode(cold.stored[address]), cold.resident[address]
+            assert self.factory.below(found) == self.factory.below(wanted)
+            if not self.factory.below(wanted):
+                rows, same = self.factory.rows(wanted), self.factory.rows(found)
+                assert pack(encode_rows(same)) == pack(encode_rows(rows))
 
     def test_decoding_trusts_nothing(self) -> None:
         random = Random(11)

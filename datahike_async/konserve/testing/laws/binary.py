@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from datahike_async.konserve.blob import Blob, Write
 from datahike_async.konserve.envelope import BINARY, EDN, Envelope, seal
 from datahike_async.konserve.errors import (
+    BadArgument,
     CorruptValue,
     UnsupportedEncoding,
     UnsupportedOperation,
@@ -16,7 +18,7 @@ from datahike_async.konserve.errors import (
 from datahike_async.konserve.serializers import name_of_key
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.testing.laws.common import Laws
-from datahike_async.konserve.testing.promises import RANGED_READS, promised
+from datahike_async.konserve.testing.promises import IN_PLACE, RANGED_READS, promised
 
 __all__ = ["BinaryLaws"]
 
@@ -67,6 +69,28 @@ class BinaryLaws(Laws):
             found = await store.blobs.read(NAME, start, end)
             assert found == Blob(data[start:end], revision), (start, end)
         assert await store.blobs.read(OTHER, 10, 20) is None
+
+    @promised(IN_PLACE)
+    async def test_bytes_are_decoded_where_they_lie(self, store: Store) -> None:
+        data, threads = bytes(range(256)) * 64, set()
+
+        def decode(key: str, lying: memoryview) -> tuple[str, bytes]:
+            threads.add(threading.get_ident())
+            return key, bytes(lying)
+
+        await store.bassoc("b", data)
+        await store.bassoc("empty", b"")
+        found = await store.multi_decode(["b", "missing", "empty"], decode)
+        assert found == {"b": ("b", data), "empty": ("empty", b"")}
+        assert threading.get_ident() not in threads, "decoding takes time, which a loop has not"
+        with pytest.raises(ZeroDivisionError):
+            await store.multi_decode(["b"], lambda key, lying: 1 // 0)
+        await store.assoc("e", 1)
+        with pytest.raises(BadArgument):
+            await store.multi_decode(["e"], decode)
+        await store.blobs.write(name_of_key("b"), b"damaged")
+        with pytest.raises(CorruptValue):
+            await store.multi_decode(["b"], decode)
 
     async def test_no_bytes_are_not_nothing(self, store: Store) -> None:
         revision = await store.blobs.write(NAME, b"")

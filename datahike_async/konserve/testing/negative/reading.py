@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from anyio.lowlevel import checkpoint
 
@@ -16,13 +16,16 @@ from datahike_async.konserve.blob import (
     Unchanged,
     Write,
 )
+from datahike_async.konserve.envelope import BINARY, Envelope, seal
 from datahike_async.konserve.testing.negative.planting import found_by
-from datahike_async.konserve.testing.sound import Bare, Journalling
+from datahike_async.konserve.testing.sound import Bare, Journalling, Lending
 
 __all__ = [
     "AlwaysChanged",
     "AlwaysUnchanged",
     "AnswersFromACache",
+    "DecodesOnTheLoop",
+    "DecodesWhatIsMissing",
     "ExceedsItsLimit",
     "FindsNothingInNothing",
     "FindsNothingPastTheEnd",
@@ -33,6 +36,8 @@ __all__ = [
     "ReadsAfterClose",
     "TearsReads",
 ]
+
+T = TypeVar("T")
 
 
 # -- reading what is new -----------------------------------------------------------------------
@@ -220,3 +225,31 @@ class FindsWhatIsMissing(Bare):
         """Read what must be there."""
         data = self._open()
         return Blob(*data[name]) if not data else await super().read(name, start, end)
+
+
+# -- decoding in place -------------------------------------------------------------------------
+
+
+@found_by("test_bytes_are_decoded_where_they_lie")
+class DecodesOnTheLoop(Lending):
+    """The event loop waits for what is decoded."""
+
+    async def read_in_place(
+        self, names: Sequence[str], decode: Callable[[str, memoryview], T]
+    ) -> Mapping[str, T]:
+        """Decode here."""
+        found = await self.read_many(names)
+        return {name: self._lend(name, blob.data, decode) for name, blob in found.items()}
+
+
+@found_by("test_bytes_are_decoded_where_they_lie")
+class DecodesWhatIsMissing(Lending):
+    """What is not there is decoded as if it were empty."""
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Blob]:
+        """Find everything."""
+        found = await super().read_many(names)
+        return {
+            name: found.get(name, Blob(seal(Envelope(BINARY, 1, 0, b"", b"")), "0"))
+            for name in names
+        }
