@@ -482,6 +482,25 @@ class Trees:
         """Return the indexes of the present, or of the past."""
         return self.past() if past else self.current
 
+    def taking_over(self, merged: Trees, before: Trees) -> Trees | None:
+        """Return these trees with what merging runs has made of ``before``.
+
+        None where these have not come of those by further runs alone, as loads make them.
+        """
+
+        def taken(
+            own: Mapping[Order, Levels], new: Mapping[Order, Levels], old: Mapping[Order, Levels]
+        ) -> dict[Order, Levels] | None:
+            out = {order: own[order].taking_over(new[order], old[order]) for order in own}
+            found = {order: index for order, index in out.items() if index is not None}
+            return found if len(found) == len(out) else None
+
+        current = taken(self.current, merged.current, before.current)
+        temporal = taken(self.temporal or {}, merged.temporal or {}, before.temporal or {})
+        if current is None or temporal is None:
+            return None
+        return self._with(current, temporal or None, self.max_eid, self.max_tx)
+
     def with_side(self, indexes: Mapping[Order, Levels], *, past: bool) -> Trees:
         """Return the same state, with runs merged in the indexes of the present or the past."""
         current, temporal = (self.current, indexes) if past else (indexes, self.temporal)

@@ -55,12 +55,13 @@ _PART: Final = 16
 
 class Merge(Enum):
     """Which runs a flush merges: those that are due; of them those that are little beside what
-    comes, or where there are too many; or all.
+    comes, or where there are too many; none; or all.
     """
 
     DUE = "due"
     LITTLE = "little"
     MANY = "many"
+    NONE = "none"
     ALL = "all"
 
 
@@ -112,6 +113,7 @@ async def flush(
     hurries: Callable[[], bool] = bool,
     hashed: bool = False,
     merging: Merge = Merge.DUE,
+    over: Trees | None = None,
 ) -> Flushed:
     """Write what ``snapshot`` needs to be read from trees alone, and its records as a segment.
 
@@ -119,7 +121,8 @@ async def flush(
     is the address of the segment before, ``id`` that of the flush, never used before. The
     ``checkpoint`` is made of the record of the trees and of the address of the newest segment.
     What lies in the packs of ``thin`` is written again, so that those can go. With ``hashed`` the
-    addresses of nodes have their hashes. ``merging`` says which runs are merged.
+    addresses of nodes have their hashes. ``merging`` says which runs are merged. ``over`` are trees
+    that hold the same as those of the snapshot, to go on from in their place.
     Computes in a worker thread, which stands aside for a moment where the event loop ``hurries``;
     other tasks may go on appending to the memtable. Raises konserve's errors, and CorruptData from
     reading nodes.
@@ -130,7 +133,7 @@ async def flush(
     def absorb() -> Trees:
         looking.set(aside)
         mem = snapshot.mem
-        trees = snapshot.trees
+        trees = snapshot.trees if over is None else over
         ids = (snapshot.max_eid, snapshot.max_tx)
         # Also without rows: a transaction may have used up an id and changed nothing.
         if snapshot.n or (trees.max_eid, trees.max_tx) != ids:
@@ -175,6 +178,8 @@ def _wanted(trees: Trees, rows: int, merging: Merge) -> Sequence[tuple[bool, int
     sides = (False, True) if trees.keep_history else (False,)
     if merging is Merge.ALL:
         return [(past, -1) for past in sides if trees.side(past=past)[Order.EAVT].runs]
+    if merging is Merge.NONE:
+        return ()
     if merging is Merge.DUE:
         return trees.due
     # A commit waits for it, or who closes: what is much is left for the next flush.

@@ -24,6 +24,7 @@ from datahike_async.konserve.blob import UNCHANGED, News, Turn
 from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.threads import in_thread
 from datahike_async.snapshot.snapshot import Snapshot
+from datahike_async.snapshot.trees import Trees
 from datahike_async.storage.branches.read import BranchState, Growth, extend, restore
 from datahike_async.storage.branches.registry import take_block, thin_packs
 from datahike_async.storage.flush import Flushed, Merge, flush
@@ -216,13 +217,17 @@ class Branch:
             self._held = None
 
     async def prepare_flush(
-        self, renewing: Collection[str] = (), merging: Merge = Merge.DUE, anew: bool = False
+        self,
+        renewing: Collection[str] = (),
+        merging: Merge = Merge.DUE,
+        anew: bool = False,
+        over: Trees | None = None,
     ) -> Prepared:
         """Write the nodes of the present state. Transactions may go on meanwhile.
 
         Nodes that lie in blobs that are ``renewing`` are written anew, though they are stored; then
         nothing leads any more to the checkpoints before, which name those blobs. With ``anew``
-        nothing does in any case.
+        nothing does in any case. ``over`` is as for `flush`.
         """
         anew = anew or bool(renewing)
         committer = self.committer
@@ -237,6 +242,7 @@ class Branch:
             anew=anew,
             renewing=renewing,
             merging=merging,
+            over=over,
         )
         rest = flushed.snapshot.mem.rest(flushed.snapshot.n)
         for _ in range(_ROUNDS):
@@ -246,6 +252,21 @@ class Branch:
                 break
             await in_thread(rest.until, now.n)
         return Prepared(flushed, records, epoch, rest)
+
+    async def taken_over(self, prepared: Prepared) -> Prepared | None:
+        """Return a flush of what the branch is now, with the runs that another flush has merged.
+
+        For one that is not current, since loads have put further runs there. None where more than
+        that has come between, or it had more than runs to merge.
+        """
+        flushed = prepared.flushed
+        before = flushed.snapshot
+        if before.n or prepared.epoch != self.committer.epoch:
+            return None
+        trees = self.snapshot.trees.taking_over(flushed.trees, before.trees)
+        if trees is None:
+            return None
+        return await self.prepare_flush(merging=Merge.NONE, over=trees)
 
     def is_current(self, prepared: Prepared) -> bool:
         """Whether the trees are still those that the flush began with.
@@ -290,6 +311,7 @@ class Branch:
         anew: bool = False,
         renewing: Collection[str] = (),
         merging: Merge = Merge.DUE,
+        over: Trees | None = None,
     ) -> Flushed:
         """Write what ``snapshot`` holds after ``commit``, and the checkpoint that says so."""
         base, id_ = self.committer.base, self.env.new_uuid()
@@ -307,7 +329,7 @@ class Branch:
 
         thin: Collection[str] = renewing
         epoch = self.committer.epoch
-        if epoch and self.layout is Layout.PACKS:
+        if epoch and self.layout is Layout.PACKS and over is None:
             # The last collection says in which packs little is left; without it nothing is lost.
             with suppress(DatahikeError, KonserveError):
                 thin = {*renewing, *await thin_packs(self.store, epoch)}
@@ -324,4 +346,5 @@ class Branch:
             hurries=lambda: self.committing,
             hashed=base.is_hashed,
             merging=merging,
+            over=over,
         )

@@ -6,7 +6,7 @@ actor, between two groups, if the trees are still those that it began with:
     at rest     much has gathered, or a renewal was asked for    → writing
     writing     its nodes are durable                            → written
                 it failed, or its event loop ended               → failed
-    written     the head names them                              → published
+    written     the head names them, over runs that came since   → published
                 another writer has the turn                      → written
                 the trees are others, a collection has begun, or
                 another writer was faster                        → stale
@@ -24,6 +24,8 @@ from typing import Final
 
 from datahike_async.errors import DatahikeError, SnapshotExpired
 from datahike_async.events import FLUSH_FAILED, FLUSHED
+from datahike_async.index.levels.policy import MOST
+from datahike_async.index.protocol import Order as IndexOrder
 from datahike_async.konserve.errors import OutOfTurn
 from datahike_async.konserve.loops import start
 from datahike_async.storage.flush import Merge
@@ -109,6 +111,18 @@ class Flushing:
             return False
         rows = self._limits.behind * self._limits.flush_rows
         return self._branch.snapshot.n > rows
+
+    @property
+    def has_many_runs(self) -> bool:
+        """Whether a transaction that adds a run had better wait for the flush under way.
+
+        It would merge them itself, again, and what the flush has merged would be of no use.
+        """
+        if self.state is not State.WRITING:
+            return False
+        trees = self._branch.snapshot.trees
+        sides = (trees.current, trees.temporal or trees.current)
+        return any(len(side[IndexOrder.EAVT].runs) >= MOST for side in sides)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -201,11 +215,24 @@ class Flushing:
             if order.has_turn:
                 await order.leave()
 
+    async def _taken_over(self, prepared: Prepared) -> Prepared | None:
+        # What is to be written anew, or to lead to nothing before, are not runs alone.
+        if any(renewal.blobs or renewal.anew for renewal in self._renewed):
+            return None
+        return await self._branch.taken_over(prepared)
+
     async def _publish(self, prepared: Prepared, *, queued: bool) -> None:
         branch, order = self._branch, self._order
         if not branch.is_current(prepared):
-            self._become(State.STALE)
-            return
+            try:
+                taken_over = await self._taken_over(prepared)
+            except Exception as error:
+                self._failed(as_ours(error))
+                return
+            if taken_over is None:
+                self._become(State.STALE)
+                return
+            prepared = taken_over
         try:
             await branch.publish_flush(prepared)
         except OutOfTurn:

@@ -10,6 +10,9 @@ from datahike_async.konserve.loops import Signal
 from datahike_async.storage.log.records import Commit
 from datahike_async.tx.answers import Answer
 from datahike_async.tx.apply import Applied
+from datahike_async.tx.bulk import LEAST
+from datahike_async.tx.forms import is_large
+from datahike_async.tx.table import Table
 
 __all__ = ["Refresh", "Renew", "Request", "Transact"]
 
@@ -67,6 +70,12 @@ class Transact:
         self.before: Commit | None = None
         self.commit: Commit | None = None
         self.error: BaseException | None = None
+
+    @property
+    def is_bulk(self) -> bool:
+        """Whether it states so much that it may go past the memtable."""
+        data = [message.tx_data for message in (self, *self.rest)]
+        return any(isinstance(x, Table | list | tuple) and is_large(x, LEAST) for x in data)
 
     def succeed(self, applied: Applied, before: Commit, commit: Commit) -> None:
         """Reply that the transaction is durable."""

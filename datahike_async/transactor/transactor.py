@@ -297,7 +297,7 @@ class Transactor:
                 self._maybe_flush()
             if self._stopping and not flushing.under_way and not mailbox.busy:
                 break
-            behind = flushing.is_behind
+            behind = flushing.is_behind or self._would_add_a_run()
             if not mailbox.queue or behind:
                 if behind and mailbox.queue and self._waiting is None:
                     self._waiting = self.branch.env.monotonic()
@@ -405,6 +405,11 @@ class Transactor:
                 await checkpoint()
                 began, left = monotonic(), left - spent
         return group
+
+    def _would_add_a_run(self) -> bool:
+        """Whether the next message waits: there are many runs, and it may add another one."""
+        queue = self.mailbox.queue
+        return bool(queue) and self.flushing.has_many_runs and queue[0].is_bulk
 
     async def _publish(self, group: Group) -> None:
         began = self.branch.env.monotonic() if COMMITTED.wanted else 0.0

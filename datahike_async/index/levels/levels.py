@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -248,6 +248,19 @@ class Levels:
         made = Run.empty(self.order, self.temporal, self.leaf).changed(adds, removes)
         return self._with(self.base, [*runs, made])
 
+    def taking_over(self, merged: Levels, before: Levels) -> Levels | None:
+        """Return these levels with what merging has made of ``before``, of which all are stored.
+
+        None where these have not come of those by further runs alone.
+        """
+        count = len(before.runs)
+        if len(self.runs) < count or _root(self.base) != _root(before.base):
+            return None
+        for own, other in zip(self.runs[:count], before.runs, strict=True):
+            if own.identity != other.identity and (len(own) or len(other)):
+                return None
+        return self._with(merged.base, [*merged.runs, *self.runs[count:]])
+
     def merge_below(
         self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False
     ) -> Levels:
@@ -304,9 +317,10 @@ class Levels:
 
     def named(self) -> Iterator[Address]:
         """Iterate over what the root record of stored levels names, in its order."""
-        # Of an index its root comes first.
         for index in (self.base, *(each for run in self.runs for each in run.sets)):
-            yield from islice(index.addresses(), 1)
+            root = _root(index)
+            if root is not None:
+                yield root
 
     @property
     def source(self) -> NodeSource | None:
@@ -351,6 +365,11 @@ def _other(lower: Bound, upper: Bound, order: Order) -> bool:
         return True
     # 1, 1.0 and True are equal, and are values of their own.
     return type(lower[1]) is not type(upper[1]) or lower[1] != upper[1]
+
+
+def _root(index: Index) -> Address | None:
+    # Of an index its root comes first.
+    return next(iter(index.addresses()), None)
 
 
 def _flat(parts: Sequence[Sequence[Rows]]) -> list[Rows]:
