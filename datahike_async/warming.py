@@ -8,11 +8,11 @@ their protocol alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import zip_longest
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import anyio
 
@@ -23,6 +23,7 @@ from datahike_async.index.levels.run import gathered
 from datahike_async.index.protocol import Bound, Child, Order
 from datahike_async.index.source import NodeMiss, NodeSource, Reading, read
 from datahike_async.konserve.threads import in_thread
+from datahike_async.pydantic_hooks import Json, JsonSchema
 from datahike_async.snapshot.datoms import bound_of, order_of
 from datahike_async.snapshot.views import View
 
@@ -49,7 +50,7 @@ _DEPTHS: Final = {"interior": False, "with-leaves": True}
 
 
 @dataclass(frozen=True, slots=True)
-class Warmed:
+class Warmed(Json):
     """What was read into memory: ``nodes``, and their ``bytes`` as they are stored.
 
     In so many ``waves``, each of which waited for the store once, and ``seconds``. ``by_index``
@@ -64,6 +65,13 @@ class Warmed:
     seconds: float
     by_index: Mapping[str, int]
     stopped: str | None
+
+    json_schema: ClassVar[JsonSchema] = {"type": "object"}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return its parts, by their names."""
+        out = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**out, "by_index": dict(self.by_index)}
 
     @property
     def complete(self) -> bool:

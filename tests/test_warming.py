@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,9 @@ async def test_what_is_warm_is_not_read_again(index: str, tmp_path: Path) -> Non
             assert found.stopped is None
             assert found.nodes == sum(waves) == sum(found.by_index.values()) > 0
             assert found.waves == len(waves) < 12
+            told = json.loads(json.dumps(d.jsonable(found)))
+            assert told == d.jsonable(found)
+            assert (told["nodes"], told["by_index"]) == (found.nodes, found.by_index)
             with counted() as waves:
                 await ask_everything(db)
                 again = await db.warm_db()

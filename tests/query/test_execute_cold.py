@@ -72,10 +72,10 @@ async def test_attributes_come_in_the_same_waves(tmp_path: Path) -> None:
         waves = 0
         fetch = source.fetch
 
-        async def counted(addresses: object) -> None:
+        async def counted(addresses: object, pin: object = None) -> None:
             nonlocal waves
             waves += 1
-            await fetch(addresses)  # type: ignore[arg-type]
+            await fetch(addresses, pin)  # type: ignore[arg-type]
 
         source.fetch = counted  # type: ignore[method-assign]
         await fetch_attributes(view, ids)
