@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -424,12 +425,24 @@ class Shared:
                 self._gate.wait_for(lambda: not self._active)
                 self.environment.set_mapsize(size)
             except (lmdb.Error, OverflowError) as error:
+                if isinstance(error, lmdb.Error):
+                    self._map_again(seen)
                 raise StoreFull(
-                    f"The map of {self.path!r} cannot grow to {size} bytes: {error}"
+                    f"The map of {self.path!r} cannot grow to {size} bytes: {error}. Nothing of "
+                    "what it was to grow for was stored."
                 ) from error
             finally:
                 self._moving = False
                 self._gate.notify_all()
+
+    def _map_again(self, size: int) -> None:
+        """Open the environment as it was: LMDB lets go of a map before it makes a larger one."""
+        try:
+            with self.lock.holding() if self.writing else nullcontext():
+                self._replace(size, read_only=self.read_only, writing=self.writing)
+        except BaseException as error:
+            self._broken = str(error)
+            raise
 
     def _translated(self, error: lmdb.Error) -> Exception:
         if isinstance(error, lmdb.DiskError) or self._is_full():
@@ -446,11 +459,18 @@ class Shared:
 
     def _is_full(self) -> bool:
         # Where the last of the room took a part of a write, LMDB speaks of an error of the disk.
+        # The room may be that of a quota, or end with the largest size that a file may have.
         try:
             found = os.statvfs(self.path)
-        except OSError:
-            return False
-        return found.f_bavail * found.f_frsize < _LEAST_ROOM
+            if found.f_bavail * found.f_frsize < _LEAST_ROOM:
+                return True
+            size = os.path.getsize(os.path.join(self.path, _FILE))
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                written = os.pwrite(probe.fileno(), bytes(_LEAST_ROOM), size)
+                os.fsync(probe.fileno())
+            return written < _LEAST_ROOM
+        except OSError as error:
+            return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 if hasattr(os, "register_at_fork"):

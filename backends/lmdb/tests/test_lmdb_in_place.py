@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 import zlib
 from functools import cache
 
@@ -22,16 +21,6 @@ pytestmark = pytest.mark.anyio
 
 COUNT = 50
 SIZE = 3000
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    return request.param
-
-
-@pytest.fixture
-def config(tmp_path):
-    return {"backend": "lmdb", "id": uuid.uuid4(), "path": str(tmp_path / "s")}
 
 
 @cache
