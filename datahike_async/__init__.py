@@ -25,8 +25,10 @@ from datahike_async.api import (
     entity,
     entity_db,
     explain,
+    filter,
     history,
     index_range,
+    is_filtered,
     pull,
     pull_many,
     q,
@@ -92,6 +94,7 @@ from datahike_async.query.limits.budget import Budget
 from datahike_async.query.pulling.map import EntityMap
 from datahike_async.rebasing import rebase
 from datahike_async.snapshot.datoms import Datoms
+from datahike_async.snapshot.filtered import DatomColumns
 from datahike_async.values.datom import Datom
 from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
@@ -152,6 +155,7 @@ __all__ = [
     "DatabaseNotFound",
     "DatahikeError",
     "Datom",
+    "DatomColumns",
     "Datoms",
     "Difference",
     "EdnError",
@@ -218,12 +222,14 @@ __all__ = [
     "entity_db",
     "erasure_report",
     "explain",
+    "filter",
     "force_branch",
     "gc_storage",
     "history",
     "index_range",
     "info",
     "init_db",
+    "is_filtered",
     "json_default",
     "jsonable",
     "kw",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -17,6 +17,8 @@ from datahike_async.query.answer.explain import Explained
 from datahike_async.query.api import QueryStats
 from datahike_async.query.limits.budget import Budget
 from datahike_async.snapshot.datoms import Datoms
+from datahike_async.snapshot.filtered import DatomColumns
+from datahike_async.values.datom import Datom
 from datahike_async.warming import Warmed
 
 __all__ = [
@@ -25,8 +27,10 @@ __all__ = [
     "entity",
     "entity_db",
     "explain",
+    "filter",
     "history",
     "index_range",
+    "is_filtered",
     "pull",
     "pull_many",
     "q",
@@ -235,6 +239,21 @@ def since(db: Database, point: int | datetime) -> Database:
 def history(db: Database) -> Database:
     """Return every assertion and retraction; see :meth:`Database.history`."""
     return require_database(db).history()
+
+
+def filter(
+    db: Database,
+    predicate: Callable[[Database, Datom], Any] | None = None,
+    *,
+    columns: Callable[[Database, DatomColumns], Any] | None = None,
+) -> Database:
+    """Return a database as if it held some datoms alone; see :meth:`Database.filter`."""
+    return require_database(db).filter(predicate, columns=columns)
+
+
+def is_filtered(db: Database) -> bool:
+    """Whether a database was filtered; see :meth:`Database.filter`."""
+    return require_database(db).is_filtered
 
 
 def schema(db: Database) -> Mapping[Keyword, Mapping[Keyword, Any]]:

@@ -6,7 +6,7 @@ coroutine. A Database never changes: keep it as long as you like, on any task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
@@ -22,7 +22,8 @@ from datahike_async.hosting import HOST
 from datahike_async.index.columns import Rows
 from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
-from datahike_async.index.source import read
+from datahike_async.index.source import Reading, read
+from datahike_async.konserve.threads import in_thread
 from datahike_async.pausing import pause
 from datahike_async.planned import FUNCTIONS_OF_CONNECTIONS, attribute_error
 from datahike_async.query import api as query_api
@@ -31,6 +32,7 @@ from datahike_async.query.api import QueryStats
 from datahike_async.query.pulling import execute as pull_execute
 from datahike_async.snapshot import datoms as datom_access
 from datahike_async.snapshot.datoms import Datoms
+from datahike_async.snapshot.filtered import DatomColumns, FilteredView, by_columns, by_datom
 from datahike_async.snapshot.ids import EMAX, TX0
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.trees import Trees
@@ -186,7 +188,58 @@ class Database:
         self._require_history("history")
         return self._with_view(self.view.with_history())
 
+    def filter(
+        self,
+        predicate: Callable[[Database, Datom], Any] | None = None,
+        *,
+        columns: Callable[[Database, DatomColumns], Any] | None = None,
+    ) -> Database:
+        """Return this database as if it held those datoms alone that ``predicate`` keeps.
+
+        It is called with this database, unfiltered, and a datom, each time that one is read; it may
+        be called in a worker thread. ``columns`` is the same for many datoms at once: it gets
+        :class:`DatomColumns` and returns a mask, an array of as many bools, which is far faster.
+        Filters stack, and ``as_of``, ``since`` and ``history`` of a filtered database are filtered
+        as well. It cannot be modified: TransactionError ``:transaction/filtered``. ::
+
+            public = db.filter(lambda db, datom: datom.a != d.kw("person/born"))
+            ada = [":person/email", "ada@example.org"]
+            found = await public.pull("[:person/name :person/born]", ada)
+            assert found == {":person/name": "Ada"}
+            known = db.filter(columns=lambda db, datoms: datoms.a == d.kw("person/name"))
+            assert await known.count() == 2
+
+        Raises ArgumentError unless exactly one of the two is given.
+        """
+        if (predicate is None) == (columns is None):
+            raise ArgumentError(
+                "filter takes a predicate of a database and a datom, or columns=, a function of a "
+                "database and columns of datoms: one of the two."
+            )
+        wanted = predicate if columns is None else columns
+        if not callable(wanted):
+            raise ArgumentError(f"A database is filtered by a function, not by {shown(wanted)}.")
+        view, schema = self.view, self.snapshot.schema
+        unfiltered = self._with_view(view.base) if isinstance(view, FilteredView) else self
+        make = by_datom if columns is None else by_columns
+        keep = make(partial(wanted, unfiltered), schema)
+        if isinstance(view, FilteredView):
+            return self._with_view(view.filtered(keep))
+        return self._with_view(FilteredView(view, [keep]))
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether :meth:`filter` made it, or what it is a view of."""
+        return self.view.is_filtered
+
     # -- reading -------------------------------------------------------------------------------
+
+    async def _read(self, call: Callable[..., T], *args: Any) -> T:
+        """Return ``call(*args)``, fetching what it misses; where filters are asked, in a thread."""
+        if not self.view.is_filtered:
+            return await read(call, *args)
+        with Reading() as reading:
+            return await reading.call(call, *args, run=in_thread)
 
     async def q(self, query: Any, *inputs: Any, **options: Any) -> Any:
         """Run ``query`` with this database as its first input; see :func:`datahike_async.q`."""
@@ -237,16 +290,17 @@ class Database:
         Components are given in the order of the index; entity ids may be lookup refs or idents.
         AVET holds only attributes that are indexed, unique or refs.
         """
-        return await read(datom_access.find_datoms, self.view, index, components)
+        return await self._read(datom_access.find_datoms, self.view, index, components)
 
     async def seek_datoms(self, index: str | Keyword, *components: Any) -> Datoms:
         """Return the datoms from ``components`` on, to the end of the index."""
-        runs: list[Rows] = await read(datom_access.seek, self.view, index, components)
+        runs: list[Rows] = await self._read(datom_access.seek, self.view, index, components)
         return Datoms(self.snapshot.schema, runs)
 
     async def rseek_datoms(self, index: str | Keyword, *components: Any) -> Datoms:
         """Return the datoms from ``components`` down to the beginning of the index, descending."""
-        runs = await read(lambda: datom_access.seek(self.view, index, components, reverse=True))
+        seek = partial(datom_access.seek, reverse=True)
+        runs = await self._read(seek, self.view, index, components)
         return Datoms(self.snapshot.schema, runs)
 
     async def index_range(self, attrid: Any, start: Any = None, end: Any = None) -> Datoms:
@@ -254,17 +308,17 @@ class Database:
 
         None leaves a side open. Raises QueryError where the attribute is not indexed.
         """
-        return await read(datom_access.index_range, self.view, attrid, start, end)
+        return await self._read(datom_access.index_range, self.view, attrid, start, end)
 
     async def entid(self, ref: Any) -> int | None:
         """Return the entity id of an id, ident or lookup ref, or None where there is none."""
-        return await read(self.view.entid, ref)
+        return await self._read(self.view.entid, ref)
 
     async def count(self) -> int:
         """Return the number of datoms in this database or view."""
         if not self.view.past:
             return self.snapshot.count()
-        runs = await read(self.view.slice, datom_access.order_of("eavt"))
+        runs = await self._read(self.view.slice, datom_access.order_of("eavt"))
         return sum(map(len, runs))
 
     # -- warming up ----------------------------------------------------------------------------
@@ -325,7 +379,8 @@ class Database:
     ) -> TxReport:
         if self.view.past:
             raise TransactionError(
-                "A view of the past cannot be modified; use the database it was made from.",
+                f"A {'filtered database' if self.is_filtered else 'view of the past'} cannot be "
+                "modified; use the database it was made from.",
                 error=":transaction/filtered",
             )
         items, meta = normalize(await read_input(tx_data), tx_meta)

@@ -23,7 +23,6 @@ _TEMPIDS: Final = "until then, any string or negative number is a tempid"
 _NOTHING: Final = ""
 
 _NAMES: Final[dict[str, str]] = {
-    **dict.fromkeys(("filter", "is_filtered"), "until then, a predicate or a rule says it"),
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
     "tx_range": _TX,
     "reachable_store_refs": _NOTHING,

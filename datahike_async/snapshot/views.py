@@ -71,6 +71,11 @@ class View:
         return False
 
     @property
+    def is_filtered(self) -> bool:
+        """Whether somebody is asked what may be seen."""
+        return False
+
+    @property
     def schema(self) -> Schema:
         """The schema of the snapshot (also of views of the past)."""
         return self.snapshot.schema
@@ -89,19 +94,28 @@ class View:
         """Return the entities with value ``v`` of attribute ``a``, ascending."""
         return self.snapshot.lookup(a, v)
 
+    def cached(self, a: int) -> Rows | None:
+        """Return all of an attribute if it has been put together already."""
+        snapshot = self.snapshot
+        found = snapshot._attrs.get(a)
+        # Where no newer datom is in the memtable, the trees' columns are all there is.
+        if found is None and a not in snapshot.mem.by_a:
+            return snapshot.trees.cached(a)
+        return found
+
     def rows_of(self, e: int, a: int) -> Rows:
         """Return the datoms of (e, a)."""
         return Rows.concat(self.slice(Order.EAVT, (e, a), (e, a)))
 
-    def as_of(self, point: TimePoint) -> PastView:
+    def as_of(self, point: TimePoint) -> View:
         """Return the view of what was live at ``point``, a transaction or an instant."""
         return PastView(self.snapshot, as_of=(point,))
 
-    def since(self, point: TimePoint) -> PastView:
+    def since(self, point: TimePoint) -> View:
         """Return the view of what was asserted after ``point`` and is live."""
         return PastView(self.snapshot, since=(point,))
 
-    def with_history(self) -> PastView:
+    def with_history(self) -> View:
         """Return the view of every assertion and retraction."""
         return PastView(self.snapshot, history=True)
 

@@ -15,7 +15,6 @@ from datahike_async.query.reading.fetch import merged
 from datahike_async.query.reading.known import possible
 from datahike_async.query.reading.parts import fits_surely
 from datahike_async.query.reading.patterns import aligned
-from datahike_async.query.reading.stats import cached
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 from datahike_async.values.types import typed_key
@@ -68,7 +67,7 @@ class Reader:
 
     def at_hand(self, attr: Attr) -> bool:
         """Whether all of an attribute has been put together already."""
-        return cached(self.view, attr.id) is not None
+        return self.view.cached(attr.id) is not None
 
     def ones(self, attr: Attr, ids: list[int]) -> tuple[list[int], list[Any]] | None:
         """Return the entities that have a single-valued attribute, in order, and their values.

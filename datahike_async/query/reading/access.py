@@ -29,7 +29,7 @@ from datahike_async.query.reading.parts import (
     ranges,
     rows_within,
 )
-from datahike_async.query.reading.stats import Stats, cached
+from datahike_async.query.reading.stats import Stats
 from datahike_async.query.relations.relation import code_of, constant_mask
 from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.views import View
@@ -122,7 +122,7 @@ async def rows_of(
         runs = await read(view.slice, Order.EAVT, bound, bound)
         return Access(Rows.concat(runs), False, constant, "EAVT entity")
     column = state.column_of(e) if is_var(e) else None
-    rows = cached(view, a)
+    rows = view.cached(a)
     if column is None:
         if constant and attr.indexed:
             return await _value_rows(view, a, v)

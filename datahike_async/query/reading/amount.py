@@ -9,7 +9,7 @@ from datahike_async.edn.types import Keyword
 from datahike_async.query.language.ast import BLANK, Pattern, is_var
 from datahike_async.query.reading.fetch import bisects, few, sought
 from datahike_async.query.reading.parts import has_room
-from datahike_async.query.reading.stats import Stats, cached
+from datahike_async.query.reading.stats import Stats
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 
@@ -36,7 +36,7 @@ def rows_selected(stats: Stats, attr: Attr, terms: Sequence[Any], state: State) 
     if known is not None:
         count, each = len(known), size / max(stats.entities(attr), 1.0)
         if stats.resident(attr):
-            aligned = not attr.many and cached(stats.view, attr.id) is not None
+            aligned = not attr.many and stats.view.cached(attr.id) is not None
             return count * (1 + each) if aligned or bisects(count, size) else None
         return count * (_SEEK + each) if sought(count, size) else None
     if not attr.indexed or v is BLANK:

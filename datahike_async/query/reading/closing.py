@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from datahike_async.index.columns import EMPTY_I64, INT, Column
 from datahike_async.query.language.ast import BLANK, Clause, Pattern, is_var
-from datahike_async.query.reading.stats import cached
 from datahike_async.query.relations.joins import parts_of
 from datahike_async.query.relations.relation import Relation
 from datahike_async.snapshot.views import View
@@ -45,7 +44,7 @@ def closing(
     names = Relation(dict.fromkeys((e, v), Column(INT, EMPTY_I64)), 0)
     if not any(parts_of(names, known, relation) for known in wanted):
         return None
-    rows = cached(view, attr.id)
+    rows = view.cached(attr.id)
     if rows is None:
         return None
     return Relation({e: Column(INT, rows.e), v: rows.v}, len(rows))

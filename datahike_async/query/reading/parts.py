@@ -19,7 +19,7 @@ from datahike_async.index.protocol import Order
 from datahike_async.index.source import NodeMiss, Reading, read
 from datahike_async.query.limits.budget import Meter
 from datahike_async.query.reading.known import possible
-from datahike_async.query.reading.stats import Stats, cached
+from datahike_async.query.reading.stats import Stats
 from datahike_async.query.relations.relation import codes, shared_codes
 from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.views import View
@@ -82,7 +82,7 @@ async def is_much(view: View, attr: Attr, rows: int) -> bool:
 
 def fits_surely(view: View, attr: Attr) -> bool:
     """Whether the same can be told without reading anything."""
-    if not view.snapshot.trees.memory.limited or cached(view, attr.id) is not None:
+    if not view.snapshot.trees.memory.limited or view.cached(attr.id) is not None:
         return True
     number = attr.value_type.name in _NUMBERS
     return has_room(view, _count(view, attr), _NUMBER if number else _IN_DICTIONARY)

@@ -12,27 +12,17 @@ from typing import Any, Final
 import numpy as np
 
 from datahike_async.errors import DatahikeError
-from datahike_async.index.columns import CODED, OBJECT, Column, Rows
+from datahike_async.index.columns import CODED, OBJECT, Column
 from datahike_async.index.protocol import Order
 from datahike_async.query.relations.relation import codes, constant_mask
-from datahike_async.snapshot.views import PastView, View
+from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
 
-__all__ = ["Stats", "cached"]
+__all__ = ["Stats"]
 
 _SAMPLE: Final = 256
 # Of a value that could not be looked at: one in so many datoms.
 _SHARE: Final = 1 / 20
-
-
-def cached(view: View, a: int) -> Rows | None:
-    """Return all of an attribute if it has been put together already."""
-    if isinstance(view, PastView):
-        return view.cached(a)
-    snapshot = view.snapshot
-    found = snapshot._attrs.get(a)
-    # Where no newer datom is in the memtable, the trees' columns are all there is.
-    return snapshot.trees.cached(a) if found is None and a not in snapshot.mem.by_a else found
 
 
 class Stats:
@@ -54,7 +44,7 @@ class Stats:
 
     def resident(self, attr: Attr) -> bool:
         """Whether the attribute's columns are at hand."""
-        if isinstance(self.view, PastView):
+        if self.view.past:
             return self.view.cached(attr.id) is not None
         return self.view.snapshot.cached(attr.id) is not None
 
