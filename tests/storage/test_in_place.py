@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import anyio
 import numpy as np
 import pytest
 
@@ -115,6 +118,36 @@ class Node:
 
     def __init__(self, of: Any) -> None:
         self.of = of
+
+
+async def test_large_waves_of_many_tasks_are_decoded_in_two_threads_at_most(
+    lending: dict[str, Any],
+) -> None:
+    store, waves = await create_store(lending), 6
+    try:
+        data = bytes(20_000)
+        addresses = [Address(f"node {n}", 0, len(data), zlib.crc32(data)) for n in range(2 * waves)]
+        for address in addresses:
+            await store.bassoc(address.blob, data)
+        running: set[int] = set()
+        most = 0
+
+        def decode(data: Any) -> Any:
+            nonlocal most
+            running.add(threading.get_ident())
+            most = max(most, len(running))
+            time.sleep(0.005)
+            running.discard(threading.get_ident())
+            return Node(bytes(data))
+
+        source = NodeStore(store, decode, 1 << 30)
+        async with anyio.create_task_group() as group:
+            for n in range(waves):
+                group.start_soon(source.fetch, addresses[2 * n : 2 * n + 2])
+        assert all(source.get(address).of == data for address in addresses)
+        assert most == 2
+    finally:
+        await release_store(store)
 
 
 @pytest.mark.parametrize(

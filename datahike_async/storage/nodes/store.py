@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -161,7 +161,7 @@ class NodeStore:
             with konserve_errors():
                 try:
                     if self._in_place:
-                        await self._read_in_place(addresses, pin)
+                        await self._read_in_place(addresses, much, pin)
                     else:
                         await self._read_all(_plan(addresses, self._habit), much, pin)
                 except CorruptData as error:
@@ -208,20 +208,22 @@ class NodeStore:
         data = await self.store.bget(read.blob, read.start, read.stop)
         await self._take([(read, data)], much, pin)
 
-    async def _read_in_place(self, addresses: list[Address], pin: Pin | None) -> None:
+    async def _read_in_place(self, addresses: list[Address], much: bool, pin: Pin | None) -> None:
         wanted: dict[str, list[Address]] = {}
         for address in addresses:
             wanted.setdefault(address.blob, []).append(address)
         blobs = list(wanted)
 
         def decode(blob: str, data: memoryview) -> list[Any]:
+            self.slack.give_back()
             nodes = [self._decode(a, checked(a, data, 0)) for a in wanted[blob]]
             spare()
             return nodes
 
         for start in range(0, len(blobs), _KEYS_AT_ONCE):
             part = blobs[start : start + _KEYS_AT_ONCE]
-            found = await self.store.multi_decode(part, decode)
+            async with _DECODING.limiter if much else nullcontext():
+                found = await self.store.multi_decode(part, decode)
             for blob in part:
                 if blob not in found:
                     raise _missing(blob)
