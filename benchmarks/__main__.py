@@ -13,6 +13,7 @@ from benchmarks import (
     commits,
     guards,
     history,
+    levels,
     lmdb,
     opening,
     queries,
@@ -45,6 +46,7 @@ ALONE = {
     "history": history.run,
     "writes": writes.run,
     "big": big.run,
+    "levels": levels.run,
 }
 QUICK = {"queries", "analytics"}
 """Those that take ``--quick``."""
