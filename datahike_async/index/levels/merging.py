@@ -124,9 +124,7 @@ class Merging:
         return Levels(levels.base, [*levels.runs[: self._first], self._run()], levels.leaf)
 
     def _run(self) -> Run:
-        return Run.joined(
-            self._adds, self._removes, self._levels.runs[self._first :], self._filter.made()
-        )
+        return Run.joined(self._adds, self._removes, self._filter.made())
 
 
 def _count(*sides: list[Rows]) -> int:

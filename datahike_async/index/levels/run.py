@@ -23,8 +23,6 @@ __all__ = ["Run", "gathered"]
 
 NOTHING: Final = Making(0).made()
 
-Span = tuple[int, int]
-
 
 def gathered(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """Return what calls return. What several miss of one source is named together: one wave."""
@@ -41,7 +39,7 @@ def gathered(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 class Run:
-    """One run. ``span`` are the oldest and the newest transaction of its rows, ``ends`` of until.
+    """One run.
 
     ``filter_at`` is where its filter lies, if that is stored; else it is made when asked for.
     ``is_fresh`` says that it has never been stored; ``sets`` are what is added and what is removed,
@@ -52,12 +50,10 @@ class Run:
         "_filter",
         "_source",
         "adds",
-        "ends",
         "filter_at",
         "is_fresh",
         "removes",
         "sets",
-        "span",
         "takes",
     )
 
@@ -65,8 +61,6 @@ class Run:
         self,
         adds: PersistentSet,
         removes: PersistentSet,
-        span: Span | None,
-        ends: Span | None,
         filter_at: Address | None = None,
         source: NodeSource | None = None,
         *,
@@ -76,8 +70,6 @@ class Run:
         self.removes = removes
         self.sets = adds, removes
         self.takes = len(removes) > 0
-        self.span = span
-        self.ends = ends
         self.filter_at = filter_at
         self.is_fresh = fresh
         self._source = source
@@ -87,15 +79,12 @@ class Run:
     def empty(cls, order: Order, temporal: bool, leaf: int) -> Run:
         """Return a fresh run without rows."""
         nothing = SETS.empty(order, temporal, {"branching-factor": leaf})
-        return cls(nothing, nothing, None, None, fresh=True)
+        return cls(nothing, nothing, fresh=True)
 
     @classmethod
-    def joined(
-        cls, adds: PersistentSet, removes: PersistentSet, runs: Sequence[Run], filter_: Filter
-    ) -> Run:
+    def joined(cls, adds: PersistentSet, removes: PersistentSet, filter_: Filter) -> Run:
         """Return the run that says what several did."""
-        spans = _span([run.span for run in runs]), _span([run.ends for run in runs])
-        out = cls(adds, removes, *spans)
+        out = cls(adds, removes)
         out._filter = filter_
         return out
 
@@ -143,8 +132,6 @@ class Run:
         return Run(
             self.adds.merge(adds, back),
             self.removes.merge(gone, []),
-            _span([self.span, *(_of(run.t) for run in (*adds, *removes))]),
-            _span([self.ends, *(_of(run.until) for run in (*adds, *removes))]),
             fresh=True,
         )
 
@@ -154,7 +141,7 @@ class Run:
         adds, removes, filter_ = gathered([*calls, self.filter])
         if adds is self.adds and removes is self.removes:
             return self
-        out = Run(adds, removes, self.span, self.ends, fresh=self.is_fresh)
+        out = Run(adds, removes, fresh=self.is_fresh)
         # It may say too much, which costs a look and no more.
         out._filter = filter_
         return out
@@ -170,7 +157,7 @@ class Run:
         adds, removes = (each.flush(Tagged(sink, RUN))[0] for each in self.sets)
         if at is None and len(self):
             at = Tagged(sink, FILTER).put(filter_.encode(), filter_)
-        out = Run(adds, removes, self.span, self.ends, at, sink.source)
+        out = Run(adds, removes, at, sink.source)
         out._filter = filter_
         return out
 
@@ -181,8 +168,6 @@ class Run:
             "adds": self.adds.record(),
             "removes": self.removes.record(),
             "filter": None if at is None else at.to_data(),
-            "t": self.span,
-            "until": self.ends,
         }
 
     @classmethod
@@ -193,12 +178,8 @@ class Run:
         adds, removes = (
             SETS.restore(order, temporal, record[name], source) for name in ("adds", "removes")
         )
-        span, ends = (
-            None if record[name] is None else (int(record[name][0]), int(record[name][1]))
-            for name in ("t", "until")
-        )
         at = record["filter"]
-        return cls(adds, removes, span, ends, None if at is None else Address(*at), source)
+        return cls(adds, removes, None if at is None else Address(*at), source)
 
     def loosened(self, blobs: Collection[str]) -> Run:
         """Return the same run, whose nodes in some blobs count as not written."""
@@ -216,7 +197,7 @@ class Run:
             at = None
         elif adds is self.adds and removes is self.removes:
             return self
-        out = Run(adds, removes, self.span, self.ends, at, self._source)
+        out = Run(adds, removes, at, self._source)
         out._filter = filter_
         return out
 
@@ -226,17 +207,6 @@ class Run:
             yield from each.addresses()
         if self.filter_at is not None:
             yield self.filter_at
-
-
-def _of(times: Any) -> Span | None:
-    return None if times is None or not len(times) else (int(times.min()), int(times.max()))
-
-
-def _span(spans: Sequence[Span | None]) -> Span | None:
-    there = [span for span in spans if span is not None]
-    if not there:
-        return None
-    return min(low for low, _ in there), max(high for _, high in there)
 
 
 def _found(held: PersistentSet, rows: Rows) -> Any:
