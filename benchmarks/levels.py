@@ -1,9 +1,10 @@
 """What eight runs over a million datoms cost who reads: beside the same database, merged.
 
-``python -m benchmarks levels [datoms]``: people with a unique id, whose salaries are changed, one
-at a time, until the present has eight runs. A copy of it is compacted; both are asked in turns, in
-one process. *First* is the first answer of a connection that has just been opened, so nodes are read
-and columns are put together; all else is warm. Bars: what issue 12 wants, as ratios of the two.
+``python -m benchmarks levels [datoms]``: people with a unique id, whose salaries are changed,
+one at a time, until the present has eight runs. A copy of it is compacted; both are asked in
+turns, in one process. *First* is the first answer of a connection that has just been opened, so
+nodes are read and columns are put together; all else is warm. Bars: what issue 12 wants, as
+ratios of the two.
 """
 
 from __future__ import annotations
