@@ -127,8 +127,9 @@ class Reading:
 
     async def fetch(self, miss: NodeMiss) -> None:
         """Fetch what ``miss`` names: one wave."""
-        # Its traceback holds on to all nodes that were looked at, and in a circle to itself.
-        miss.__traceback__ = None
+        # Its traceback holds on to all nodes that were looked at, and in a circle to itself; so
+        # does that of a miss before it.
+        miss.__traceback__ = miss.__context__ = None
         pin = self._pin(miss.source)
         waves = fetched.get()
         if waves is not None:

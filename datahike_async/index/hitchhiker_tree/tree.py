@@ -121,32 +121,41 @@ class HitchhikerTree(PersistentSet):
         self, lower: Bound = (), upper: Bound = (), *, reverse: bool = False
     ) -> Iterator[Rows]:
         """Iterate over the rows between two bounds leaf by leaf; see :class:`Index`."""
-        order, temporal = self.order, self.temporal
-        low, high = top(lower, order), top(upper, order)
+        low, high = top(lower, self.order), top(upper, self.order)
         splitting = self._pushing(lambda branch, slot, needed: None)
         # What is before all children waits for the first one.
         scan = Scan(self._child, self._source, low, high, self._leaf, reverse=reverse, least=1)
-
-        def walk(node: Node, waiting: Buffer) -> Iterator[Rows]:
-            if isinstance(node, Leaf):
-                start = locate(node, lower, order)[0] if lower else 0
-                stop = locate(node, upper, order)[1] if upper else len(node.rows)
-                runs = [take_rows(node.rows, start, stop)] if start < stop else []
-                runs = laid_over(runs, waiting.adds, waiting.removes, order, temporal)
-                yield from (run.backwards() for run in reversed(runs)) if reverse else runs
-                return
-            assert isinstance(node, Buffered)
-            own = Buffer(*(side.between(lower, upper) for side in node.sides(order)))
-            waiting = composed(own, waiting, order, temporal)
-            adds = splitting.split(list(waiting.adds), node.keys)
-            removes = splitting.split(list(waiting.removes), node.keys)
-            for slot, child in scan.children(node):
-                part = Buffer(adds.get(slot, ()), removes.get(slot, ()))
-                yield from walk(child, part)
-
         root = self._top_node()
         if root is not None:
-            yield from walk(root, EMPTY)
+            bounds = lower, upper
+            yield from self._laid(root, EMPTY, scan, splitting, bounds, reverse)
+
+    def _laid(
+        self,
+        node: Node,
+        waiting: Buffer,
+        scan: Scan,
+        splitting: Pushing,
+        bounds: tuple[Bound, Bound],
+        reverse: bool,
+    ) -> Iterator[Rows]:
+        order, temporal = self.order, self.temporal
+        lower, upper = bounds
+        if isinstance(node, Leaf):
+            start = locate(node, lower, order)[0] if lower else 0
+            stop = locate(node, upper, order)[1] if upper else len(node.rows)
+            runs = [take_rows(node.rows, start, stop)] if start < stop else []
+            runs = laid_over(runs, waiting.adds, waiting.removes, order, temporal)
+            yield from (run.backwards() for run in reversed(runs)) if reverse else runs
+            return
+        assert isinstance(node, Buffered)
+        own = Buffer(*(side.between(lower, upper) for side in node.sides(order)))
+        waiting = composed(own, waiting, order, temporal)
+        adds = splitting.split(list(waiting.adds), node.keys)
+        removes = splitting.split(list(waiting.removes), node.keys)
+        for slot, child in scan.children(node):
+            part = Buffer(adds.get(slot, ()), removes.get(slot, ()))
+            yield from self._laid(child, part, scan, splitting, bounds, reverse)
 
     def lookup_many(self, bounds: Sequence[Column]) -> tuple[Rows, I64]:
         """Return the rows under each of many bounds; see :class:`Index`."""

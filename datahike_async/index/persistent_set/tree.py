@@ -18,6 +18,7 @@ from datahike_async.index.persistent_set.merge import Merge, merge_into
 from datahike_async.index.persistent_set.node import (
     TOP,
     Branch,
+    Key,
     Leaf,
     Node,
     encode,
@@ -192,22 +193,26 @@ class PersistentSet:
         """Iterate over the rows between two bounds leaf by leaf; see :class:`Index`."""
         low, high = top(lower, self.order), top(upper, self.order)
         scan = Scan(self._child, self._source, low, high, self._leaf, reverse=reverse)
-
-        def walk(node: Node) -> Iterator[Rows]:
-            if isinstance(node, Leaf):
-                rows = node.rows
-                lo = locate(node, lower, self.order)[0] if lower else 0
-                hi = locate(node, upper, self.order)[1] if upper else len(rows)
-                if lo < hi:
-                    part = take_rows(rows, lo, hi)
-                    yield part.backwards() if reverse else part
-                return
-            for _, child in scan.children(node):
-                yield from walk(child)
-
         root = self._top_node()
         if root is not None:
-            yield from walk(root)
+            yield from self._walked(root, scan, lower, upper, reverse)
+
+    # Nothing here defines a function that calls itself: that is a circle, which holds on to all
+    # nodes that were looked at until the garbage collector comes.
+
+    def _walked(
+        self, node: Node, scan: Scan, lower: Bound, upper: Bound, reverse: bool
+    ) -> Iterator[Rows]:
+        if isinstance(node, Leaf):
+            rows = node.rows
+            lo = locate(node, lower, self.order)[0] if lower else 0
+            hi = locate(node, upper, self.order)[1] if upper else len(rows)
+            if lo < hi:
+                part = take_rows(rows, lo, hi)
+                yield part.backwards() if reverse else part
+            return
+        for _, child in scan.children(node):
+            yield from self._walked(child, scan, lower, upper, reverse)
 
     def leaves(self, start: int, rows: int) -> list[Rows]:
         """Return the leaves from position ``start`` on, which one begins at, of about ``rows``.
@@ -272,63 +277,67 @@ class PersistentSet:
 
         Only nodes in which a bound lies are looked at: of all others their parent knows the rows.
         """
-        low, high = top(lower, self.order), top(upper, self.order)
-
-        def count(node: Node, left: bool, right: bool) -> int:
-            if isinstance(node, Leaf):
-                lo = locate(node, lower, self.order)[0] if left else 0
-                hi = locate(node, upper, self.order)[1] if right else len(node.rows)
-                return max(hi - lo, 0)
-            start = node.start(low) if left else 0
-            stop = node.stop(high) if right else len(node.keys)
-            total = node.surplus(lower if left else (), upper if right else (), self.order)
-            if start >= stop:
-                return total
-            total += sum(node.counts[start + 1 : stop - 1])
-            for slot in {start, stop - 1}:
-                edge_left, edge_right = left and slot == start, right and slot == stop - 1
-                if not edge_left and not edge_right:
-                    total += node.counts[slot]
-                    continue
-                child = self._child(node, slot, missing)
-                if child is None:
-                    total += (node.counts[slot] + 1) // 2
-                else:
-                    total += count(child, edge_left, edge_right)
+        if isinstance(root, Leaf):
+            lo = locate(root, lower, self.order)[0] if lower else 0
+            hi = locate(root, upper, self.order)[1] if upper else len(root.rows)
+            return max(hi - lo, 0)
+        start = root.start(top(lower, self.order)) if lower else 0
+        stop = root.stop(top(upper, self.order)) if upper else len(root.keys)
+        total = root.surplus(lower, upper, self.order)
+        if start >= stop:
             return total
-
-        return count(root, bool(lower), bool(upper))
+        total += sum(root.counts[start + 1 : stop - 1])
+        for slot in {start, stop - 1}:
+            left, right = lower if slot == start else (), upper if slot == stop - 1 else ()
+            if not left and not right:
+                total += root.counts[slot]
+                continue
+            child = self._child(root, slot, missing)
+            if child is None:
+                total += (root.counts[slot] + 1) // 2
+            else:
+                total += self._counted(child, left, right, missing)
+        return total
 
     def cuts(self, lower: Bound, upper: Bound, rows: int) -> list[int]:
         """Return entities that part one attribute into runs of rows; see :class:`Index`."""
         low, high = top(lower, self.order), top(upper, self.order)
         missing: list[Address] = []
         out: list[int] = []
-        since = 0
-
-        def walk(branch: Branch, left: bool, right: bool) -> None:
-            nonlocal since
-            start = branch.start(low) if left else 0
-            stop = branch.stop(high) if right else len(branch.keys)
-            for slot in range(start, stop):
-                count = branch.counts[slot]
-                if branch.level > 1 and since + count > rows:
-                    child = self._child(branch, slot, missing)
-                    if isinstance(child, Branch):
-                        walk(child, left and slot == start, right and slot == stop - 1)
-                        continue
-                if since and since + count > rows:
-                    out.append(branch.keys[slot][1])
-                    since = 0
-                since += count
-
         root = self._top_node()
         if isinstance(root, Branch):
-            walk(root, True, True)
+            self._cut(root, low, high, rows, out, 0, missing)
         if missing:
             assert self._source is not None
             raise NodeMiss(self._source, missing)
         return out
+
+    def _cut(
+        self,
+        branch: Branch,
+        low: Key,
+        high: Key,
+        rows: int,
+        out: list[int],
+        since: int,
+        missing: list[Address],
+    ) -> int:
+        """Add the cuts of a branch; ``since`` rows lie before it, return how many at its end."""
+        start = branch.start(low)
+        stop = branch.stop(high)
+        for slot in range(start, stop):
+            count = branch.counts[slot]
+            if branch.level > 1 and since + count > rows:
+                child = self._child(branch, slot, missing)
+                if isinstance(child, Branch):
+                    left, right = low if slot == start else (), high if slot == stop - 1 else ()
+                    since = self._cut(child, left, right, rows, out, since, missing)
+                    continue
+            if since and since + count > rows:
+                out.append(branch.keys[slot][1])
+                since = 0
+            since += count
+        return since
 
     def lookup_many(self, bounds: Sequence[Column]) -> tuple[Rows, I64]:
         """Return the rows under each of many bounds; see :class:`Index`."""
