@@ -29,6 +29,7 @@ from datahike_async.api import (
     history,
     index_range,
     is_filtered,
+    metrics,
     pull,
     pull_many,
     q,
@@ -86,6 +87,7 @@ from datahike_async.lifecycle import create_database, database_exists, delete_da
 from datahike_async.loading.load import LoadReport, load
 from datahike_async.merges import merge, merge_base, merge_preview, revert
 from datahike_async.merging.report import Conflict, Fact, MergeReport
+from datahike_async.metrics import Metrics
 from datahike_async.planned import attribute_error
 from datahike_async.query.answer.explain import Explained
 from datahike_async.query.answer.result import QueryList, QueryResult
@@ -95,6 +97,7 @@ from datahike_async.query.pulling.map import EntityMap
 from datahike_async.rebasing import rebase
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.snapshot.filtered import DatomColumns
+from datahike_async.tempids import resolve_tempid, squuid, squuid_time_millis, tempid
 from datahike_async.values.datom import Datom
 from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
@@ -174,6 +177,7 @@ __all__ = [
     "LoadReport",
     "MergeConflict",
     "MergeReport",
+    "Metrics",
     "MissingLibrary",
     "NameNotFound",
     "NameTaken",
@@ -239,6 +243,7 @@ __all__ = [
     "merge_base",
     "merge_db",
     "merge_preview",
+    "metrics",
     "parent_commit_ids",
     "pin",
     "pull",
@@ -252,6 +257,7 @@ __all__ = [
     "register_index",
     "release",
     "rename_branch",
+    "resolve_tempid",
     "restore",
     "reverse_schema",
     "revert",
@@ -259,9 +265,12 @@ __all__ = [
     "schema",
     "seek_datoms",
     "since",
+    "squuid",
+    "squuid_time_millis",
     "sym",
     "tag",
     "tags",
+    "tempid",
     "touch",
     "transact",
     "transact_many",

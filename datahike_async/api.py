@@ -11,6 +11,7 @@ from datahike_async.database import Database, require_database
 from datahike_async.edn.types import Keyword
 from datahike_async.entities import Entity
 from datahike_async.hosting import HOST
+from datahike_async.metrics import Metrics
 from datahike_async.pausing import pause
 from datahike_async.query import api as query_api
 from datahike_async.query.answer.explain import Explained
@@ -31,6 +32,7 @@ __all__ = [
     "history",
     "index_range",
     "is_filtered",
+    "metrics",
     "pull",
     "pull_many",
     "q",
@@ -165,6 +167,17 @@ async def rseek_datoms(db: Database, index: str | Keyword, *components: Any) -> 
 async def index_range(db: Database, attrid: Any, start: Any = None, end: Any = None) -> Datoms:
     """Return the datoms of an indexed attribute by value; see :meth:`Database.index_range`."""
     return await require_database(db).index_range(attrid, start, end)
+
+
+async def metrics(db: Database) -> Metrics:
+    """Count the datoms of a database: all, by attribute and by entity, now and in the past.
+
+    All of it is read. ::
+
+        found = await d.metrics(db)
+        assert found.per_attr_counts[d.kw("person/name")] == 2
+    """
+    return await require_database(db).metrics()
 
 
 async def warm_db(

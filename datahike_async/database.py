@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
 from datahike_async import entities, warming
+from datahike_async import metrics as counting
 from datahike_async.beside import apply_beside, read_input
 from datahike_async.edn.types import Keyword
 from datahike_async.entities import Entity
@@ -24,6 +25,7 @@ from datahike_async.index.memtable import Memtable
 from datahike_async.index.registry import index_factory
 from datahike_async.index.source import Reading, read
 from datahike_async.konserve.threads import in_thread
+from datahike_async.metrics import Metrics
 from datahike_async.pausing import pause
 from datahike_async.planned import FUNCTIONS_OF_CONNECTIONS, attribute_error
 from datahike_async.query import api as query_api
@@ -320,6 +322,10 @@ class Database:
             return self.snapshot.count()
         runs = await self._read(self.view.slice, datom_access.order_of("eavt"))
         return sum(map(len, runs))
+
+    async def metrics(self) -> Metrics:
+        """Count the datoms of this database or view; see :func:`datahike_async.metrics`."""
+        return await counting.metrics(self.view)
 
     # -- warming up ----------------------------------------------------------------------------
 

@@ -19,17 +19,13 @@ __all__ = [
 _RULES: Final = "until then, the built-in rules valid-at, valid-between and valid-during see it"
 _TX: Final = "until then, query db.history() for [?e ?a ?v ?tx ?added]"
 _SEARCH: Final = "until then, register_function makes a Python function known to queries"
-_TEMPIDS: Final = "until then, any string or negative number is a tempid"
 _NOTHING: Final = ""
 
 _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
     "tx_range": _TX,
     "reachable_store_refs": _NOTHING,
-    "metrics": _NOTHING,
     **dict.fromkeys(("fulltext", "knn"), _SEARCH),
-    **dict.fromkeys(("tempid", "resolve_tempid"), _TEMPIDS),
-    **dict.fromkeys(("squuid", "squuid_time_millis"), "until then, uuid.uuid4() makes ids"),
     "load_entities": "until then, init_db(datoms, schema) makes a database of datoms",
     **dict.fromkeys(
         ("export_db", "import_db"),
