@@ -11,6 +11,7 @@ import pytest
 import datahike_async as d
 from datahike_async.index.source import NodeMiss
 from datahike_async.query.reading.fetch import fetch_attributes
+from tests.query.ways import forced
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +59,20 @@ async def test_cold_and_warm_queries_agree(tmp_path: Path) -> None:
     async with d.connect(cfg) as conn:
         for query, answer in zip(queries, answers, strict=True):
             assert await d.q(query, conn.db()) == answer
+
+
+async def test_what_a_query_in_a_thread_reads_is_decoded_on_the_loop_without_its_looks(
+    tmp_path: Path,
+) -> None:
+    """A look asks whether the thread is to stop, which the event loop cannot be asked."""
+    cfg = config(tmp_path)
+    await d.create_database(cfg)
+    async with d.connect(cfg) as conn:
+        await conn.transact([{":name": f"n{i}", ":city": f"c{i % 5}"} for i in range(300)])
+    query = '[:find (count ?e) . :where [?e :city "c3"] [?e :name ?n]]'
+    async with d.connect(cfg) as conn:
+        with forced("anew in worker threads"):
+            assert await d.q(query, conn.db()) == 60
 
 
 async def test_attributes_come_in_the_same_waves(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from datahike_async.konserve.errors import KonserveError
 from datahike_async.konserve.loops import Home
 from datahike_async.konserve.store import Store
 from datahike_async.konserve.threads import Threads, await_on_loop, check_cancelled, in_thread
+from datahike_async.looks import looking
 from datahike_async.memory import Memory, Slack, memory_of, trimming
 from datahike_async.storage.nodes.cache import NodeCache, Pin
 from datahike_async.storage.nodes.layout import PLAIN_BYTES, Layout, layout_of
@@ -120,7 +121,13 @@ class NodeStore:
             await self._fetch(addresses, pin)
         else:
             check_cancelled()
-            await_on_loop(partial(self._fetch, addresses, pin))
+            await_on_loop(partial(self._fetch_for_thread, addresses, pin))
+
+    async def _fetch_for_thread(self, addresses: Sequence[Address], pin: Pin | None) -> None:
+        # In a copy of the thread's context. A query looks there whether it is to stop, which the
+        # event loop cannot be asked.
+        looking.set(None)
+        await self._fetch(addresses, pin)
 
     async def _fetch(self, addresses: Sequence[Address], pin: Pin | None) -> None:
         elsewhere = self._home.elsewhere()
