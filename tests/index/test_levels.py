@@ -17,6 +17,7 @@ from datahike_async.index.levels.factory import LevelsFactory
 from datahike_async.index.levels.filters import Filter, Making, hash_of, hashes_of, hashes_of_bounds
 from datahike_async.index.levels.merging import Merging
 from datahike_async.index.levels.policy import MOST, due
+from datahike_async.index.mixed import Mixed, joined_rows
 from datahike_async.index.persistent_set import tree
 from datahike_async.index.persistent_set.factory import PersistentSetFactory
 from datahike_async.index.persistent_set.node import Leaf
@@ -266,6 +267,29 @@ async def test_rows_far_apart_are_merged_into_a_base_few_leaves_at_a_time(monkey
         *(3 if e % 10 == 0 else 1 for e in range(4_000)),
         *[2] * 10,
     ]
+
+
+@pytest.mark.anyio
+async def test_what_was_never_stored_is_merged_without_all_that_came_with_it(monkeypatch):
+    monkeypatch.setattr(merging, "_READ", 8192)
+    config = FACTORY.check_config({})
+    e = np.arange(6_000)
+    by_attribute = [
+        Rows(e, np.full(6_000, 40 + a, np.int32), Column.of([kind(i) for i in e.tolist()]), e * 0)
+        for a, kind in enumerate([int, float, str, lambda i: f"note {i}"])
+    ]
+    run = sorted_rows(joined_rows(by_attribute), Order.EAVT)
+    below = rows_of(range(10_000, 20_000), 1)
+    levels = FACTORY.empty(Order.EAVT, False, config).merge_below([below], [])
+    merge = Merging(levels.merge([run], []), -1)
+    assert merge.step()
+    mixed = [rows.v for rows in merge._base.chunks() if isinstance(rows.v, Mixed)]
+    assert mixed
+    # What was joined for a step, and not the 24,000 values that the run came with.
+    assert max(sum(map(len, each.parts)) for each in mixed) < 8192 + 1000
+    while merge.step():
+        pass
+    assert len(merge.done()) == 34_000
 
 
 def rows_of(entities, t):

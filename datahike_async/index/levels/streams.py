@@ -58,7 +58,9 @@ class Leaves(Stream):
         self._at = 0
 
     def _next(self) -> list[Rows]:
-        found = self._set.leaves(self._at, self._rows)
+        # Leaves that were never stored may be slices of all that came with them, which joining them
+        # would copy each time.
+        found = [rows.owned() for rows in self._set.leaves(self._at, self._rows)]
         self._at += sum(map(len, found))
         return found
 
