@@ -225,16 +225,21 @@ def put_in(base: Rows, added: Rows, order: Order) -> Rows:
     return spliced(base, EMPTY_I64, at, added)
 
 
-def distinct(rows: Rows) -> Rows:
-    """Return sorted rows of a history, each datom once; the same object if none comes twice."""
+def distinct(rows: Rows, *, facts: bool = False) -> Rows:
+    """Return sorted rows of the past, each datom once; the same object if none comes twice.
+
+    ``facts``: each fact once, as the newest of its transactions asserted it.
+    """
     same = (rows.e[1:] == rows.e[:-1]) & (rows.a[1:] == rows.a[:-1])
-    same &= rows.t[1:] == rows.t[:-1]
-    if rows.added is not None:
-        same &= rows.added[1:] == rows.added[:-1]
+    if not facts:
+        same &= rows.t[1:] == rows.t[:-1]
+        if rows.added is not None:
+            same &= rows.added[1:] == rows.added[:-1]
     at = np.flatnonzero(same)
     if not len(at):
         return rows
-    if rows.v.kind in _DIRECT:
+    if rows.v.kind in _DIRECT or rows.v.kind == CODED:
+        # A dictionary has no value twice.
         equal = rows.v.data[at] == rows.v.data[at + 1]
     else:
         sides = (rows.v.take(i).tolist() for i in (at, at + 1))
@@ -243,7 +248,7 @@ def distinct(rows: Rows) -> Rows:
     if not equal.any():
         return rows
     keep = np.ones(len(rows), np.bool_)
-    keep[at[equal] + 1] = False
+    keep[at[equal]] = False
     return rows.take(keep)
 
 

@@ -366,8 +366,9 @@ def windowed(present: Rows, ended: Sequence[Rows], window: Window) -> Rows:
     if more is None:
         return base
     found = _plain(put_in(base, sorted_rows(more, Order.AEVT), Order.AEVT))
-    # Where intervals of a fact meet in one transaction it begins or ends twice.
-    return distinct(found) if window.history else found
+    # Where intervals of a fact meet in one transaction it begins or ends twice; and those overlap
+    # that were asserted as of transactions before.
+    return distinct(found, facts=not window.history)
 
 
 def within(rows: Rows | None, window: Window) -> Rows | None:

@@ -298,11 +298,13 @@ class PastView(View):
                 else:
                     live = (run.t <= hi) & (run.until > hi) & (run.t > lo)
                     parts.append(asserted.take(live))
+        past = any(map(len, parts[1:]))
         parts = [p for p in parts if len(p)]
         out = Rows.concat(parts)
         if len(parts) > 1:
             out = sorted_rows(out, order)
-            out = distinct(out) if self.history else out
+        if past:
+            out = distinct(out, facts=not self.history)
         if self.history and out.added is None:
             out = Rows(out.e, out.a, out.v, out.t, added=np.ones(len(out), np.bool_))
         return out

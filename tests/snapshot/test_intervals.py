@@ -88,6 +88,31 @@ async def test_no_datom_comes_twice_where_intervals_meet(attribute: str, merged:
     assert orders == [expected, expected, expected if attribute == ":many" else []]
 
 
+@pytest.mark.parametrize("merged", [set(), {1, 2, 3, 4}])
+@pytest.mark.parametrize("value", [5, 5.5, "five"])
+async def test_as_of_shows_a_fact_once_where_its_intervals_overlap(
+    value: Any, merged: set[int]
+) -> None:
+    """They do where it was asserted again as of a transaction that was over."""
+    db = empty_db(SCHEMA, keep_history=True)
+    asserted = [":db/add", 1, ":many", value]
+    data = [[asserted], [], [[":db/retract", *asserted[1:]]], [[*asserted, FIRST]]]
+    data += [data[2], [[*asserted, FIRST + 1]], data[2]]
+    for i, operations in enumerate(data):
+        if i in merged:
+            db = Database(View(await absorbed(db.snapshot)))
+        db = await db.db_with(operations)
+    for t, seen in [(FIRST, FIRST), (FIRST + 1, FIRST + 1), (FIRST + 2, FIRST + 1)]:
+        then = db.as_of(t)
+        for index in (":aevt", ":avet"):
+            assert [x.tx for x in await then.datoms(index, ":many")] == [seen]
+        assert [x.tx for x in await then.datoms(":eavt", 1)] == [seen]
+        assert list(await then.q("[:find ?e ?v :where [?e :many ?v]]")) == [(1, value)]
+        assert (await then.pull("[:many]", 1))[":many"] == [value]
+    once = await db.as_of(FIRST).history().datoms(":aevt", ":many")
+    assert [(x.tx, x.added) for x in once] == [(FIRST, True)]
+
+
 async def test_no_way_of_reading_history_has_a_datom_twice() -> None:
     """A column is made of the one before the transaction, and of what that said."""
     db = empty_db(SCHEMA, keep_history=True)
