@@ -57,6 +57,32 @@ def test_a_pin_keeps_what_is_put_with_it_until_its_block_is_left() -> None:
     assert cache.get(at(1)) is None
 
 
+def test_what_is_put_with_a_pin_pushes_nothing_out_before_its_block_is_left() -> None:
+    cache = NodeCache(1000)
+    for i in range(5):
+        cache.put(at(i), Node())
+    with cache.pinned() as pin:
+        for i in range(100, 200):
+            cache.put(at(i), Node(), pin)
+            cache.put(at(i), Node(), pin)
+        assert all(cache.get(at(i)) is not None for i in range(5))
+        assert sum(pin.sizes) == 100 * Node().nbytes
+    # Then there is room for half of the bound, and the newest come in.
+    assert len(cache) <= 10
+    assert cache.get(at(199)) is not None
+    assert cache.get(at(100)) is None
+
+
+def test_what_many_pins_held_comes_in_by_as_much_as_there_is_room_for() -> None:
+    cache = NodeCache(1000)
+    for start in range(0, 300, 3):
+        with cache.pinned() as pin:
+            for i in range(3):
+                cache.put(at(start + i), Node(), pin)
+        assert len(cache) <= 10
+        assert cache.get(at(start)) is not None
+
+
 def test_a_pin_keeps_nothing_that_others_put() -> None:
     cache = NodeCache(1000)
     with cache.pinned() as mine, cache.pinned() as theirs:

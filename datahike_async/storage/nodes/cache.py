@@ -9,15 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any
 
 from datahike_async.index.source import Address
 from datahike_async.memory import Slack
 
 __all__ = ["NodeCache", "Pin"]
 
-Pin: TypeAlias = dict[Address, Any]
-"""Nodes that someone is about to need again; others put nothing there."""
+
+class Pin(dict[Address, Any]):
+    """Nodes that someone is about to need again, with their ``sizes``; others put nothing there."""
+
+    __slots__ = ("sizes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
 
 
 class NodeCache:
@@ -58,10 +66,12 @@ class NodeCache:
         return None
 
     def put(self, address: Address, node: Any, pin: Pin | None = None) -> None:
-        """Take a node in, and keep it until the block of ``pin`` is left."""
-        if pin is not None:
+        """Take a node in; with a pin it pushes no other out until the block of that is left."""
+        if pin is None:
+            self._keep(address, node)
+        elif address not in pin:
             pin[address] = node
-        self._keep(address, node)
+            pin.sizes.append(node.nbytes)
 
     def _keep(self, address: Address, node: Any) -> None:
         if address in self._young:
@@ -70,24 +80,48 @@ class NodeCache:
         # Nodes may come from several threads: what the race of two can do is to count a few
         # bytes wrongly until the next turn of the generations.
         if self._bytes + size > self.capacity and self._young:
-            self._old = self._young
-            self._young = {}
-            if self._slack is not None:
-                # About as many bytes were old.
-                self._slack.add(self._bytes)
-            self._bytes = 0
+            self._turn()
         self._young[address] = node
         self._bytes += size
 
+    def _turn(self) -> None:
+        self._old = self._young
+        self._young = {}
+        if self._slack is not None:
+            # About as many bytes were old.
+            self._slack.add(self._bytes)
+        self._bytes = 0
+
     @contextmanager
     def pinned(self) -> Iterator[Pin]:
-        """Give the block a pin: everything that is put with it is kept until the block is left."""
-        pin: Pin = {}
+        """Give the block a pin: everything that is put with it is kept until the block is left.
+
+        Then what there is room for comes among the others, the newest first. Earlier it would push
+        out what the block found in memory, and needs again where its call is repeated.
+        """
+        pin = Pin()
         self._pins[id(pin)] = pin
         try:
             yield pin
         finally:
+            self._take_over(pin)
             del self._pins[id(pin)]
+
+    def _take_over(self, pin: Pin) -> None:
+        size, room, some = 0, self.capacity, 0
+        for each in reversed(pin.sizes):
+            # One alone may be above the bound.
+            if size + each > room and some:
+                break
+            size += each
+            some += 1
+        if some < len(pin) and self._slack is not None:
+            self._slack.add(sum(pin.sizes) - size)
+        if self._bytes + size > room and self._young:
+            self._turn()
+        # In one step: there may be very many.
+        self._young.update(islice(pin.items(), len(pin) - some, None))
+        self._bytes += size
 
     def clear(self) -> None:
         """Forget every node that is not pinned."""
