@@ -163,7 +163,10 @@ async def flush(
             trees: Trees = await reading.call(absorb, run=in_thread)
         # What merges write is durable, and let go, before the rest is made.
         for past, first in _wanted(trees, snapshot.n, merging):
-            trees = await _merged(trees, first, sink, store, aside, past=past)
+            runs = trees.side(past=past)[Order.EAVT].runs[max(first, 0) :]
+            # A full collection stops the event loop for longer than all that merging does.
+            with set_aside() if sum(map(len, runs)) >= _MUCH_ROWS else nullcontext():
+                trees = await _merged(trees, first, sink, store, aside, past=past)
         # Until they are durable, nodes live in the cache alone and must not fall out of it.
         with Reading() as reading, sink.holding():
             if thin:

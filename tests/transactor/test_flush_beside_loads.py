@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 import datahike_async as d
+from datahike_async import collector
 from datahike_async.index.levels import policy
 from datahike_async.index.protocol import Order
 from datahike_async.storage import flush
@@ -149,3 +150,25 @@ async def test_a_load_waits_for_a_merge_once_there_are_many_runs(
         await at_rest(conn)
         assert State.STALE not in states
         assert await numbers(conn.db()) == list(range(8000))
+
+
+@pytest.mark.parametrize(("rows_of_runs", "spared"), [(300, False), (3000, True)])
+async def test_no_full_collection_comes_while_many_rows_are_merged(
+    rows_of_runs: int, spared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flush, "_MUCH_ROWS", 2000)
+    depths: list[int] = []
+    some = flush.Merging.some
+
+    def noted(self: Any, count: int) -> bool:
+        depths.append(collector._depth)
+        return some(self, count)
+
+    monkeypatch.setattr(flush.Merging, "some", noted)
+    config = {"store": {"backend": "memory", "id": uuid4()}}
+    async with d.connect(config, create=True, initial_tx=[NUMBER]) as conn:
+        await conn.transact(rows(0, 20_000))
+        await conn.transact(rows(20_000, rows_of_runs))
+        await d.compact(conn)
+    assert depths
+    assert all(depth > 0 for depth in depths) is spared
