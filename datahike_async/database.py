@@ -202,7 +202,8 @@ class Database:
         be called in a worker thread. ``columns`` is the same for many datoms at once: it gets
         :class:`DatomColumns` and returns a mask, an array of as many bools, which is far faster.
         Filters stack, and ``as_of``, ``since`` and ``history`` of a filtered database are filtered
-        as well. It cannot be modified: TransactionError ``:transaction/filtered``. ::
+        as well. It cannot be modified: TransactionError ``:transaction/filtered``. Compare
+        attributes with keywords, as here: no string is equal to one. ::
 
             public = db.filter(lambda db, datom: datom.a != d.kw("person/born"))
             ada = [":person/email", "ada@example.org"]
@@ -211,7 +212,8 @@ class Database:
             known = db.filter(columns=lambda db, datoms: datoms.a == d.kw("person/name"))
             assert await known.count() == 2
 
-        Raises ArgumentError unless exactly one of the two is given.
+        Raises ArgumentError unless exactly one of the two is given, a plain function; what reads
+        raises it where the function's answer has to be awaited.
         """
         if (predicate is None) == (columns is None):
             raise ArgumentError(

@@ -7,6 +7,7 @@ to, and what refers to it, when somebody asks. Knows database values and how pul
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from datahike_async.edn.types import Keyword
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Entity", "entity"]
 
 _AT_ONCE: Final = 256
+_ALIKE: Final = 3
+_COMPARED: Final = 1000
 
 
 class Entity(Json, Mapping[Keyword, Any]):
@@ -44,7 +47,8 @@ class Entity(Json, Mapping[Keyword, Any]):
         bob = await ada.fetch(":person/knows")
         assert [friend[":person/name"] for friend in bob] == ["Bob"]
 
-    Raises KeyError for what it does not have, and NotLoaded for what has to be read first.
+    Raises KeyError for what it does not have, with a note where the schema does not have it
+    either; and NotLoaded for what has to be read first.
     """
 
     __slots__ = ("_back", "_own", "db", "id")
@@ -73,8 +77,11 @@ class Entity(Json, Mapping[Keyword, Any]):
             )
         return self._own
 
-    def __getitem__(self, key: Any) -> Any:
+    def _found(self, key: Any) -> Any:
+        """Return what it has by a key; no value is None."""
         name = _keyword(key)
+        if name is None:
+            return None
         if name is DB_ID:
             return self.id
         if _is_reverse(self.db.view, name):
@@ -85,22 +92,26 @@ class Entity(Json, Mapping[Keyword, Any]):
                     entity_id=self.id,
                     attribute=name,
                 )
-            found = self._back[name]
-            if found is None:
-                raise KeyError(key)
-            return found
-        own = self._loaded("touch()")
-        try:
-            return own[name]
-        except KeyError:
-            raise KeyError(key) from None
+            return self._back[name]
+        return self._loaded("touch()").get(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = self._found(key)
+        if found is None:
+            error = KeyError(key)
+            hint = _hint(self.db.view, key)
+            if hint:
+                error.add_note(hint)
+            raise error
+        return found
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return the value of an attribute, ``default`` where it has none."""
+        found = self._found(key)
+        return default if found is None else found
 
     def __contains__(self, key: object) -> bool:
-        try:
-            self[key]
-        except KeyError:
-            return False
-        return True
+        return self._found(key) is not None
 
     def __iter__(self) -> Iterator[Keyword]:
         return iter(self._loaded("touch()"))
@@ -157,7 +168,12 @@ class Entity(Json, Mapping[Keyword, Any]):
             bob = await db.entity([":person/email", "bob@example.org"])
             assert {e[":person/name"] for e in await bob.fetch(":person/_knows")} == {"Ada"}
         """
-        name = _keyword(attribute, error=True)
+        name = _keyword(attribute)
+        if name is None:
+            raise ArgumentError(
+                f"{shown(attribute)} is no attribute; give a keyword such as :person/name.",
+                attribute=attribute,
+            )
         if name is DB_ID:
             return self.id
         await _load(self.db, [self])
@@ -265,16 +281,26 @@ def _exchanged(value: Any, known: Mapping[int, Entity]) -> Any:
     return value
 
 
-def _keyword(key: Any, *, error: bool = False) -> Keyword:
+def _keyword(key: Any) -> Keyword | None:
     if isinstance(key, Keyword):
         return key
     if isinstance(key, str) and key[:1] == ":" and len(key) > 1:
         return Keyword(key)
-    if error:
-        raise ArgumentError(
-            f"{shown(key)} is no attribute; give a keyword such as :person/name.", attribute=key
-        )
-    raise KeyError(key)
+    return None
+
+
+def _hint(view: View, key: Any) -> str:
+    """Return what may have been meant by a key that is no attribute of a database."""
+    if not isinstance(key, str):
+        return "" if isinstance(key, Keyword) else "A key is a keyword, such as :person/name."
+    name = key if key.startswith(":") else ":" + key
+    known = view.schema.by_key
+    if name in known:
+        return "" if name == key else f"Did you mean {name}?"
+    # What is alike is about as long; comparing a name with each of thousands would take its time.
+    alike = [k for k in known if isinstance(k, str) and abs(len(k) - len(name)) <= _ALIKE]
+    near = get_close_matches(name, alike[:_COMPARED], 1)
+    return "The schema has no such attribute." + (f" Did you mean {near[0]}?" if near else "")
 
 
 def _is_reverse(view: View, name: Keyword) -> bool:

@@ -72,6 +72,32 @@ async def test_an_entity_is_a_map_of_its_attributes(db: d.Database) -> None:
         ada[":name"] = "Eve"  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (":nmae", "The schema has no such attribute. Did you mean :name?"),
+        ("name", "Did you mean :name?"),
+        (":quite/other", "The schema has no such attribute."),
+        (5, "A key is a keyword, such as :person/name."),
+    ],
+)
+async def test_a_key_that_is_misspelt_is_told_of(db: d.Database, key: Any, told: str) -> None:
+    ada = await db.entity([":email", "ada"])
+    assert ada is not None
+    with pytest.raises(KeyError) as caught:
+        ada[key]
+    assert caught.value.args == (key,)
+    assert caught.value.__notes__ == [told]
+
+
+async def test_a_key_that_is_known_needs_no_note(db: d.Database) -> None:
+    bob = await db.entity([":email", "bob"])
+    assert bob is not None
+    with pytest.raises(KeyError) as caught:
+        bob[":boss"]
+    assert not hasattr(caught.value, "__notes__")
+
+
 async def test_what_names_an_entity(db: d.Database) -> None:
     for eid in (30, ":color/red", d.kw("color/red")):
         red = await d.entity(db, eid)

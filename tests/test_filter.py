@@ -31,6 +31,27 @@ async def db() -> d.Database:
     )
 
 
+async def waits(db: d.Database, datom: Any) -> bool:
+    return False
+
+
+class Waits:
+    async def __call__(self, db: d.Database, datom: Any) -> bool:
+        return False
+
+
+async def test_a_filter_that_has_to_be_awaited_is_refused(db: d.Database) -> None:
+    # A coroutine is true: it would keep everything.
+    with pytest.raises(d.ArgumentError, match="answers at once"):
+        db.filter(waits)
+    with pytest.raises(d.ArgumentError, match="answers at once"):
+        db.filter(columns=waits)
+    for wanted in (Waits(), lambda db, datom: waits(db, datom)):
+        for seen in (db.filter(wanted), db.filter(columns=wanted)):
+            with pytest.raises(d.ArgumentError, match="answers at once"):
+                await seen.q("[:find ?e :where [?e :age]]")
+
+
 def adults(db: d.Database, datom: d.Datom) -> bool:
     return not (datom.a == d.kw("age") and datom.v < 30)
 

@@ -51,7 +51,16 @@ from datahike_async.index.objects import object_array
 from datahike_async.index.source import Address
 from datahike_async.values.types import DoubleArray, FloatArray
 
-__all__ = ["decode_rows", "encode_rows", "pack", "pack_values", "unpack", "unpack_values"]
+__all__ = [
+    "decode_rows",
+    "encode_rows",
+    "pack",
+    "pack_values",
+    "seal",
+    "unpack",
+    "unpack_values",
+    "unseal",
+]
 
 _FORMAT: Final = 1
 _ZSTD: Final = 1

@@ -98,8 +98,8 @@ class Index(Protocol):
     def cuts(self, lower: Bound, upper: Bound, rows: int) -> list[int]:
         """Return entities that part the datoms of one attribute into runs of about ``rows``.
 
-        For AEVT; they ascend, and each is the first of a run but the first one. Reads no leaves; a
-        miss names missing nodes of a level.
+        For AEVT; they ascend, none comes twice, and each is the first of a run but the first one.
+        Reads no leaves; a miss names missing nodes of a level.
         """
         ...
 

@@ -58,7 +58,11 @@ def index_factory(name: Any = PERSISTENT_SET) -> LevelsFactory:
         return made
     known = sorted({*_registered, *_from_entry_points()})
     near = get_close_matches(text, known, 1)
-    hint = f"did you mean :{near[0]}?" if near else "known: " + ", ".join(":" + k for k in known)
+    hint = f"did you mean :{near[0]}?" if near else f"known: {', '.join(':' + k for k in known)}."
     raise ConfigError(
-        f"Unknown index type :{text}; {hint}", error=":unknown-index-type", index=text
+        f"Unknown index type :{text}; {hint} Another is made known by the entry point of an "
+        "installed package, or with datahike_async.index.registry.register_index; "
+        "docs/how-to/write-an-index.md leads to it.",
+        error=":unknown-index-type",
+        index=text,
     )

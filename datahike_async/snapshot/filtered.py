@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import Any, Final
 
 import numpy as np
@@ -41,7 +42,8 @@ class DatomColumns:
     """Many datoms as columns of one length: what a filter of columns gets.
 
     ``e`` and ``tx`` are arrays of ids, ``a`` of Keywords, ``v`` of values: numbers where all of
-    them are, else objects; ``added`` is an array of bools, false for retractions.
+    them are, else objects; ``added`` is an array of bools, false for retractions. An element of
+    ``a`` equals ``d.kw("person/name")``, and no string.
     """
 
     e: npt.NDArray[np.int64]
@@ -57,8 +59,11 @@ class DatomColumns:
 def by_columns(wanted: Callable[[DatomColumns], Any], schema: Schema) -> Keep:
     """Return a filter that asks about all rows at once.
 
-    Raises ArgumentError for an answer that is no mask of as many bools.
+    Raises ArgumentError for a coroutine function, and for an answer that is no mask of as many
+    bools.
     """
+    if iscoroutinefunction(wanted):
+        raise _must_wait()
     idents = np.array([attr.ident for attr in schema.attrs], object)
 
     def keep(rows: Rows) -> Any:
@@ -73,7 +78,9 @@ def by_columns(wanted: Callable[[DatomColumns], Any], schema: Schema) -> Keep:
             else:
                 values = np.fromiter(part.v.tolist(), object, len(part))
             e, t = part.e.astype(np.int64), part.t.astype(np.int64)
-            mask = np.asarray(wanted(DatomColumns(e, idents[part.a], values, t, added)))
+            answer = wanted(DatomColumns(e, idents[part.a], values, t, added))
+            _require_answer(answer)
+            mask = np.asarray(answer)
             if mask.dtype != np.bool_ or mask.shape != (len(part),):
                 raise ArgumentError(
                     f"A filter of columns returns an array of {len(part)} bools for as many "
@@ -86,13 +93,40 @@ def by_columns(wanted: Callable[[DatomColumns], Any], schema: Schema) -> Keep:
 
 
 def by_datom(wanted: Callable[[Datom], Any], schema: Schema) -> Keep:
-    """Return a filter that asks about each datom."""
+    """Return a filter that asks about each datom.
+
+    Raises ArgumentError for a coroutine function, and for an answer that has to be awaited.
+    """
+    if iscoroutinefunction(wanted):
+        raise _must_wait()
+
+    def kept(datom: Datom) -> bool:
+        answer = wanted(datom)
+        if answer is True or answer is False:
+            return answer
+        _require_answer(answer)
+        return bool(answer)
 
     def keep(rows: Rows) -> Any:
         datoms = walked(Datoms(schema, [rows]), each=_ASKED, count=len(rows))
-        return np.fromiter((bool(wanted(datom)) for datom in datoms), np.bool_, len(rows))
+        return np.fromiter((kept(datom) for datom in datoms), np.bool_, len(rows))
 
     return keep
+
+
+def _require_answer(answer: Any) -> None:
+    """Refuse what has to be awaited: it is true, whatever it would say, and so would keep all."""
+    if isawaitable(answer):
+        if iscoroutine(answer):
+            answer.close()
+        raise _must_wait()
+
+
+def _must_wait() -> ArgumentError:
+    return ArgumentError(
+        "A filter answers at once, and this one gives something to be awaited. Give a plain "
+        "function, and read before what it needs of a database."
+    )
 
 
 class FilteredView(View):

@@ -164,8 +164,10 @@ class BlockIndex:
         for i in self.between(low, high):
             block = self.directory()[i]
             if since and since + block.size > rows and block.key > low:
-                out.append(block.key[1])
-                since = 0
+                entity = block.key[1]
+                if not out or out[-1] < entity:
+                    out.append(entity)
+                    since = 0
             since += block.size
         return out
 
@@ -257,7 +259,7 @@ class BlockIndex:
                     at = sink.put(codec.seal([0, codec.encode_rows(rows)]), rows)
                 stored.append(block._replace(rows=None, address=at))
             address = sink.put(encoded(stored), Directory(stored))
-        record = {"address": None if address is None else list(address)}
+        record = {"address": None if address is None else address.to_data()}
         record |= {"count": self.count, "size": self.size}
         blocks = [] if address is None else None
         parts = (self.order, self.temporal, self.size, blocks, self.count)
@@ -291,7 +293,7 @@ class BlockIndex:
 
 
 def encoded(blocks: Sequence[Block]) -> bytes:
-    return codec.seal([1, [[list(x.key), x.size, list(x.address or ())] for x in blocks]])
+    return codec.seal([1, [[list(x.key), x.size, x.address.to_data()] for x in blocks]])
 
 
 class BlockIndexFactory:
@@ -356,4 +358,4 @@ class BlockIndexFactory:
         return None if at is None else Child(Address(*at), root["count"], None, False)
 
     def rooted(self, root: Mapping[str, Any], address: Address) -> Mapping[str, Any]:
-        return {**root, "address": list(address)}
+        return {**root, "address": address.to_data()}

@@ -334,8 +334,11 @@ class PersistentSet:
                     since = self._cut(child, left, right, rows, out, since, missing)
                     continue
             if since and since + count > rows:
-                out.append(branch.keys[slot][1])
-                since = 0
+                entity = branch.keys[slot][1]
+                # One with rows in many leaves is cut off once.
+                if not out or out[-1] < entity:
+                    out.append(entity)
+                    since = 0
             since += count
         return since
 

@@ -112,6 +112,13 @@ class ReadingLaws(Laws):
         assert all(500 <= e < 1500 for e in cuts)
         assert len(model) == 2200
 
+    def test_cuts_name_an_entity_of_many_rows_once(self) -> None:
+        facts = [Fact(e, 1, v, 1) for e in (3, 5, 9) for v in range(600)]
+        index, _ = self.made(Order.AEVT, False, facts)
+        cuts = index.cuts((1,), (1,), 100)
+        assert cuts == sorted(set(cuts))
+        assert {5, 9} <= set(cuts) <= {3, 5, 9}
+
     def test_cuts_read_no_leaves(self) -> None:
         index, _, cold, root = self.stored(Order.AEVT, False)
         cold.call(lambda: index.cuts((1,), (1,), 100))
