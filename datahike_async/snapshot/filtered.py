@@ -142,15 +142,7 @@ class FilteredView(View):
         self.snapshot = base.snapshot
         self.history = base.history
         self._columns: dict[int, Rows] = {}
-        self.attr = self._attr
-        self.values = self._values
-        self.entity = self._entity
-        self.of_entities = self._of_entities
-        self.attr_range = self._attr_range
-        self.slice = self._slice
-        self.count_attr = self._count_attr
-        self.count_slice = self._count_slice
-        self.attr_ids = base.attr_ids
+        self._bind()
 
     @property
     def looks_back(self) -> bool:
@@ -208,6 +200,9 @@ class FilteredView(View):
 
     def _attr_range(self, a: int, lower: Any = None, upper: Any = None) -> Rows:
         return self._kept(self.base.attr_range(a, lower, upper))
+
+    def _attr_ids(self) -> list[int]:
+        return self.base.attr_ids()
 
     def _entity(self, e: int) -> Rows:
         return self._kept(self.base.entity(e))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
@@ -30,6 +30,19 @@ from datahike_async.values.types import typed_key
 __all__ = ["PastView", "TimePoint", "View"]
 
 TimePoint = int | datetime
+
+_READS: Final = (
+    "attr",
+    "values",
+    "entity",
+    "of_entities",
+    "attr_range",
+    "slice",
+    "count_attr",
+    "count_slice",
+    "attr_ids",
+)
+"""What a view reads by, bound to each of them."""
 
 
 class View:
@@ -64,6 +77,11 @@ class View:
         self.count_attr = snapshot.count_attr
         self.count_slice = snapshot.count_slice
         self.attr_ids = snapshot.attr_ids
+
+    def _bind(self) -> None:
+        """Have what reads the snapshot in the plain view read through this one."""
+        for name in _READS:
+            setattr(self, name, getattr(self, f"_{name}"))
 
     @property
     def looks_back(self) -> bool:
@@ -225,15 +243,7 @@ class PastView(View):
         self._since = since
         self._bounds: tuple[int, int] | None = None
         self._columns: dict[int, Rows] = {}
-        self.attr = self._attr
-        self.values = self._values
-        self.entity = self._entity
-        self.of_entities = self._of_entities
-        self.attr_range = self._attr_range
-        self.slice = self._slice
-        self.count_attr = self._count_attr
-        self.count_slice = self._count_slice
-        self.attr_ids = self._attr_ids
+        self._bind()
 
     @property
     def settings(self) -> tuple[Any, ...]:
