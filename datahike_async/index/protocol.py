@@ -123,7 +123,8 @@ class Index(Protocol):
     def merge(self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False) -> Index:
         """Return a new index without ``removes`` and with ``adds``, sharing untouched nodes.
 
-        Both are sorted runs in this index's order, one attribute a run in AEVT and AVET. A removed
+        Both are sorted runs in this index's order, one attribute a run in AEVT and AVET, of which
+        there may be several, one after another; so may there be in EAVT. A removed
         row is found by (e, a, v), in temporal indexes by (e, a, v, t, until); one that is not there
         is ignored. An added row that is found so (and not removed) replaces the one that is there.
 

@@ -26,6 +26,7 @@ from datahike_async.index.hitchhiker_tree.buffers import (
 )
 from datahike_async.index.hitchhiker_tree.merge import Pushing
 from datahike_async.index.hitchhiker_tree.node import Buffered
+from datahike_async.index.mixed import joined_rows
 from datahike_async.index.persistent_set.lookup import Lookup
 from datahike_async.index.persistent_set.node import (
     TOP,
@@ -39,7 +40,7 @@ from datahike_async.index.persistent_set.node import (
 from datahike_async.index.persistent_set.scan import Scan
 from datahike_async.index.persistent_set.tree import PersistentSet, are_one, by_attribute
 from datahike_async.index.protocol import Bound, Index, Order
-from datahike_async.index.runs import places
+from datahike_async.index.runs import places, sorted_rows
 from datahike_async.index.source import Address, NodeMiss, NodeSource
 
 __all__ = ["HitchhikerTree"]
@@ -234,9 +235,8 @@ class HitchhikerTree(PersistentSet):
     def _changed(
         self, adds: Sequence[Rows], removes: Sequence[Rows], gone: Sequence[Rows], sure: bool
     ) -> Self:
-        adds = [run for run in adds if len(run)]
-        removes = [run for run in removes if len(run)]
-        gone = [run for run in gone if len(run)]
+        # Buffers have one run of an attribute; nobody who changes an index need give it so.
+        adds, removes, gone = (_single(runs, self.order) for runs in (adds, removes, gone))
         if not sure and isinstance(self._top_node(), Branch):
             adds, removes = self._surely(adds, removes)
         if not adds and not removes and not gone:
@@ -310,3 +310,12 @@ class HitchhikerTree(PersistentSet):
         left = self._there(groups)
         right = other._there(groups)
         return tuple([side[a] for a in sorted(side) if len(side[a])] for side in (left, right))  # type: ignore[return-value]
+
+
+def _single(runs: Sequence[Rows], order: Order) -> list[Rows]:
+    """Return sorted runs as one for each attribute, ascending; in EAVT as one."""
+    groups = groups_of(runs, order)
+    return [
+        group[0] if len(group) == 1 else sorted_rows(joined_rows(group), order)
+        for _, group in sorted(groups.items())
+    ]

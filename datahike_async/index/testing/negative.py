@@ -291,6 +291,22 @@ class IsAlwaysApart(PersistentSet):
         return self.slice(), other.slice()
 
 
+@found_by("test_runs_of_one_attribute_are_as_one")
+class TakesOneRunEach(PersistentSet):
+    """Of several runs of an attribute the first is taken."""
+
+    __slots__ = ()
+
+    def merge(self, adds: Sequence[Rows], removes: Sequence[Rows], *, sure: bool = False) -> Self:
+        one: list[list[Rows]] = []
+        for side in (adds, removes):
+            firsts: dict[int, Rows] = {}
+            for run in side:
+                firsts.setdefault(0 if self.order is Order.EAVT else int(run.a[0]), run)
+            one.append(list(firsts.values()))
+        return super().merge(*one, sure=sure)
+
+
 # -- storing -----------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from datahike_async.index.columns import Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.sums import in_order
 from datahike_async.index.testing.cold import Cold
@@ -35,6 +36,23 @@ class ChangingLaws(Laws):
                 model.check(index, lambda call: call())
             for old, was in history:
                 was.check(old, lambda call: call())
+
+    @EACH
+    def test_runs_of_one_attribute_are_as_one(self, order: Order, temporal: bool) -> None:
+        for seed in range(self.examples):
+            random = Random(seed)
+            index, model = self.empty(order, temporal), Model(order, temporal)
+            for t in range(12):
+                batch = model.batch(random, t, random.choice((5, 40)), spread=60)
+                adds, removes = model.surely(*batch)
+                cut = random.choice((1, 3, 8))
+                sides = [
+                    [piece for run in model.runs(side) for piece in _pieces(run, cut)]
+                    for side in (adds, removes)
+                ]
+                index = index.merge(*sides, sure=True)
+                model = model.merge(adds, removes)
+                model.check(index, lambda call: call())
 
     @present
     def test_a_current_fact_is_found_whatever_its_transaction(self, order: Order) -> None:
@@ -154,3 +172,8 @@ class ChangingLaws(Laws):
         runs = cold.call(lambda: left.apart(right))
         assert sum(len(run) for side in runs for run in side) < len(model) // 2
         assert cold.call(lambda: left.apart(left)) == ([], [])
+
+
+def _pieces(run: Rows, rows: int) -> list[Rows]:
+    """Return a run as several, one after another, of so many rows."""
+    return [run.slice(i, min(i + rows, len(run))) for i in range(0, len(run), rows)]
