@@ -7,7 +7,6 @@ to, and what refers to it, when somebody asks. Knows database values and how pul
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from datahike_async.edn.types import Keyword
@@ -21,6 +20,7 @@ from datahike_async.query.pulling.read import ALL, Reader
 from datahike_async.snapshot.views import View
 from datahike_async.values.json_form import jsonable
 from datahike_async.values.schema import Attr
+from datahike_async.values.spelling import did_you_mean
 from datahike_async.values.value_set import ValueSet
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Entity", "entity"]
 
 _AT_ONCE: Final = 256
-_ALIKE: Final = 3
-_COMPARED: Final = 1000
 
 
 class Entity(Json, Mapping[Keyword, Any]):
@@ -297,10 +295,7 @@ def _hint(view: View, key: Any) -> str:
     known = view.schema.by_key
     if name in known:
         return "" if name == key else f"Did you mean {name}?"
-    # What is alike is about as long; comparing a name with each of thousands would take its time.
-    alike = [k for k in known if isinstance(k, str) and abs(len(k) - len(name)) <= _ALIKE]
-    near = get_close_matches(name, alike[:_COMPARED], 1)
-    return "The schema has no such attribute." + (f" Did you mean {near[0]}?" if near else "")
+    return f"The schema has no such attribute.{did_you_mean(view.schema, name)}"
 
 
 def _is_reverse(view: View, name: Keyword) -> bool:

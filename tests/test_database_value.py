@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -225,3 +226,16 @@ async def test_a_connection_is_no_database():
                 await call
             assert caught.value.error == ":datahike/db-expected"
     await d.delete_database(config)
+
+
+async def test_a_misspelt_lookup_ref_says_what_may_be_meant(db):
+    for ref, hint in (
+        ([":eamil", "Ada"], "Did you mean :email?"),
+        (["email", "Ada"], "Did you mean :email?"),
+        ([":quite-another", 1], "is not in the schema."),
+        ([5, 1], "5 is no attribute."),
+    ):
+        with pytest.raises(d.QueryError, match=re.escape(hint)) as caught:
+            await db.entid(ref)
+        assert caught.value.error == ":lookup-ref/unique"
+        assert ("Did you mean" in str(caught.value)) is hint.startswith("Did")

@@ -25,6 +25,7 @@ from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import IDENT, TX_INSTANT, Schema
+from datahike_async.values.spelling import did_you_mean
 from datahike_async.values.types import typed_key
 
 __all__ = ["PastView", "TimePoint", "View"]
@@ -192,7 +193,7 @@ class View:
         if attr is None or attr.unique is None:
             raise QueryError(
                 f"Lookup ref {shown(ref)} needs an attribute that is marked :db/unique; "
-                f"{shown(key)} " + ("is not." if attr is not None else "is not in the schema."),
+                f"{shown(key)} " + ("is not." if attr is not None else _unknown(self.schema, key)),
                 error=":lookup-ref/unique",
                 entity_id=ref,
             )
@@ -212,6 +213,15 @@ class View:
             ) from error
         found = self.lookup(attr.id, value)
         return found[0] if found else None
+
+
+def _unknown(schema: Schema, key: Any) -> str:
+    if not isinstance(key, (str, Keyword)):
+        return "is no attribute."
+    name = key if isinstance(key, str) and key.startswith(":") else repr(Keyword(key or "?"))
+    hint = f" Did you mean {name}?" if name in schema.by_key else ""
+    hint = hint or did_you_mean(schema, name, lambda attr: attr.unique)
+    return f"is not in the schema.{hint}"
 
 
 def _no_entity(eid: int) -> NoReturn:

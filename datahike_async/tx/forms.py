@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Final
 
 from datahike_async.edn.reader import read
@@ -13,6 +12,7 @@ from datahike_async.planned import SCHEMA_NAMESPACES
 from datahike_async.tx.table import Table
 from datahike_async.values.datom import Datom
 from datahike_async.values.schema import LATE_ATTRIBUTES, SCHEMA_PROPERTIES, Attr, Schema
+from datahike_async.values.spelling import did_you_mean
 
 __all__ = [
     "LARGE",
@@ -55,8 +55,6 @@ _OPTIONS: Final = {
         Keyword(name.replace("_", "-")),
     )
 }
-_ALIKE: Final = 3
-_COMPARED: Final = 1000
 _NAME: Final = 100
 _TX_META: Final = (Keyword("tx-meta"), ":tx-meta", "tx-meta", "tx_meta")
 
@@ -202,17 +200,11 @@ def unknown_attribute(key: Any, schema: Schema, what: str = "entity attribute") 
     """Return the error for an attribute that the schema does not have: how to declare it."""
     text = key if isinstance(key, str) else repr(key)
     own = text.startswith(":db/")
-    # What is alike is about as long; comparing a name with each of thousands would take its time.
-    known = [
-        k
-        for k, attr in schema.by_key.items()
-        if isinstance(k, str)
-        and schema.takes_data(attr)
-        and k.startswith(":db/") is own
-        and abs(len(k) - len(text)) <= _ALIKE
-    ]
-    near = get_close_matches(text, known[:_COMPARED], 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(
+        schema,
+        text,
+        lambda attr: schema.takes_data(attr) and (attr.ident.namespace == "db") is own,
+    )
     if not own and keyword(key) is not None:
         hint += (
             f' Declare it first: transact([{{":db/ident": {_quoted(text)}, ":db/valueType": '
