@@ -85,6 +85,7 @@ from datahike_async.index.registry import register_index
 from datahike_async.konserve import register_backend
 from datahike_async.lifecycle import create_database, database_exists, delete_database
 from datahike_async.loading.load import LoadReport, load
+from datahike_async.log import LogEntry
 from datahike_async.merges import merge, merge_base, merge_preview, revert
 from datahike_async.merging.report import Conflict, Fact, MergeReport
 from datahike_async.metrics import Metrics
@@ -102,7 +103,15 @@ from datahike_async.values.datom import Datom
 from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.value_set import ValueSet
-from datahike_async.verbs import db, listen, release, transact, transact_many, unlisten
+from datahike_async.verbs import (
+    db,
+    listen,
+    release,
+    transact,
+    transact_many,
+    tx_range,
+    unlisten,
+)
 from datahike_async.verification import (
     Audit,
     BranchInfo,
@@ -175,6 +184,7 @@ __all__ = [
     "KeptBranch",
     "Keyword",
     "LoadReport",
+    "LogEntry",
     "MergeConflict",
     "MergeReport",
     "Metrics",
@@ -274,6 +284,7 @@ __all__ = [
     "touch",
     "transact",
     "transact_many",
+    "tx_range",
     "unlisten",
     "unregister_function",
     "untag",

@@ -7,7 +7,7 @@ the loop, so an exception of an ``async with`` block comes out as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -31,6 +31,7 @@ from datahike_async.errors import (
 )
 from datahike_async.konserve.loops import outlast
 from datahike_async.konserve.redaction import public
+from datahike_async.log import Log, LogEntry, Point, checked_point
 from datahike_async.planned import FUNCTIONS_OF_CONNECTIONS, attribute_error
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import PastView, View
@@ -163,6 +164,28 @@ class Connection:
         self._check_home()
         await self._writer.refresh()
         return self.db()
+
+    def tx_range(self, from_: Point = None, to: Point = None) -> AsyncIterator[LogEntry]:
+        """Iterate over the transactions after ``from_``, up to ``to`` inclusive, oldest first.
+
+        Both are transaction ids, aware datetimes or databases of this branch; None stands for the
+        beginning, and for the newest transaction by now. Each comes as a :class:`LogEntry`.
+
+        They are read from the log as far as it goes. What was before it (collections and purges cut
+        it off) is put together from the history, in memory: the same datoms, without what was
+        purged, and without past values of ``:db/noHistory`` attributes. Raises SnapshotExpired
+        where there is no history; ArgumentError ``:temporal/invalid-time-point``. ::
+
+            report = await conn.transact([{":person/name": "Cy"}])
+            found = [entry async for entry in conn.tx_range(report.db_before)]
+            assert [entry.tx for entry in found] == [report.tx]
+            assert ("Cy", True) in [(x.v, x.added) for x in found[0].datoms]
+        """
+        self._check_open()
+        self._check_home()
+        store_id = self._writer.config.store["id"]
+        points = checked_point(from_, store_id), checked_point(to, store_id)
+        return Log(self._transactor.branch, *points, check=self._check_open)
 
     # -- writing -------------------------------------------------------------------------------
 

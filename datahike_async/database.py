@@ -47,12 +47,15 @@ from datahike_async.values.report import TxReport
 from datahike_async.values.schema import Schema
 from datahike_async.warming import Warmed
 
-__all__ = ["Database", "db_with", "empty_db", "init_db", "with_"]
+__all__ = ["Database", "db_with", "empty_db", "init_db", "time_point", "with_"]
 
 T = TypeVar("T")
 
 _OF_CONNECTIONS: Final = frozenset(
-    {"transact", "transact_many", "sync", "listen", "unlisten", "release", "db"}
+    {
+        *("transact", "transact_many", "sync", "listen", "unlisten", "release", "db"),
+        "tx_range",
+    }
 )
 
 
@@ -171,7 +174,7 @@ class Database:
             assert await then.pull("[:person/name]", ada) == {":person/name": "Ada"}
         """
         self._require_history("as_of")
-        return self._with_view(self.view.as_of(_time_point(point)))
+        return self._with_view(self.view.as_of(time_point(point)))
 
     def since(self, point: int | datetime) -> Database:
         """Return what was asserted after ``point``, exclusive, and is still true.
@@ -179,7 +182,7 @@ class Database:
         ``point`` is a transaction id or an instant; 0 stands before everything.
         """
         self._require_history("since")
-        return self._with_view(self.view.since(_time_point(point, beginning=True)))
+        return self._with_view(self.view.since(time_point(point, beginning=True)))
 
     def history(self) -> Database:
         """Return every assertion and retraction; the fifth component of a datom tells which. ::
@@ -413,7 +416,12 @@ class Database:
         return Database(View(snapshot), config=self.config, env=self._env)
 
 
-def _time_point(point: int | datetime, *, beginning: bool = False) -> int | datetime:
+def time_point(point: int | datetime, *, beginning: bool = False) -> int | datetime:
+    """Return a point in time; with ``beginning`` 0 is one, too.
+
+    Raises ArgumentError ``:temporal/invalid-time-point`` for what is no transaction id and no aware
+    datetime.
+    """
     if isinstance(point, datetime):
         if point.utcoffset() is None:
             raise ArgumentError(

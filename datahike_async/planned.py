@@ -17,13 +17,11 @@ __all__ = [
 ]
 
 _RULES: Final = "until then, the built-in rules valid-at, valid-between and valid-during see it"
-_TX: Final = "until then, query db.history() for [?e ?a ?v ?tx ?added]"
 _SEARCH: Final = "until then, register_function makes a Python function known to queries"
 _NOTHING: Final = ""
 
 _NAMES: Final[dict[str, str]] = {
     **dict.fromkeys(("valid_at", "valid_between", "valid_during", "valid_all"), _RULES),
-    "tx_range": _TX,
     "reachable_store_refs": _NOTHING,
     **dict.fromkeys(("fulltext", "knn"), _SEARCH),
     "load_entities": "until then, init_db(datoms, schema) makes a database of datoms",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from datahike_async.connection import Connection, require_connection
 from datahike_async.database import Database
 from datahike_async.errors import ArgumentError
+from datahike_async.log import LogEntry, Point
 from datahike_async.values.report import TxReport
 
-__all__ = ["db", "listen", "release", "transact", "transact_many", "unlisten"]
+__all__ = ["db", "listen", "release", "transact", "transact_many", "tx_range", "unlisten"]
 
 
 def db(conn: Connection) -> Database:
@@ -59,3 +60,8 @@ def listen(conn: Connection, *arguments: Any) -> Any:
 def unlisten(conn: Connection, key: Any) -> None:
     """Stop listening; see :meth:`Connection.unlisten`."""
     require_connection(conn).unlisten(key)
+
+
+def tx_range(conn: Connection, from_: Point = None, to: Point = None) -> AsyncIterator[LogEntry]:
+    """Iterate over what transactions did, oldest first; see :meth:`Connection.tx_range`."""
+    return require_connection(conn).tx_range(from_, to)

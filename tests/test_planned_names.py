@@ -26,7 +26,7 @@ async def test_databases_and_connections_say_so() -> None:
     await d.create_database(config)
     async with d.connect(config) as conn:
         for owner in (conn, conn.db(), conn.db().history()):
-            for name in ("load_entities", "tx_range", "valid_at"):
+            for name in ("load_entities", "valid_at"):
                 assert not hasattr(owner, name)
                 with pytest.raises(AttributeError, match=f"^{name} {LATER}"):
                     getattr(owner, name)

@@ -22,9 +22,10 @@ from datahike_async.storage.log.records import (
     entries_of,
     newest,
     tx_of_commit,
+    txs_of,
 )
 
-__all__ = ["Past", "Place"]
+__all__ = ["Past", "Place", "Stretch"]
 
 
 # Checkpoints, and logs of flushes, that are kept.
@@ -39,6 +40,17 @@ class Place(NamedTuple):
     encoded: tuple[bytes, ...]
     records: tuple[Record, ...]
     commit: Commit
+
+
+class Stretch(NamedTuple):
+    """Encoded records of the log, oldest first, up to the transaction ``upto``; None: to the end.
+
+    ``whole`` says that they begin where they were asked for: nothing leads further back, else.
+    """
+
+    encoded: Sequence[bytes]
+    upto: int | None
+    whole: bool
 
 
 class Past:
@@ -90,6 +102,21 @@ class Past:
             return None
         return _place(base, await self.between(base, later), tx)
 
+    async def after(self, base: Checkpoint, tail: Sequence[bytes], tx: int) -> Stretch:
+        """Return the records after a transaction: up to the next checkpoint, or since the last.
+
+        Some may hold transactions before it, too. What it costs goes by the records of one flush.
+        Raises CorruptData ``:node-not-found`` where what leads there is gone.
+        """
+        at, later = base, None
+        while at.tx > tx and (pointer := at.towards(tx)) is not None:
+            later, at = at, await self.checkpoint(pointer.id)
+        if at.tx > tx:
+            return Stretch(_after(await self.between(None, at), tx), at.tx, whole=False)
+        if later is None:
+            return Stretch(_after(tail, tx), None, whole=True)
+        return Stretch(_after(await self.between(at, later), tx), later.tx, whole=True)
+
     async def checkpoint(self, id: UUID) -> Checkpoint:
         """Return a checkpoint. Raises CorruptData ``:node-not-found`` where it is not there."""
         found = self._checkpoints.get(id)
@@ -126,6 +153,15 @@ class Past:
                 at = segment.previous
             found = self._records[later.id] = tuple(parts)
         return found
+
+
+def _after(encoded: Sequence[bytes], tx: int) -> Sequence[bytes]:
+    """Return the records from the first on that holds a transaction after one."""
+    # From the end: who follows a branch has nearly all of them.
+    start = len(encoded)
+    while start and txs_of(encoded[start - 1])[1] > tx:
+        start -= 1
+    return encoded[start:]
 
 
 def _place(base: Checkpoint, encoded: Sequence[bytes], tx: int) -> Place | None:

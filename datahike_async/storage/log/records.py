@@ -53,6 +53,7 @@ __all__ = [
     "last_of",
     "newest",
     "tx_of_commit",
+    "txs_of",
 ]
 
 _RECORD_FORMAT: Final = 3
@@ -243,6 +244,12 @@ def encode_record(
 def entries_of(data: bytes) -> list[bytes]:
     """Return the encoded entries of an encoded record."""
     return _entries(unpack(data)[3])
+
+
+def txs_of(data: bytes) -> tuple[int, int]:
+    """Return the first and the last transaction of an encoded record."""
+    entries = entries_of(data)
+    return unpack(entries[0])[0], unpack(entries[-1])[0]
 
 
 def _entries(stored: list[bytes] | bytes) -> list[bytes]:
