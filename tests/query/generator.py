@@ -566,7 +566,8 @@ def queries(draw: st.DrawFn, facts: list[tuple[Any, ...]]) -> Generated:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[list[list[Any]], Generated]:
-    """A history of transactions, and a query about it."""
+def cases(draw: st.DrawFn, count: int) -> tuple[list[list[Any]], list[Generated]]:
+    """A history of transactions, and some queries about it."""
     history = draw(histories)
-    return history, draw(queries(facts_of(history)))
+    facts = facts_of(history)
+    return history, [draw(queries(facts)) for _ in range(count)]

@@ -288,11 +288,20 @@ class Oracle:
     def seen(
         self, source: Symbol, head: Sequence[Symbol], row: tuple[Any, ...]
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield a row; of a variable that its head has twice, one is seen as an entity too."""
+        """Yield a row; of a variable that its head has twice, one is seen as an entity too.
+
+        And as all else that names this entity.
+        """
         yield row
         for i, variable in enumerate(head):
             if head.count(variable) > 1 and isinstance(row[i], Ref):
-                yield (*row[:i], resolve(self.sources[source], row[i].given), *row[i + 1 :])
+                entity = resolve(self.sources[source], row[i].given)
+                names = [ref for ref in self.refs if self.names(source, ref, entity)]
+                for other in (entity, *names):
+                    yield (*row[:i], other, *row[i + 1 :])
+
+    def names(self, source: Symbol, ref: Ref, entity: int | None) -> bool:
+        return entity is not None and resolve(self.sources[source], ref.given) == entity
 
     def calls(self, variables_: Sequence[Symbol]) -> Iterator[Solution]:
         """Yield what may be given for the arguments of a rule: nothing, or a reference."""
