@@ -14,6 +14,7 @@ from datahike_async.index.levels.levels import Levels
 from datahike_async.index.source import fetched
 from datahike_async.transactor.limits import Limits
 from datahike_async.values.types import typed_key
+from tests.indexes import TREE
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +68,7 @@ async def test_states_differ_in_what_their_sets_of_datoms_differ_in(
     store: dict[str, Any] = {"backend": backend, "id": uuid4()}
     if backend == "file":
         store["path"] = str(tmp_path / "db")
-    config = {"store": store, "schema-flexibility": "read"}
+    config = {"store": store, "schema-flexibility": "read", **({} if backend == "file" else TREE)}
     most = 0
     async with d.connect(config, create=True, limits=limits) as main:
         states = [main.db()]

@@ -34,6 +34,7 @@ from datahike_async.konserve.wrappers.passing import PassingBlobStore
 from datahike_async.storage import opened as opened_stores
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.transactor import Limits
+from tests.indexes import TREE
 from tests.strangers import Strangers
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +62,8 @@ async def store(kind: str, tmp_path: Path) -> dict[str, Any]:
     store: dict[str, Any] = {"backend": "file" if kind == "file" else "memory", "id": uuid4()}
     if kind == "file":
         store["path"] = str(tmp_path / "db")
-    await d.create_database(store=store, schema_flexibility="read")
+    index = {} if kind == "file" else TREE
+    await d.create_database(store=store, schema_flexibility="read", **index)
     return store
 
 

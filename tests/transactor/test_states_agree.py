@@ -17,6 +17,7 @@ import pytest
 
 import datahike_async as d
 from datahike_async.transactor.limits import Limits
+from tests.indexes import INDEXES
 from tests.strangers import Strangers
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +76,8 @@ async def test_states_agree(seed: int, backend: str, tmp_path: Path) -> None:
     store: dict[str, Any] = {"backend": backend, "id": uuid4()}
     if backend != "memory":
         store["path"] = str(tmp_path / "db")
-    await d.create_database(store=store, initial_tx=SCHEMA)
+    index = list(INDEXES.values())[seed % len(INDEXES)]
+    await d.create_database(store=store, initial_tx=SCHEMA, **index)
 
     def stranger() -> Strangers:
         rows, size = chance.choice([3, 10, 40, 1000]), chance.choice([300, 3_000, 100_000])

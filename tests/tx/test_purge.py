@@ -15,6 +15,7 @@ import pytest
 import datahike_async as d
 from datahike_async.transactor.limits import Limits
 from datahike_async.values.types import typed_key
+from tests.indexes import TREE
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +50,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
     if request.param != "memory":
         store["path"] = str(tmp_path / "db")
-    return {"store": store, "initial_tx": SCHEMA}
+    return {"store": store, "initial_tx": SCHEMA, **(TREE if request.param == "memory" else {})}
 
 
 async def past(db: d.Database) -> set[Datom]:
