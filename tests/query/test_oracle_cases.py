@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from datahike_async.database import empty_db
-from datahike_async.edn.types import Keyword
+from datahike_async.edn.types import Keyword, Symbol
 from datahike_async.values.types import typed_key
-from tests.query.generator import SCHEMA
+from tests.query import oracle
+from tests.query.generator import NAMED, SCHEMA
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +58,33 @@ async def test_found_before(facts: list[Any], query: str, expected: list[tuple[A
     db = await empty_db(SCHEMA).db_with(facts)
     found = list(await db.q(query))
     assert Counter(map(typed_key, found)) == Counter(map(typed_key, expected))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ([":id", "a"], [Keyword("id"), "a"], [5]),
+        ([":id", 1], Keyword("a"), [6]),
+        ([":id", "a"], [":id", 1], []),
+    ],
+    ids=["two spellings", "two names", "names of two"],
+)
+async def test_the_evaluator_knows_that_two_names_are_of_one_entity(
+    one: Any, other: Any, found: list[int]
+) -> None:
+    """Also where a rule has a variable twice in its head, and is called with both."""
+    r, x, a, b, value = map(Symbol, ("r", "?x", "?a", "?b", "?value"))
+    rules = [[(r, x, x), [x, Keyword("long"), value]]]
+    facts = [*NAMED, [":db/add", 1, ":long", 5], [":db/add", 2, ":long", 6]]
+    db = await empty_db(SCHEMA).db_with(facts)
+    text = "[:find [?value ...] :in $ % ?a ?b :where (r ?a ?b) [?a :long ?value]]"
+    assert await db.q(text, rules, one, other) == found
+    datoms = [tuple(datom) for datom in await db.datoms("eavt")]
+    rows = oracle.evaluate(
+        [value],
+        [(r, a, b), [a, Keyword("long"), value]],
+        ins=[Symbol("$"), a, b],
+        inputs=[datoms, one, other],
+        rules=rules,
+    )
+    assert rows == [(value,) for value in found]

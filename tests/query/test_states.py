@@ -221,3 +221,7 @@ def test_a_planted_fault_is_found(fault: Any, monkeypatch: pytest.MonkeyPatch) -
     except (AssertionError, LookupError) as error:
         found = repr(error)
     assert found is not None
+
+
+def test_without_a_fault_nothing_is_found() -> None:
+    assert first_difference(TELLING) is None
