@@ -32,7 +32,7 @@ import datahike_async as d
 from datahike_async.config.collecting import Retention
 from datahike_async.konserve import opening as stores
 from datahike_async.storage.collecting import Collection
-from tests.collection import test_protocol as protocol
+from tests.collection import test_planted as protocol
 from tests.collection.garbage import SMALL, collection, fresh, grown, numbers
 from tests.crash.kill_loop import _child
 

@@ -15,7 +15,7 @@ from datahike_async.storage.branches.registry import read_registry
 from datahike_async.transactor.collecting import collect_in_turn
 from datahike_async.transactor.limits import Limits
 from tests.collection.garbage import SMALL, collected, fresh, numbers, settled
-from tests.collection.test_protocol import NEVER, flushed
+from tests.collection.scenarios import NEVER, flushed
 from tests.strangers import as_a_stranger
 
 pytestmark = pytest.mark.anyio

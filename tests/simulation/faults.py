@@ -3,8 +3,8 @@
     python -m tests.simulation.faults [--seeds 2000] [--start 0] [--backend asyncio] [NAME…]
 
 prints for each the first seed that finds it. Most are one rule of the protocol left out; the
-scenarios of ``tests/collection/test_protocol`` and the scenes of ``tests/merging`` find the same
-ones by themselves, without chance.
+scenarios of ``tests/collection`` and the scenes of ``tests/merging`` find the same ones by
+themselves, without chance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datahike_async.storage import collecting
 from datahike_async.storage.branches.head import Recent
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.committer import Committer
-from tests.collection import test_protocol as protocol
+from tests.collection import test_planted as protocol
 from tests.merging import test_merging_oracle as merging
 from tests.simulation.loops import BACKENDS
 from tests.simulation.run import Outcome, simulate
