@@ -155,7 +155,7 @@ def filters_of_many_rule_out_what_is_there(plant: Callable[..., None]) -> None:
 
 FAULTS = [
     lookups_leave_out_the_newest_run,
-    filters_of_many_rule_out_what_is_there,
+    pytest.param(filters_of_many_rule_out_what_is_there, marks=pytest.mark.slow),
     joins_lose_a_row,
     types_are_blind,
     negation_keeps_all,
