@@ -16,6 +16,7 @@ import pytest
 import trio.lowlevel
 
 from datahike_async.config import Config
+from tests.indexes import INDEXES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,13 +26,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--crypto-hash", action="store_true", help="have commits be hashes where tests do not say"
     )
+    parser.addoption(
+        "--index",
+        choices=sorted(INDEXES),
+        help="have databases of that index where tests do not say",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    changed: dict[str, Any] = {}
     if config.getoption("--crypto-hash"):
+        changed["crypto_hash"] = True
+    index = config.getoption("--index")
+    if index is not None:
+        changed |= INDEXES[index]
+        changed["index"] = changed["index"].removeprefix(":")
+    if changed:
         init: Any = Config.__init__
         names = list(inspect.signature(init).parameters)[-len(init.__defaults__) :]
-        given = dict(zip(names, init.__defaults__, strict=True)) | {"crypto_hash": True}
+        given = dict(zip(names, init.__defaults__, strict=True)) | changed
         init.__defaults__ = tuple(given.values())
 
 

@@ -2,8 +2,9 @@
 
     python -m tests.collection.commits [--commits 2000] [--branches 5] [--backend file] [--seed 7]
 
-Once with history and once without it: first all commits are looked at, then a collection lets go of
-most, and those that are retained are there, the others what they were or expired.
+Once with history and once without it, on each index: first all commits are looked at, then a
+collection lets go of most, and those that are retained are there, the others what they were or
+expired.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,6 +23,7 @@ import anyio
 
 import datahike_async as d
 from datahike_async.transactor.limits import Limits
+from tests.indexes import INDEXES
 
 __all__ = ["looked_at"]
 
@@ -57,11 +60,11 @@ def _change(rng: random.Random, state: State) -> tuple[list[Any], State]:
 
 
 async def looked_at(
-    store: dict[str, Any], commits: int, branches: int, seed: int, *, history: bool
+    store: dict[str, Any], commits: int, branches: int, seed: int, *, history: bool, index: str
 ) -> tuple[int, int]:
     """Return how many commits were right before a collection, and after it."""
     rng = random.Random(seed)
-    config = {"store": store, "keep_history": history, "index_config": {"branching-factor": 16}}
+    config = {"store": store, "keep_history": history, **INDEXES[index]}
     async with d.connect(config, create=True, initial_tx=SCHEMA, limits=LIMITS) as main:
         conns = {"db": main}
         states: dict[str, State] = {"db": frozenset()}
@@ -118,21 +121,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    for history in (True, False):
+    for history, index in product((True, False), INDEXES):
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             store: dict[str, Any] = {"backend": arguments.backend, "id": uuid4()}
             if arguments.backend != "memory":
                 store["path"] = str(Path(folder) / "db")
 
-            async def run(store: dict[str, Any] = store, history: bool = history) -> Any:
+            async def run(
+                store: dict[str, Any] = store, history: bool = history, index: str = index
+            ) -> Any:
                 wanted = arguments.commits, arguments.branches, arguments.seed
-                return await looked_at(store, *wanted, history=history)
+                return await looked_at(store, *wanted, history=history, index=index)
 
             before, after = anyio.run(run)
         print(
-            f"history {history}: {before} commits compared, {after} after a collection, in "
-            f"{time.monotonic() - began:.0f} s",
+            f"{index}, history {history}: {before} commits compared, {after} after a collection, "
+            f"in {time.monotonic() - began:.0f} s",
             flush=True,
         )
     return 0

@@ -18,6 +18,7 @@ from datahike_async.storage.branches.pins import Watch
 from datahike_async.storage.collecting import Collected, Collection
 from datahike_async.storage.nodes.store import NodeStore
 from datahike_async.transactor.limits import Limits
+from tests.indexes import SET
 
 SMALL = Limits(flush_rows=40, flush_bytes=2_000, flush_journal_bytes=4_000, close_rows=10**9)
 KEPT = Retention(commits=5)
@@ -72,15 +73,25 @@ async def collected(
     opened = store.blobs
     try:
         store.blobs = wrap(opened)
-        return await collection(store, keep).run()
+        return await collection(store, keep, index=index_of(config)).run()
     finally:
         store.blobs = opened
         with anyio.CancelScope(shield=True):
             await stores.release_store(store)
 
 
-def collection(store: Store, keep: Retention = KEPT, *, dry_run: bool = False) -> Collection:
-    factory = index_factory("datahike.index/persistent-set")
+def index_of(config: Mapping[str, Any]) -> str:
+    return str(config.get("index", SET["index"])).removeprefix(":")
+
+
+def collection(
+    store: Store,
+    keep: Retention = KEPT,
+    *,
+    index: str = index_of(SET),
+    dry_run: bool = False,
+) -> Collection:
+    factory = index_factory(index)
     source = NodeStore(store, factory.decode, 2**20)
     return Collection(store, source, factory, keep, SYSTEM, Watch(), dry_run=dry_run)
 
@@ -105,8 +116,9 @@ async def verify(config: Mapping[str, Any], states: States) -> int:
     return there
 
 
-def fresh(store: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def fresh(store: Mapping[str, Any] | None = None, **index: Any) -> dict[str, Any]:
     return {
+        **index,
         "store": dict(store or {"backend": "memory", "id": uuid4()}),
         "schema_flexibility": "read",
     }

@@ -33,8 +33,9 @@ from datahike_async.config.collecting import Retention
 from datahike_async.konserve import opening as stores
 from datahike_async.storage.collecting import Collection
 from tests.collection import test_planted as protocol
-from tests.collection.garbage import SMALL, collection, fresh, grown, numbers
+from tests.collection.garbage import SMALL, collection, fresh, grown, index_of, numbers
 from tests.crash.kill_loop import _child
+from tests.indexes import INDEXES
 
 BRANCHES = ("db", "side")
 NUMBER = d.kw("n")
@@ -59,7 +60,7 @@ class Run:
         self.rng = random.Random(seed)
         self.fault = fault
         store = {"backend": backend, "id": uuid4(), "path": str(home / "db")}
-        self.config = fresh(store)
+        self.config = fresh(store, **list(INDEXES.values())[seed % len(INDEXES)])
         self.keep = Retention(commits=self.rng.choice((1, 3, 10)))
 
     def _on(self, branch: str) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class Run:
                 doomed.extend(name for some in names.slices() for name in some)
                 return await super()._sweep(names, *arguments)
 
-        run = collection(store, self.keep, dry_run=True)
+        run = collection(store, self.keep, index=index_of(self.config), dry_run=True)
         run.__class__ = Looking
         await run.run()
         await stores.release_store(store)
@@ -151,7 +152,8 @@ class Run:
         store = await stores.connect_store(dict(self.config["store"]))
         freed = 0
         for _ in range(3):
-            freed += (await collection(store, self.keep).run()).freed
+            run = collection(store, self.keep, index=index_of(self.config))
+            freed += (await run.run()).freed
             await anyio.sleep(0.03)
         await stores.release_store(store)
         self._note("collected", freed)

@@ -22,7 +22,7 @@ from datahike_async.storage import collecting
 from datahike_async.storage.branches import branching, tagging
 from datahike_async.storage.branches.read import read_branch, read_head
 from datahike_async.transactor.limits import Limits
-from tests.collection.garbage import collection, numbers
+from tests.collection.garbage import collection, index_of, numbers
 
 NEVER = Limits(flush_rows=10**9, flush_bytes=10**9, flush_journal_bytes=10**9, close_rows=10**9)
 ONE = Retention(commits=1)
@@ -72,7 +72,7 @@ async def collect(
             return await super()._sweep(*arguments)
 
     async with elsewhere(config) as store:
-        run = collection(store, keep)
+        run = collection(store, keep, index=index_of(config))
         run.__class__ = Staged
         return await run.run()
 

@@ -19,6 +19,7 @@ from datahike_async.konserve.backends.memory import _stores
 from datahike_async.konserve.errors import KonserveError, StoreIOError
 from datahike_async.konserve.testing.faults import Fault, FaultyBlobStore
 from tests.collection.garbage import collected, fresh, grown, verify
+from tests.indexes import TREE
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ class Stored:
         store: dict[str, Any] = {"backend": kind, "id": uuid4()}
         if kind == "file":
             store["path"] = str(folder / "db")
-        self.config = fresh(store)
+        self.config = fresh(store, **(TREE if kind == "memory" else {}))
 
     def keep(self) -> None:
         if self._kind == "file":

@@ -17,6 +17,7 @@ from datahike_async.storage.branches import branching, forcing
 from datahike_async.storage.branches.read import read_head
 from tests.collection.garbage import fresh, numbers
 from tests.collection.scenarios import NEVER, SCENARIOS, collect, elsewhere, flushed, on
+from tests.indexes import TREE
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     store: dict[str, Any] = {"backend": request.param, "id": uuid4()}
     if request.param == "file":
         store["path"] = str(tmp_path / "db")
-    return fresh(store)
+    return fresh(store, **(TREE if request.param == "memory" else {}))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)

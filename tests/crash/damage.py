@@ -4,7 +4,8 @@
 
 Opening and reading either shows all that was acknowledged or raises an error, never less. If it
 shows all, another transaction must last. When the place is mended, everything is there again. With
-a fault planted the loop must find it. Exits with 0 where nothing was lost.
+a fault planted the loop must find it. The seed says of which index the database is. Exits with 0
+where nothing was lost.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from typing import Any, NamedTuple
 
 import anyio
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import datahike_async as d
 from datahike_async.errors import CorruptData, DatahikeError
 from datahike_async.konserve.backends import file_blobs, file_journal
 from datahike_async.konserve.backends.file_frames import Frames
 from datahike_async.transactor.limits import Limits
+from tests.indexes import INDEXES
 
 __all__ = ["FAULTS", "damage"]
 
@@ -133,8 +137,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return {"store": {"backend": "file", "path": str(folder)}}
 
 
-async def _make(folder: Path) -> None:
-    await d.create_database(_config(folder))
+async def _make(folder: Path, index: str) -> None:
+    await d.create_database(_config(folder), **INDEXES[index])
     # The first part goes into trees, the rest lies in the log.
     for limits, part in ((FLUSHING, range(70)), (LIMITS, range(70, TRANSACTIONS))):
         async with d.connect(_config(folder), limits=limits) as conn:
@@ -175,7 +179,7 @@ async def damage(
     """Return the first thing that went wrong, or nothing, and how often looking ended how."""
     rng = random.Random(seed)
     original, copy = home / "original", home / "copy"
-    await _make(original)
+    await _make(original, list(INDEXES)[seed % len(INDEXES)])
     heads = {log.name.partition(".")[0] + ".ksv" for log in original.glob("*.log")}
     if fault is not None:
         FAULTS[fault]()

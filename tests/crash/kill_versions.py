@@ -2,9 +2,10 @@
 
     python tests/crash/kill_versions.py --kills 1000 [--backend lmdb] [--fault NAME] [--seed 7]
 
-On files the power is cut as well. Then the database is opened and compared: what was acknowledged
-is on its branch, what was purged nowhere, every branch opens, and nothing is missing. With a fault
-planted the loop must find it. Exits with 1 at the first thing that went wrong.
+Databases of either index take turns. On files the power is cut as well. Then the database is opened
+and compared: what was acknowledged is on its branch, what was purged nowhere, every branch opens,
+and nothing is missing. With a fault planted the loop must find it. Exits with 1 at the first thing
+that went wrong.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,6 +35,7 @@ from power import Recorder, cut_power
 
 import datahike_async as d
 from datahike_async.transactor.limits import Limits
+from tests.indexes import INDEXES
 
 __all__ = ["kill_versions"]
 
@@ -54,9 +57,10 @@ def _config(home: Path, backend: str, branch: str = "db") -> dict[str, Any]:
     return {"store": store, "branch": branch}
 
 
-async def _create(home: Path, backend: str) -> None:
+async def _create(home: Path, backend: str, index: str) -> None:
     (home / "id").write_text(str(uuid4()))
-    async with d.connect(_config(home, backend), create=True, initial_tx=SCHEMA):
+    config = {**_config(home, backend), **INDEXES[index]}
+    async with d.connect(config, create=True, initial_tx=SCHEMA):
         pass
 
 
@@ -219,19 +223,27 @@ async def _check(home: Path, backend: str, known: dict[str, Any], deep: bool) ->
 
 
 def kill_versions(
-    home: Path, kills: int, *, backend: str, fault: str | None, seed: int, verbose: bool = True
+    home: Path,
+    kills: int,
+    *,
+    backend: str,
+    fault: str | None,
+    seed: int,
+    round_: int = ROUND,
+    verbose: bool = True,
 ) -> str | None:
-    """Return the first thing that went wrong in so many kills, or None."""
+    """Return the first thing that went wrong in so many kills, ``round_`` a database, or None."""
     rng = random.Random(seed)
     errors, notes, log, undo = (home / name for name in ("errors", "notes", "log", "undo"))
     counts: Counter[str] = Counter()
     known = _Known()
     began, changes = time.monotonic(), 0
     for kill in range(kills):
-        if kill % ROUND == 0:
+        if kill % round_ == 0:
+            index = list(INDEXES)[kill // round_ % len(INDEXES)]
             shutil.rmtree(home / "db", ignore_errors=True)
             known = _Known()
-            if os.waitpid(_child(lambda: anyio.run(_create, home, backend), errors), 0)[1]:
+            if os.waitpid(_child(partial(anyio.run, _create, home, backend, index), errors), 0)[1]:
                 return f"creating failed: {errors.read_text()}"
             (home / "next").write_text("1")
         shutil.rmtree(undo, ignore_errors=True)
@@ -293,6 +305,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--backend", choices=("file", "lmdb"), default="file")
+    parser.add_argument("--round", type=int, default=ROUND, help="kills of one database")
     parser.add_argument("--fault", choices=sorted(FAULTS))
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     arguments = parser.parse_args()
@@ -302,6 +315,7 @@ def main() -> int:
             Path(folder),
             arguments.kills,
             backend=arguments.backend,
+            round_=arguments.round,
             fault=arguments.fault,
             seed=arguments.seed,
         )

@@ -48,7 +48,18 @@ def test_twenty_kills_lose_nothing(programs: Forks) -> None:
 def test_kills_amid_branches_merges_collections_and_purges_lose_nothing(
     programs: Forks, backend: str
 ) -> None:
-    finds_nothing(programs, "kill_versions", "--kills", "6", "--seed", "1", "--backend", backend)
+    finds_nothing(
+        programs,
+        "kill_versions",
+        "--kills",
+        "6",
+        "--round",
+        "3",
+        "--seed",
+        "1",
+        "--backend",
+        backend,
+    )
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -30,6 +31,7 @@ from datahike_async.konserve.backends.file_journal import Log
 from datahike_async.konserve.backends.file_names import Names
 from datahike_async.konserve.backends.file_store import FileBlobStore
 from datahike_async.tx import apply, bulk, collect
+from tests.indexes import INDEXES
 
 __all__ = ["FAULTS", "witness"]
 
@@ -150,7 +152,8 @@ def witness(home: Path, rounds: int, *, fault: str | None, seed: int) -> str | N
         if number % 25 == 0:
             shutil.rmtree(home / "db", ignore_errors=True)
             expected.clear()
-            made = _child(lambda: anyio.run(_create, home), home / "errors")
+            index = list(INDEXES)[number // 25 % len(INDEXES)]
+            made = _child(partial(anyio.run, _create, home, index), home / "errors")
             if os.waitpid(made, 0)[1]:
                 return f"creating failed: {(home / 'errors').read_text()}"
             (home / "next").write_text("1")

@@ -18,6 +18,7 @@ import datahike_async as d
 from datahike_async.merges import Merging
 from datahike_async.transactor.limits import Limits
 from datahike_async.versions import named_place
+from tests.indexes import INDEXES
 from tests.merging import oracle
 from tests.merging.oracle import IDENTITY, MANY, REFS, Outcome, Refused, State
 
@@ -63,11 +64,12 @@ Step = tuple[int, int, int, int, int]
 
 
 class Play(NamedTuple):
-    """What is played: the steps, how often is flushed, and which attributes there are."""
+    """What is played: the steps, how often is flushed, which attributes, on which index."""
 
     steps: list[Step]
     limits: str
     names: list[str]
+    index: str
 
 
 def play_of(rng: random.Random) -> Play:
@@ -75,7 +77,8 @@ def play_of(rng: random.Random) -> Play:
     steps = [(0, *_draw(rng)) for _ in range(rng.randrange(4))]
     steps += [(rng.randrange(len(KINDS)), *_draw(rng)) for _ in range(rng.randrange(8, 30))]
     names = rng.sample(NAMES, rng.randrange(2, len(NAMES)))
-    return Play(steps, rng.choice(sorted(LIMITS)), names)
+    index = list(INDEXES)[len(steps) % len(INDEXES)]
+    return Play(steps, rng.choice(sorted(LIMITS)), names, index)
 
 
 def _draw(rng: random.Random) -> tuple[int, int, int, int]:
@@ -318,10 +321,10 @@ async def said(db: d.Database) -> set[tuple[int, str, Any]]:
     }
 
 
-async def play(steps: list[Step], limits: str, names: list[str]) -> int:
+async def play(steps: list[Step], limits: str, names: list[str], index: str) -> int:
     """Play a scene; return how many merges there were."""
     d.register_function("test.merging/add", added)
-    config = {"store": {"backend": "memory", "id": uuid4()}}
+    config = {"store": {"backend": "memory", "id": uuid4()}, **INDEXES[index]}
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         main = await enter(d.connect(config, create=True, limits=LIMITS[limits]))

@@ -23,6 +23,7 @@ from datahike_async.storage.branches.head import Recent
 from datahike_async.transactor.branch import Branch
 from datahike_async.transactor.committer import Committer
 from tests.collection import test_planted as protocol
+from tests.indexes import INDEXES
 from tests.merging import test_merging_oracle as merging
 from tests.simulation.loops import BACKENDS
 from tests.simulation.run import Outcome, simulate
@@ -137,12 +138,12 @@ FAULTS: Final[dict[str, Callable[[Patch], None]]] = {
 }
 
 
-def found(name: str, backend: str, seeds: range) -> Outcome | None:
+def found(name: str, backend: str, seeds: range, index: str = "persistent-set") -> Outcome | None:
     """Return what the first of some seeds comes to that finds a fault; None where none does."""
     with pytest.MonkeyPatch.context() as patch:
         FAULTS[name](patch)
         for seed in seeds:
-            outcome = simulate(seed, backend)
+            outcome = simulate(seed, backend, index)
             if outcome.wrong is not None:
                 return outcome
     return None
@@ -154,12 +155,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2000)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--backend", choices=BACKENDS, default="asyncio")
+    parser.add_argument("--index", choices=INDEXES, default="persistent-set")
     arguments = parser.parse_args()
     missed = 0
     for name in arguments.names or FAULTS:
         began = time.process_time()
         seeds = range(arguments.start, arguments.start + arguments.seeds)
-        outcome = found(name, arguments.backend, seeds)
+        outcome = found(name, arguments.backend, seeds, arguments.index)
         spent = time.process_time() - began
         if outcome is None:
             missed += 1

@@ -16,6 +16,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from tests.indexes import INDEXES
 from tests.simulation.loops import BACKENDS
 from tests.simulation.run import simulate
 
@@ -31,13 +32,13 @@ class Part(NamedTuple):
     wrong: list[tuple[int, str]]
 
 
-def part(work: tuple[int, int, str]) -> Part:
-    start, count, backend = work
+def part(work: tuple[int, int, str, str]) -> Part:
+    start, count, backend, index = work
     began = time.process_time()
     operations = commits = 0
     wrong = []
     for seed in range(start, start + count):
-        done = simulate(seed, backend)
+        done = simulate(seed, backend, index)
         operations += done.operations
         commits += done.commits
         if done.wrong is not None:
@@ -49,26 +50,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20_000)
     parser.add_argument("--backend", choices=BACKENDS, default="asyncio")
+    parser.add_argument("--index", choices=INDEXES, default="persistent-set")
     parser.add_argument("--start", type=int, default=None, help="the first seed; any, without it")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--most", type=int, default=5, help="seeds that go wrong, then it stops")
     arguments = parser.parse_args()
     start = secrets.randbelow(1 << 40) if arguments.start is None else arguments.start
-    print(f"{arguments.seeds} seeds from {start} on {arguments.backend}", flush=True)
+    print(
+        f"{arguments.seeds} seeds from {start} on {arguments.backend}, {arguments.index}",
+        flush=True,
+    )
     parts = [
-        (at, min(PART, start + arguments.seeds - at), arguments.backend)
+        (at, min(PART, start + arguments.seeds - at), arguments.backend, arguments.index)
         for at in range(start, start + arguments.seeds, PART)
     ]
     began, wrong, done, operations, commits, cpu = time.monotonic(), 0, 0, 0, 0, 0.0
     with multiprocessing.Pool(arguments.processes, maxtasksperchild=8) as pool:
-        for made, (_, count, _) in zip(pool.imap(part, parts), parts, strict=True):
+        for made, (_, count, *_) in zip(pool.imap(part, parts), parts, strict=True):
             done, cpu = done + count, cpu + made.seconds
             operations, commits = operations + made.operations, commits + made.commits
             for seed, what in made.wrong:
                 wrong += 1
                 print(f"{seed}: {what}")
                 print(
-                    f"    python -m tests.simulation.run {seed} --backend {arguments.backend}",
+                    f"    python -m tests.simulation.run {seed} "
+                    f"--backend {arguments.backend} --index {arguments.index}",
                     flush=True,
                 )
             if wrong >= arguments.most:

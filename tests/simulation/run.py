@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 import datahike_async as d
+from tests.indexes import INDEXES
 from tests.simulation.actors import LIMITS, Actor, facts_of
 from tests.simulation.loops import BACKENDS, Stuck, run
 from tests.simulation.model import Branch, Commit, Model, Wrong, said, short
@@ -57,7 +58,8 @@ class Outcome(NamedTuple):
 
 
 class _Simulation:
-    def __init__(self, seed: int, backend: str) -> None:
+    def __init__(self, seed: int, backend: str, index: str) -> None:
+        self.index = index
         chance = random.Random(f"{seed}")
         rates = Rates(time=3.0)
         if chance.random() < 0.6:
@@ -104,7 +106,7 @@ class _Simulation:
             **world.config(process),
             "initial_tx": SCHEMA,
             "keep_history": self.history,
-            "index_config": {"branching-factor": 8},
+            **INDEXES[self.index],
         }
         async with d.connect(config, create=True, env=env, limits=LIMITS) as conn:
             db = conn.db()
@@ -244,9 +246,9 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def simulate(seed: int, backend: str) -> Outcome:
-    """Simulate what a seed says, and return what came of it."""
-    made = _Simulation(seed, backend)
+def simulate(seed: int, backend: str, index: str = "persistent-set") -> Outcome:
+    """Simulate what a seed says on an index, and return what came of it."""
+    made = _Simulation(seed, backend, index)
     wrong = None
     with _silent():
         try:
@@ -265,9 +267,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seed", type=int)
     parser.add_argument("--backend", choices=BACKENDS, default="asyncio")
+    parser.add_argument("--index", choices=INDEXES, default="persistent-set")
     parser.add_argument("--trace", type=int, default=60)
     arguments = parser.parse_args()
-    done = simulate(arguments.seed, arguments.backend)
+    done = simulate(arguments.seed, arguments.backend, arguments.index)
     print("\n".join(done.trace[-arguments.trace :]))
     print(done.wrong or "nothing is wrong")
     print(f"{done.operations} operations, {done.commits} commits, {done.steps} steps")

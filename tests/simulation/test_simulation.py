@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from tests.indexes import INDEXES
 from tests.simulation.actors import Actor
 from tests.simulation.faults import FAULTS, found
 from tests.simulation.loops import BACKENDS
@@ -30,13 +31,20 @@ def test_nothing_goes_wrong(backend: str) -> None:
         assert done.operations >= 200
 
 
+def test_nothing_goes_wrong_on_the_other_index() -> None:
+    for seed in range(2):
+        done = simulate(seed, BACKENDS[seed % 2], "hitchhiker-tree")
+        assert done.wrong is None, "\n".join([*done.trace[-30:], done.wrong])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("index", INDEXES)
 @pytest.mark.parametrize("start", [1000, 2000])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_goes_wrong_with_many_seeds(backend: str, start: int) -> None:
+def test_nothing_goes_wrong_with_many_seeds(backend: str, start: int, index: str) -> None:
     for seed in range(start, start + 100):
-        done = simulate(seed, backend)
+        done = simulate(seed, backend, index)
         assert done.wrong is None, f"{seed}: {done.wrong}"
 
 
