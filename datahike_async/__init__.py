@@ -45,6 +45,7 @@ from datahike_async.api import (
     warm_index,
 )
 from datahike_async.backups import Backup, backup, restore
+from datahike_async.changes import Reset
 from datahike_async.collection import Collected, KeptBranch, compact, gc_storage, pin
 from datahike_async.config import Config
 from datahike_async.connection import Connection, connect
@@ -104,9 +105,11 @@ from datahike_async.values.json_form import json_default, jsonable
 from datahike_async.values.report import TxReport
 from datahike_async.values.value_set import ValueSet
 from datahike_async.verbs import (
+    changes,
     db,
     listen,
     release,
+    sync,
     transact,
     transact_many,
     tx_range,
@@ -198,6 +201,7 @@ __all__ = [
     "QueryList",
     "QueryResult",
     "QueryStats",
+    "Reset",
     "SnapshotExpired",
     "StorageError",
     "Symbol",
@@ -219,6 +223,7 @@ __all__ = [
     "branch_as_db",
     "branch_history",
     "branches",
+    "changes",
     "commit_as_db",
     "commit_id",
     "compact",
@@ -278,6 +283,7 @@ __all__ = [
     "squuid",
     "squuid_time_millis",
     "sym",
+    "sync",
     "tag",
     "tags",
     "tempid",

@@ -17,6 +17,14 @@ from uuid import UUID
 import anyio
 
 from datahike_async.beside import read_input
+from datahike_async.changes import (
+    EVERY,
+    Changes,
+    Reset,
+    checked_attributes,
+    checked_seconds,
+    reach,
+)
 from datahike_async.config import Config
 from datahike_async.database import Database
 from datahike_async.edn import Keyword
@@ -31,7 +39,8 @@ from datahike_async.errors import (
 )
 from datahike_async.konserve.loops import outlast
 from datahike_async.konserve.redaction import public
-from datahike_async.log import Log, LogEntry, Point, checked_point
+from datahike_async.log import Log, LogEntry, Point, checked_basis_point, checked_point
+from datahike_async.pausing import pause
 from datahike_async.planned import FUNCTIONS_OF_CONNECTIONS, attribute_error
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.snapshot.views import PastView, View
@@ -155,14 +164,29 @@ class Connection:
             self._value, self._snapshot = value, snapshot
         return value
 
-    async def sync(self) -> Database:
+    async def sync(self, basis: Database | int | None = None) -> Database:
         """Look for what other processes have committed, and return the database as it is then.
 
         Within one event loop there is no need: its connections share their writer's state.
+
+        With a ``basis``, a transaction id or a database of this branch, wait until the database has
+        that transaction; nothing is read where it has already. There is no limit to the wait but
+        that of the caller, ``anyio.fail_after``. Raises ArgumentError
+        ``:temporal/invalid-time-point`` for what is no basis. ::
+
+            report = await conn.transact([{":person/name": "Di"}])
+            with anyio.fail_after(5):
+                db = await conn.sync(report.tx)
+            assert db.max_tx >= report.tx
         """
         self._check_open()
         self._check_home()
-        await self._writer.refresh()
+        if basis is None:
+            await self._writer.refresh()
+        else:
+            wanted = checked_basis_point(basis, self._writer.config.store["id"])
+            await reach(self._transactor, wanted, self._check_open, EVERY)
+            await pause()
         return self.db()
 
     def tx_range(self, from_: Point = None, to: Point = None) -> AsyncIterator[LogEntry]:
@@ -186,6 +210,46 @@ class Connection:
         store_id = self._writer.config.store["id"]
         points = checked_point(from_, store_id), checked_point(to, store_id)
         return Log(self._transactor.branch, *points, check=self._check_open)
+
+    def changes(
+        self,
+        since: Point | LogEntry = None,
+        *,
+        attributes: Iterable[Keyword | str] | None = None,
+        every: float = EVERY,
+    ) -> AsyncIterator[LogEntry | Reset]:
+        """Iterate over what transactions did after ``since``, and go on as they are committed.
+
+        ``since`` is a point as for :meth:`tx_range`, or the :class:`LogEntry` that was seen last;
+        0 stands before everything, None for now. Each transaction comes once, whole and in order,
+        whoever committed it; with ``attributes`` what concerns those alone, and transactions that
+        do not are left out. It has no end: leave the loop, or cancel it.
+
+        Nothing is buffered for a slow reader: he reads the log, however far he is behind. Commits
+        of this event loop are seen at once, those of others within ``every`` seconds: as often the
+        head is looked at, one conditional read.
+
+        Where what comes after ``since`` can't be told, the first is a :class:`Reset`, with a
+        database to begin anew with: it was collected and there is no history; or ``since`` is an
+        entry or a database with a commit that this branch does not have in its past, since another
+        took its place (``force_branch``) or collections have cut it off. While a branch is replaced
+        the iteration ends as its connections do, with an error ``:branch-does-not-exist`` or
+        ``:writer-shut-down``: connect again, and go on since the last entry.
+
+        Raises ArgumentError, and StorageError where reading fails; it may be gone on with then. ::
+
+            report = await conn.transact([{":person/name": "Ed"}])
+            async for change in conn.changes(report.db_before, attributes=[":person/name"]):
+                if isinstance(change, d.Reset):
+                    ...                                 # begin anew, with change.db
+                else:
+                    assert [x.v for x in change.datoms] == ["Ed"]
+                    break
+        """
+        self._check_open()
+        self._check_home()
+        wanted, seconds = checked_attributes(attributes), checked_seconds(every)
+        return Changes(self._transactor, self.db, since, wanted, seconds)
 
     # -- writing -------------------------------------------------------------------------------
 

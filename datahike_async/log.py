@@ -33,7 +33,7 @@ from datahike_async.storage.log.records import decode_record, txs_of
 from datahike_async.storage.translate import konserve_errors
 from datahike_async.transactor.branch import Branch
 
-__all__ = ["Log", "LogEntry", "Point", "checked_point"]
+__all__ = ["Log", "LogEntry", "Point", "checked_basis_point", "checked_point"]
 
 _INLINE_BYTES: Final = 32 * 1024
 """Of a record that is decoded on the event loop; more goes to a worker thread."""
@@ -96,6 +96,17 @@ def checked_point(point: Any, store_id: UUID) -> int | datetime | None:
     return point.max_tx
 
 
+def checked_basis_point(basis: Any, store_id: UUID) -> int:
+    """Return the transaction of a basis. Raises ArgumentError as ``checked_point``."""
+    found = checked_point(basis, store_id)
+    if not isinstance(found, int):
+        raise ArgumentError(
+            f"A basis is a transaction id or a database, not {shown(basis)}.",
+            error=":temporal/invalid-time-point",
+        )
+    return found
+
+
 class Log(AsyncIterator[LogEntry]):
     """The transactions of a branch after one point, up to another one, oldest first.
 
@@ -125,6 +136,11 @@ class Log(AsyncIterator[LogEntry]):
         self._lo = self._at = self._hi = -1
         self._records: deque[bytes] = deque()
         self._ready: deque[LogEntry] = deque()
+
+    @property
+    def last(self) -> int:
+        """The newest transaction that it may come to."""
+        return self._snapshot.max_tx
 
     async def __anext__(self) -> LogEntry:
         if self._at < 0:

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
+from datahike_async.changes import EVERY, Reset
 from datahike_async.connection import Connection, require_connection
 from datahike_async.database import Database
+from datahike_async.edn.types import Keyword
 from datahike_async.errors import ArgumentError
 from datahike_async.log import LogEntry, Point
 from datahike_async.values.report import TxReport
 
-__all__ = ["db", "listen", "release", "transact", "transact_many", "tx_range", "unlisten"]
+__all__ = [
+    "changes",
+    "db",
+    "listen",
+    "release",
+    "sync",
+    "transact",
+    "transact_many",
+    "tx_range",
+    "unlisten",
+]
 
 
 def db(conn: Connection) -> Database:
@@ -65,3 +77,19 @@ def unlisten(conn: Connection, key: Any) -> None:
 def tx_range(conn: Connection, from_: Point = None, to: Point = None) -> AsyncIterator[LogEntry]:
     """Iterate over what transactions did, oldest first; see :meth:`Connection.tx_range`."""
     return require_connection(conn).tx_range(from_, to)
+
+
+async def sync(conn: Connection, basis: Database | int | None = None) -> Database:
+    """Look for what others have committed, or wait for a basis; see :meth:`Connection.sync`."""
+    return await require_connection(conn).sync(basis)
+
+
+def changes(
+    conn: Connection,
+    since: Point | LogEntry = None,
+    *,
+    attributes: Iterable[Keyword | str] | None = None,
+    every: float = EVERY,
+) -> AsyncIterator[LogEntry | Reset]:
+    """Follow a branch from a point of the past on; see :meth:`Connection.changes`."""
+    return require_connection(conn).changes(since, attributes=attributes, every=every)
