@@ -337,6 +337,30 @@ def test_runs_stay_few_and_rows_are_written_a_few_times(base):
     assert written < 6 * came
 
 
+def test_merged_runs_are_taken_over_into_the_same_base_alone(monkeypatch):
+    addresses = tree.PersistentSet.addresses
+
+    def upside_down(self):
+        # An index may name them in any order: these two have their last leaf in common.
+        yield from reversed(list(addresses(self)))
+
+    monkeypatch.setattr(tree.PersistentSet, "addresses", upside_down)
+    disk = Disk(1, FACTORY.decode)
+    disk.pins = 1
+
+    def stored(levels):
+        levels = levels.flush(disk)[0]
+        disk.nodes = {at: FACTORY.decode(data) for at, data in disk.bytes.items()}
+        return levels
+
+    empty = FACTORY.empty(Order.EAVT, False, CONFIG)
+    before = stored(empty.merge_below([rows_of(range(100, 160), 1)], []))
+    other = before.merge_below([rows_of([1], 2)], [])
+    assert before.taking_over(before, before) is not None
+    assert other.taking_over(before, before) is None
+    assert stored(other).taking_over(before, before) is None
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", ["filter", "cancelling", "parts"])
 async def test_what_is_planted_is_found(fault, monkeypatch):

@@ -253,8 +253,11 @@ class Levels:
 
         None where these have not come of those by further runs alone.
         """
-        count = len(before.runs)
-        if len(self.runs) < count or _root(self.base) != _root(before.base):
+        count, tops = len(before.runs), _tops(self.base)
+        if len(self.runs) < count:
+            return None
+        # A base that was changed since has no top that is stored.
+        if (not tops or tops != _tops(before.base)) and (len(self.base) or len(before.base)):
             return None
         for own, other in zip(self.runs[:count], before.runs, strict=True):
             if own.identity != other.identity and (len(own) or len(other)):
@@ -370,6 +373,10 @@ def _other(lower: Bound, upper: Bound, order: Order) -> bool:
 def _root(index: Index) -> Address | None:
     # Of an index its root comes first.
     return next(iter(index.addresses()), None)
+
+
+def _tops(index: Index) -> list[Address]:
+    return [child.address for child in index.at_depth(0) or ()]
 
 
 def _flat(parts: Sequence[Sequence[Rows]]) -> list[Rows]:
