@@ -20,7 +20,8 @@ from typing import Final
 
 __all__ = ["set_aside", "spare"]
 
-_lock = threading.Lock()
+# Taken again where a flush that its event loop left behind is collected, and left, in the middle.
+_lock = threading.RLock()
 _LONGEST: Final = 30.0
 """Seconds, after which what was set aside is looked into once, though a block is still open."""
 
@@ -74,7 +75,8 @@ def _freeze() -> None:
         if _full_collections() == _awaited:
             return
         _since, _awaited = time.monotonic(), None
-    gc.freeze()
+    if _depth:
+        gc.freeze()
 
 
 def _full_collections() -> int:
@@ -84,7 +86,7 @@ def _full_collections() -> int:
 def _after_fork() -> None:
     """Begin anew in a forked child, where the threads that were in a block never leave it."""
     global _depth, _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     if _depth and _ours:
         gc.unfreeze()
     _depth = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -94,3 +95,37 @@ async def test_the_collector_spares_what_a_large_input_is_bound_from(
     assert bound
     assert all(bound)
     assert not any(frozen[False])
+
+
+def test_what_an_event_loop_left_behind_is_collected_while_others_are_set_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = collector._full_collections
+
+    def collecting() -> int:
+        gc.collect()  # as any allocation there may
+        return counted()
+
+    monkeypatch.setattr(collector, "_full_collections", collecting)
+    monkeypatch.setattr(collector, "_LONGEST", 0.0)
+
+    class Left:
+        """A block that nobody leaves, in a circle with itself."""
+
+        def __init__(self) -> None:
+            self.itself = self
+            self.block = collector.set_aside()
+            self.inside = self.block.__enter__()
+
+    def work() -> None:
+        with collector.set_aside():
+            Left()
+            gc.unfreeze()
+            collector.spare()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not collector._depth
+    assert not gc.get_freeze_count()
