@@ -204,11 +204,11 @@ class Changes(AsyncIterator[LogEntry | Reset]):
         if branch.committer.commit.id == commit:
             return True
         with suppress(SnapshotExpired):
-            if await branch.opened.past.find(*branch.line, commit) is not None:
+            if await branch.opened.past.holds(*branch.line, commit):
                 return True
             # It may be what others have committed since this process looked.
             await self._writer.refresh()
-            return await branch.opened.past.find(*branch.line, commit) is not None
+            return await branch.opened.past.holds(*branch.line, commit)
         return False
 
     async def _ancestor(self, commit: UUID) -> UUID | None:

@@ -104,6 +104,40 @@ async def test_what_another_process_commits_comes_too(config: dict[str, Any]) ->
             assert told_of == list(range(count))
 
 
+@pytest.mark.slow
+async def test_many_followers_of_many_processes(config: dict[str, Any]) -> None:
+    """They crash and resume at random points; each gets every transaction once, in order."""
+    processes, count, followers = 4, 200, 20
+    over = anyio.Event()
+
+    async def write(path: str) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(processes):
+                run = [sys.executable, "-c", WRITER, path, str(count)]
+                tasks.start_soon(anyio.run_process, run)
+        over.set()
+
+    async def follow(conn: d.Connection, seed: int, out: list[tuple[int, int]]) -> None:
+        chance, last = random.Random(seed), None
+        while not (over.is_set() and len(out) >= processes * count):
+            changes = conn.changes(0 if last is None else last)
+            with anyio.move_on_after(chance.choice([0.05, 0.5, 2])):
+                async for last in changes:
+                    assert isinstance(last, d.LogEntry)
+                    out += [(x.tx, x.v) for x in last.datoms if x.a == d.kw("there")]
+
+    async with d.connect(config, create=True) as conn:
+        found: list[list[tuple[int, int]]] = [[] for _ in range(followers)]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write, config["store"]["path"])
+            for seed, out in enumerate(found):
+                tasks.start_soon(follow, conn, seed, out)
+        names = await conn.db().datoms("aevt", ":there")
+        assert sorted((x.tx, x.v) for x in names) == found[0]
+        assert len(found[0]) == processes * count
+        assert all(out == found[0] for out in found)
+
+
 async def test_they_begin_where_one_says(config: dict[str, Any]) -> None:
     async with d.connect(config, create=True, limits=SMALL) as conn:
         reports = [await conn.transact([{":n": n}]) for n in range(40)]

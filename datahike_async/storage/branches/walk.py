@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -117,6 +119,17 @@ class Past:
             return Stretch(_after(tail, tx), None, whole=True)
         return Stretch(_after(await self.between(at, later), tx), later.tx, whole=True)
 
+    async def holds(self, base: Checkpoint, tail: Sequence[bytes], commit: UUID) -> bool:
+        """Whether a commit is in the past of a branch, which nearly always one record says.
+
+        Raises what ``find`` raises.
+        """
+        with suppress(CorruptData):  # what leads to the one before it may be gone
+            found = (await self.after(base, tail, tx_of_commit(commit) - 1)).encoded
+            if found and commit in decode_record(found[0], "A record of the log").commits:
+                return True
+        return await self.find(base, tail, commit) is not None
+
     async def checkpoint(self, id: UUID) -> Checkpoint:
         """Return a checkpoint. Raises CorruptData ``:node-not-found`` where it is not there."""
         found = self._checkpoints.get(id)
@@ -157,11 +170,7 @@ class Past:
 
 def _after(encoded: Sequence[bytes], tx: int) -> Sequence[bytes]:
     """Return the records from the first on that holds a transaction after one."""
-    # From the end: who follows a branch has nearly all of them.
-    start = len(encoded)
-    while start and txs_of(encoded[start - 1])[1] > tx:
-        start -= 1
-    return encoded[start:]
+    return encoded[bisect_right(encoded, tx, key=lambda data: txs_of(data)[1]) :]
 
 
 def _place(base: Checkpoint, encoded: Sequence[bytes], tx: int) -> Place | None:
