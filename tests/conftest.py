@@ -48,6 +48,28 @@ def pytest_configure(config: pytest.Config) -> None:
         init.__defaults__ = tuple(given.values())
 
 
+ROOMS = ("edn", "index", "merging", "query", "snapshot", "tx", "values")
+"""Tests of rooms that import no event loop run on trio at length only, but for …"""
+BOTH = {
+    *("test_watch", "test_budgets", "test_execute_cold", "test_little_memory", "test_spared"),
+    *("test_oracle", "test_large_transactions", "test_merging", "test_merge_faults"),
+    "test_rebasing",
+}
+"""… these, which are about threads, time, cancellation, or connections."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is None or callspec.params.get("anyio_backend") != "trio":
+            continue
+        inside = item.path.is_relative_to(tests) and item.path.relative_to(tests).parts[0] in ROOMS
+        if inside and item.path.stem not in BOTH:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -97,7 +97,7 @@ async def test_reopening_finds_what_was_there(
         async with d.connect(store=store, limits=limits) as conn:
             if seen is not None:
                 assert await everything(conn.db()) == seen
-            for _ in range(rng.randrange(5, 40)):
+            for _ in range(rng.randrange(5, 20)):
                 await conn.transact(some_transaction(rng))
             seen = await everything(conn.db())
     async with d.connect(store=store, limits=CLOSING) as conn:

@@ -117,7 +117,7 @@ async def test_writers_go_on_meanwhile_and_nothing_is_written(config: dict[str, 
 
         async with anyio.create_task_group() as group:
             group.start_soon(write)
-            for i in range(12):
+            for i in range(4):
                 report = await d.verify(conn if i % 2 else config, deep=True)
                 assert report.ok, str(report)
             done.set()
