@@ -198,7 +198,8 @@ async def warm_db(
     ``bytes`` (of nodes, as they are stored) and ``seconds``; the indexes share it evenly. What was
     read when a budget or the cache was full, or the call was cancelled, stays.
 
-    Raises ArgumentError; StorageError where reading fails. ::
+    Raises BadInput (ArgumentError; QueryError for what is no database or index), and StorageError
+    where reading fails. ::
 
         found = await d.warm_db(db, budget={"bytes": 50_000_000, "seconds": 5})
         assert found.complete, found.stopped
