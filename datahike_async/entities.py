@@ -18,6 +18,7 @@ from datahike_async.query.language.bindings import forward_of
 from datahike_async.query.pulling.pattern import DB_ID
 from datahike_async.query.pulling.read import ALL, Reader
 from datahike_async.snapshot.views import View
+from datahike_async.tx.forms import keyword
 from datahike_async.values.json_form import jsonable
 from datahike_async.values.schema import Attr
 from datahike_async.values.spelling import did_you_mean
@@ -77,7 +78,7 @@ class Entity(Json, Mapping[Keyword, Any]):
 
     def _found(self, key: Any) -> Any:
         """Return what it has by a key; no value is None."""
-        name = _keyword(key)
+        name = keyword(key)
         if name is None:
             return None
         if name is DB_ID:
@@ -166,7 +167,7 @@ class Entity(Json, Mapping[Keyword, Any]):
             bob = await db.entity([":person/email", "bob@example.org"])
             assert {e[":person/name"] for e in await bob.fetch(":person/_knows")} == {"Ada"}
         """
-        name = _keyword(attribute)
+        name = keyword(attribute)
         if name is None:
             raise ArgumentError(
                 f"{shown(attribute)} is no attribute; give a keyword such as :person/name.",
@@ -277,14 +278,6 @@ def _exchanged(value: Any, known: Mapping[int, Entity]) -> Any:
     if type(value) is frozenset:
         return frozenset([known.get(e.id, e) for e in value])
     return value
-
-
-def _keyword(key: Any) -> Keyword | None:
-    if isinstance(key, Keyword):
-        return key
-    if isinstance(key, str) and key[:1] == ":" and len(key) > 1:
-        return Keyword(key)
-    return None
 
 
 def _hint(view: View, key: Any) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "Change",
     "Columns",
     "Window",
+    "ends_within",
     "windowed",
     "within",
 ]
@@ -335,8 +336,8 @@ def _changed(rows: Rows, change: Change, window: Window) -> Rows:
         [
             _flagged(within(adds, window), True),
             _flagged(within(passed, window), True),
-            _flagged(_ended(passed, window), False),
-            _flagged(_ended(removes, window), False),
+            _flagged(ends_within(passed, window), False),
+            _flagged(ends_within(removes, window), False),
         ]
     )
     if new is None:
@@ -354,7 +355,7 @@ def windowed(present: Rows, ended: Sequence[Rows], window: Window) -> Rows:
             for run in ended
             for part in (
                 _flagged(within(run, window), True),
-                _flagged(_ended(run, window), False),
+                _flagged(ends_within(run, window), False),
             )
         ]
         base = _flagged(live, True)
@@ -401,7 +402,7 @@ def _lasting(rows: Rows | None, window: Window) -> Rows | None:
     return None if found is None else Rows(found.e, found.a, found.v, found.t)
 
 
-def _ended(rows: Rows | None, window: Window) -> Rows | None:
+def ends_within(rows: Rows | None, window: Window) -> Rows | None:
     """Return the ends of intervals, as rows."""
     if rows is None or rows.until is None:
         return None

@@ -23,7 +23,7 @@ from datahike_async.snapshot.views import TimePoint, View
 from datahike_async.values.datom import Datom
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import Schema
-from datahike_async.values.types import typed_key
+from datahike_async.values.types import distinct_values, typed_key
 
 __all__ = ["DatomColumns", "FilteredView", "Keep", "by_columns", "by_datom"]
 
@@ -215,7 +215,7 @@ class FilteredView(View):
         if len(out) < 2:
             return out
         # A value may have come and gone several times.
-        return sorted({typed_key(v): v for v in out}.values(), key=sort_key)
+        return sorted(distinct_values(out), key=sort_key)
 
     def lookup(self, a: int, v: Any) -> list[int]:
         """Return the entities with value ``v`` of attribute ``a``, ascending."""

@@ -14,6 +14,7 @@ import numpy as np
 from datahike_async.index.columns import Column, Rows
 from datahike_async.index.protocol import Order
 from datahike_async.index.runs import distinct, sorted_rows
+from datahike_async.snapshot.columns import Window, ends_within, within
 from datahike_async.snapshot.datoms import Datoms
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.values.schema import TX_INSTANT, Schema
@@ -58,21 +59,20 @@ class Ends(NamedTuple):
 
 def ends_of(snapshot: Snapshot, a: int, lo: int, hi: int) -> Ends:
     """Return what transactions after ``lo``, up to ``hi``, did to an attribute. Raises NodeMiss."""
-    ends = Ends([], [])
+    ends, window = Ends([], []), Window(lo, hi)
     for run in snapshot.slice(Order.AEVT, (a,), (a,)):
-        ends.asserted.append(_within(run, lo, hi))
+        ends.asserted.extend(_there(within(run, window)))
     for run in snapshot.intervals(Order.AEVT, (a,), (a,)):
         assert run.until is not None
         lasting = run.take(run.until > run.t)
-        assert lasting.until is not None
-        ended = Rows(lasting.e, lasting.a, lasting.v, lasting.until)
-        ends.asserted.append(_within(Rows(lasting.e, lasting.a, lasting.v, lasting.t), lo, hi))
-        ends.retracted.append(_within(ended, lo, hi))
+        asserted = Rows(lasting.e, lasting.a, lasting.v, lasting.t)
+        ends.asserted.extend(_there(within(asserted, window)))
+        ends.retracted.extend(_there(ends_within(lasting, window)))
     return ends
 
 
-def _within(rows: Rows, lo: int, hi: int) -> Rows:
-    return rows.take((rows.t > lo) & (rows.t <= hi))
+def _there(rows: Rows | None) -> list[Rows]:
+    return [] if rows is None else [rows]
 
 
 def told(schema: Schema, ends: Iterable[Ends]) -> Iterator[tuple[int, Any, Datoms]]:

@@ -20,13 +20,13 @@ from datahike_async.index.arrays import uniques
 from datahike_async.index.columns import EMPTY_I64, I64, Rows
 from datahike_async.index.protocol import Bound, Order
 from datahike_async.index.runs import distinct, position_of, sorted_rows
-from datahike_async.snapshot.columns import FOREVER, Window, windowed
+from datahike_async.snapshot.columns import FOREVER, Window, windowed, within
 from datahike_async.snapshot.ids import EMAX
 from datahike_async.snapshot.snapshot import Snapshot
 from datahike_async.values.order import sort_key
 from datahike_async.values.schema import IDENT, TX_INSTANT, Schema
 from datahike_async.values.spelling import did_you_mean
-from datahike_async.values.types import typed_key
+from datahike_async.values.types import distinct_values
 
 __all__ = ["PastView", "TimePoint", "View"]
 
@@ -307,21 +307,22 @@ class PastView(View):
         lo, hi = self.bounds()
         snapshot = self.snapshot
         present = Rows.concat(snapshot.slice(order, lower, upper))
-        parts = [_window(present, lo, hi)]
+        window = Window(lo, hi)
+        parts = [within(present, window)]
         if self.history or hi != FOREVER:
             for run in snapshot.intervals(order, lower, upper):
                 assert run.until is not None
                 asserted = Rows(run.e, run.a, run.v, run.t)
                 if self.history:
                     ended = Rows(run.e, run.a, run.v, run.until, added=np.zeros(len(run), np.bool_))
-                    parts += [_window(asserted, lo, hi), _window(ended, lo, hi)]
+                    parts += [within(asserted, window), within(ended, window)]
                 else:
                     live = (run.t <= hi) & (run.until > hi) & (run.t > lo)
                     parts.append(asserted.take(live))
-        past = any(map(len, parts[1:]))
-        parts = [p for p in parts if len(p)]
-        out = Rows.concat(parts)
-        if len(parts) > 1:
+        past = any(p is not None and len(p) for p in parts[1:])
+        found = [p for p in parts if p is not None and len(p)]
+        out = Rows.concat(found)
+        if len(found) > 1:
             out = sorted_rows(out, order)
         if past:
             out = distinct(out, facts=not self.history)
@@ -382,7 +383,7 @@ class PastView(View):
         if len(out) < 2:
             return out
         # A value may have come and gone several times.
-        return sorted({typed_key(v): v for v in out}.values(), key=sort_key)
+        return sorted(distinct_values(out), key=sort_key)
 
     def _entity(self, e: int) -> Rows:
         return self._select(Order.EAVT, (e,), (e,))
@@ -425,9 +426,3 @@ class PastView(View):
 
 def _is_tx(point: TimePoint) -> bool:
     return not isinstance(point, datetime)
-
-
-def _window(rows: Rows, lo: int, hi: int) -> Rows:
-    if not len(rows) or (lo < 0 and hi == FOREVER):
-        return rows
-    return rows.take((rows.t > lo) & (rows.t <= hi))

@@ -130,6 +130,11 @@ def typed_keys(values: Sequence[Any]) -> Sequence[Any]:
     return list(map(typed_key, values))
 
 
+def distinct_values(values: Iterable[Any]) -> list[Any]:
+    """Return values once each, those of one type that are equal being one."""
+    return list({typed_key(value): value for value in values}.values())
+
+
 def typed_key(value: Any) -> Any:
     """Return a hashable key that is equal for equal values of one type, and for nothing else.
 

@@ -321,9 +321,7 @@ class Levels:
     def named(self) -> Iterator[Address]:
         """Iterate over what the root record of stored levels names, in its order."""
         for index in (self.base, *(each for run in self.runs for each in run.sets)):
-            root = _root(index)
-            if root is not None:
-                yield root
+            yield from _tops(index)
 
     @property
     def source(self) -> NodeSource | None:
@@ -368,11 +366,6 @@ def _other(lower: Bound, upper: Bound, order: Order) -> bool:
         return True
     # 1, 1.0 and True are equal, and are values of their own.
     return type(lower[1]) is not type(upper[1]) or lower[1] != upper[1]
-
-
-def _root(index: Index) -> Address | None:
-    # Of an index its root comes first.
-    return next(iter(index.addresses()), None)
 
 
 def _tops(index: Index) -> list[Address]:

@@ -45,7 +45,7 @@ class Merging:
         self._below = first < 0
         runs = levels.runs[self._first :]
         sets = [(each, side) for run in runs for side, each in enumerate(run.sets, 1) if len(each)]
-        self._streams = [Leaves(each, side, _READ // len(sets)) for each, side in sets]
+        self._streams = [Leaves(each, side, max(_READ // len(sets), 1)) for each, side in sets]
         self._part: tuple[list[Rows], list[Rows]] | None = None
         self._base: Index = levels.base
         nothing = SETS.empty(levels.order, levels.temporal, {"branching-factor": levels.leaf})

@@ -17,7 +17,7 @@ from datahike_async.query.reading.parts import fits_surely
 from datahike_async.query.reading.patterns import aligned
 from datahike_async.snapshot.views import View
 from datahike_async.values.schema import Attr
-from datahike_async.values.types import typed_key
+from datahike_async.values.types import distinct_values
 
 __all__ = ["ALL", "COLUMNS_FROM", "SMALL", "Reader"]
 
@@ -62,7 +62,9 @@ class Reader:
                 else:
                     of_attr[i] = [v]
         if view.history:
-            return {a: {i: _distinct(vs) for i, vs in by_e.items()} for a, by_e in found.items()}
+            return {
+                a: {i: distinct_values(vs) for i, vs in by_e.items()} for a, by_e in found.items()
+            }
         return found
 
     def at_hand(self, attr: Attr) -> bool:
@@ -173,12 +175,7 @@ class Reader:
         cuts = ends.tolist()
         parts = zip(wanted[some].tolist(), [0, *cuts], cuts, strict=False)
         out = {i: flat[lo:hi] for i, lo, hi in walked(parts, each=8, count=len(cuts))}
-        return {i: _distinct(v) for i, v in out.items()} if history else out
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    """Return the values of a history view once each: it has assertions and retractions."""
-    return list({typed_key(v): v for v in values}.values())
+        return {i: distinct_values(v) for i, v in out.items()} if history else out
 
 
 def _all_missing(
