@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -107,45 +106,3 @@ async def test_a_flush_stands_aside_no_longer_than_it_works(
         now[0] += 0.0001
         worked += 0.0001
     assert 0.5 * worked < slept[0] <= 1.3 * worked
-
-
-async def test_commits_wait_where_too_much_gathers_during_a_flush_and_that_is_told(
-    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "datahike_async.transactor")
-    write, held = flush.write_blobs, anyio.Event()
-
-    async def late(*args: Any) -> None:
-        await held.wait()
-        await write(*args)
-
-    limits = Limits(flush_rows=20, behind=3, close_rows=10**9)
-    async with d.connect(
-        store=store, create=True, schema_flexibility="read", limits=limits
-    ) as conn:
-        monkeypatch.setattr(flush, "write_blobs", late)
-        done = 0
-
-        async def write_on() -> None:
-            nonlocal done
-            for i in range(100):
-                await conn.transact([{":n": i}])
-                done += 1
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(write_on)
-            before = -1
-            with anyio.fail_after(20):
-                while done != before or not done:
-                    before = done
-                    await anyio.sleep(0.1)
-            # Two rows each: the flush began with ten, and three times as much may come besides.
-            assert 30 <= done <= 40
-            assert conn.db().snapshot.n > 60
-            assert "commits waited" not in caplog.text
-            held.set()
-        assert done == 100
-        assert len(await conn.db().datoms("aevt", ":n")) == 100
-    (told,) = [r for r in caplog.records if getattr(r, "event", "") == "commits waited"][:1]
-    assert told.fields["branch"] == "db"
-    assert told.fields["seconds"] > 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -143,8 +144,9 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> list[Gate]:
 
 
 async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
-    store: dict[str, Any], gates: list[Gate]
+    store: dict[str, Any], gates: list[Gate], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "datahike_async.transactor")
     limits = Limits(flush_rows=50, close_rows=10**9)
     async with d.connect(store=store, limits=limits) as conn:
         gates[0].gate = anyio.Event()
@@ -166,6 +168,7 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
             assert gates[0].held == 1
             assert 200 < rows < 210
             assert done < 300
+            assert "commits waited" not in caplog.text
             gates[0].gate.set()
             gates[0].gate = None
         assert done == 300
@@ -173,6 +176,9 @@ async def test_commits_go_on_while_a_flush_writes_until_too_much_gathers(
         assert conn.db().snapshot.n < 210
     async with d.connect(store=store) as conn:
         assert len(await conn.db().datoms("aevt", ":n")) == 300
+    (told,) = [r for r in caplog.records if getattr(r, "event", "") == "commits waited"][:1]
+    assert told.fields["branch"] == "db"
+    assert told.fields["seconds"] > 0.05
 
 
 async def test_only_a_flush_that_merges_runs_fetches_anything(
