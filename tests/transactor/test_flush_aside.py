@@ -43,14 +43,19 @@ async def test_a_flush_looks_before_each_node_whether_a_commit_is_under_way(
     async with d.connect(store=store, create=True, schema_flexibility="read", limits=NEVER) as conn:
         await conn.transact([{":db/id": 1 + i, ":n": i, ":m": -i} for i in range(3000)])
         flushing = conn._transactor.flushing
-        with anyio.fail_after(20):
+
+        async def at_rest() -> None:
             # So many at once have a flush begin by itself, to merge them.
-            while not flushing.at_rest or conn.db().snapshot.trees.due:
-                await anyio.sleep(0.001)
+            with anyio.fail_after(20):
+                while not flushing.at_rest or conn.db().snapshot.trees.due:
+                    await anyio.sleep(0.001)
+
+        await at_rest()
         looks.clear()
         nodes.clear()
         for i in range(300):
             await conn.transact([[":db/add", 1 + 10 * i, ":n", -i]])
+        await at_rest()
         flushing.written(await conn._transactor.branch.prepare_flush())
     # Once where it is merged and once where it is written.
     assert len(looks) >= 2 * len(nodes) > 20
